@@ -1,0 +1,1 @@
+"""How many: pure scaling algorithms; time comes in as an argument."""

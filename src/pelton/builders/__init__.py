@@ -1,0 +1,1 @@
+"""From source to a bundle and its environment."""

@@ -1,0 +1,1 @@
+"""Per resource: reconciler, autoscaler loop, builds."""

@@ -1,0 +1,1 @@
+"""Per request or event: worker, zygote, activator, instances, dispatcher."""

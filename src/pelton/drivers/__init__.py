@@ -1,0 +1,1 @@
+"""Outside systems: one file each, implementing the ports they can."""

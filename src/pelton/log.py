@@ -1,0 +1,35 @@
+"""One log line format for every process: time, level, part, sentence, key=value fields.
+
+Standard library only, since zygote and workers use it too. Never pass secrets or webhook URLs as fields.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+__all__ = ["get", "setup"]
+
+
+class _Line(logging.Formatter):
+    converter = time.gmtime
+
+    def __init__(self, part: str) -> None:
+        super().__init__(
+            f"%(asctime)s.%(msecs)03dZ %(levelname).1s {part} %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
+        )
+
+
+def setup(part: str, level: str = "INFO") -> None:
+    """Send this process's log to stderr, each line naming its `part` (up, node, runtime, zygote)."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Line(part))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+
+
+def get(name: str) -> logging.Logger:
+    """Return the logger of a module; `name` is `__name__`."""
+    return logging.getLogger(name)

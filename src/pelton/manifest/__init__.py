@@ -1,0 +1,1 @@
+"""How it is written: YAML and JSON to model and back, one file per API group."""

@@ -1,0 +1,226 @@
+"""Desired state: what the planner wants on a target, in the target-neutral words of design decision 2.
+
+Made by `plan/`, compared by `plan/diff`, rendered by `targets/`. Sent between processes as they are (msgspec encodes
+dataclasses), so every field is plain data. All are frozen; equality is by value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = [
+    "BuildRun",
+    "Component",
+    "Desired",
+    "OutputBinding",
+    "Route",
+    "Scaling",
+    "Subscription",
+    "Workload",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRun:
+    """A build that has to have happened before the workload can run.
+
+    Attributes:
+        source_url: `file:` URL of the source directory.
+        sub_path: Directory inside it, relative; "" for the root.
+        env: FUNC_NAME, FUNC_SRC, FUNC_TYPE and the rest of spec.build.env.
+        timeout_s: Seconds for the whole build; 0 for the builder's default.
+    """
+
+    source_url: str
+    sub_path: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+    timeout_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """One revision of a function: everything that changes its process.
+
+    Attributes:
+        namespace, name: The Function's.
+        revision: `<name>-<10 hex>`; names the content of all other fields.
+        bundle: Absolute path of the source snapshot.
+        environment: Absolute path of the site-packages directory of its environment; "" for none.
+        convention: Name in the convention table, e.g. `openfunction`, `gcf`.
+        source: Source file relative to the bundle, e.g. `main.py`.
+        target: Function name in it; "" to let the convention find it.
+        signature: Signature type; "" to let the convention decide.
+        env: Environment variables of the process.
+        context: Function context (merged form of the OpenFunction contract, section 8.3).
+        concurrency: Hard limit of concurrent invocations per instance; 0 for none.
+        request_timeout_s: Seconds per invocation; 0 for none.
+        body_limit_bytes: Largest request body.
+    """
+
+    namespace: str
+    name: str
+    revision: str
+    bundle: str
+    environment: str = ""
+    convention: str = ""
+    source: str = "main.py"
+    target: str = ""
+    signature: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+    context: dict[str, Any] = field(default_factory=dict)
+    concurrency: int = 0
+    request_timeout_s: float = 300.0
+    body_limit_bytes: int = 32 * 1024 * 1024
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """How many instances a function may have and what drives the number.
+
+    Attributes:
+        min_replicas, max_replicas: Inclusive bounds; max 0 means no bound.
+        initial_scale: Instances right after a revision becomes ready.
+        target: Concurrent invocations per instance that scaling aims at, before `utilization`.
+        utilization: Fraction of `target` to fill, 0 < u <= 1.
+        window_s: Stable window, seconds (6 to 3600).
+        panic_window_percentage: Panic window as percent of the stable window.
+        panic_threshold_percentage: Panic when the panic window wants this percent of the ready instances.
+        max_scale_up_rate, max_scale_down_rate: Factors per decision, > 1.
+        scale_down_delay_s: Seconds during which the highest wanted number is kept.
+        retention_s: Seconds the last instance is kept after traffic ended.
+        lag_threshold: Pending events per instance.
+        activation_lag_threshold: More pending events than this wake a function at zero.
+        cooldown_s: Seconds without pending events before event-driven instances go to `min_replicas`.
+    """
+
+    min_replicas: int = 0
+    max_replicas: int = 10
+    initial_scale: int = 0
+    target: float = 100.0
+    utilization: float = 0.7
+    window_s: float = 60.0
+    panic_window_percentage: float = 10.0
+    panic_threshold_percentage: float = 200.0
+    max_scale_up_rate: float = 1000.0
+    max_scale_down_rate: float = 2.0
+    scale_down_delay_s: float = 0.0
+    retention_s: float = 0.0
+    lag_threshold: float = 10.0
+    activation_lag_threshold: float = 0.0
+    cooldown_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """How requests reach a function.
+
+    Attributes:
+        namespace, name: The Function's.
+        hosts: Host names without port, lower case.
+        path: Path prefix on any other host, e.g. `/default/hello`; "" for none.
+        timeout_s: End-to-end limit at the gateway; 0 for none.
+    """
+
+    namespace: str
+    name: str
+    hosts: tuple[str, ...] = ()
+    path: str = ""
+    timeout_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """A Dapr component, secrets resolved.
+
+    Attributes:
+        namespace, name: The Component's, or the Function's namespace and logical name when declared inline.
+        type: e.g. `pubsub.jetstream`.
+        version: e.g. `v1`.
+        metadata: Key -> value as text. May hold secrets: never logged.
+    """
+
+    namespace: str
+    name: str
+    type: str
+    version: str = "v1"
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """Events that drive a function.
+
+    Attributes:
+        namespace, function: The Function's.
+        name: Trigger name as the manifest has it, i.e. the component's logical name.
+        input_name: Name the function knows it by.
+        component: Where events come from.
+        topic: Topic for pub/sub components, "" for bindings.
+        max_attempts: Function outcomes before the event becomes a dead letter, >= 1.
+        backoff_s: Wait before the second attempt, seconds; doubles per attempt.
+        max_backoff_s: Upper bound of that wait, seconds.
+        max_in_flight: Unacknowledged events held at once.
+    """
+
+    namespace: str
+    function: str
+    name: str
+    input_name: str
+    component: Component
+    topic: str = ""
+    max_attempts: int = 5
+    backoff_s: float = 0.5
+    max_backoff_s: float = 60.0
+    max_in_flight: int = 1000
+
+    @property
+    def id(self) -> str:
+        """`namespace.function.name[.topic]`, unique and stable: names durable consumers and dead letters."""
+        parts = [self.namespace, self.function, self.name] + ([self.topic] if self.topic else [])
+        return ".".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputBinding:
+    """Where a function may send.
+
+    Attributes:
+        name: Output name as the function uses it.
+        component: Destination.
+        topic: Topic for pub/sub components, else "".
+        operation: Binding operation, else "".
+        metadata: Request metadata of the manifest.
+    """
+
+    name: str
+    component: Component
+    topic: str = ""
+    operation: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desired:
+    """Everything one Function needs on a target.
+
+    Attributes:
+        workload: The revision to run.
+        scaling: Its bounds and drivers.
+        route: How HTTP reaches it; None when it has no HTTP trigger.
+        subscriptions: Events that drive it; may be empty.
+        outputs: Where it may send; may be empty.
+        partial: (field path, sentence) for each field that this target accepts but cannot honour.
+    """
+
+    workload: Workload
+    scaling: Scaling
+    route: Route | None = None
+    subscriptions: tuple[Subscription, ...] = ()
+    outputs: tuple[OutputBinding, ...] = ()
+    partial: tuple[tuple[str, str], ...] = ()

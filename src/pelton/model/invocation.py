@@ -1,0 +1,204 @@
+"""One invocation shape for HTTP requests and events: Invocation in, Reply out.
+
+Every convention's codec (`compat/`) maps its arguments and results onto these; the worker (`dataplane/worker.py`)
+makes and consumes them. Slotted and cheap to build, since one of each exists per request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = [
+    "Delivered",
+    "Event",
+    "Handler",
+    "Headers",
+    "Invocation",
+    "LoadRequest",
+    "LoadedFunction",
+    "Output",
+    "Reply",
+]
+
+Headers = list[tuple[bytes, bytes]]
+"""HTTP headers in wire order; names are lower-case bytes."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Event:
+    """An event as the dispatcher hands it to a worker.
+
+    Attributes:
+        kind: `topic` (publish/subscribe) or `binding`.
+        component: Name of the Dapr component it came through.
+        component_type: Its type, e.g. `pubsub.jetstream`.
+        topic: Topic for `topic` events, else "".
+        data: Payload as delivered by the broker, unwrapped from a CloudEvent envelope where there was one.
+        content_type: Media type of `data`; may be "".
+        attributes: CloudEvent attributes (id, source, type, specversion, time, subject, extensions); for a
+            binding event: empty.
+        metadata: Broker metadata, header name -> value.
+        attempt: 1 for the first delivery that a function sees.
+    """
+
+    kind: str
+    component: str
+    component_type: str
+    topic: str
+    data: bytes
+    content_type: str
+    attributes: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    attempt: int = 1
+
+
+@dataclass(slots=True)
+class Invocation:
+    """One call of a function, whatever caused it.
+
+    Attributes:
+        id: Unique id; from the `x-request-id` header or the event, else made by the worker.
+        method: HTTP method, upper case; `POST` for events.
+        target: Request target as received, path and query, e.g. b"/a%20b?x=1".
+        headers: Lower-case names, wire order; empty for events.
+        body: Whole body, bytes; b"" while `stream` is set.
+        stream: Body chunks, for functions that asked for streaming; else None.
+        deadline: CLOCK_MONOTONIC seconds at which the invocation is given up; inf for none.
+        scheme: `http` or `https`, as the client used it.
+        client: Client address as text; may be "".
+        http_version: `1.0` or `1.1`.
+        event: Set when a broker delivered this invocation.
+    """
+
+    id: str
+    method: str
+    target: bytes
+    headers: Headers
+    body: bytes = b""
+    stream: AsyncIterator[bytes] | None = None
+    deadline: float = float("inf")
+    scheme: str = "http"
+    client: str = ""
+    http_version: str = "1.1"
+    event: Event | None = None
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first value of a header (lower-case name), or None."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+
+@dataclass(slots=True)
+class Reply:
+    """What a function answered.
+
+    Attributes:
+        status: HTTP status; for events anything from 200 to 299 means success.
+        headers: Lower-case names. Content-length is set by the worker when `body` is bytes and none is given.
+        body: Bytes, or an async iterator of chunks for a streamed answer.
+        retry: For events with a failing status: False means "drop to dead letters at once".
+        error: One-line reason for a failing event, for logs and dead letters; else "".
+    """
+
+    status: int = 200
+    headers: Headers = field(default_factory=list)
+    body: bytes | AsyncIterator[bytes] = b""
+    retry: bool = True
+    error: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Output:
+    """Something a function sends while it runs.
+
+    Attributes:
+        name: Output name as the manifest calls it.
+        data: Payload bytes.
+        content_type: Media type of `data`.
+        operation: Binding operation that overrides the manifest's; "" keeps the manifest's.
+        metadata: Extra metadata, merged over the manifest's.
+    """
+
+    name: str
+    data: bytes
+    content_type: str = "application/json"
+    operation: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class Delivered:
+    """What an output's destination answered.
+
+    Attributes:
+        ok: Whether it was accepted.
+        data: Response body of a binding; b"" for topics.
+        metadata: Response metadata, e.g. `statusCode`.
+        error: Why it was not accepted; "" when ok.
+    """
+
+    ok: bool
+    data: bytes = b""
+    metadata: dict[str, str] = field(default_factory=dict)
+    error: str = ""
+
+
+Handler = Callable[[Invocation], Awaitable[Reply]]
+"""The one shape that conventions, hooks, retries, traces and limits wrap."""
+
+
+@dataclass(slots=True, kw_only=True)
+class LoadedFunction:
+    """A convention's view of user code after loading, ready to be called.
+
+    Attributes:
+        call: `Invocation -> Reply` when `sync`, else `Invocation -> Awaitable[Reply]`. Raising means "the
+            function failed": the worker answers with `on_error`.
+        sync: True for plain functions: the worker runs `call` inline or on a thread.
+        blocking: True when a sync call may wait for the platform itself (an output's answer); such a call
+            never runs inline on the event loop.
+        streams_body: True when `call` wants `Invocation.stream` instead of the whole body.
+        on_error: Maps an exception raised by `call` to the convention's error answer.
+        signature: What was found, e.g. `http`, `cloudevent`, `openfunction`.
+        target: Name of the function in the user's module.
+        start, stop: Optional lifespan coroutines run once in the worker's loop before the first and after the
+            last call.
+        unhandled_paths: Paths answered 404 without calling the function, e.g. {b"/favicon.ico"}.
+    """
+
+    call: Callable[[Invocation], Any]
+    sync: bool
+    blocking: bool = False
+    streams_body: bool = False
+    on_error: Callable[[BaseException], Reply] | None = None
+    signature: str = "http"
+    target: str = ""
+    start: Callable[[], Awaitable[None]] | None = None
+    stop: Callable[[], Awaitable[None]] | None = None
+    unhandled_paths: frozenset[bytes] = frozenset()
+
+
+@dataclass(slots=True, kw_only=True)
+class LoadRequest:
+    """What a convention needs to load user code; made by `dataplane/loader.py`.
+
+    Attributes:
+        source: Path of the source file inside the bundle, absolute.
+        target: Name of the function, or "" to let the convention find it.
+        signature: Signature type asked for, or "".
+        context: The function context (contracts: OpenFunction section 8.3, merged form); {} when there is none.
+        send: Hands an Output to the runtime and returns its Delivered; blocks the calling thread, raises when
+            called on the event loop's thread.
+        send_async: The same for coroutines.
+    """
+
+    source: str
+    target: str
+    signature: str
+    context: Mapping[str, Any]
+    send: Callable[[Output], Delivered]
+    send_async: Callable[[Output], Awaitable[Delivered]]

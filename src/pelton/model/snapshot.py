@@ -1,0 +1,114 @@
+"""Observed state: what targets report and what decisions are taken on. Plain data, sent between processes.
+
+`targets/` and the node process make these; `plan/`, `autoscale/`, `controlplane/` and the status table read them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["CheckResult", "FunctionObserved", "InstanceObserved", "LoadReading", "PartObserved"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReading:
+    """One reading of a worker's load page, or of the activator's queue.
+
+    Attributes:
+        in_flight: Invocations running now.
+        queued: Invocations waiting in the instance's gate.
+        total: Invocations started since the instance began.
+        busy_ns: Integral of in_flight over time, nanoseconds.
+        at_ns: CLOCK_MONOTONIC nanoseconds of the reading.
+        earliest_deadline: CLOCK_MONOTONIC seconds; inf when nothing runs or nothing has a deadline.
+    """
+
+    in_flight: int
+    queued: int
+    total: int
+    busy_ns: int
+    at_ns: int
+    earliest_deadline: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """What one load of a revision in a short-lived child showed.
+
+    Attributes:
+        ok: Whether the code loaded.
+        load_ms: Milliseconds it took.
+        reason: CamelCase reason when not ok, e.g. `LoadFailed`, `LoadTimeout`, `Exited`.
+        message: One sentence.
+        log_tail: Last 20 lines of output and traceback, oldest first.
+        signature, target: What the convention found.
+        template: `kept`, `evicted`, `not-needed` or `refused (reason)`.
+    """
+
+    ok: bool
+    load_ms: float = 0.0
+    reason: str = ""
+    message: str = ""
+    log_tail: tuple[str, ...] = ()
+    signature: str = ""
+    target: str = ""
+    template: str = "not-needed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceObserved:
+    """One worker process.
+
+    Attributes:
+        id: `<revision>-<5 chars>`.
+        revision: Its revision.
+        pid: Process id as seen from outside its PID namespace.
+        state: `starting`, `ready`, `draining`.
+        in_flight: Invocations running now.
+        mode: How sync handlers run now: `inline`, `thread`, or `async`.
+    """
+
+    id: str
+    revision: str
+    pid: int
+    state: str
+    in_flight: int = 0
+    mode: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionObserved:
+    """A function as the node sees it.
+
+    Attributes:
+        namespace, name, revision: Which.
+        instances: Its workers.
+        desired: Instances wanted by the last scaling decision.
+        template: As in CheckResult.
+        cold_starts: Wakes from zero since the node started.
+        instance_seconds: Sum of the lifetimes of all instances, seconds.
+        isolation: `uid`, `userns` or `none (reason)`.
+        decision: The last scaling decision in one sentence.
+    """
+
+    namespace: str
+    name: str
+    revision: str
+    instances: tuple[InstanceObserved, ...] = ()
+    desired: int = 0
+    template: str = "not-needed"
+    cold_starts: int = 0
+    instance_seconds: float = 0.0
+    isolation: str = ""
+    decision: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartObserved:
+    """One process of the platform: name, pid, state (`running`, `starting`, `failed`, `stopped`), restarts."""
+
+    name: str
+    pid: int
+    state: str
+    restarts: int = 0
+    detail: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Alert to receivers: matching, grouping, template, pipeline."""

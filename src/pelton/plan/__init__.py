@@ -1,0 +1,1 @@
+"""What should exist: pure functions from a resource and facts to desired state."""

@@ -1,0 +1,220 @@
+"""What the platform needs from outside: small Protocols. Implemented in layer 5, wired in `cli/`.
+
+Each method states ordering, idempotence, errors and what cancelling leaves behind. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pelton.model.desired import Desired, Subscription
+from pelton.model.invocation import Delivered, Event
+from pelton.model.snapshot import FunctionObserved
+
+__all__ = [
+    "Binding",
+    "Bus",
+    "Delivery",
+    "EventResult",
+    "Invoker",
+    "Message",
+    "SendResult",
+    "Sender",
+    "Store",
+    "Target",
+    "WatchEvent",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A message on the bus.
+
+    Attributes:
+        topic: Topic (NATS subject, Kafka topic).
+        data: Payload bytes.
+        headers: Name -> value; names are kept as given.
+        id: De-duplication id; "" for none.
+    """
+
+    topic: str
+    data: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    id: str = ""
+
+
+class Delivery(Protocol):
+    """One message held by a subscriber. Exactly one of ack, nak, term ends it; a lost connection redelivers."""
+
+    @property
+    def message(self) -> Message:
+        """The message."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Stable identity of the message within its subscription, e.g. `stream:sequence`."""
+        ...
+
+    async def ack(self) -> None:
+        """Finish it, confirmed by the broker. Safe to repeat."""
+        ...
+
+    async def nak(self, delay_s: float) -> None:
+        """Give it back, to be delivered again after `delay_s` seconds (>= 0)."""
+        ...
+
+    async def term(self) -> None:
+        """Finish it without success; never delivered again."""
+        ...
+
+    async def extend(self) -> None:
+        """Tell the broker that work goes on, so that it does not redeliver."""
+        ...
+
+
+class Bus(Protocol):
+    """Durable publish/subscribe: NATS JetStream, Kafka, memory."""
+
+    async def publish(self, message: Message) -> None:
+        """Publish and wait until the broker has stored it.
+
+        Raises:
+            DeliveryError: It was not accepted; publishing again is safe when `Message.id` is set.
+        """
+        ...
+
+    def subscribe(
+        self, topic: str, *, consumer: str, max_in_flight: int, options: Mapping[str, str]
+    ) -> AsyncIterator[Sequence[Delivery]]:
+        """Iterate over batches of deliveries of one durable consumer, oldest first, never empty.
+
+        Cancelling the iteration keeps the consumer; what was not acked is delivered again.
+        """
+        ...
+
+    async def pending(self, topic: str, *, consumer: str) -> int:
+        """Return messages that the consumer has not finished: not delivered yet plus not acked."""
+        ...
+
+
+class Binding(Protocol):
+    """An outside system that a function can call or be called by."""
+
+    async def invoke(self, operation: str, data: bytes, metadata: Mapping[str, str]) -> Delivered:
+        """Carry out one operation; raises DeliveryError when the other side refused or was not reached."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections; safe after a failed open."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventResult:
+    """A function's outcome for one event.
+
+    Attributes:
+        outcome: `ok`, `error` (an attempt), `drop` (dead letter at once), or `busy` (no attempt: nobody took it).
+        reason: One line for logs and dead letters.
+    """
+
+    outcome: str
+    reason: str = ""
+
+
+class Invoker(Protocol):
+    """Delivers events to workers of a function, waking it if needed."""
+
+    async def invoke(self, subscription: Subscription, event: Event, *, invocation_id: str) -> EventResult:
+        """Deliver one event and wait for its outcome; never raises for what the function does.
+
+        A worker's death while it holds the event is an `error`; a full queue or a failed wake is `busy`.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendResult:
+    """What a notification's destination answered.
+
+    Attributes:
+        ok: Accepted (2xx).
+        retriable: Whether another attempt can help (transport errors, 429, 5xx).
+        retry_after_s: Seconds asked for by Retry-After, or None.
+        detail: Status and a short body excerpt, without secrets.
+    """
+
+    ok: bool
+    retriable: bool = True
+    retry_after_s: float | None = None
+    detail: str = ""
+
+
+class Sender(Protocol):
+    """Brings one rendered notification to one destination."""
+
+    async def send(self, settings: Mapping[str, Any], payload: Mapping[str, Any]) -> SendResult:
+        """Send once; never raises for what the destination does."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchEvent:
+    """A change in the store: type ADDED, MODIFIED, DELETED or BOOKMARK, the object, its resourceVersion."""
+
+    type: str
+    object: dict[str, Any]
+    resource_version: int
+
+
+class Store(Protocol):
+    """Kubernetes-shaped objects with optimistic concurrency. Objects are JSON dictionaries."""
+
+    async def get(self, resource: str, namespace: str, name: str) -> dict[str, Any]:
+        """Return one object. `resource` is `<plural>.<group>`. Raises NotFoundError."""
+        ...
+
+    async def list(self, resource: str, namespace: str | None = None) -> tuple[list[dict[str, Any]], int]:
+        """Return objects sorted by namespace and name, and the resourceVersion of the listing."""
+        ...
+
+    async def create(self, resource: str, obj: dict[str, Any]) -> dict[str, Any]:
+        """Store a new object; fills uid, resourceVersion, generation 1, creationTimestamp."""
+        ...
+
+    async def update(self, resource: str, obj: dict[str, Any], *, subresource: str = "") -> dict[str, Any]:
+        """Replace an object or its status.
+
+        A stale resourceVersion raises ConflictError. The generation grows only when something outside metadata
+        and status changed. Removing the last finalizer of an object that is being deleted removes it.
+        """
+        ...
+
+    async def delete(self, resource: str, namespace: str, name: str) -> dict[str, Any]:
+        """Delete, or mark with deletionTimestamp while finalizers remain. Raises NotFoundError."""
+        ...
+
+    def watch(
+        self, resource: str, namespace: str | None = None, *, since: int | None = None
+    ) -> AsyncIterator[WatchEvent]:
+        """Iterate over changes after `since`; None starts with ADDED for all that exists."""
+        ...
+
+
+class Target(Protocol):
+    """Where desired state becomes real: this machine, or a Kubernetes cluster."""
+
+    async def observe(self, namespace: str, name: str) -> tuple[Desired | None, FunctionObserved | None]:
+        """Return what was applied last (None: nothing) and how it fares."""
+        ...
+
+    async def apply(self, desired: Desired) -> None:
+        """Make it so and wait until traffic is routed; idempotent. Raises PeltonError."""
+        ...
+
+    async def remove(self, namespace: str, name: str) -> None:
+        """Take all of a Function's parts away; idempotent, returns when its instances are gone."""
+        ...

@@ -1,0 +1,1 @@
+"""One machine: supervisor, Envoy, NATS and the local target."""

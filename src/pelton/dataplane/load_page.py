@@ -1,7 +1,7 @@
 """A worker's load page: shared memory that says how busy the worker is (design decision 4).
 
 The worker writes (one store per field, no lock); the node reads every 100 ms. 4096 bytes of little-endian 64-bit
-words: magic, in_flight, queued, total, busy_ns up to `changed_ns`, changed_ns, mode, then SLOTS deadlines in
+words: magic, in_flight, queued, total, busy_ns up to `changed_ns`, changed_ns, mode, pid, then SLOTS deadlines in
 nanoseconds (0 = free, all-ones = no deadline). A reader that catches the page in the middle of a change reads it
 again. Called by `dataplane/worker.py` and `dataplane/instances.py`; standard library only.
 """
@@ -20,7 +20,7 @@ __all__ = ["MODES", "SIZE_BYTES", "LoadPage"]
 SIZE_BYTES: Final = 4096
 MODES: Final = ("", "inline", "thread", "async")
 _MAGIC: Final = 0x50454C544F4E0001
-_IN_FLIGHT, _QUEUED, _TOTAL, _BUSY, _CHANGED, _MODE, _FIRST_SLOT = range(1, 8)
+_IN_FLIGHT, _QUEUED, _TOTAL, _BUSY, _CHANGED, _MODE, _PID, _FIRST_SLOT = range(1, 9)
 _SLOTS: Final = SIZE_BYTES // 8 - _FIRST_SLOT
 _NO_DEADLINE: Final = 2**64 - 1
 
@@ -103,6 +103,15 @@ class LoadPage:
     def mode(self, name: str) -> None:
         """Publish how sync handlers run now; one of MODES."""
         self._words[_MODE] = MODES.index(name)
+
+    @property
+    def pid(self) -> int:
+        """The writer's process id as seen from outside its PID namespace; 0 until it is known."""
+        return self._words[_PID]
+
+    @pid.setter
+    def pid(self, value: int) -> None:
+        self._words[_PID] = value
 
     @property
     def in_flight(self) -> int:

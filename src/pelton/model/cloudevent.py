@@ -1,0 +1,308 @@
+"""CloudEvents 1.0: the event as data, and its codecs: JSON, HTTP (binary and structured), Dapr's envelope.
+
+Pure. The dispatcher unwraps what brokers deliver, outputs wrap what functions send, conventions rebuild events
+for user code. JSON payloads travel as the bytes they were, never through Python numbers: big ones stay exact.
+Source: CloudEvents 1.0.2 with its JSON format and HTTP protocol binding; `dapr-runtime` contract, section 3.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from pelton import errors
+
+__all__ = [
+    "DAPR_TYPE",
+    "STRUCTURED",
+    "CloudEvent",
+    "from_headers",
+    "from_json",
+    "from_message",
+    "is_json",
+    "to_headers",
+    "to_json",
+    "wrap",
+]
+
+STRUCTURED: Final = "application/cloudevents+json"
+"""Media type of an event in the JSON format."""
+
+DAPR_TYPE: Final = "com.dapr.event.sent"
+"""`type` of an event whose publisher gave none."""
+
+_REQUIRED: Final = ("id", "source", "type", "specversion")
+_CONTEXT: Final = (*_REQUIRED, "datacontenttype", "dataschema", "subject", "time")
+# An event may not redefine these on publish; all others come from `cloudevent.<name>` metadata.
+_OVERRIDABLE: Final = ("id", "source", "type", "subject", "traceid", "traceparent", "tracestate")
+_PRINTABLE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudEvent:
+    """One event.
+
+    Attributes:
+        id, source, type: Required by the specification, never empty.
+        specversion: `1.0`.
+        content_type: Media type of `data` (`datacontenttype`); "" when the event does not say.
+        subject, time, dataschema: Optional context; "" for absent. `time` is RFC 3339.
+        extensions: Further attributes, lower-case name -> text, integer or boolean (Dapr: topic, ...).
+        data: Payload bytes.
+    """
+
+    id: str
+    source: str
+    type: str
+    specversion: str = "1.0"
+    content_type: str = ""
+    subject: str = ""
+    time: str = ""
+    dataschema: str = ""
+    extensions: dict[str, Any] = field(default_factory=dict)
+    data: bytes = b""
+
+    def attributes(self) -> dict[str, Any]:
+        """Return all attributes by their wire names, without the data; absent ones are left out."""
+        found: dict[str, Any] = {
+            "specversion": self.specversion,
+            "id": self.id,
+            "source": self.source,
+            "type": self.type,
+        }
+        optional = (
+            ("datacontenttype", self.content_type),
+            ("subject", self.subject),
+            ("time", self.time),
+            ("dataschema", self.dataschema),
+        )
+        found.update((name, value) for name, value in optional if value)
+        found.update(self.extensions)
+        return found
+
+
+def is_json(content_type: str) -> bool:
+    """Tell whether a media type means JSON: `application/json`, `text/json` or a `+json` suffix."""
+    media = content_type.partition(";")[0].strip().lower()
+    return media.endswith(("/json", "+json"))
+
+
+def from_json(text: bytes) -> CloudEvent:
+    """Decode the JSON format, which is also Dapr's envelope (its keys become extensions).
+
+    Raises:
+        ProtocolError: Not a JSON object, a required attribute is missing, or `data_base64` is not base64.
+    """
+    return _event(*_split(text))
+
+
+def to_json(event: CloudEvent) -> bytes:
+    """Encode in the JSON format.
+
+    JSON payloads stand in `data` as they are, other UTF-8 text (also JSON that is none, as with Dapr) as a
+    string, everything else in `data_base64`.
+    """
+    members: dict[str, Any] = event.attributes()
+    if not event.data:
+        return msgspec.json.encode(members)
+    content_type = event.content_type
+    if (not content_type or is_json(content_type)) and _valid_json(event.data):
+        members["data"] = msgspec.Raw(event.data)
+    elif content_type and _binary_type(content_type):
+        members["data_base64"] = base64.b64encode(event.data).decode()
+    else:
+        try:
+            members["data"] = event.data.decode()
+        except UnicodeDecodeError:
+            members["data_base64"] = base64.b64encode(event.data).decode()
+    return msgspec.json.encode(members)
+
+
+def from_headers(headers: Iterable[tuple[str, str]] | Mapping[str, str], body: bytes) -> CloudEvent | None:
+    """Decode an HTTP request or a message with headers; None when it carries no CloudEvent.
+
+    Args:
+        headers: Names in any case; binary mode uses the prefix `ce-` (HTTP, NATS) or `ce_` (Kafka).
+        body: The payload, or the whole event in structured mode.
+
+    Raises:
+        ProtocolError: It says that it is a CloudEvent and is not a valid one.
+    """
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    lower = {name.lower(): value for name, value in pairs}
+    content_type = lower.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() == STRUCTURED:
+        return from_json(body)
+    attributes: dict[str, Any] = {
+        name[3:]: unquote(value) for name, value in lower.items() if name.startswith(("ce-", "ce_"))
+    }
+    if "specversion" not in attributes and "id" not in attributes:
+        return None
+    if content_type:
+        attributes["datacontenttype"] = content_type
+    return _event(attributes, body)
+
+
+def from_message(headers: Mapping[str, str], body: bytes) -> CloudEvent | None:
+    """Decode a broker's message: by its headers, else by its looks, since Dapr publishes without headers.
+
+    A body that looks like an event but is no valid one is somebody's own JSON: None, like all raw messages.
+    """
+    if headers:
+        found = from_headers(headers, body)
+        if found is not None:
+            return found
+    if body[:1] == b"{" and b'"specversion"' in body:
+        try:
+            return from_json(body)
+        except errors.ProtocolError:
+            return None
+    return None
+
+
+def to_headers(event: CloudEvent) -> tuple[list[tuple[str, str]], bytes]:
+    """Encode for HTTP binary mode: (header name, value) pairs in order of the attributes, and the body."""
+    headers = [
+        ("content-type", value)
+        if name == "datacontenttype"
+        else (f"ce-{name}", quote(_text(value), safe=_PRINTABLE))
+        for name, value in event.attributes().items()
+    ]
+    return headers, event.data
+
+
+def wrap(
+    data: bytes,
+    *,
+    id: str,
+    source: str,
+    topic: str,
+    pubsub: str,
+    time: str,
+    content_type: str = "",
+    metadata: Mapping[str, str] | None = None,
+) -> CloudEvent:
+    """Return the envelope in which Dapr publishes.
+
+    Args:
+        data: What the publisher sends; a ready event when `content_type` says so: then only gaps are filled,
+            and topic and pubsubname are set in any case.
+        id: Random id, for events that bring none.
+        source: Publisher, `<namespace>/<function>`.
+        topic: Topic it is published on.
+        pubsub: Name of the pub/sub component.
+        time: RFC 3339 time of publishing.
+        content_type: Media type of `data`; "" means text/plain.
+        metadata: Publish metadata; `cloudevent.<attribute>` overrides an attribute.
+
+    Raises:
+        ProtocolError: `content_type` announces a CloudEvent and `data` is none.
+    """
+    if content_type.partition(";")[0].strip().lower() == STRUCTURED:
+        attributes, data = _split(data)
+    else:
+        attributes = {"datacontenttype": content_type or "text/plain"}
+    for name, value in (
+        ("id", id),
+        ("source", source),
+        ("type", DAPR_TYPE),
+        ("specversion", "1.0"),
+        ("time", time),
+    ):
+        if not attributes.get(name):
+            attributes[name] = value
+    for key, value in (metadata or {}).items():
+        name = key.lower().removeprefix("cloudevent.")
+        if key.lower().startswith("cloudevent.") and name in _OVERRIDABLE and value:
+            attributes[name] = value
+            if name == "traceparent":
+                attributes["traceid"] = value
+    attributes["topic"] = topic
+    attributes["pubsubname"] = pubsub
+    return _event(attributes, data)
+
+
+def _split(text: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return the attributes of an event in the JSON format, which may lack required ones, and its data."""
+    try:
+        members = _members.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise errors.ProtocolError(f"a CloudEvent must be a JSON object: {exc}") from exc
+    payload = members.pop("data", None)
+    encoded = members.pop("data_base64", None)
+    attributes = {name: _plain(name, raw) for name, raw in members.items()}
+    attributes = {name: value for name, value in attributes.items() if value is not None}
+    content_type = str(attributes.get("datacontenttype", ""))
+    if encoded is not None and bytes(encoded) != b"null":
+        return attributes, _unbase64(encoded)
+    if payload is None or bytes(payload) == b"null":
+        return attributes, b""
+    return attributes, _payload(bytes(payload), content_type)
+
+
+def _event(attributes: dict[str, Any], data: bytes) -> CloudEvent:
+    missing = [name for name in _REQUIRED if not attributes.get(name)]
+    if missing:
+        raise errors.ProtocolError(
+            f"a CloudEvent lacks {', '.join(missing)}",
+            hint="Every event needs id, source, type and specversion.",
+        )
+    if str(attributes["specversion"]) != "1.0":
+        raise errors.ProtocolError(f"CloudEvents {attributes['specversion']} is not understood, only 1.0 is")
+    return CloudEvent(
+        id=str(attributes["id"]),
+        source=str(attributes["source"]),
+        type=str(attributes["type"]),
+        content_type=str(attributes.get("datacontenttype", "")),
+        subject=str(attributes.get("subject", "")),
+        time=str(attributes.get("time", "")),
+        dataschema=str(attributes.get("dataschema", "")),
+        extensions={name: value for name, value in attributes.items() if name not in _CONTEXT},
+        data=data,
+    )
+
+
+def _plain(name: str, raw: msgspec.Raw) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise errors.ProtocolError(f"attribute {name} of a CloudEvent is not JSON: {exc}") from exc
+
+
+def _payload(raw: bytes, content_type: str) -> bytes:
+    """Return `data` as the function gets it: text of a string unless the media type says JSON, else JSON."""
+    if content_type and not is_json(content_type) and raw[:1] == b'"':
+        return msgspec.json.decode(raw, type=str).encode()
+    return raw
+
+
+def _unbase64(raw: msgspec.Raw) -> bytes:
+    try:
+        return base64.b64decode(msgspec.json.decode(raw, type=str), validate=True)
+    except (msgspec.MsgspecError, UnicodeDecodeError, binascii.Error) as exc:
+        raise errors.ProtocolError("data_base64 of a CloudEvent is not base64") from exc
+
+
+def _binary_type(content_type: str) -> bool:
+    media = content_type.partition(";")[0].strip().lower()
+    return media in {"application/octet-stream", "application/cloudevents+protobuf"}
+
+
+def _valid_json(data: bytes) -> bool:
+    try:
+        msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

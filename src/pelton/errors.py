@@ -1,7 +1,8 @@
 """The error tree: every failure that a user can meet, on one screen.
 
-Each class carries a stable code, the exit code of the CLI and the status of HTTP answers; an instance adds what
-happened, where, and what to do next. Drivers wrap native errors in these and keep the cause. Imports nothing.
+Each class carries a stable code, the exit code of the CLI and the status of HTTP answers; an instance adds
+what happened, where, and what to do next. Drivers wrap native errors in these and keep the cause. Imports
+nothing.
 """
 
 from __future__ import annotations

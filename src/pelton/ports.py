@@ -46,7 +46,7 @@ class Message:
 
 
 class Delivery(Protocol):
-    """One message held by a subscriber. Exactly one of ack, nak, term ends it; a lost connection redelivers."""
+    """One message held by a subscriber; one of ack, nak, term ends it, a lost connection redelivers."""
 
     @property
     def message(self) -> Message:
@@ -117,8 +117,8 @@ class EventResult:
     """A function's outcome for one event.
 
     Attributes:
-        outcome: `ok`, `error` (an attempt), `drop` (dead letter at once), or `busy` (no attempt: nobody took it).
-        reason: One line for logs and dead letters.
+        outcome: `ok`, `error` (an attempt), `drop` (dead letter at once), or `busy` (no attempt: nobody took
+        it). reason: One line for logs and dead letters.
     """
 
     outcome: str
@@ -188,8 +188,9 @@ class Store(Protocol):
     async def update(self, resource: str, obj: dict[str, Any], *, subresource: str = "") -> dict[str, Any]:
         """Replace an object or its status.
 
-        A stale resourceVersion raises ConflictError. The generation grows only when something outside metadata
-        and status changed. Removing the last finalizer of an object that is being deleted removes it.
+        A stale resourceVersion raises ConflictError. The generation grows only when something outside
+        metadata and status changed. Removing the last finalizer of an object that is being deleted removes
+        it.
         """
         ...
 

@@ -1,9 +1,9 @@
 """How Pelton's processes talk: length-prefixed msgpack messages over unix sockets, one module, versioned.
 
-Frame: 4-byte big-endian length, then a msgpack array [kind, id, op, body]. Kinds: HELLO (body: version), CALL,
-RESULT, ERROR (body: {code, message}), NOTE (no answer). Both ends may call. `Peer` is the asyncio form; `send_frame`
-and `FrameReader` are the blocking form for zygote and templates, which have no event loop and may pass file
-descriptors along. Standard library and msgspec only: workers import this.
+Frame: 4-byte big-endian length, then a msgpack array [kind, id, op, body]. Kinds: HELLO (body: version),
+CALL, RESULT, ERROR (body: {code, message}), NOTE (no answer). Both ends may call. `Peer` is the asyncio form;
+`send_frame` and `FrameReader` are the blocking form for zygote and templates, which have no event loop and
+may pass file descriptors along. Standard library and msgspec only: workers import this.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ class Peer:
         handlers: Ops that this end serves.
         name: For logs.
 
-    A call whose connection breaks raises `ConnectionError`; one that outlives its timeout raises `TimeoutError`,
-    and its late answer is dropped. `closed` is set when the connection has ended for any reason.
+    A call whose connection breaks raises `ConnectionError`; one that outlives its timeout raises
+    `TimeoutError`, and its late answer is dropped. `closed` is set when the connection has ended for any
+    reason.
     """
 
     def __init__(
@@ -224,8 +225,8 @@ def send_frame(sock: socket.socket, message: Any, fds: Sequence[int] = ()) -> No
 class FrameReader:
     """Reads frames and the descriptors that travel with them from a socket, blocking or not.
 
-    Descriptors belong to the frame whose first byte they were sent with; a sender puts at most one such frame on
-    the wire per `sendmsg`, so `fds` collects them in order.
+    Descriptors belong to the frame whose first byte they were sent with; a sender puts at most one such frame
+    on the wire per `sendmsg`, so `fds` collects them in order.
     """
 
     def __init__(self, sock: socket.socket) -> None:

@@ -1,7 +1,7 @@
 """Desired state: what the planner wants on a target, in the target-neutral words of design decision 2.
 
-Made by `plan/`, compared by `plan/diff`, rendered by `targets/`. Sent between processes as they are (msgspec encodes
-dataclasses), so every field is plain data. All are frozen; equality is by value.
+Made by `plan/`, compared by `plan/diff`, rendered by `targets/`. Sent between processes as they are (msgspec
+encodes dataclasses), so every field is plain data. All are frozen; equality is by value.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One invocation shape for HTTP requests and events: Invocation in, Reply out.
 
-Every convention's codec (`compat/`) maps its arguments and results onto these; the worker (`dataplane/worker.py`)
-makes and consumes them. Slotted and cheap to build, since one of each exists per request.
+Every convention's codec (`compat/`) maps its arguments and results onto these; the worker
+(`dataplane/worker.py`) makes and consumes them. Slotted and cheap to build, since one of each exists per
+request.
 """
 
 from __future__ import annotations
@@ -190,8 +191,9 @@ class LoadRequest:
         source: Path of the source file inside the bundle, absolute.
         target: Name of the function, or "" to let the convention find it.
         signature: Signature type asked for, or "".
-        context: The function context (contracts: OpenFunction section 8.3, merged form); {} when there is none.
-        send: Hands an Output to the runtime and returns its Delivered; blocks the calling thread, raises when
+        context: The function context (contracts: OpenFunction section 8.3, merged form); {} when there is
+        none. send: Hands an Output to the runtime and returns its Delivered; blocks the calling thread,
+        raises when
             called on the event loop's thread.
         send_async: The same for coroutines.
     """

@@ -1,6 +1,7 @@
 """Observed state: what targets report and what decisions are taken on. Plain data, sent between processes.
 
-`targets/` and the node process make these; `plan/`, `autoscale/`, `controlplane/` and the status table read them.
+`targets/` and the node process make these; `plan/`, `autoscale/`, `controlplane/` and the status table read
+them.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class FunctionObserved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartObserved:
-    """One process of the platform: name, pid, state (`running`, `starting`, `failed`, `stopped`), restarts."""
+    """One process of the platform; state is `starting`, `running`, `failed` or `stopped`."""
 
     name: str
     pid: int

@@ -1,0 +1,256 @@
+"""The node process: activator, instances, xDS and the scaling tick in one loop.
+
+Started as `python -m pelton.cli.node SETTINGS`.
+
+Wires `dataplane/instances`, `dataplane/activator`, `targets/local/envoy` and `controlplane/autoscaler`, and
+serves node.sock for `up` (desired state) and for the runtime (endpoints, wakes, pending events).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+
+from pelton import log
+from pelton.cli.home import Settings
+from pelton.clock import SystemClock
+from pelton.controlplane.autoscaler import OBSERVE_EVERY_S, Autoscaler
+from pelton.dataplane import wire
+from pelton.dataplane.activator import Activator
+from pelton.dataplane.instances import InstanceManager
+from pelton.errors import PeltonError
+from pelton.model.desired import Desired, Workload
+from pelton.targets.local.envoy import Gateway
+from pelton.targets.local.gateway_config import Listener
+
+__all__ = ["Node", "main"]
+
+_log = log.get(__name__)
+
+
+class Node:
+    """Everything that happens per request, but for the function itself.
+
+    Args:
+        settings: What `up` decided.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._run = Path(settings.run)
+        self._clock = SystemClock()
+        self._instances = InstanceManager(
+            run_dir=self._run,
+            spool_dir=Path(settings.home) / "spool",
+            zygote_socket=self._run / "zygote.sock",
+            clock=self._clock,
+            on_change=self._changed,
+        )
+        self._activator = Activator(wake=self._instances.wake, listing=self._listing, clock=self._clock)
+        self._gateway = Gateway(
+            xds_socket=str(self._run / "xds.sock"),
+            activator_socket=str(self._run / "activator.sock"),
+            listeners=[Listener("gateway", settings.gateway_host, settings.gateway_port)],
+            admin_socket=str(self._run / "admin.sock"),
+        )
+        self._autoscaler = Autoscaler(self._clock)
+        self._watchers: set[wire.Peer] = set()
+        self._synced = asyncio.Event()
+        self._routed: dict[str, tuple[str, ...]] = {}
+        self._ops: wire.Handlers = {
+            "sync": self._sync,
+            "apply": self._apply,
+            "remove": self._remove,
+            "check": self._check,
+            "observe": self._observe,
+            "stats": self._stats,
+            "watch": self._watch,
+            "wake": self._wake,
+            "pending": self._pending,
+        }
+
+    async def run(self) -> None:
+        """Serve until SIGTERM."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        async with self._instances:
+            await self._activator.start(self._run / "activator.sock")
+            server = await wire.serve(str(self._run / "node.sock"), self._ops, name="node-client")
+            async with asyncio.TaskGroup() as group:
+                ticking = group.create_task(self._tick())
+                gateway = group.create_task(self._serve_gateway())
+                await stop.wait()
+                ticking.cancel()
+                gateway.cancel()
+            server.close()
+            await self._activator.close()
+
+    async def _serve_gateway(self) -> None:
+        """Serve xDS once the first sync is in: an empty answer would make a running Envoy drop its routes."""
+        await self._synced.wait()
+        async with self._gateway:
+            await asyncio.Event().wait()
+
+    # -- for up ----------------------------------------------------------------------------------------------
+
+    async def _sync(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
+        wanted = [msgspec.convert(item, Desired) for item in body["desired"]]
+        await self._instances.keep_only({desired.workload.key for desired in wanted})
+        for desired in wanted:
+            if self._instances.desired(desired.workload.key) != desired:
+                await self._instances.apply(desired)
+        routes = [desired.route for desired in wanted if desired.route is not None]
+        await self._gateway.set_routes(routes)
+        self._synced.set()
+        return {}
+
+    async def _apply(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
+        desired = msgspec.convert(body["desired"], Desired)
+        await self._instances.apply(desired)
+        if desired.route is not None:
+            await self._gateway.set_route(desired.route)
+        else:
+            await self._gateway.remove_route(desired.workload.namespace, desired.workload.name)
+        return {}
+
+    async def _remove(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
+        await self._gateway.remove_route(body["namespace"], body["name"])
+        key = f"{body['namespace']}/{body['name']}"
+        self._autoscaler.forget(key)
+        self._routed.pop(key, None)
+        await self._instances.remove(key)
+        return {}
+
+    async def _check(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
+        result = await self._instances.check(msgspec.convert(body["workload"], Workload))
+        built: dict[str, Any] = msgspec.to_builtins(result)
+        return built
+
+    async def _observe(self, _peer: wire.Peer, body: dict[str, Any]) -> Any:
+        return msgspec.to_builtins(self._instances.observe(f"{body['namespace']}/{body['name']}"))
+
+    async def _stats(self, _peer: wire.Peer, _body: Any) -> dict[str, Any]:
+        observed = (self._instances.observe(key) for key in self._instances.keys())  # noqa: SIM118 -- not a dict
+        return {
+            "functions": [msgspec.to_builtins(item) for item in observed if item is not None],
+            "gateway_connected": self._gateway.connected,
+            "activator": {"overflowed": self._activator.overflowed, "abandoned": self._activator.abandoned},
+        }
+
+    # -- for the runtime -------------------------------------------------------------------------------------
+
+    async def _watch(self, peer: wire.Peer, _body: Any) -> dict[str, Any]:
+        self._watchers.add(peer)
+        for key in self._instances.keys():  # noqa: SIM118 -- not a dict
+            self._tell(peer, key)
+        return {}
+
+    async def _wake(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
+        await self._instances.wake(f"{body['namespace']}/{body['name']}")
+        return {}
+
+    async def _pending(self, _peer: wire.Peer, body: dict[str, Any]) -> None:
+        self._instances.set_pending(f"{body['namespace']}/{body['name']}", body["count"])
+
+    def _tell(self, peer: wire.Peer, key: str) -> None:
+        desired = self._instances.desired(key)
+        namespace, _, name = key.partition("/")
+        peer.note(
+            "endpoints",
+            {
+                "namespace": namespace,
+                "name": name,
+                "revision": desired.workload.revision if desired else "",
+                "instances": [{"id": i.id, "ctl": i.ctl} for i in self._instances.ready(key)],
+            },
+        )
+
+    # -- changes ---------------------------------------------------------------------------------------------
+
+    async def _changed(self, key: str) -> None:
+        """A function's ready instances changed: tell the runtime, then Envoy; returns when Envoy knows."""
+        self._watchers = {peer for peer in self._watchers if not peer.closed.is_set()}
+        for peer in self._watchers:
+            self._tell(peer, key)
+        sockets = tuple(sorted(instance.http for instance in self._instances.ready(key)))
+        if self._routed.get(key, ()) == sockets and sockets:
+            return
+        self._routed[key] = sockets
+        namespace, _, name = key.partition("/")
+        try:
+            await self._gateway.set_endpoints(namespace, name, sockets)
+        except PeltonError as exc:
+            _log.warning("endpoints of %s: %s", key, exc)
+
+    def _listing(self) -> list[str]:
+        try:
+            loopback = ipaddress.ip_address(self._settings.gateway_host).is_loopback
+        except ValueError:
+            loopback = self._settings.gateway_host == "localhost"
+        if not loopback:
+            return []
+        lines = []
+        for key in sorted(self._instances.keys()):
+            desired = self._instances.desired(key)
+            if desired is not None and desired.route is not None:
+                hosts = ", ".join(f"http://{h}:{self._settings.gateway_port}/" for h in desired.route.hosts)
+                lines.append(f"{key}  {hosts}  {desired.route.path}")
+        return lines
+
+    # -- scaling ---------------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        """Every 100 ms: observe what is active, decide, scale. A wake from zero does not wait for this."""
+        while True:
+            for key in {*self._instances.active(), *self._activator.waiting()}:
+                try:
+                    await self._scale(key)
+                except Exception:
+                    _log.exception("scaling %s failed", key)
+            await self._instances.take_down_overrun()
+            await self._clock.sleep(OBSERVE_EVERY_S)
+
+    async def _scale(self, key: str) -> None:
+        desired = self._instances.desired(key)
+        if desired is None:
+            return
+        scaling = desired.scaling
+        count = self._instances.count(key)
+        queued = self._activator.queued(key)
+        pending = self._instances.pending(key)
+        if not (count or queued or pending or scaling.min_replicas):
+            self._autoscaler.forget(key)
+            return
+        decision = self._autoscaler.observe(
+            key,
+            scaling,
+            self._instances.readings(key),
+            queued=queued,
+            pending=pending,
+            ready=len(self._instances.ready(key)),
+        )
+        self._instances.explain(key, decision.desired, lambda: decision.reason)
+        if decision.desired != count:
+            await self._instances.scale(key, decision.desired)
+
+
+def main() -> None:
+    """Run until SIGTERM."""
+    log.setup("node")
+
+    async def run() -> None:
+        await Node(Settings.load(sys.argv[1])).run()
+
+    uvloop.run(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The zygote process: `python -m pelton.cli.zygote SETTINGS`.
+
+Wires isolation, the convention table and the loop.
+
+Light on purpose (an import contract checks it): whatever is imported here is in every worker's memory.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+
+# Loaded for the workers' sake, before any fork: each of these costs milliseconds that no cold start then
+# pays.
+import httptools  # noqa: F401
+import uvloop  # noqa: F401
+
+from pelton import log
+from pelton.cli.tables import CONVENTIONS, resolve_convention
+from pelton.dataplane import isolation
+from pelton.dataplane.zygote import Zygote
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run until SIGTERM."""
+    isolation.die_with_parent(int(os.environ["PELTON_PARENT"]) if "PELTON_PARENT" in os.environ else None)
+    log.setup("zygote")
+    os.umask(0o022)
+    with open(sys.argv[1], encoding="utf-8") as file:  # noqa: PTH123 -- pathlib stays out of the workers
+        settings = json.load(file)
+    home, run = settings["home"], settings["run"]
+    granted = isolation.enter(
+        visible=[*isolation.interpreter_paths(), f"{home}/bundles", f"{home}/environments"],
+        writable=[f"{home}/spool", run],
+        hide=[home, run],
+        namespaces=os.environ.get("PELTON_ISOLATION", "") != "none",
+    )
+    for module in CONVENTIONS.values():
+        importlib.import_module(module)
+    Zygote(f"{run}/zygote.sock", granted, resolve_convention).serve()
+
+
+if __name__ == "__main__":
+    main()

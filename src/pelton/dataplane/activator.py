@@ -1,0 +1,255 @@
+"""The activator: holds requests for functions at zero, wakes them, splices the request through.
+
+Envoy sends it what no worker can take (priority 1), with the header `x-pelton-function: namespace/name`. It
+reads one request head, waits for a ready instance within bounded queues, then copies bytes both ways; it
+parses nothing else, so bodies of any size stream. Each connection carries one request: `connection: close` is
+put on the request, so that the next one meets Envoy's fresh choice. Also answers requests that no route
+matches (header `-`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from pelton.clock import Clock
+from pelton.dataplane.instances import Instance
+from pelton.errors import OverloadedError, PeltonError, WakeError
+from pelton.log import get
+
+__all__ = ["Activator"]
+
+HEAD_LIMIT_BYTES: Final = 72 * 1024
+"""Envoy's own limit is 64 KiB; its additions fit on top."""
+
+WAIT_LIMIT_S: Final = 60.0
+FUNCTION_QUEUE: Final = 1_000
+TOTAL_QUEUE: Final = 10_000
+RETRY_AFTER_S: Final = 1
+_CHUNK_BYTES: Final = 256 * 1024
+_REASONS: Final = {
+    404: "Not Found",
+    431: "Request Header Fields Too Large",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+}
+
+_log = get(__name__)
+
+
+class Activator:
+    """Serves one unix socket.
+
+    Args:
+        wake: Returns a ready instance of `namespace/name`, or raises WakeError.
+        listing: Lines that the 404 page shows; empty when the gateway listens beyond loopback.
+        clock: Time.
+    """
+
+    def __init__(
+        self,
+        *,
+        wake: Callable[[str], Awaitable[Instance]],
+        listing: Callable[[], list[str]],
+        clock: Clock,
+    ) -> None:
+        self._wake = wake
+        self._listing = listing
+        self._clock = clock
+        self._waiting: Counter[str] = Counter()
+        self._total = 0
+        self._server: asyncio.AbstractServer | None = None
+        self._path: Path | None = None
+        self.overflowed = 0
+        self.abandoned = 0
+
+    async def start(self, path: Path) -> None:
+        """Listen on a unix socket; a stale file is replaced."""
+        path.unlink(missing_ok=True)
+        self._path = path
+        self._server = await asyncio.start_unix_server(
+            self._serve, path=str(path), limit=HEAD_LIMIT_BYTES, backlog=1024
+        )
+        path.chmod(0o600)
+
+    async def close(self) -> None:
+        """Stop listening; what is being copied goes on until the process ends."""
+        if self._server is not None:
+            self._server.close()
+
+    def queued(self, key: str) -> int:
+        """Return requests that wait for an instance of a function."""
+        return self._waiting[key]
+
+    def waiting(self) -> list[str]:
+        """Return keys of functions with waiting requests."""
+        return [key for key, count in self._waiting.items() if count]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._one(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            self.abandoned += 1
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            _log.exception("a request could not be forwarded")
+        finally:
+            writer.close()
+
+    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            await _answer(writer, 431, "request headers exceed 64 KiB")
+            return
+        key = _function_of(head)
+        if key in ("", "-"):
+            await self._not_found(writer, head)
+            return
+        try:
+            upstream = await self._connect(key, reader)
+        except PeltonError as exc:
+            await _answer(writer, exc.http_status, exc.message, hint=exc.hint, head=head)
+            return
+        if upstream is None:
+            self.abandoned += 1
+            return
+        up_reader, up_writer = upstream
+        up_writer.write(head[:-2] + b"connection: close\r\n\r\n")
+        answered = await _splice(reader, writer, up_reader, up_writer)
+        if not answered:
+            await _answer(writer, 502, f"the worker of {key} ended before it answered", head=head)
+
+    async def _connect(
+        self, key: str, reader: asyncio.StreamReader
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """Wait for an instance and connect to it; None when the client left meanwhile."""
+        if self._waiting[key] >= FUNCTION_QUEUE or self._total >= TOTAL_QUEUE:
+            self.overflowed += 1
+            raise OverloadedError(
+                f"{self._waiting[key]} requests already wait for {key}",
+                hint="retry after the time in Retry-After",
+            )
+        self._waiting[key] += 1
+        self._total += 1
+        try:
+            deadline = self._clock.monotonic() + WAIT_LIMIT_S
+            while True:
+                work = asyncio.ensure_future(self._wake(key))
+                gone = asyncio.ensure_future(_client_gone(reader))
+                done, _ = await asyncio.wait(
+                    {work, gone},
+                    timeout=deadline - self._clock.monotonic(),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                gone.cancel()
+                if work not in done:
+                    work.cancel()
+                    if gone in done:
+                        return None
+                    raise WakeError(f"{key} was not ready within {WAIT_LIMIT_S:g} s")
+                instance = work.result()
+                try:
+                    return await asyncio.open_unix_connection(instance.http, limit=_CHUNK_BYTES)
+                except OSError:
+                    # The worker died between becoming ready and now; its burial is on the way, so ask again.
+                    await self._clock.sleep(0.002)
+                    if self._clock.monotonic() > deadline:
+                        raise WakeError(f"no worker of {key} stays up") from None
+        finally:
+            self._total -= 1
+            self._waiting[key] -= 1
+            if not self._waiting[key]:
+                del self._waiting[key]
+
+    async def _not_found(self, writer: asyncio.StreamWriter, head: bytes) -> None:
+        names = self._listing()
+        known = ("functions here:\n" + "\n".join(f"  {line}" for line in names)) if names else ""
+        await _answer(writer, 404, "no function answers at this address", hint=known, head=head)
+
+
+def _function_of(head: bytes) -> str:
+    """Return the value of the last x-pelton-function header: Envoy's own."""
+    lowered = head.lower()
+    at = lowered.rfind(b"\r\nx-pelton-function:")
+    if at < 0:
+        return ""
+    start = at + len(b"\r\nx-pelton-function:")
+    return head[start : head.index(b"\r\n", start)].strip().decode("latin-1")
+
+
+async def _client_gone(reader: asyncio.StreamReader) -> None:
+    """Return when the client closed its side; body bytes stay in the bounded buffer meanwhile."""
+    while not reader.at_eof() and reader.exception() is None:  # noqa: ASYNC110 -- a stream has no event for its end
+        await asyncio.sleep(0.1)
+
+
+async def _splice(
+    down_reader: asyncio.StreamReader,
+    down_writer: asyncio.StreamWriter,
+    up_reader: asyncio.StreamReader,
+    up_writer: asyncio.StreamWriter,
+) -> bool:
+    """Copy the request's rest up and the response down until the worker closes; True if anything came down.
+
+    Either side's disappearance ends both: a client that leaves cancels the invocation in the worker.
+    """
+
+    async def up() -> None:
+        while data := await down_reader.read(_CHUNK_BYTES):
+            up_writer.write(data)
+            await up_writer.drain()
+
+    sent = False
+    upward = asyncio.ensure_future(up())
+    try:
+        while True:
+            downward = asyncio.ensure_future(up_reader.read(_CHUNK_BYTES))
+            waiting = {downward} if upward.done() else {downward, upward}
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if downward not in done:
+                if upward.exception() is None:
+                    downward.cancel()
+                    raise ConnectionResetError("the client left")
+                data = await downward  # the worker stopped reading: it may have answered early
+            else:
+                data = downward.result()
+            if not data:
+                return sent
+            down_writer.write(data)
+            sent = True
+            await down_writer.drain()
+    except ConnectionError:
+        if sent or down_reader.at_eof():
+            raise
+        return False
+    finally:
+        upward.cancel()
+        up_writer.close()
+
+
+async def _answer(
+    writer: asyncio.StreamWriter, status: int, message: str, *, hint: str = "", head: bytes = b""
+) -> None:
+    """Answer without a worker: JSON for clients that ask for it, else text."""
+    wants_json = b"\r\naccept: application/json" in head.lower()
+    if wants_json:
+        body = json.dumps({"error": message, "hint": hint}).encode() + b"\n"
+    else:
+        body = (message + (f"\n{hint}" if hint else "") + "\n").encode()
+    lines = [
+        f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}",
+        "content-type: " + ("application/json" if wants_json else "text/plain; charset=utf-8"),
+        f"content-length: {len(body)}",
+        "connection: close",
+    ]
+    if status == 503:
+        lines.append(f"retry-after: {RETRY_AFTER_S}")
+    payload = b"" if head.startswith(b"HEAD ") else body
+    writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + payload)
+    await writer.drain()

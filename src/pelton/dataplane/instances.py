@@ -1,0 +1,623 @@
+"""The instance manager: the only owner of the instance table, the only one who talks to the zygote.
+
+Wakes, scales, drains and buries workers; adopts those that outlived a restart of the node. Every change of a
+function's ready instances goes to `on_change`, which the node (`cli/node.py`) turns into EDS and into notes
+for the runtime. Called by the activator, the scaling tick and the node's socket; calls the zygote and the
+workers' ctl sockets over `dataplane/wire.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import zlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from pelton.clock import Clock
+from pelton.dataplane import wire
+from pelton.dataplane.load_page import LoadPage
+from pelton.errors import PeltonError, WakeError
+from pelton.log import get
+from pelton.model.desired import Desired, Workload
+from pelton.model.snapshot import CheckResult, FunctionObserved, InstanceObserved, LoadReading
+
+__all__ = ["Instance", "InstanceManager"]
+
+START_TIMEOUT_S: Final = 60.0
+"""From fork to ready; user code has already been loaded once by the check."""
+
+DRAIN_GRACE_S: Final = 30.0
+OVERRUN_GRACE_S: Final = 1.0
+"""How late a worker may be with ending an overrun invocation before it is taken down."""
+
+NEIGHBOUR_GRACE_S: Final = 5.0
+_UID_BASE: Final = 200_000
+_UID_COUNT: Final = 60_000
+_ALPHABET: Final = "bcdfghjklmnpqrstvwxz2456789"
+
+_log = get(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Instance:
+    """One worker process.
+
+    Attributes:
+        id: `<revision>-<5 chars>`.
+        workload: Its revision.
+        http, ctl, page_path, spool: Paths.
+        state: `starting`, `ready`, `draining` or `gone`.
+        page: Its load page once it is ready.
+        peer: Connection to its ctl socket.
+        started_at: CLOCK_MONOTONIC seconds.
+        settled: Set when it is ready or gone.
+    """
+
+    id: str
+    workload: Workload
+    http: str
+    ctl: str
+    page_path: str
+    spool: str
+    started_at: float
+    state: str = "starting"
+    page: LoadPage | None = None
+    peer: wire.Peer | None = None
+    status: int | None = None
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def pid(self) -> int:
+        """Outer pid, 0 until known."""
+        return self.page.pid if self.page is not None else 0
+
+    @property
+    def in_flight(self) -> int:
+        """Invocations running now."""
+        return self.page.in_flight if self.page is not None else 0
+
+
+@dataclass(slots=True)
+class _Function:
+    key: str
+    desired: Desired | None = None
+    instances: dict[str, Instance] = field(default_factory=dict)
+    wanted: int = 0
+    template: str = "not-needed"
+    cold_starts: int = 0
+    past_seconds: float = 0.0
+    decision: Callable[[], str] = str
+    pending: int = 0
+    failure: str = ""
+    failures: int = 0
+    retry_at: float = 0.0
+    gathering: asyncio.Task[None] | None = None
+
+    def ready(self) -> list[Instance]:
+        return [instance for instance in self.instances.values() if instance.state == "ready"]
+
+    def current(self) -> list[Instance]:
+        """Instances of the wanted revision that are not on their way out."""
+        revision = self.desired.workload.revision if self.desired else ""
+        return [
+            i for i in self.instances.values() if i.state != "draining" and i.workload.revision == revision
+        ]
+
+
+class InstanceManager:
+    """Owns every worker of this machine.
+
+    Args:
+        run_dir: Holds the workers' sockets and pages, in `w/`.
+        spool_dir: Holds the workers' output files.
+        zygote_socket: Where the zygote listens.
+        clock: Time.
+        on_change: Called with the function's key whenever its ready instances changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_dir: Path,
+        spool_dir: Path,
+        zygote_socket: Path,
+        clock: Clock,
+        on_change: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._workers_dir = run_dir / "w"
+        self._spool_dir = spool_dir
+        self._zygote_socket = zygote_socket
+        self._clock = clock
+        self._on_change = on_change
+        self._functions: dict[str, _Function] = {}
+        self._instances: dict[str, Instance] = {}
+        self._zygote: wire.Peer | None = None
+        self._zygote_up = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._checks = asyncio.Semaphore(2)
+        self._random = random.SystemRandom()
+        self._isolation = ""
+        self._uids: dict[str, int] = {}
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> InstanceManager:
+        """Start keeping the connection to the zygote; returns when it is up for the first time."""
+        self._workers_dir.mkdir(mode=0o700, exist_ok=True)
+        self._spawn_task(self._keep_zygote(), "zygote-connection")
+        async with asyncio.timeout(30):
+            await self._zygote_up.wait()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        """Stop managing; the workers stay with the zygote."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._zygote is not None:
+            await self._zygote.close()
+
+    def _spawn_task(self, work: Any, name: str) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _keep_zygote(self) -> None:
+        handlers = {"exited": self._exited, "template": self._template_changed}
+        while True:
+            try:
+                peer = await wire.connect(str(self._zygote_socket), handlers, name="zygote")
+                listing = await peer.call("list", {})
+            except (OSError, TimeoutError):
+                await self._clock.sleep(0.05)
+                continue
+            self._zygote = peer
+            self._isolation = listing["isolation"]
+            self._adopt(listing)
+            self._zygote_up.set()
+            await peer.closed.wait()
+            self._zygote_up.clear()
+            _log.warning("the zygote is gone; its workers with it")
+            for instance in list(self._instances.values()):
+                self._bury(instance)
+
+    def _adopt(self, listing: dict[str, Any]) -> None:
+        """Take over workers that outlived the last node; ask for templates again if the zygote lost them."""
+        for body in listing["instances"]:
+            if body["instance"] in self._instances:
+                continue
+            workload = msgspec.convert(body["workload"], Workload)
+            self._uids[workload.key] = body["uid"]
+            instance = self._new_instance(workload, body)
+            self._spawn_task(self._greet(instance), f"adopt-{instance.id}")
+        revisions = {template["revision"] for template in listing["templates"]}
+        for function in self._functions.values():
+            if (
+                function.template == "kept"
+                and function.desired
+                and function.desired.workload.revision not in revisions
+            ):
+                self._spawn_task(self._recheck(function.desired.workload), "recheck")
+
+    async def _recheck(self, workload: Workload) -> None:
+        try:
+            await self.check(workload)
+        except (PeltonError, OSError, TimeoutError) as exc:
+            _log.warning("template of %s could not be made again: %s", workload.revision, exc)
+
+    # -- desired state ---------------------------------------------------------------------------------------
+
+    async def check(self, workload: Workload, *, timeout_s: float = START_TIMEOUT_S) -> CheckResult:
+        """Load a revision once in a short-lived child; at most two at a time."""
+        async with self._checks:
+            body = {
+                "workload": msgspec.to_builtins(workload),
+                "uid": self._uid(workload.key),
+                "timeout_s": timeout_s,
+                "keep": True,
+            }
+            result: CheckResult = msgspec.convert(
+                await self._call_zygote("check", body, timeout_s + 5), CheckResult, strict=False
+            )
+        function = self._functions.setdefault(workload.key, _Function(workload.key))
+        function.template = result.template if result.ok else function.template
+        return result
+
+    async def apply(self, desired: Desired) -> None:
+        """Make this revision the one that serves; drain the old one's instances once the new can answer."""
+        key = desired.workload.key
+        function = self._functions.setdefault(key, _Function(key))
+        previous = function.desired
+        function.desired = desired
+        function.failures, function.retry_at = 0, 0.0
+        old = [i for i in function.instances.values() if i.workload.revision != desired.workload.revision]
+        floor = max(desired.scaling.min_replicas, desired.scaling.initial_scale if previous is None else 0)
+        if any(i.state == "ready" for i in old) or floor:
+            await self._grow(function, max(1, floor))
+        for instance in old:
+            self._retire(instance)
+        await self._on_change(key)
+
+    async def remove(self, key: str) -> None:
+        """Take a function away; returns when its workers are gone."""
+        function = self._functions.get(key)
+        if function is None:
+            return
+        if function.desired is not None:
+            await self._call_zygote("drop-template", {"revision": function.desired.workload.revision}, 5)
+        function.desired = None
+        leaving = list(function.instances.values())
+        for instance in leaving:
+            self._retire(instance)
+        await asyncio.gather(*(instance.gone.wait() for instance in leaving))
+        self._functions.pop(key, None)
+        self._uids.pop(key, None)
+        await self._on_change(key)
+
+    async def keep_only(self, keys: set[str]) -> None:
+        """Remove every function that is not among `keys` (what a full sync leaves out)."""
+        await asyncio.gather(*(self.remove(key) for key in set(self._functions) - keys))
+
+    # -- what others ask -------------------------------------------------------------------------------------
+
+    def keys(self) -> list[str]:
+        """Return `namespace/name` of all functions."""
+        return list(self._functions)
+
+    def active(self) -> list[str]:
+        """Return keys of functions that scaling has to look at; functions at rest cost nothing per tick."""
+        return [
+            key
+            for key, function in self._functions.items()
+            if function.desired is not None
+            and (
+                function.instances
+                or function.pending
+                or function.wanted
+                or function.desired.scaling.min_replicas
+            )
+        ]
+
+    def desired(self, key: str) -> Desired | None:
+        """Return what was applied last."""
+        function = self._functions.get(key)
+        return function.desired if function else None
+
+    def ready(self, key: str) -> list[Instance]:
+        """Return instances that can take work."""
+        function = self._functions.get(key)
+        return function.ready() if function else []
+
+    def pick(self, key: str) -> Instance | None:
+        """Return the ready instance with the least in flight, or None."""
+        ready = self.ready(key)
+        return min(ready, key=lambda instance: instance.in_flight) if ready else None
+
+    def readings(self, key: str) -> dict[str, LoadReading]:
+        """Return a reading per ready or draining instance."""
+        function = self._functions.get(key)
+        if function is None:
+            return {}
+        return {i.id: i.page.read() for i in function.instances.values() if i.page is not None}
+
+    def set_pending(self, key: str, count: int) -> None:
+        """Note how many events wait for a function."""
+        function = self._functions.get(key)
+        if function is not None:
+            function.pending = count
+
+    def pending(self, key: str) -> int:
+        """Return how many events wait for a function."""
+        function = self._functions.get(key)
+        return function.pending if function else 0
+
+    def count(self, key: str) -> int:
+        """Return instances of the wanted revision that are ready or starting."""
+        function = self._functions.get(key)
+        return len(function.current()) if function else 0
+
+    def explain(self, key: str, wanted: int, decision: Callable[[], str]) -> None:
+        """Keep the last scaling decision for the status; its sentence is made only when somebody asks."""
+        function = self._functions.get(key)
+        if function is not None:
+            function.wanted, function.decision = wanted, decision
+
+    def observe(self, key: str) -> FunctionObserved | None:
+        """Return what is known of a function."""
+        function = self._functions.get(key)
+        if function is None or function.desired is None:
+            return None
+        now = self._clock.monotonic()
+        return FunctionObserved(
+            namespace=function.desired.workload.namespace,
+            name=function.desired.workload.name,
+            revision=function.desired.workload.revision,
+            instances=tuple(
+                InstanceObserved(
+                    id=i.id,
+                    revision=i.workload.revision,
+                    pid=i.pid,
+                    state=i.state,
+                    in_flight=i.in_flight,
+                    mode=i.page.mode_name if i.page else "",
+                )
+                for i in function.instances.values()
+            ),
+            desired=function.wanted,
+            template=function.template,
+            cold_starts=function.cold_starts,
+            instance_seconds=function.past_seconds
+            + sum(now - i.started_at for i in function.instances.values()),
+            isolation=self._isolation,
+            decision=function.decision(),
+        )
+
+    # -- wake and scale --------------------------------------------------------------------------------------
+
+    async def wake(self, key: str, *, timeout_s: float = START_TIMEOUT_S) -> Instance:
+        """Return a ready instance, starting one if there is none; callers share one start.
+
+        Raises:
+            WakeError: The function is unknown, its code does not start, or it took too long.
+        """
+        function = self._functions.get(key)
+        if function is None or function.desired is None:
+            raise WakeError(f"function {key} does not exist")
+        deadline = self._clock.monotonic() + timeout_s
+        while True:
+            instance = self.pick(key)
+            if instance is not None:
+                return instance
+            starting = [i for i in function.current() if i.state == "starting"]
+            if not starting:
+                self._refuse_while_failing(function)
+                if not function.instances:
+                    function.cold_starts += 1
+                starting = [self._start(function)]
+            try:
+                async with asyncio.timeout(deadline - self._clock.monotonic()):
+                    await starting[0].settled.wait()
+            except TimeoutError:
+                raise WakeError(f"{key} was not ready within {timeout_s:g} s") from None
+            if starting[0].state == "gone" and function.failure:
+                raise WakeError(function.failure, where=key, hint=f"see: pelton logs {key.partition('/')[2]}")
+
+    async def scale(self, key: str, wanted: int) -> None:
+        """Bring a function to `wanted` instances; starts at once, drains in the background."""
+        function = self._functions.get(key)
+        if function is None or function.desired is None:
+            return
+        current = function.current()
+        if wanted > len(current) and self._clock.monotonic() >= function.retry_at:
+            for _ in range(wanted - len(current)):
+                self._start(function)
+        elif wanted < len(current):
+            ready = sorted((i for i in current if i.state == "ready"), key=lambda i: i.in_flight)
+            for instance in ready[: len(current) - wanted]:
+                self._retire(instance)
+
+    async def _grow(self, function: _Function, wanted: int) -> None:
+        started = [self._start(function) for _ in range(wanted - len(function.current()))]
+        await asyncio.gather(*(instance.settled.wait() for instance in started))
+
+    def _refuse_while_failing(self, function: _Function) -> None:
+        if self._clock.monotonic() < function.retry_at:
+            raise WakeError(
+                function.failure,
+                where=function.key,
+                hint=f"see: pelton logs {function.key.partition('/')[2]}",
+            )
+
+    def _start(self, function: _Function) -> Instance:
+        assert function.desired is not None  # noqa: S101 -- callers checked
+        workload = function.desired.workload
+        suffix = "".join(self._random.choices(_ALPHABET, k=5))
+        instance_id = f"{workload.revision}-{suffix}"
+        # Socket names are short and their own: paths are limited to 107 bytes, names of functions are not so
+        # short.
+        stem = self._workers_dir / f"{zlib.crc32(instance_id.encode()):08x}{suffix}"
+        body = {
+            "instance": instance_id,
+            "workload": msgspec.to_builtins(workload),
+            "http": f"{stem}.http",
+            "ctl": f"{stem}.ctl",
+            "page": f"{stem}.page",
+            "spool": str(self._spool_dir / workload.namespace / workload.name / f"{instance_id}.log"),
+            "uid": self._uid(workload.key),
+        }
+        instance = self._new_instance(workload, body)
+        self._spawn_task(self._bring_up(instance, body), f"start-{instance_id}")
+        return instance
+
+    def _new_instance(self, workload: Workload, body: dict[str, Any]) -> Instance:
+        instance = Instance(
+            body["instance"],
+            workload,
+            body["http"],
+            body["ctl"],
+            body["page"],
+            body["spool"],
+            self._clock.monotonic(),
+        )
+        self._instances[instance.id] = instance
+        function = self._functions.setdefault(workload.key, _Function(workload.key))
+        function.instances[instance.id] = instance
+        return instance
+
+    async def _bring_up(self, instance: Instance, body: dict[str, Any]) -> None:
+        try:
+            await self._call_zygote("spawn", body, START_TIMEOUT_S)
+        except (PeltonError, OSError, TimeoutError) as exc:
+            self._failed(instance, f"no worker could be forked: {exc}")
+            return
+        await self._greet(instance)
+
+    async def _greet(self, instance: Instance) -> None:
+        """Wait until a worker answers; then it is ready."""
+        try:
+            peer = await wire.connect(instance.ctl, name=instance.id)
+            instance.peer = peer
+            self._spawn_task(self._follow(instance, peer), f"follow-{instance.id}")
+            await peer.call("hello", {"role": "node"}, timeout=START_TIMEOUT_S)
+            instance.page = LoadPage(instance.page_path)
+        except (PeltonError, OSError, TimeoutError, ValueError) as exc:
+            self._failed(
+                instance, f"the worker ended before it was ready: {_last_words(instance.spool) or exc}"
+            )
+            await self._signal(instance, signal.SIGKILL)
+            return
+        if instance.state == "starting":
+            instance.state = "ready"
+            self._functions[instance.workload.key].failures = 0
+        instance.settled.set()
+        await self._on_change(instance.workload.key)
+
+    def _failed(self, instance: Instance, reason: str) -> None:
+        function = self._functions.get(instance.workload.key)
+        if function is not None:
+            function.failures += 1
+            function.failure = reason
+            function.retry_at = self._clock.monotonic() + min(5.0, 0.1 * 2**function.failures)
+        _log.warning("%s: %s", instance.id, reason)
+        self._bury(instance)
+
+    async def _follow(self, instance: Instance, peer: wire.Peer) -> None:
+        """A closed ctl connection means that the worker is gone."""
+        await peer.closed.wait()
+        was_ready = instance.state == "ready"
+        self._bury(instance)
+        if was_ready:
+            await self._on_change(instance.workload.key)
+
+    def _bury(self, instance: Instance) -> None:
+        if instance.state == "gone":
+            return
+        instance.state = "gone"
+        instance.settled.set()
+        instance.gone.set()
+        self._instances.pop(instance.id, None)
+        function = self._functions.get(instance.workload.key)
+        if function is not None and function.instances.pop(instance.id, None) is not None:
+            function.past_seconds += self._clock.monotonic() - instance.started_at
+        if instance.page is not None:
+            instance.page.close()
+            instance.page = None
+
+    # -- scale-down ------------------------------------------------------------------------------------------
+
+    def _retire(self, instance: Instance) -> None:
+        if instance.state in ("draining", "gone"):
+            return
+        was_starting = instance.state == "starting"
+        instance.state = "draining"
+        instance.settled.set()
+        self._spawn_task(self._drain(instance, was_starting=was_starting), f"drain-{instance.id}")
+
+    async def _drain(self, instance: Instance, *, was_starting: bool) -> None:
+        """Out of EDS, wait for the ACK and Envoy's workers, then let the worker finish, then end it."""
+        if was_starting:
+            await self._signal(instance, signal.SIGKILL)
+        else:
+            await self._on_change(instance.workload.key)
+            await self._clock.sleep(0.01)
+            grace = instance.workload.request_timeout_s or DRAIN_GRACE_S
+            try:
+                if instance.peer is not None:
+                    await instance.peer.call("drain", {"grace_s": grace}, timeout=grace + 5)
+            except (PeltonError, OSError, TimeoutError):
+                await self._signal(instance, signal.SIGKILL)
+        try:
+            async with asyncio.timeout(5):
+                await instance.gone.wait()
+        except TimeoutError:
+            await self._signal(instance, signal.SIGKILL)
+
+    async def take_down_overrun(self) -> None:
+        """Take workers whose invocation overran its deadline out of EDS and end them (design decision 9)."""
+        now = self._clock.monotonic()
+        for instance in list(self._instances.values()):
+            if instance.state != "ready" or instance.page is None:
+                continue
+            if instance.page.read().earliest_deadline + OVERRUN_GRACE_S < now:
+                instance.state = "draining"
+                _log.warning("%s overran a deadline; it is taken down", instance.id)
+                self._spawn_task(self._end_overrun(instance), f"overrun-{instance.id}")
+
+    async def _end_overrun(self, instance: Instance) -> None:
+        await self._on_change(instance.workload.key)
+        deadline = self._clock.monotonic() + NEIGHBOUR_GRACE_S
+        while self._clock.monotonic() < deadline and instance.in_flight > 1 and not instance.gone.is_set():
+            await self._clock.sleep(0.05)
+        await self._signal(instance, signal.SIGKILL)
+
+    # -- the zygote ------------------------------------------------------------------------------------------
+
+    async def _call_zygote(self, op: str, body: dict[str, Any], timeout_s: float) -> Any:
+        async with asyncio.timeout(timeout_s):
+            await self._zygote_up.wait()
+            assert self._zygote is not None  # noqa: S101 -- set before the event
+            return await self._zygote.call(op, body, timeout=timeout_s)
+
+    async def _signal(self, instance: Instance, number: int) -> None:
+        try:
+            await self._call_zygote("kill", {"instance": instance.id, "signal": int(number)}, 5)
+        except (PeltonError, OSError, TimeoutError) as exc:
+            _log.warning("%s could not be ended: %s", instance.id, exc)
+
+    async def _exited(self, _peer: wire.Peer, body: dict[str, Any]) -> None:
+        instance = self._instances.get(body["instance"])
+        if instance is None:
+            return
+        instance.status = body["status"]
+        key, was = instance.workload.key, instance.state
+        if was == "starting":
+            words = _last_words(instance.spool)
+            self._failed(instance, f"the worker ended while it started ({_ending(body['status'])}): {words}")
+            return
+        self._bury(instance)
+        if was == "ready":
+            _log.warning("%s ended by itself (%s)", instance.id, _ending(body["status"]))
+            await self._on_change(key)
+
+    async def _template_changed(self, _peer: wire.Peer, body: dict[str, Any]) -> None:
+        for function in self._functions.values():
+            if function.desired and function.desired.workload.revision == body["revision"]:
+                function.template = body["state"]
+
+    def _uid(self, key: str) -> int:
+        """Return the function's own uid: from its name, so that it survives restarts, else the next free."""
+        if key not in self._uids:
+            taken = set(self._uids.values())
+            offset = zlib.crc32(key.encode())
+            self._uids[key] = next(
+                uid
+                for uid in (_UID_BASE + (offset + step) % _UID_COUNT for step in range(_UID_COUNT))
+                if uid not in taken
+            )
+        return self._uids[key]
+
+
+def _ending(status: int) -> str:
+    if status < 0:
+        return signal.Signals(-status).name
+    return f"exit code {status}"
+
+
+def _last_words(spool: str) -> str:
+    """Return the last line a worker printed."""
+    try:
+        with Path(spool).open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+            lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    except OSError:
+        return ""
+    return lines[-1].split("\t", 1)[-1] if lines else ""

@@ -1,0 +1,311 @@
+"""What happens in the zygote's children: becoming a worker, checking a revision, serving as its template.
+
+A template is a child that has loaded a revision's code and then waits; each instance is forked from it, so
+imports are paid for once (design decision 6). Everything here runs after fork, in order: keep only the needed
+descriptors, confine, load, run. Called by `dataplane/zygote.py` only; calls `isolation`, `loader`, `streams`,
+`worker`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Final, NoReturn
+
+import msgspec
+
+from pelton.dataplane import loader
+from pelton.dataplane.isolation import Isolation, confine, outer_pid
+from pelton.dataplane.load_page import LoadPage
+from pelton.dataplane.streams import Streams
+from pelton.dataplane.wire import FrameReader, send_frame
+from pelton.dataplane.worker import Worker, WorkerSettings, run
+from pelton.errors import FunctionLoadError
+from pelton.model.desired import Workload
+from pelton.model.invocation import Delivered, LoadedFunction, Output
+
+__all__ = ["Birth", "become_template", "become_worker"]
+
+_THREADS_ONE: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_KEPT_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "HOME")
+
+Resolve = Callable[[str], ModuleType]
+"""Convention name -> its module; the table lives in `cli/`, so it is handed down."""
+
+
+@dataclass(slots=True)
+class Birth:
+    """What a new child needs to know.
+
+    Attributes:
+        workload: The revision.
+        isolation: What the zygote could get.
+        uid: The function's uid and gid, for isolation `uid`.
+        resolve: Finds the convention's module.
+        zygote_pid: Inner pid of the zygote, the parent to die with.
+    """
+
+    workload: Workload
+    isolation: Isolation
+    uid: int
+    resolve: Resolve
+    zygote_pid: int
+
+
+class _LateSender:
+    """Lets code that was loaded in a template send through the worker it later becomes part of."""
+
+    def __init__(self) -> None:
+        self.worker: Worker | None = None
+
+    def send(self, output: Output) -> Delivered:
+        if self.worker is None:
+            raise RuntimeError("outputs can be sent only while an invocation runs")
+        return self.worker.send(output)
+
+    async def send_async(self, output: Output) -> Delivered:
+        if self.worker is None:
+            raise RuntimeError("outputs can be sent only while an invocation runs")
+        return await self.worker.send_async(output)
+
+
+def become_worker(birth: Birth, instance: str, fds: Sequence[int]) -> NoReturn:
+    """Load the revision and serve it; never returns.
+
+    Args:
+        birth: See Birth.
+        instance: The instance's id.
+        fds: Descriptors in the order http, ctl, page, spool.
+    """
+    _shed((*fds, birth.isolation.outer_proc))
+    streams = _streams(fds[3])
+    try:
+        page = _page(birth, fds[2])
+        _enter(birth)
+        os.environ["POD_NAME"] = instance
+        sender = _LateSender()
+        worker = _worker(birth, instance, page, streams)
+        sender.worker = worker
+        function = _load(birth, sender)
+    except BaseException as exc:
+        _die_of(exc)
+    _serve(worker, function, fds)
+
+
+def become_template(birth: Birth, control: socket.socket, output: int) -> NoReturn:
+    """Load the revision, report, then fork instances on request until the control socket closes.
+
+    Args:
+        birth: See Birth.
+        control: This end of the socket pair with the zygote.
+        output: Descriptor of a file that takes what the code prints while it loads.
+    """
+    _shed((control.fileno(), output, birth.isolation.outer_proc))
+    streams = _streams(output)
+    sender = _LateSender()
+    try:
+        _enter(birth)
+        started = time.perf_counter()
+        function = _load(birth, sender)
+        load_ms = (time.perf_counter() - started) * 1e3
+    except FunctionLoadError as exc:
+        send_frame(control, {"ok": False, "message": exc.message, "log_tail": list(exc.log_tail)})
+        os._exit(0)
+    except BaseException as exc:
+        tail = traceback.format_exception(exc)
+        send_frame(
+            control,
+            {"ok": False, "message": f"{type(exc).__name__}: {exc}", "log_tail": "".join(tail).splitlines()},
+        )
+        os._exit(0)
+    send_frame(
+        control,
+        {
+            "ok": True,
+            "load_ms": load_ms,
+            "signature": function.signature,
+            "target": function.target,
+            "threads": _threads(),
+        },
+    )
+    gc.collect()
+    gc.freeze()
+    reader = FrameReader(control)
+    while True:
+        try:
+            messages = reader.read()
+        except (EOFError, OSError):
+            os._exit(0)
+        for message in messages:
+            fds = reader.take_fds(4)
+            pid = _fork_instance(birth, message["instance"], fds, function, sender, streams)
+            if pid:
+                for fd in fds:
+                    os.close(fd)
+                send_frame(control, {"spawned": message["instance"], "pid": pid})
+
+
+def _fork_instance(
+    birth: Birth,
+    instance: str,
+    fds: Sequence[int],
+    function: LoadedFunction,
+    sender: _LateSender,
+    streams: Streams,
+) -> int:
+    """Fork twice, so that the worker becomes the zygote's child; the template gets its pid."""
+    read_end, write_end = os.pipe()
+    middle = os.fork()
+    if middle:
+        os.close(write_end)
+        pid = int(os.read(read_end, 32) or b"0")
+        os.close(read_end)
+        os.waitpid(middle, 0)
+        return pid
+    worker_pid = os.fork()
+    if worker_pid:
+        os.write(write_end, str(worker_pid).encode())
+        os._exit(0)
+    _shed((*fds, streams.fd, birth.isolation.outer_proc))
+    os.dup2(fds[3], streams.fd)
+    os.dup2(fds[3], 1)
+    os.dup2(fds[3], 2)
+    try:
+        page = _page(birth, fds[2])
+        _await_parent(birth.zygote_pid)
+        confine(Isolation("inherited"), uid=0, keep=(), parent=birth.zygote_pid)
+        os.environ["POD_NAME"] = instance
+        _reseed()
+        worker = _worker(birth, instance, page, streams)
+        sender.worker = worker
+    except BaseException as exc:
+        _die_of(exc)
+    _serve(worker, function, fds)
+
+
+def _serve(worker: Worker, function: LoadedFunction, fds: Sequence[int]) -> NoReturn:
+    code = 0
+    try:
+        http = socket.socket(fileno=fds[0])
+        control = socket.socket(fileno=fds[1])
+        run(worker, function, http=[http], control=control)
+        atexit._run_exitfuncs()
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _die_of(exc: BaseException) -> NoReturn:
+    if isinstance(exc, FunctionLoadError):
+        sys.stderr.write("\n".join((exc.message, *exc.log_tail)) + "\n")
+    else:
+        traceback.print_exception(exc)
+    sys.stderr.flush()
+    os._exit(3)
+
+
+def _shed(keep: Iterable[int]) -> None:
+    """Close every descriptor but the standard three and `keep`; put signals back to their defaults."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    low = 3
+    for fd in sorted(set(keep)):
+        if fd >= 3:
+            os.closerange(low, fd)
+            low = fd + 1
+    os.closerange(low, 65536)
+
+
+def _streams(fd: int) -> Streams:
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    streams = Streams(fd)
+    streams.install()
+    return streams
+
+
+def _page(birth: Birth, fd: int) -> LoadPage:
+    page = LoadPage(fd, create=True)
+    page.pid = outer_pid(birth.isolation)
+    os.close(fd)
+    if birth.isolation.outer_proc >= 0:
+        os.close(birth.isolation.outer_proc)  # nothing of the outer /proc reaches user code that runs here
+    return page
+
+
+def _enter(birth: Birth) -> None:
+    """Confine this process and give it its environment variables."""
+    workload = birth.workload
+    keep = [path for path in (workload.bundle, workload.environment) if path]
+    confine(birth.isolation, uid=birth.uid, keep=keep, parent=birth.zygote_pid)
+    kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+    os.environ.clear()
+    os.environ.update(kept)
+    if birth.isolation.kind == "uid":
+        os.environ["HOME"] = "/tmp"  # noqa: S108 -- the function's uid has no home of its own
+    for name in _THREADS_ONE:
+        os.environ[name] = "1"
+    os.environ.update(workload.env)
+
+
+def _await_parent(zygote_pid: int) -> None:
+    """Wait until the middle process is gone, so that the parent-death signal is tied to the zygote."""
+    deadline = time.monotonic() + 5
+    while os.getppid() != zygote_pid:
+        if time.monotonic() > deadline:
+            os._exit(4)
+        os.sched_yield()
+
+
+def _load(birth: Birth, sender: _LateSender) -> LoadedFunction:
+    convention = birth.resolve(birth.workload.convention)
+    loader.enter_environment(birth.workload.environment, birth.workload.bundle)
+    return loader.load(birth.workload, convention, sender.send, sender.send_async)
+
+
+def _worker(birth: Birth, instance: str, page: LoadPage, streams: Streams) -> Worker:
+    workload = birth.workload
+    settings = WorkerSettings(
+        instance=instance,
+        namespace=workload.namespace,
+        name=workload.name,
+        revision=workload.revision,
+        concurrency=workload.concurrency,
+        request_timeout_s=workload.request_timeout_s,
+        body_limit_bytes=workload.body_limit_bytes,
+    )
+    return Worker(settings, page, spool=streams)
+
+
+def _threads() -> int:
+    """Return threads besides this one: a template may have none, since fork would lose them."""
+    return max(threading.active_count(), len(os.listdir("/proc/self/task"))) - 1  # noqa: PTH208 -- no pathlib here
+
+
+def _reseed() -> None:
+    """Give each instance its own random numbers; `random` does so itself at fork, numpy's does not."""
+    numpy_random: Any = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def workload_from(body: dict[str, Any]) -> Workload:
+    """Rebuild a Workload from its wire form."""
+    return msgspec.convert(body, Workload)

@@ -167,6 +167,8 @@ def replaced(old: Obj, obj: Obj, *, where: str) -> Obj:
     for key in _KEPT:
         if key in before:
             metadata[key] = before[key]
+    if before.get("managedFields") and "managedFields" not in metadata:
+        metadata["managedFields"] = before["managedFields"]
     result = {**obj, "metadata": metadata}
     result.pop("status", None)
     if "status" in old:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pelton.apiserver.apply import FieldConflictError
 from pelton.errors import AlreadyExistsError, InvalidError, PeltonError
 
 __all__ = ["RefusedError", "status_of", "success"]
@@ -17,6 +18,7 @@ _REASONS = {
     403: "Forbidden",
     404: "NotFound",
     405: "MethodNotAllowed",
+    406: "NotAcceptable",
     409: "Conflict",
     410: "Expired",
     413: "RequestEntityTooLarge",
@@ -70,6 +72,11 @@ def status_of(
         ]
         # kubectl prints only the message of some statuses, so it repeats every cause.
         message = "; ".join([message, *(f"{field}: {sentence}" for field, sentence in error.causes)])
+    elif isinstance(error, FieldConflictError):
+        details["causes"] = [
+            {"reason": "FieldManagerConflict", "message": f"conflict with {manager!r}", "field": field}
+            for manager, field in error.causes
+        ]
     if error.hint:
         message = f"{message} ({error.hint})"
     return {

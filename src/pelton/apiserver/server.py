@@ -1,0 +1,96 @@
+"""The API's HTTPS server: uvicorn on a socket that is already bound.
+
+Used by `cli/`, which binds the socket (so that a taken port is told before anything starts) and brings the
+certificate files of `certificates.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import uvicorn
+from starlette.applications import Starlette
+
+__all__ = ["ApiServer"]
+
+_GRACE_S = 0.8  # for answers under way; watches end at once
+
+
+class ApiServer:
+    """Serves an application while its context is entered; leaving ends watches and returns within a second.
+
+    uvicorn's own loop is not used: it would wake ten times a second and catch signals that belong to the
+    supervisor.
+
+    Args:
+        app: The application of `rest.create_app`.
+        sock: Listening or only bound; closed on leaving.
+        certfile: PEM of the leaf and its chain; None serves plain HTTP (tests).
+        keyfile: PEM of the key.
+    """
+
+    def __init__(
+        self,
+        app: Starlette,
+        sock: socket.socket,
+        certfile: str | Path | None = None,
+        keyfile: str | Path | None = None,
+    ) -> None:
+        self._app = app
+        self._sock = sock
+        self._config = uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            date_header=False,  # uvicorn renews the date in the loop that is not run here
+            backlog=1024,
+            timeout_keep_alive=75,
+            ssl_certfile=None if certfile is None else str(certfile),
+            ssl_keyfile=None if keyfile is None else str(keyfile),
+        )
+        self._server: uvicorn.Server | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens, e.g. `https://127.0.0.1:8081`."""
+        host, port = self._sock.getsockname()[:2]
+        scheme = "https" if self._config.is_ssl else "http"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+    async def __aenter__(self) -> Self:
+        self._config.load()
+        server = uvicorn.Server(self._config)
+        server.lifespan = self._config.lifespan_class(self._config)
+        self._server = server
+        await server.startup(sockets=[self._sock])
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._app.state.stopping.set()
+        server, self._server = self._server, None
+        if server is not None:
+            try:
+                async with asyncio.timeout(_GRACE_S):
+                    await server.shutdown(sockets=[self._sock])
+            except TimeoutError:
+                pass  # clients that do not read their answers are cut off below
+            for task in list(server.server_state.tasks):
+                task.cancel()
+            for connection in list(server.server_state.connections):
+                connection.transport.abort()
+        self._sock.close()

@@ -80,6 +80,8 @@ class Decision:
                 return f"growth limited for this {TICK_S:g} s step ({self.ready} ready)"
             case "down-rate":
                 return f"shrinking limited for this {TICK_S:g} s step ({self.ready} ready)"
+            case "activation":
+                return "traffic asks for the activation scale at least"
             case "boundary":
                 return f"kept until the next {TICK_S:g} s boundary"
             case "delay":
@@ -231,6 +233,9 @@ class Kpa:
         down = floor(self._base / scaling.max_scale_down_rate) if limit_down else 0
         by_stable = min(max(raw_stable, down), up)
         by_panic = min(max(raw_panic, down), up)
+        if scaling.activation_scale > 1:
+            by_stable = max(by_stable, scaling.activation_scale) if raw_stable else by_stable
+            by_panic = max(by_panic, scaling.activation_scale) if raw_panic else by_panic
 
         if raw_panic / max(1, ready) >= scaling.panic_threshold_percentage / 100.0:
             if self._panic_since is None:
@@ -245,8 +250,10 @@ class Kpa:
         else:
             causes.append("panic")
             wanted, raw = max(by_stable, by_panic), max(raw_stable, raw_panic)
-        if wanted != raw:
-            causes.append("up-rate" if wanted < raw else "down-rate")
+        if wanted < raw:
+            causes.append("up-rate")
+        elif wanted > raw:
+            causes.append("activation" if wanted == scaling.activation_scale else "down-rate")
         if self._panic_since is not None:
             if wanted < self._panic_desired:
                 wanted = self._panic_desired

@@ -86,6 +86,7 @@ class Scaling:
     Attributes:
         min_replicas, max_replicas: Inclusive bounds; max 0 means no bound.
         initial_scale: Instances right after a revision becomes ready.
+        activation_scale: Instances that the first traffic after zero asks for at least; 1 for no such floor.
         target: Concurrent invocations per instance that scaling aims at, before `utilization`.
         utilization: Fraction of `target` to fill, 0 < u <= 1.
         window_s: Stable window, seconds (6 to 3600).
@@ -102,6 +103,7 @@ class Scaling:
     min_replicas: int = 0
     max_replicas: int = 10
     initial_scale: int = 0
+    activation_scale: int = 1
     target: float = 100.0
     utilization: float = 0.7
     window_s: float = 60.0

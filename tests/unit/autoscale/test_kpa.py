@@ -142,6 +142,14 @@ def test_initial_scale_is_a_floor_until_it_was_reached():
     assert kpa.decide(now=2.0, stable=0, panic=0, ready=3, silent=True).desired == 0
 
 
+def test_activation_scale_is_the_least_that_traffic_asks_for():
+    scaling = row(10, activation_scale=3)
+
+    assert decide(scaling, ready=0, stable=1, panic=1).desired == 3
+    assert decide(scaling, ready=0, stable=55, panic=55).desired == 6
+    assert decide(scaling, ready=3, stable=0, panic=0, silent=True).desired == 0
+
+
 def test_retention_keeps_one_instance_after_the_window_went_silent():
     kpa = Kpa(row(10, retention_s=30.0), now=0.0, ready=1)
     kpa.decide(now=0.0, stable=5, panic=5, ready=1)

@@ -1,0 +1,52 @@
+"""What a build leaves behind: a content-addressed bundle and the environment it runs in.
+
+Made by `builders/`, kept in the Function's status so that the same content is not built twice, and read by
+`plan/function`. `to_refs` and `from_refs` are that record: text only, as resource references are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["BuildResult"]
+
+_PREFIX = "pelton.dev/"
+_FIELDS = ("bundle", "digest", "environment", "convention", "target", "signature", "source")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildResult:
+    """A finished build.
+
+    Attributes:
+        bundle: Absolute path of the source snapshot.
+        digest: `sha256:<hex>` of its content.
+        environment: Absolute path of the site-packages directory of its environment; "" for none.
+        convention: Name in the convention table, e.g. `openfunction`.
+        target: Function name found in the source.
+        signature: Signature type found, e.g. `http`.
+        source: Source file relative to the bundle, e.g. `main.py`.
+        log_tail: Last 20 lines of the build's output, oldest first; not part of the record.
+    """
+
+    bundle: str
+    digest: str
+    environment: str = ""
+    convention: str = ""
+    target: str = ""
+    signature: str = ""
+    source: str = "main.py"
+    log_tail: tuple[str, ...] = ()
+
+    def to_refs(self) -> dict[str, str]:
+        """Return the record kept in `status.build.resourceRef`, key -> text; empty fields are left out."""
+        return {f"{_PREFIX}{name}": value for name in _FIELDS if (value := getattr(self, name))}
+
+    @classmethod
+    def from_refs(cls, refs: Mapping[str, str]) -> BuildResult | None:
+        """Read such a record; None when it is not a complete one."""
+        values = {name: refs.get(f"{_PREFIX}{name}", "") for name in _FIELDS}
+        if not values["bundle"] or not values["digest"]:
+            return None
+        return cls(**values)  # type: ignore[arg-type]  # `values` holds the text fields only

@@ -1,0 +1,236 @@
+"""Components that a Function refers to, and the subscriptions and outputs that come of them.
+
+A logical name is looked up in serving.bindings, serving.pubsub, serving.states, then among standalone Components
+of the namespace; an explicit `type` on the reference decides the type (contracts, OpenFunction, section 8.1).
+Called by `plan/function`. Pure: secrets and environment come in as mappings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pelton.model.component import ComponentResource, ComponentSpec
+from pelton.model.desired import Component, OutputBinding, Subscription
+from pelton.model.function import DaprOutput, DaprTrigger, Function, Serving
+from pelton.plan import names
+from pelton.plan.problem import Problem
+
+__all__ = ["Facts", "Link", "component_names", "links", "outputs", "subscriptions"]
+
+_TRIGGERS = "spec.serving.triggers.dapr"
+_OUTPUTS = "spec.serving.outputs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the planner is told about the world around one Function.
+
+    Attributes:
+        components: Standalone Components of the Function's namespace, by name.
+        secrets: (Secret name, key) -> value, of the Function's namespace.
+        variables: Environment variables that `envRef` may name.
+        trigger_types: Component types that can drive a function here; None = unknown, nothing is refused.
+        output_types: Component types that a function can send to here; None as above.
+    """
+
+    components: Mapping[str, ComponentResource] = field(default_factory=dict)
+    secrets: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    trigger_types: frozenset[str] | None = None
+    output_types: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A reference to a component, resolved as far as it goes.
+
+    Attributes:
+        path: Field path of the reference.
+        type: Component type; "" when nothing says it.
+        component: The component with its secrets, or None.
+        why: (reason, sentence) when there is no component, else None.
+    """
+
+    path: str
+    type: str
+    component: Component | None = None
+    why: tuple[str, str] | None = None
+
+
+def component_names(function: Function) -> frozenset[str]:
+    """Return the names of standalone Components that this Function refers to, existing or not."""
+    serving = function.serving
+    if serving is None:
+        return frozenset()
+    triggers = serving.triggers
+    used = {output.name for output in serving.outputs}
+    if triggers is not None:
+        used |= {trigger.name for trigger in triggers.dapr} | {each.name for each in triggers.inputs}
+    used |= {name for name, spec in serving.states.items() if spec is None}
+    return frozenset(name for name in used if serving.component(name) is None)
+
+
+def links(function: Function, facts: Facts) -> tuple[dict[str, Link], dict[str, Link]]:
+    """Return (name of a dapr trigger -> link, name of an output -> link), in written order."""
+    serving = function.serving or Serving()
+    dapr = serving.triggers.dapr if serving.triggers else ()
+    found = (
+        {t.name: _link(function, t, f"{_TRIGGERS}[{i}]", facts) for i, t in enumerate(dapr)},
+        {o.name: _link(function, o, f"{_OUTPUTS}[{i}].dapr", facts) for i, o in enumerate(serving.outputs)},
+    )
+    return found
+
+
+def _link(function: Function, reference: DaprTrigger | DaprOutput, path: str, facts: Facts) -> Link:
+    serving = function.serving or Serving()
+    name = reference.name
+    spec = serving.component(name)
+    if spec is None:
+        resource = facts.components.get(name)
+        if resource is None:
+            sentence = (
+                f'no component "{name}" in serving.bindings, serving.pubsub or the namespace '
+                f'"{function.namespace}"; declare it inline or apply a Component of that name'
+            )
+            return Link(path=f"{path}.name", type=reference.type, why=("ComponentNotFound", sentence))
+        app = names.app_id(function.namespace, function.name)
+        if resource.scopes and app not in resource.scopes and function.name not in resource.scopes:
+            sentence = f'Component "{name}" is limited to other apps; add "{app}" to its scopes'
+            return Link(path=f"{path}.name", type=reference.type, why=("ComponentOutOfScope", sentence))
+        spec = resource.spec
+    kind = reference.type or spec.type
+    component, missing = _resolve(function, name, spec, facts)
+    if missing:
+        return Link(path=f"{path}.name", type=kind, why=("SecretNotFound", missing))
+    return Link(path=f"{path}.name", type=kind, component=component)
+
+
+def _resolve(
+    function: Function, name: str, spec: ComponentSpec, facts: Facts
+) -> tuple[Component | None, str]:
+    """Fill in secrets and variables; returns (component, "") or (None, what is missing)."""
+    metadata: dict[str, str] = {}
+    for item in spec.metadata:
+        if item.secret_key_ref is not None:
+            secret = item.secret_key_ref
+            key = secret.key or secret.name
+            value = facts.secrets.get((secret.name, key))
+            if value is None:
+                return None, (
+                    f'component "{name}" takes "{item.name}" from key "{key}" of Secret "{secret.name}", '
+                    "which does not exist; apply that Secret"
+                )
+        elif item.env_ref:
+            value = facts.variables.get(item.env_ref)
+            if value is None:
+                return None, (
+                    f'component "{name}" takes "{item.name}" from the environment variable "{item.env_ref}", '
+                    "which is not set for the platform"
+                )
+        else:
+            # Dapr replaces these two; `{uuid}` and `{podName}` differ per consumer: the driver's business.
+            value = item.text.replace("{namespace}", function.namespace)
+            value = value.replace("{appID}", names.app_id(function.namespace, function.name))
+        metadata[item.name] = value
+    return (
+        Component(
+            namespace=function.namespace,
+            name=name,
+            type=spec.type,
+            version=spec.version or "v1",
+            metadata=metadata,
+        ),
+        "",
+    )
+
+
+def subscriptions(
+    function: Function, found: Mapping[str, Link], facts: Facts, *, max_attempts: int | None
+) -> tuple[tuple[Subscription, ...], list[Problem]]:
+    """Return a subscription per dapr trigger, and a problem for each trigger that cannot have one."""
+    serving = function.serving or Serving()
+    made: list[Subscription] = []
+    problems: list[Problem] = []
+    for index, trigger in enumerate(serving.triggers.dapr if serving.triggers else ()):
+        link = found[trigger.name]
+        path = f"{_TRIGGERS}[{index}]"
+        component = link.component
+        if component is None:
+            reason, sentence = link.why or ("ComponentNotFound", "no such component")
+            problems.append(Problem(reason=reason, path=link.path, message=sentence))
+            continue
+        if facts.trigger_types is not None and component.type not in facts.trigger_types:
+            problems.append(_unsupported(path, component, facts.trigger_types, "drive a function"))
+            continue
+        is_topic = component.type.startswith("pubsub.")
+        if is_topic and not trigger.topic:
+            problems.append(
+                Problem(
+                    reason="TopicMissing",
+                    path=f"{path}.topic",
+                    message=f'"{trigger.name}" is a {component.type} component: say which topic to take',
+                )
+            )
+            continue
+        subscription = Subscription(
+            namespace=function.namespace,
+            function=function.name,
+            name=trigger.name,
+            input_name=trigger.input_name or trigger.name,
+            component=component,
+            topic=trigger.topic if is_topic else "",
+            **({} if max_attempts is None else {"max_attempts": max_attempts}),
+        )
+        if subscription.id in {each.id for each in made}:
+            continue  # the same component and topic twice would be two consumers of one name
+        made.append(subscription)
+    return tuple(made), problems
+
+
+def outputs(
+    function: Function, found: Mapping[str, Link], facts: Facts
+) -> tuple[tuple[OutputBinding, ...], list[tuple[str, str]]]:
+    """Return the outputs that can be sent to, and (field path, sentence) for those that cannot.
+
+    A dangling output is no problem by itself: published manifests carry unused ones, and sending says so.
+    """
+    serving = function.serving or Serving()
+    made: dict[str, OutputBinding] = {}
+    dangling: list[tuple[str, str]] = []
+    for index, output in enumerate(serving.outputs):
+        link = found[output.name]
+        component = link.component
+        if component is None:
+            _, sentence = link.why or ("", "no such component")
+            dangling.append((link.path, f"sending to it fails: {sentence}"))
+            continue
+        if facts.output_types is not None and component.type not in facts.output_types:
+            problem = _unsupported(f"{_OUTPUTS}[{index}].dapr", component, facts.output_types, "be sent to")
+            dangling.append((problem.path, f"sending to it fails: {problem.message}"))
+            continue
+        name = output.output_name or output.name
+        is_topic = component.type.startswith("pubsub.")
+        if is_topic and not output.topic:
+            dangling.append(
+                (f"{_OUTPUTS}[{index}].dapr.topic", "sending to it fails: a pub/sub output needs a topic")
+            )
+            continue
+        made[name] = OutputBinding(
+            name=name,
+            component=component,
+            topic=output.topic if is_topic else "",
+            operation="" if is_topic else output.operation,
+            metadata=dict(output.metadata),
+        )
+    return tuple(made.values()), dangling
+
+
+def _unsupported(path: str, component: Component, known: frozenset[str], ability: str) -> Problem:
+    listed = ", ".join(sorted(known)) or "none"
+    return Problem(
+        reason="ComponentTypeUnsupported",
+        path=path,
+        message=f'component "{component.name}" of type {component.type} cannot {ability} here; '
+        f"types that can: {listed}",
+    )

@@ -1,0 +1,291 @@
+"""What should exist for a Function: its build and, once built, its revision, scaling, route and events.
+
+`controlplane/reconciler` calls `plan` with a Function whose defaults are filled in; `plan/diff` compares the
+outcome with what runs. Scaling, eventing, context and unhonoured fields have files of their own. Pure: nothing
+is read, nothing is raised for what a user wrote; all problems come back together.
+
+Source: contracts, OpenFunction, sections 6 and 8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from urllib.parse import quote
+
+from pelton.model.build import BuildResult
+from pelton.model.desired import BuildRun, Desired, Route, Workload
+from pelton.model.function import Build, Function, Serving
+from pelton.plan import names
+from pelton.plan.context import DEFAULT_PORT, function_context, to_text
+from pelton.plan.eventing import Facts, Link, links, outputs, subscriptions
+from pelton.plan.partial import environment_of, unhonoured
+from pelton.plan.problem import Problem
+from pelton.plan.scaling import plan_scaling
+from pelton.quantity import parse_bytes, parse_duration
+
+__all__ = ["CONVENTION", "SOURCE_DIGEST", "Facts", "Plan", "Problem", "plan"]
+
+CONVENTION = "pelton.dev/convention"
+"""Annotation: name in the convention table, where detection should not decide."""
+SOURCE_DIGEST = "pelton.dev/source-digest"
+"""Annotation: changes when the source directory's content does, so that an unchanged spec is built again."""
+_REQUEST_TIMEOUT = "pelton.dev/request-timeout"
+_BODY_LIMIT = "pelton.dev/body-limit"
+_MAX_ATTEMPTS = "pelton.dev/max-attempts"
+_DEFAULTS = Workload(namespace="", name="", revision="", bundle="")
+# The Google builder's names for the same three; the short ones win (contracts, OpenFunction, section 7.4).
+_BUILD_ALIASES = {
+    "GOOGLE_FUNCTION_TARGET": "FUNC_NAME",
+    "GOOGLE_FUNCTION_SOURCE": "FUNC_SRC",
+    "GOOGLE_FUNCTION_SIGNATURE_TYPE": "FUNC_TYPE",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a Function needs.
+
+    Attributes:
+        build: The build to have; None when there is none to do or it cannot be done.
+        build_hash: Names the build's content, 64 hex digits; "" without a build.
+        desired: What should run; None before the build finished, without serving, or with problems.
+        problems: Why something cannot be had; all of them, build before serving.
+        serves: Whether the Function asks to be served at all.
+        partial: (field path, sentence) of fields that are accepted and not honoured.
+    """
+
+    build: BuildRun | None = None
+    build_hash: str = ""
+    desired: Desired | None = None
+    problems: tuple[Problem, ...] = ()
+    serves: bool = True
+    partial: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Limits:
+    request_timeout_s: float
+    body_limit_bytes: int
+    max_attempts: int | None
+
+
+def plan(function: Function, facts: Facts, built: BuildResult | None = None) -> Plan:
+    """Plan a Function.
+
+    Args:
+        function: With defaults filled in and a namespace.
+        facts: Components, secrets and abilities around it.
+        built: The finished build of this very content; None before.
+    """
+    problems: list[Problem] = []
+    run = _build_run(function, problems)
+    serves = function.serving is not None
+    desired, partial = _desired(function, facts, built, problems)
+    return Plan(
+        build=run,
+        build_hash=_build_hash(function, run) if run else "",
+        desired=None if problems else desired,
+        problems=tuple(problems),
+        serves=serves,
+        partial=partial,
+    )
+
+
+def _build_hash(function: Function, run: BuildRun) -> str:
+    """Name what decides a build's outcome; its time limit does not."""
+    notes = {key: function.annotations.get(key, "") for key in (SOURCE_DIGEST, CONVENTION)}
+    return names.content_hash([run.source_url, run.sub_path, run.env, notes])
+
+
+def _build_run(function: Function, problems: list[Problem]) -> BuildRun | None:
+    build = function.build
+    if build is None:
+        if function.serving is not None:
+            problems.append(
+                Problem(
+                    reason="ImageNotRunnable",
+                    path="spec.image",
+                    message=f'the image "{function.image}" cannot run on this machine; give the function\'s source '
+                    "in spec.build.srcRepo.url, as a file: URL or a path",
+                )
+            )
+        return None
+    url = _source_url(build, problems)
+    sub_path = build.source.sub_path if build.source else ""
+    if sub_path.startswith("/") or ".." in sub_path.split("/"):
+        problems.append(
+            Problem(
+                reason="InvalidSubPath",
+                path="spec.build.srcRepo.sourceSubPath",
+                message=f'"{sub_path}" leaves the source directory; write a relative path inside it',
+                phase="build",
+            )
+        )
+        return None
+    if not url:
+        return None
+    env = dict(build.env)
+    for alias, short in _BUILD_ALIASES.items():
+        if alias in env:
+            env.setdefault(short, env[alias])
+    return BuildRun(source_url=url, sub_path=sub_path.strip("/"), env=env, timeout_s=build.timeout_s or 0.0)
+
+
+def _source_url(build: Build, problems: list[Problem]) -> str:
+    """Return the source as a file: URL, or "" with a problem added."""
+    source = build.source
+    url = source.url if source else ""
+    advice = "get the source onto this machine and write its directory as a file: URL or a path"
+    path = "spec.build.srcRepo.url"
+    if source is not None and source.bundle_image:
+        path = "spec.build.srcRepo.bundleContainer"
+        message = f'source inside an image ("{source.bundle_image}") cannot be read here; {advice}'
+    elif url.startswith("/"):
+        return "file://" + quote(url)
+    elif url.startswith("file:///"):
+        return url
+    elif url.startswith("file:/") and not url.startswith("file://"):
+        return "file://" + url.removeprefix("file:")
+    elif url.startswith("file://localhost/"):
+        return "file://" + url.removeprefix("file://localhost")
+    elif "://" in url or ("@" in url and ":" in url):
+        message = f'"{url}" is not on this machine; {advice}'
+    else:
+        message = (
+            f'"{url}" is relative, and relative to what is only known where the manifest is; '
+            "apply it with `pelton apply`, which fills in the directory, or write an absolute path"
+        )
+    problems.append(Problem(reason="SourceNotLocal", path=path, message=message, phase="build"))
+    return ""
+
+
+def _desired(
+    function: Function, facts: Facts, built: BuildResult | None, problems: list[Problem]
+) -> tuple[Desired | None, tuple[tuple[str, str], ...]]:
+    partial = unhonoured(function)
+    serving = function.serving
+    if serving is None:
+        return None, tuple(partial)
+    limits = _limits(function, serving, problems)
+    scaling, concurrency, bad, more = plan_scaling(function)
+    problems += bad
+    partial += more
+    triggers, destinations = links(function, facts)
+    subscribed, bad = subscriptions(function, triggers, facts, max_attempts=limits.max_attempts)
+    problems += bad
+    sends, dangling = outputs(function, destinations, facts)
+    partial += dangling
+    if built is None:
+        return None, tuple(partial)
+    workload = _workload(function, serving, built, limits, concurrency, triggers, destinations)
+    return (
+        Desired(
+            workload=workload,
+            scaling=scaling,
+            route=_route(function, serving, limits),
+            subscriptions=subscribed,
+            outputs=sends,
+            partial=tuple(partial),
+        ),
+        tuple(partial),
+    )
+
+
+def _limits(function: Function, serving: Serving, problems: list[Problem]) -> _Limits:
+    def note(name: str) -> tuple[str, str]:
+        for path, mapping in (
+            ("spec.serving.annotations", serving.annotations),
+            ("metadata.annotations", function.annotations),
+        ):
+            if name in mapping:
+                return mapping[name].strip(), f"{path}[{name}]"
+        return "", ""
+
+    def bad(text: str, path: str, say: str) -> None:
+        problems.append(Problem(reason="InvalidAnnotation", path=path, message=f'"{text}" is not {say}'))
+
+    timeout_s, body_bytes, attempts = _DEFAULTS.request_timeout_s, _DEFAULTS.body_limit_bytes, None
+    text, path = note(_REQUEST_TIMEOUT)
+    if path:
+        try:
+            timeout_s = float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
+        except ValueError:
+            timeout_s = -1.0
+        if timeout_s < 0:
+            bad(text, path, 'a duration such as "30s", or "0" for none')
+    text, path = note(_BODY_LIMIT)
+    if path:
+        try:
+            body_bytes = parse_bytes(text)
+        except ValueError:
+            body_bytes = -1
+        if body_bytes < 0:
+            bad(text, path, 'a size such as "64Mi"')
+    text, path = note(_MAX_ATTEMPTS)
+    if path:
+        attempts = int(text) if text.isdecimal() else 0
+        if attempts < 1:
+            bad(text, path, "a whole number, 1 or more")
+    return _Limits(request_timeout_s=timeout_s, body_limit_bytes=body_bytes, max_attempts=attempts)
+
+
+def _workload(
+    function: Function,
+    serving: Serving,
+    built: BuildResult,
+    limits: _Limits,
+    concurrency: int,
+    triggers: dict[str, Link],
+    destinations: dict[str, Link],
+) -> Workload:
+    context = function_context(function, triggers, destinations)
+    convention = function.annotations.get(CONVENTION, "") or built.convention
+    http = serving.triggers.http if serving.triggers else None
+    env = {
+        "APP_PROTOCOL": "grpc",
+        "FUNC_CONTEXT": to_text(context),
+        "FUNCTION_TARGET": built.target,
+        "FUNCTION_SOURCE": built.source,
+        "FUNCTION_SIGNATURE_TYPE": built.signature,
+        **environment_of(serving.template),
+        **serving.params,
+        # Not the user's to change; POD_NAME is set by the instance, which alone knows it.
+        "POD_NAMESPACE": function.namespace,
+        "PORT": str((http.port if http else None) or DEFAULT_PORT),
+        "K_SERVICE": function.name,
+        "K_CONFIGURATION": function.name,
+    }
+    workload = Workload(
+        namespace=function.namespace,
+        name=function.name,
+        revision="",
+        bundle=built.bundle,
+        environment=built.environment,
+        convention=convention,
+        source=built.source,
+        target=built.target,
+        signature=built.signature,
+        env=env,
+        context=context,
+        concurrency=concurrency,
+        request_timeout_s=limits.request_timeout_s,
+        body_limit_bytes=limits.body_limit_bytes,
+    )
+    # The digest stands for the bundle, so that moving the home directory makes no new revision of it.
+    revision = names.revision_name(function.name, replace(workload, bundle=built.digest))
+    return replace(workload, revision=revision, env={**env, "K_REVISION": revision})
+
+
+def _route(function: Function, serving: Serving, limits: _Limits) -> Route | None:
+    http = serving.triggers.http if serving.triggers else None
+    if http is None:
+        return None
+    given = http.route.hostnames if http.route else ()
+    hosts = [host.lower() for host in given] + [names.host(function.namespace, function.name)]
+    return Route(
+        namespace=function.namespace,
+        name=function.name,
+        hosts=tuple(dict.fromkeys(hosts)),
+        path=names.path(function.namespace, function.name),
+        timeout_s=limits.request_timeout_s,
+    )

@@ -1,0 +1,125 @@
+"""Fields that one machine accepts and cannot honour, with their paths: nothing is ignored silently.
+
+The list becomes the condition LocalTarget=Partial. Scaling and eventing add their own entries. Called by
+`plan/function`. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pelton.model.function import Build, Function, HttpRoute, Serving
+
+__all__ = ["environment_of", "unhonoured"]
+
+_DEFAULT_GATEWAY = ("openfunction", "openfunction")
+_FUNCTION_CONTAINER = "function"
+_CONTAINER_KEPT = frozenset({"name", "image", "imagePullPolicy", "env"})
+
+Entry = tuple[str, str]
+
+
+def unhonoured(function: Function) -> list[Entry]:
+    """Return (field path, sentence) for each such field, in the order of the manifest."""
+    entries: list[Entry] = []
+    if function.workload_runtime.lower() == "wasmedge":
+        entries.append(("spec.workloadRuntime", "the source runs as a Python function, not as WebAssembly"))
+    if function.image_credentials:
+        entries.append(("spec.imageCredentials", "no image is pushed or pulled"))
+    if function.build is not None:
+        entries.extend(_build(function.build))
+    if function.serving is not None:
+        entries.extend(_serving(function.serving))
+    return entries
+
+
+def _build(build: Build) -> Iterator[Entry]:
+    source = build.source
+    if source is not None:
+        if source.revision:
+            yield "spec.build.srcRepo.revision", "the directory is taken as it is"
+        if source.credentials:
+            yield "spec.build.srcRepo.credentials", "a local directory needs none"
+    for field, given in (
+        ("builder", build.builder),
+        ("builderCredentials", build.builder_credentials),
+        ("dockerfile", build.dockerfile),
+        ("shipwright", build.shipwright),
+    ):
+        if given:
+            yield f"spec.build.{field}", "source is built by the built-in Python builder"
+
+
+def _serving(serving: Serving) -> Iterator[Entry]:
+    triggers = serving.triggers
+    if triggers is not None and triggers.http is not None and triggers.http.route is not None:
+        yield from _route(triggers.http.route)
+    if triggers is not None and triggers.inputs:
+        yield "spec.serving.triggers.inputs", "extra data sources are not served yet"
+    if serving.states:
+        yield "spec.serving.states", "state stores are not served yet"
+    if serving.template:
+        yield from _template(serving.template)
+    tracing = serving.tracing
+    if tracing is not None and tracing.enabled:
+        yield "spec.serving.tracing.provider", "traces are not exported yet"
+    if serving.workload_type not in ("", "Deployment"):
+        yield "spec.serving.workloadType", "instances run as long-lived workers"
+
+
+def _route(route: HttpRoute) -> Iterator[Entry]:
+    path = "spec.serving.triggers.http.route"
+    gateway = route.gateway
+    if gateway is not None and (gateway.namespace, gateway.name) != _DEFAULT_GATEWAY:
+        yield f"{path}.gatewayRef", "there is one gateway on this machine"
+    for index, rule in enumerate(route.rules):
+        if not _is_catch_all(rule):
+            yield f"{path}.rules[{index}]", "all requests for the function's hosts reach it"
+
+
+def _is_catch_all(rule: Mapping[str, Any]) -> bool:
+    """Tell whether a rule says no more than "everything below /"."""
+    if set(rule) - {"matches", "backendRefs"}:
+        return False
+    for match in _objects(rule.get("matches")):
+        path = match.get("path") or {}
+        if set(match) - {"path"}:
+            return False
+        if path.get("type", "PathPrefix") != "PathPrefix" or path.get("value", "/") != "/":
+            return False
+    return True
+
+
+def _template(template: Mapping[str, Any]) -> Iterator[Entry]:
+    path = "spec.serving.template"
+    for key in template:
+        if key != "containers":
+            yield f"{path}.{key}", "pod settings do not apply to a worker process"
+    for index, container in enumerate(_objects(template.get("containers"))):
+        here = f"{path}.containers[{index}]"
+        if container.get("name") != _FUNCTION_CONTAINER:
+            yield here, "only the function itself runs"
+            continue
+        for key in container:
+            if key not in _CONTAINER_KEPT:
+                yield f"{here}.{key}", "container settings do not apply to a worker process"
+        for number, item in enumerate(_objects(container.get("env"))):
+            if "valueFrom" in item:
+                yield f"{here}.env[{number}].valueFrom", "only plain values are set"
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    """Return a list's objects; a PodSpec is kept as written, so it may hold anything."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def environment_of(template: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the plain environment variables of the template's function container, name -> value."""
+    found: dict[str, str] = {}
+    for container in _objects((template or {}).get("containers")):
+        if container.get("name") == _FUNCTION_CONTAINER:
+            for item in _objects(container.get("env")):
+                if "valueFrom" not in item and item.get("name"):
+                    found[str(item["name"])] = str(item.get("value", ""))
+    return found

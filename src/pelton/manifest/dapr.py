@@ -1,0 +1,191 @@
+"""Component of dapr.io/v1alpha1, and the component specs that Functions declare inline.
+
+Decode, default, validate, convert, encode; called through `manifest/kinds`. `manifest/openfunction_core` uses
+COMPONENT_SPEC. Source: contracts, Dapr components, section 1, and OpenFunction, section 2.3.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pelton.errors import UnservedVersionError
+from pelton.manifest.fields import (
+    AnyValue,
+    Boolean,
+    Decoded,
+    Duration,
+    Field,
+    Items,
+    Only,
+    Problem,
+    Reading,
+    Record,
+    Text,
+    copy_json,
+    describe,
+    merge_problems,
+    raise_invalid,
+    read_metadata,
+    render_path,
+    write_metadata,
+)
+from pelton.model.component import ComponentResource, ComponentSpec, MetadataItem, SecretKeyRef
+
+__all__ = [
+    "API_VERSION",
+    "COMPONENT_SPEC",
+    "KIND",
+    "SECRET_KEY_REF",
+    "check_env_ref",
+    "convert",
+    "decode",
+    "default",
+    "encode",
+    "read",
+    "rules",
+    "validate",
+]
+
+API_VERSION = "dapr.io/v1alpha1"
+KIND = "Component"
+
+_TEXT = Text()
+
+
+def _hollow(reference: dict[str, Any]) -> bool:
+    """Tell whether a reference names nothing; older OpenFunction samples carry such references everywhere."""
+    return not any(reference.values())
+
+
+SECRET_KEY_REF = Record(
+    SecretKeyRef,
+    (Field("name", "name", _TEXT, required=True), Field("key", "key", _TEXT)),
+    absent=_hollow,
+)
+
+_ITEM_FIELDS = (
+    Field("name", "name", _TEXT, required=True),
+    Field("value", "value", AnyValue(), keep=True),
+    Field("secretKeyRef", "secret_key_ref", SECRET_KEY_REF),
+    Field("envRef", "env_ref", _TEXT),
+)
+_SPEC_REST = (
+    Field("ignoreErrors", "ignore_errors", Boolean()),
+    Field("initTimeout", "init_timeout_s", Duration(blank=True)),
+)
+
+COMPONENT_SPEC = Record(
+    ComponentSpec,
+    (
+        Field("type", "type", _TEXT, required=True),
+        Field("version", "version", _TEXT, required=True, keep=True),
+        Field("metadata", "metadata", Items(Record(MetadataItem, _ITEM_FIELDS)), required=True, keep=True),
+        *_SPEC_REST,
+    ),
+)
+"""As the Function's schema has it: type, version and metadata must be written."""
+
+_STANDALONE_SPEC = Record(
+    ComponentSpec,
+    (
+        Field("type", "type", _TEXT),  # its absence is a rule below, so that it is reported once
+        Field("version", "version", _TEXT),
+        Field("metadata", "metadata", Items(Record(MetadataItem, _ITEM_FIELDS))),
+        *_SPEC_REST,
+    ),
+)
+_AUTH = Only("secretStore", _TEXT, missing="")
+_SCOPES = Items(_TEXT)
+
+
+def read(obj: dict[str, Any]) -> Decoded[ComponentResource]:
+    """Read a Component, collecting all problems; `auth` and `scopes` stand beside `spec` in Dapr."""
+    reading = Reading()
+    beside = {key: obj[key] for key in ("auth", "scopes") if obj.get(key) is not None}
+    values = read_metadata(
+        {key: value for key, value in obj.items() if key not in ("auth", "scopes")}, reading
+    )
+    spec = obj.get("spec")
+    if spec is None:
+        reading.problem(("spec",), "required")
+    read_spec = _STANDALONE_SPEC.decode(spec, ("spec",), reading) if spec is not None else None
+    if "auth" in beside:
+        values["secret_store"] = _AUTH.decode(beside["auth"], ("auth",), reading)
+    if "scopes" in beside:
+        values["scopes"] = _SCOPES.decode(beside["scopes"], ("scopes",), reading)
+    return reading.result(ComponentResource(spec=read_spec or ComponentSpec(type=""), **values))
+
+
+def decode(obj: dict[str, Any]) -> tuple[ComponentResource, list[Problem]]:
+    """Return the Component and warnings.
+
+    Raises:
+        InvalidError: With every wrong type and missing field.
+    """
+    found = read(obj)
+    raise_invalid(KIND, found.model.name, found.problems)
+    return found.model, list(found.warnings)
+
+
+def default(obj: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy with the version filled in (`v1`); idempotent."""
+    filled: dict[str, Any] = copy_json(obj)
+    spec = filled.get("spec")
+    if type(spec) is dict and spec.get("version") in (None, ""):
+        spec["version"] = "v1"
+    return filled
+
+
+def rules(component: ComponentResource) -> list[Problem]:
+    """Check what types cannot say: the component's type and its references to the environment."""
+    kind = component.spec.type
+    problems = []
+    if not kind:
+        problems.append(Problem("spec.type", 'required, for example "pubsub.jetstream"'))
+    elif "." not in kind.strip("."):
+        problems.append(Problem("spec.type", f"must be <category>.<name>, found {describe(kind)}"))
+    for index, item in enumerate(component.spec.metadata):
+        problems += check_env_ref(item, render_path(("spec", "metadata", index)))
+    return problems
+
+
+def check_env_ref(item: MetadataItem, path: str) -> list[Problem]:
+    """Refuse environment variables that Dapr keeps to itself."""
+    name = item.env_ref
+    if name and (name == "APP_API_TOKEN" or name.startswith("DAPR_") or " " in name):
+        return [
+            Problem(
+                f"{path}.envRef", f"must not name {describe(name)}: that variable is reserved or malformed"
+            )
+        ]
+    return []
+
+
+def validate(obj: dict[str, Any] | ComponentResource) -> list[Problem]:
+    """Return all problems: types first, then rules."""
+    if isinstance(obj, ComponentResource):
+        return rules(obj)
+    found = read(obj)
+    return merge_problems(found.problems, rules(found.model))
+
+
+def convert(obj: dict[str, Any], api_version: str) -> dict[str, Any]:
+    """Return the object in another version; there is only one."""
+    if api_version != API_VERSION or obj.get("apiVersion") != API_VERSION:
+        raise UnservedVersionError(f"{KIND} is served as {API_VERSION} only, not as {api_version}")
+    return copy_json(obj)  # type: ignore[no-any-return]  # copying an object gives an object
+
+
+def encode(component: ComponentResource) -> dict[str, Any]:
+    """Write a Component as JSON."""
+    written: dict[str, Any] = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": write_metadata(component),
+        "spec": _STANDALONE_SPEC.encode(component.spec),
+    }
+    if component.secret_store:
+        written["auth"] = _AUTH.encode(component.secret_store)
+    if component.scopes:
+        written["scopes"] = _SCOPES.encode(component.scopes)
+    return written

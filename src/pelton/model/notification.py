@@ -1,0 +1,262 @@
+"""Receivers of notifications, and which alerts they want.
+
+`manifest/notification` makes these; `notify/` asks `matches` for each alert. Pure. Source: contracts, log and
+notification, section 4 (common types, Receiver).
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+__all__ = [
+    "BasicAuth",
+    "ConfigMapKey",
+    "ConsoleReceiver",
+    "Credential",
+    "HttpConfig",
+    "LabelSelector",
+    "Receiver",
+    "Requirement",
+    "SecretRef",
+    "ServiceRef",
+    "SlackReceiver",
+    "TlsConfig",
+    "WebhookReceiver",
+    "compile_pattern",
+    "matches",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirement:
+    """A condition on a label: operator In, NotIn, Exists, DoesNotExist, Match (`regex` is in the value)."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+    regex: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelSelector:
+    """Conditions on labels, all of which have to hold; none at all holds for any labels."""
+
+    match_labels: dict[str, str] = field(default_factory=dict)
+    match_expressions: tuple[Requirement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretRef:
+    """An entry of a Secret; namespace "" means the service's default secret namespace."""
+
+    name: str
+    key: str
+    namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """A secret text, literal or in a Secret. Never logged, hence the short repr.
+
+    Attributes:
+        value: Literal text, or None.
+        secret: Where it is kept, or None.
+    """
+
+    value: str | None = None
+    secret: SecretRef | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Credential(value=***, secret={self.secret!r})" if self.value else f"Credential({self.secret!r})"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigMapKey:
+    """An entry of a ConfigMap; key "" = every entry."""
+
+    name: str
+    namespace: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BasicAuth:
+    """HTTP basic authentication."""
+
+    username: str
+    password: Credential | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsConfig:
+    """TLS towards a destination; None or "" where absent."""
+
+    root_ca: Credential | None = None
+    client_cert: Credential | None = None
+    client_key: Credential | None = None
+    server_name: str = ""
+    insecure_skip_verify: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpConfig:
+    """How to speak HTTP to a destination; None or "" where absent."""
+
+    basic_auth: BasicAuth | None = None
+    bearer_token: Credential | None = None
+    proxy_url: str = ""
+    tls: TlsConfig | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceRef:
+    """A Service as destination; path "" is `/`, port None the scheme's, scheme "" is `http`."""
+
+    namespace: str
+    name: str
+    path: str = ""
+    port: int | None = None
+    scheme: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookReceiver:
+    """POSTs alerts as Alertmanager's webhook JSON.
+
+    Attributes:
+        enabled: Whether it sends.
+        alert_selector: Alerts it wants; None = all.
+        template: Template name; "" = the platform's choice.
+        template_source: ConfigMap with templates, or None.
+        url: Destination, or "" when `service` is given.
+        service: Destination, or None when `url` is given.
+        http: None when absent.
+        config_selector: Picks a Config object; None when absent.
+    """
+
+    enabled: bool = True
+    alert_selector: LabelSelector | None = None
+    template: str = ""
+    template_source: ConfigMapKey | None = None
+    url: str = ""
+    service: ServiceRef | None = None
+    http: HttpConfig | None = None
+    config_selector: LabelSelector | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlackReceiver:
+    """Posts to Slack.
+
+    Attributes:
+        enabled, alert_selector, template, template_source, config_selector: As in WebhookReceiver.
+        channels: Channel names for the token in a Config; empty only when `webhook` is given.
+        webhook: Incoming-webhook URL, or None. Pelton's extension: no Config object is needed then.
+    """
+
+    enabled: bool = True
+    alert_selector: LabelSelector | None = None
+    template: str = ""
+    template_source: ConfigMapKey | None = None
+    channels: tuple[str, ...] = ()
+    webhook: Credential | None = None
+    config_selector: LabelSelector | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsoleReceiver:
+    """Prints alerts on the platform's output. Pelton's extension; attributes as in WebhookReceiver."""
+
+    enabled: bool = True
+    alert_selector: LabelSelector | None = None
+    template: str = ""
+    template_source: ConfigMapKey | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receiver:
+    """Where alerts go; one object may have several blocks. Cluster-scoped.
+
+    Attributes:
+        name: The resource's.
+        labels: Decide whether it is global or a tenant's.
+        annotations: As written.
+        webhook, slack, console: None when absent.
+        undelivered: Blocks of other types, type -> block as written: accepted, nothing is sent.
+    """
+
+    name: str
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    webhook: WebhookReceiver | None = None
+    slack: SlackReceiver | None = None
+    console: ConsoleReceiver | None = None
+    undelivered: dict[str, Any] = field(default_factory=dict)
+
+
+def matches(selector: LabelSelector | None, labels: Mapping[str, str] | None) -> bool:
+    """Tell whether labels fulfil a selector.
+
+    Args:
+        selector: None matches everything.
+        labels: Label name -> value; None (no labels at all) fulfils no selector.
+    """
+    if selector is None:
+        return True
+    if labels is None:
+        return False
+    return all(labels.get(key) == value for key, value in selector.match_labels.items()) and all(
+        _holds(item, labels) for item in selector.match_expressions
+    )
+
+
+def _holds(item: Requirement, labels: Mapping[str, str]) -> bool:
+    value = labels.get(item.key)
+    match item.operator:
+        case "In":
+            return value in item.values
+        case "NotIn":
+            return value not in item.values
+        case "Exists":
+            return value is not None
+        case "DoesNotExist":
+            return value is None
+        case "Match":
+            return compile_pattern(item.regex).search(value or "") is not None
+    return False  # an unknown operator is refused on admission
+
+
+_POSIX = {
+    "alnum": "0-9A-Za-z",
+    "alpha": "A-Za-z",
+    "blank": r"\t ",
+    "digit": "0-9",
+    "lower": "a-z",
+    "punct": r"!-/:-@\[-`{-~",
+    "space": r"\s",
+    "upper": "A-Z",
+    "word": r"\w",
+    "xdigit": "0-9A-Fa-f",
+}
+
+
+@lru_cache(maxsize=1024)
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    r"""Compile a pattern written for RE2 as far as Python goes; `\z` and POSIX classes are translated.
+
+    Raises:
+        re.error: It does not compile.
+    """
+    python = re.sub(r"\[:(\w+):\]", lambda found: _POSIX.get(found[1], found[0]), pattern).replace(
+        r"\z", r"\Z"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # `[[` means the same in RE2 as in Python today
+        return re.compile(python)

@@ -1,0 +1,225 @@
+"""POSTs notifications as JSON to any HTTP address. Implements ports.Sender.
+
+Wired in `cli/`, called by `notify/sending.py`. Addresses and credentials are never logged, and no text of an
+exception or answer leaves here without them being replaced. The few lines it has in common with
+`drivers/slack` are repeated: drivers do not know each other. Source: contracts/log-notification.md 4.3, 8,
+9.1, 10.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import re
+import ssl
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import msgspec
+
+from pelton.clock import Clock
+from pelton.ports import SendResult
+
+__all__ = ["WebhookSender", "service_url"]
+
+_ANSWER_LIMIT = 4096
+_EXCERPT = 200
+_TELLING = 8  # shorter parts of an address are words, not secrets
+_CLIENTS = 32
+_TRANSIENT = frozenset({408, 425, 429})
+
+_LOCAL = {"all://localhost": None, "all://127.0.0.1": None, "all://[::1]": None}
+"""Never through a proxy of the environment: a receiver on this machine is not reachable from there."""
+
+
+def service_url(service: Mapping[str, Any]) -> str:
+    """Return the in-cluster address of `{namespace, name, path, port, scheme}`."""
+    port = f":{service['port']}" if service.get("port") else ""
+    path = str(service.get("path") or "").lstrip("/")
+    return f"{service.get('scheme') or 'http'}://{service['name']}.{service['namespace']}.svc{port}/{path}"
+
+
+class WebhookSender:
+    """POSTs the payload as `application/json`; 2xx is success, redirects are not followed.
+
+    Settings: `{url}` or `{service}`, and `httpConfig {basicAuth {username, password}, bearerToken, proxyUrl,
+    tlsConfig {rootCA, clientCertificate {cert, key}, serverName, insecureSkipVerify}}` with PEM texts; a
+    bearer token wins over basic authentication. `deliveryId` goes out as header `Idempotency-Key`, since a
+    notification may arrive twice.
+
+    Args:
+        clock: Time, for Retry-After given as a date.
+        timeout_s: Seconds for one call, answer included.
+        locate: Turns a `service` into a URL; the place Pelton runs on decides.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        timeout_s: float = 5.0,
+        locate: Callable[[Mapping[str, Any]], str] = service_url,
+    ) -> None:
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._locate = locate
+        self._clients: OrderedDict[str, httpx.AsyncClient] = OrderedDict()
+        self._open = False
+
+    async def __aenter__(self) -> Self:
+        """Get ready; clients are made when first needed, one per way of connecting."""
+        _keep_quiet()
+        self._open = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close all connections."""
+        self._open = False
+        while self._clients:
+            _, client = self._clients.popitem()
+            await client.aclose()
+
+    async def send(self, settings: Mapping[str, Any], payload: Mapping[str, Any]) -> SendResult:
+        """Send once; never raises for what the destination does. Cancelling may leave it received."""
+        if not self._open:
+            raise RuntimeError("WebhookSender is used outside `async with`.")
+        config = settings.get("httpConfig") or {}
+        try:
+            url = str(settings.get("url") or self._locate(settings["service"]))
+        except (KeyError, TypeError):
+            return SendResult(ok=False, retriable=False, detail="Neither a url nor a service is set.")
+        try:
+            client = self._client_for(config)
+        except (ssl.SSLError, ValueError, httpx.InvalidURL, OSError) as error:
+            reason = f"The TLS or proxy settings cannot be used: {type(error).__name__}."
+            return SendResult(ok=False, retriable=False, detail=reason)
+        headers = {"content-type": "application/json; charset=utf-8"}
+        if delivery := settings.get("deliveryId"):
+            headers["idempotency-key"] = str(delivery)
+        auth: httpx.Auth | None = None
+        if bearer := config.get("bearerToken"):
+            headers["authorization"] = f"Bearer {bearer}"
+        elif basic := config.get("basicAuth"):
+            auth = httpx.BasicAuth(str(basic.get("username", "")), str(basic.get("password", "")))
+        name = (config.get("tlsConfig") or {}).get("serverName")
+        request = {
+            "content": msgspec.json.encode(payload),
+            "headers": headers,
+            "auth": auth,
+            "extensions": {"sni_hostname": name} if name else None,
+        }
+        status, retry_after_s, text = await self._post(client, url, request)
+        return _judge(status, retry_after_s, _redact(text, _secrets_in(url, config)))
+
+    async def _post(
+        self, client: httpx.AsyncClient, url: str, request: Mapping[str, Any]
+    ) -> tuple[int, float | None, str]:
+        """Return status (0: no answer, -1: not sendable), Retry-After in seconds, beginning of the answer."""
+        status, retry_after_s, body = 0, None, bytearray()
+        try:
+            # The client's own limit is per read; a server that drips bytes would hold us for ever.
+            async with asyncio.timeout(self._timeout_s), client.stream("POST", url, **request) as answer:
+                status, retry_after_s = answer.status_code, self._retry_after(answer)
+                async for chunk in answer.aiter_bytes():
+                    body += chunk
+                    if len(body) >= _ANSWER_LIMIT:
+                        break
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError):
+            return -1, None, "The address or the credentials cannot be used in an HTTP request."
+        except (httpx.HTTPError, TimeoutError, OSError) as error:
+            # Only the kind: the text of a client's error may hold the address. With the status known it
+            # counts, whatever became of the rest: to repeat what was accepted would notify twice.
+            if status == 0:
+                return 0, None, f"No answer: {type(error).__name__}."
+        return status, retry_after_s, bytes(body[:_ANSWER_LIMIT]).decode("utf-8", "replace")
+
+    def _retry_after(self, answer: httpx.Response) -> float | None:
+        text = answer.headers.get("retry-after", "").strip()
+        if not text or answer.status_code not in {429, 503}:
+            return None
+        if text.isdecimal():
+            return float(text[:9])
+        try:
+            return max(0.0, (parsedate_to_datetime(text) - self._clock.now()).total_seconds())
+        except (ValueError, TypeError):
+            return None
+
+    def _client_for(self, config: Mapping[str, Any]) -> httpx.AsyncClient:
+        tls, proxy = config.get("tlsConfig") or {}, str(config.get("proxyUrl") or "")
+        material = {key: value for key, value in tls.items() if key != "serverName"}
+        # A digest, so that key material is not kept a second time.
+        key = hashlib.sha256(msgspec.json.encode([material, proxy], order="sorted")).hexdigest()
+        client = self._clients.get(key)
+        if client is None:
+            client = httpx.AsyncClient(
+                timeout=self._timeout_s,
+                verify=_tls_context(tls) if material else True,
+                proxy=proxy or None,
+                mounts=None if proxy else _LOCAL,
+            )
+            self._clients[key] = client
+            if len(self._clients) > _CLIENTS:
+                # Not closed here: a send may be using it. Its idle connections end with it.
+                self._clients.popitem(last=False)
+        self._clients.move_to_end(key)
+        return client
+
+
+def _tls_context(tls: Mapping[str, Any]) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=tls.get("rootCA") or None)
+    if tls.get("insecureSkipVerify"):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    pair = tls.get("clientCertificate") or {}
+    if pair.get("cert") and pair.get("key"):
+        # The ssl module reads certificates from files only; this one is 0600 and gone at once.
+        with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+            file.write(f"{pair['cert']}\n{pair['key']}\n")
+            file.flush()
+            context.load_cert_chain(file.name)
+    return context
+
+
+def _judge(status: int, retry_after_s: float | None, text: str) -> SendResult:
+    if 200 <= status < 300:
+        return SendResult(ok=True, detail=f"HTTP {status}")
+    if status <= 0:
+        return SendResult(ok=False, retriable=status == 0, detail=text)
+    return SendResult(
+        ok=False,
+        retriable=status >= 500 or status in _TRANSIENT,
+        retry_after_s=retry_after_s,
+        detail=f"HTTP {status} {' '.join(text.split())[:_EXCERPT]}".strip(),
+    )
+
+
+def _secrets_in(url: str, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the URL, its telling parts and the credentials: an error page may quote any of them."""
+    try:
+        path = httpx.URL(url).raw_path.decode("ascii", "replace")
+    except httpx.InvalidURL:
+        path = ""
+    parts = [part for part in (path.strip("/"), *re.split(r"[/?&=]", path)) if len(part) >= _TELLING]
+    password = (config.get("basicAuth") or {}).get("password")
+    return url, *parts, str(config.get("bearerToken") or ""), str(password or "")
+
+
+def _redact(text: str, secrets: tuple[str, ...]) -> str:
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    return text
+
+
+def _keep_quiet() -> None:
+    # httpx logs each request with its whole URL at INFO.
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)

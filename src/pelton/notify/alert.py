@@ -1,0 +1,200 @@
+"""What an alert is, and how a request body becomes a list of them.
+
+Pure: `now` comes in as an argument. Read by `notify/intake.py`, carried by `notify/envelope.py`, shown by
+`notify/template.py`. Two shapes are accepted: an object with `alerts` (Alertmanager's webhook, version "4",
+and the Notification Manager's) and a bare array (Alertmanager's own intake). Source:
+contracts/log-notification.md 5, 9.1, 9.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from pelton.clock import rfc3339
+from pelton.errors import ProtocolError
+
+__all__ = ["FIRING", "RESOLVED", "RESOLVE_TIMEOUT", "ZERO_TIME", "Alert", "fingerprint", "parse"]
+
+FIRING = "firing"
+RESOLVED = "resolved"
+
+ZERO_TIME = "0001-01-01T00:00:00Z"
+"""How Go writes "no time": a firing alert's endsAt."""
+
+RESOLVE_TIMEOUT = timedelta(minutes=5)
+"""A bare-array alert without endsAt counts as over this long after it came in."""
+
+_FNV_OFFSET = 14695981039346656037
+_FNV_PRIME = 1099511628211
+_JSON_TYPES = {dict: "an object", list: "an array", str: "text", bool: "a boolean", type(None): "null"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """One alert.
+
+    Attributes:
+        status: `firing` or `resolved`.
+        labels: Name -> value; the identity of the alert.
+        annotations: Name -> value; text for people.
+        starts_at: RFC 3339, as it came in.
+        ends_at: RFC 3339; `ZERO_TIME` while nobody knows.
+        generator_url: Where it was made; "" when unknown.
+        fingerprint: 16 hex digits over the labels.
+    """
+
+    status: str
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    starts_at: str = ZERO_TIME
+    ends_at: str = ZERO_TIME
+    generator_url: str = ""
+    fingerprint: str = ""
+
+    @property
+    def message(self) -> str:
+        """The sentence for people: annotation message, else summary, else the Chinese summary, else ""."""
+        for name in ("message", "summary", "summaryCn"):
+            if text := self.annotations.get(name):
+                return text
+        return ""
+
+
+def fingerprint(labels: Mapping[str, str]) -> str:
+    """Return 16 hex digits that identify a label set, whatever its order.
+
+    Source: Prometheus' label set fingerprint: FNV-1a, 64 bit, over sorted names and values, each closed by
+    byte 255, so that the same alert has the same fingerprint here and in Alertmanager.
+    """
+    state = _FNV_OFFSET
+    for name in sorted(labels):
+        for byte in name.encode() + b"\xff" + labels[name].encode() + b"\xff":
+            state = ((state ^ byte) * _FNV_PRIME) & 0xFFFF_FFFF_FFFF_FFFF
+    return f"{state:016x}"
+
+
+def parse(body: bytes, *, now: datetime) -> list[Alert]:
+    """Read a request body.
+
+    Labels and annotations common to a group are merged into each of its alerts (the alert's own value wins),
+    since hand-written senders put shared labels only there.
+
+    Args:
+        body: JSON, UTF-8.
+        now: Time of receipt, UTC; the default of `startsAt`.
+
+    Returns:
+        Alerts in the order of the body; may be empty.
+
+    Raises:
+        ProtocolError: Not JSON, or not of either shape; the message names the first offending place.
+    """
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ProtocolError(f"The body is not JSON: {reason}.") from error
+    if isinstance(document, list):
+        return [_alert(item, f"[{i}]", _Shared(), now, bare=True) for i, item in enumerate(document)]
+    if not isinstance(document, dict) or "alerts" not in document:
+        raise ProtocolError("Expected an object with the key `alerts`, or an array of alerts.")
+    items = document["alerts"]
+    if items is None:  # a Go sender writes an empty slice as null
+        return []
+    if not isinstance(items, list):
+        raise ProtocolError(f"alerts is {_type(items)}; expected an array.")
+    shared = _Shared(
+        labels=_texts(document, "groupLabels", "") | _texts(document, "commonLabels", ""),
+        annotations=_texts(document, "commonAnnotations", ""),
+        status=_status(document, "", default=""),
+    )
+    return [_alert(item, f"alerts[{i}]", shared, now, bare=False) for i, item in enumerate(items)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    status: str = ""
+
+
+def _alert(item: Any, where: str, shared: _Shared, now: datetime, *, bare: bool) -> Alert:
+    if not isinstance(item, dict):
+        raise ProtocolError(f"{where} is {_type(item)}; expected an object.")
+    labels = shared.labels | _texts(item, "labels", where)
+    starts_at, _ = _time(item, "startsAt", where)
+    ends_at, ends = _time(item, "endsAt", where)
+    # Only the bare array states "over" by its end alone; an object's sender states it in `status`.
+    status = _status(item, where, default=shared.status)
+    if not status:
+        status = RESOLVED if ends is not None and ends <= now else FIRING
+    if not ends_at:
+        ends_at = rfc3339(now + RESOLVE_TIMEOUT, fraction=True) if bare else ZERO_TIME
+    return Alert(
+        status=status,
+        labels=labels,
+        annotations=shared.annotations | _texts(item, "annotations", where),
+        starts_at=starts_at or rfc3339(now, fraction=True),
+        ends_at=ends_at,
+        generator_url=_text(item, "generatorURL", where),
+        fingerprint=_text(item, "fingerprint", where) or fingerprint(labels),
+    )
+
+
+def _texts(item: Mapping[str, Any], key: str, where: str) -> dict[str, str]:
+    value = item.get(key)
+    if value is None:
+        return {}
+    path = f"{where}.{key}" if where else key
+    if not isinstance(value, dict):
+        raise ProtocolError(f"{path} is {_type(value)}; expected an object of texts.")
+    for name, text in value.items():
+        if not isinstance(text, str):
+            raise ProtocolError(f"{path}.{name} is {_type(text)}; expected text.")
+    return value
+
+
+def _text(item: Mapping[str, Any], key: str, where: str) -> str:
+    value = item.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ProtocolError(f"{where}.{key} is {_type(value)}; expected text.")
+    return value
+
+
+def _status(item: Mapping[str, Any], where: str, *, default: str) -> str:
+    value = item.get("status")
+    # Alertmanager's own API has an object here (state, silencedBy, inhibitedBy): nothing about firing.
+    if value is None or value == "" or isinstance(value, dict):
+        return default
+    path = f"{where}.status" if where else "status"
+    if value not in {FIRING, RESOLVED}:
+        shown = repr(value) if isinstance(value, str) else _type(value)
+        raise ProtocolError(f"{path} is {shown}; expected `firing` or `resolved`.")
+    return str(value)
+
+
+def _time(item: Mapping[str, Any], key: str, where: str) -> tuple[str, datetime | None]:
+    """Return the text as it came ("" for none) and its moment (None for none and for Go's zero time)."""
+    text = _text(item, key, where)
+    if not text:
+        return "", None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None or "T" not in text.upper():
+        raise ProtocolError(f"{where}.{key} is {text[:40]!r}; expected a time such as 2026-01-02T03:04:05Z.")
+    if moment.year == 1:
+        return ZERO_TIME, None
+    return text, moment
+
+
+def _type(value: Any) -> str:
+    return _JSON_TYPES.get(type(value), "a number")

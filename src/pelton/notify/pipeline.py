@@ -1,0 +1,365 @@
+"""Alerts in, notifications out: the durable path from an accepted request to each receiver.
+
+accept -> topic `pelton.alerts` -> dispatcher (match, group) -> topic
+`pelton.notifications.<receiver>.<block>` -> `sending.Destination` -> Sender. Every arrow is a publish that
+the broker confirmed before its input is acknowledged, so a kill anywhere repeats work but loses none; ids
+derived from the batch let the broker drop what is repeated. Called by `notify/intake.py` and wired in `cli/`.
+In this version all receivers are global: each sees every alert that its selector wants; tenants, routers and
+silences are not looked at. Source: contracts/log-notification.md 5, 6, 10.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+from pelton import log
+from pelton.clock import Clock
+from pelton.errors import PayloadTooLargeError, ProtocolError
+from pelton.model.notification import LabelSelector, Receiver, SecretRef, matches
+from pelton.notify.alert import Alert
+from pelton.notify.envelope import Batch, Notification, decode_batch, encode, encoded_size
+from pelton.notify.grouping import aggregate, split
+from pelton.notify.retry import RetryPolicy
+from pelton.notify.sending import DEAD_PREFIX, LIMITS, Destination, Limit, dead_letter, topic_of
+from pelton.notify.settings import SecretLookup, blocks_of, settings_of
+from pelton.notify.template import RENDERERS
+from pelton.ports import Bus, Delivery, Message, Sender
+
+__all__ = ["ALERTS_TOPIC", "Options", "Pipeline"]
+
+ALERTS_TOPIC = "pelton.alerts"
+"""Where accepted alerts wait for the dispatcher."""
+
+_CONSUMER = "notify-dispatch"
+_DEAD_ALERTS_TOPIC = f"{DEAD_PREFIX}.alerts"
+_TROUBLE_S = 1.0
+_PUBLISHES = 256  # unconfirmed at once, however many receivers want a batch
+
+_log = log.get(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How the pipeline works.
+
+    Attributes:
+        group_labels: Labels whose values make groups within a batch; none = one group per batch and receiver.
+        cluster: Value for the label `cluster` where an alert has none; "" adds nothing.
+        policy: How long a destination is tried.
+        limits: Block -> how hard it may be driven.
+        batch_max_alerts: Alerts per message on the bus, >= 1.
+        batch_max_bytes: Bytes of alerts per message. Half of what NATS takes, since a notification repeats
+            the labels that its alerts have in common.
+        in_flight: Batches dispatched at once, and notifications held per destination.
+        close_grace_s: Seconds that sends under way get on closing.
+        retire_check_s: Seconds between looks at whether a deleted receiver's queue has run empty.
+    """
+
+    group_labels: tuple[str, ...] = ()
+    cluster: str = ""
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    limits: Mapping[str, Limit] | None = None
+    batch_max_alerts: int = 100
+    batch_max_bytes: int = 384 * 1024
+    in_flight: int = 64
+    close_grace_s: float = 2.0
+    retire_check_s: float = 5.0
+
+
+@dataclass(slots=True)
+class _Counters:
+    accepted_batches: int = 0
+    accepted_alerts: int = 0
+    dispatched_batches: int = 0
+    notifications: int = 0
+    unmatched_alerts: int = 0
+    dead_batches: int = 0
+    trouble: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    receiver: str
+    block: str
+    selector: LabelSelector | None
+
+
+def _no_secret(_: SecretRef) -> str | None:
+    return None
+
+
+class Pipeline:
+    """The way of alerts to receivers; an async context manager that runs its consumers while open.
+
+    Nothing is dispatched before the first `set_receivers`: right after a start an alert would else meet an
+    empty list and count as unwanted.
+
+    Args:
+        bus: Durable queue.
+        senders: Block name -> Sender; a receiver's block without one is left out and counted in `stats`.
+        clock: Time.
+        options: Limits.
+        secret: Resolves secret references of receivers.
+        randomness: Returns 0 <= r < 1, for jitter.
+        new_id: Returns a fresh random id.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        senders: Mapping[str, Sender],
+        clock: Clock,
+        *,
+        options: Options | None = None,
+        secret: SecretLookup = _no_secret,
+        randomness: Callable[[], float] = random.random,
+        new_id: Callable[[], str] = lambda: uuid4().hex,
+    ) -> None:
+        self._bus = bus
+        self._senders = senders
+        self._clock = clock
+        self._options = options or Options()
+        self._limits = LIMITS if self._options.limits is None else self._options.limits
+        self._secret = secret
+        self._randomness = randomness
+        self._new_id = new_id
+        self._wanted: tuple[_Wanted, ...] = ()
+        self._known = asyncio.Event()
+        self._publishing = asyncio.Semaphore(_PUBLISHES)
+        self._destinations: dict[str, Destination] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._unsent_blocks: list[str] = []
+        self._open = False
+        self._counters = _Counters()
+
+    async def __aenter__(self) -> Self:
+        """Start consuming."""
+        self._open = True
+        self._tasks["dispatch"] = asyncio.create_task(self._dispatch_forever())
+        for topic in self._destinations:
+            self._run(topic)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop taking, finish or give back what is held; within `close_grace_s` + 2 seconds."""
+        self._open = False
+        tasks = list(self._tasks.values())
+        self._tasks.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def accept(self, alerts: Sequence[Alert]) -> None:
+        """Store alerts durably; returns once the broker has confirmed all of them.
+
+        When it raises after a part was stored, repeating the request may notify twice, never not at all.
+
+        Raises:
+            PayloadTooLargeError: One alert is above `batch_max_bytes`; nothing was stored.
+            DeliveryError: The broker did not take them.
+        """
+        options = self._options
+        if options.cluster:
+            alerts = [replace(alert, labels={"cluster": options.cluster} | alert.labels) for alert in alerts]
+        for alert in alerts:
+            if (size := encoded_size(alert)) > options.batch_max_bytes:
+                name = alert.labels.get("alertname", "")
+                raise PayloadTooLargeError(
+                    f"The alert {name[:80]!r} has {size} bytes; the limit is {options.batch_max_bytes}."
+                )
+        for part in split(
+            alerts,
+            max_alerts=options.batch_max_alerts,
+            max_bytes=options.batch_max_bytes,
+            size=encoded_size,
+        ):
+            batch = Batch(id=self._new_id(), alerts=part)
+            await self._bus.publish(Message(topic=ALERTS_TOPIC, data=encode(batch), id=batch.id))
+            self._counters.accepted_batches += 1
+            self._counters.accepted_alerts += len(part)
+
+    def set_receivers(self, receivers: Iterable[Receiver]) -> None:
+        """Replace the receivers; takes effect with the next batch and the next attempt.
+
+        What waits for a receiver that is gone becomes dead letters. Call it again when a secret changed.
+        """
+        wanted: list[_Wanted] = []
+        settings: dict[str, Mapping[str, Any]] = {}
+        unsent: list[str] = []
+        for receiver in receivers:
+            unsent += [f"{receiver.name}/{block}" for block in receiver.undelivered]
+            for block, spec in blocks_of(receiver):
+                if block not in self._senders or block not in RENDERERS:
+                    unsent.append(f"{receiver.name}/{block}")
+                    continue
+                topic = topic_of(receiver.name, block)
+                wanted.append(_Wanted(receiver.name, block, spec.alert_selector))
+                settings[topic] = settings_of(spec, self._secret)
+                if topic not in self._destinations:
+                    self._destinations[topic] = self._destination(receiver.name, block)
+        for topic, destination in list(self._destinations.items()):
+            was, destination.settings = destination.settings, settings.get(topic)
+            if not self._open:
+                continue
+            self._run(topic)
+            retiring = f"retire {topic}"
+            if was is not None and destination.settings is None and retiring not in self._tasks:
+                self._tasks[retiring] = asyncio.create_task(self._retire(topic))
+        if unsent and unsent != self._unsent_blocks:
+            _log.warning("receivers without a sender, nothing goes there blocks=%s", ",".join(unsent))
+        self._unsent_blocks = unsent
+        self._wanted = tuple(wanted)
+        self._known.set()
+
+    def stats(self) -> dict[str, Any]:
+        """Return counters since the start: totals, `receivers` by `<receiver>/<block>`, `without_sender`."""
+        return {
+            **asdict(self._counters),
+            "receivers": {
+                f"{destination.receiver}/{destination.block}": destination.stats()
+                for destination in self._destinations.values()
+            },
+            "without_sender": list(self._unsent_blocks),
+        }
+
+    def _destination(self, receiver: str, block: str) -> Destination:
+        return Destination(
+            bus=self._bus,
+            sender=self._senders[block],
+            clock=self._clock,
+            receiver=receiver,
+            block=block,
+            limit=self._limits.get(block, Limit()),
+            policy=self._options.policy,
+            randomness=self._randomness,
+            max_in_flight=self._options.in_flight,
+        )
+
+    def _run(self, topic: str) -> None:
+        if topic not in self._tasks:
+            run = self._destinations[topic].run(grace_s=self._options.close_grace_s)
+            self._tasks[topic] = asyncio.create_task(run)
+
+    async def _retire(self, topic: str) -> None:
+        """Let a deleted receiver's queue run into dead letters, then end its consumer."""
+        destination = self._destinations[topic]
+        try:
+            while True:
+                # Slept first: a batch that was matched before the deletion may still be on its way here.
+                await self._clock.sleep(self._options.retire_check_s)
+                if destination.settings is not None:
+                    return  # the receiver came back
+                try:
+                    left = await self._bus.pending(topic, consumer=destination.consumer)
+                except Exception as error:  # the broker is away: look again
+                    self._trouble("pending", error)
+                    continue
+                if left == 0:
+                    break
+            if destination.settings is None:
+                task = self._tasks.pop(topic, None)
+                del self._destinations[topic]
+                if task is not None:
+                    task.cancel()
+                    await asyncio.wait([task])
+        finally:
+            self._tasks.pop(f"retire {topic}", None)
+
+    async def _dispatch_forever(self) -> None:
+        await self._known.wait()
+        while True:
+            stream = self._bus.subscribe(
+                ALERTS_TOPIC, consumer=_CONSUMER, max_in_flight=self._options.in_flight, options={}
+            )
+            try:
+                async for batch in stream:
+                    await asyncio.gather(*(self._dispatch(delivery) for delivery in batch))
+            except Exception as error:  # whatever the broker's client raises, the dispatcher goes on
+                self._trouble("subscribe", error)
+            finally:
+                if (close := getattr(stream, "aclose", None)) is not None:
+                    with suppress(Exception):
+                        await close()
+            await self._clock.sleep(_TROUBLE_S)
+
+    async def _dispatch(self, delivery: Delivery) -> None:
+        try:
+            try:
+                batch = decode_batch(delivery.message.data)
+            except ProtocolError as error:
+                await self._bury(delivery, error.message)
+                return
+            messages = self._messages(batch)
+            await asyncio.gather(*(self._publish(message) for message in messages))
+            self._counters.dispatched_batches += 1
+            self._counters.notifications += len(messages)
+            await delivery.ack()
+        except Exception as error:  # the broker refused; redelivery repeats the publishes under the same ids
+            self._trouble("dispatch", error)
+            with suppress(Exception):
+                await delivery.nak(_TROUBLE_S)
+
+    async def _publish(self, message: Message) -> None:
+        async with self._publishing:
+            await self._bus.publish(message)
+
+    def _messages(self, batch: Batch) -> list[Message]:
+        created_at = self._clock.now().timestamp()
+        matched: set[int] = set()
+        messages: list[Message] = []
+        for wanted in self._wanted:
+            chosen = [
+                number for number, alert in enumerate(batch.alerts) if matches(wanted.selector, alert.labels)
+            ]
+            matched.update(chosen)
+            groups = aggregate(
+                [batch.alerts[number] for number in chosen],
+                group_labels=self._options.group_labels,
+                receiver=wanted.receiver,
+            )
+            for number, group in enumerate(groups):
+                notification = Notification(
+                    id=f"{batch.id}/{wanted.receiver}/{wanted.block}/{number}",
+                    receiver=wanted.receiver,
+                    block=wanted.block,
+                    created_at=created_at,
+                    group=group,
+                )
+                messages.append(
+                    Message(
+                        topic=topic_of(wanted.receiver, wanted.block),
+                        data=encode(notification),
+                        id=notification.id,
+                    )
+                )
+        if missed := len(batch.alerts) - len(matched):
+            self._counters.unmatched_alerts += missed
+            _log.warning("alerts that no receiver wants batch=%s alerts=%d", batch.id, missed)
+        return messages
+
+    async def _bury(self, delivery: Delivery, reason: str) -> None:
+        _log.error("batch of alerts became a dead letter key=%s reason=%r", delivery.key, reason)
+        await self._bus.publish(
+            dead_letter(
+                delivery.message,
+                topic=_DEAD_ALERTS_TOPIC,
+                id=f"{ALERTS_TOPIC}/{delivery.key}#dead",
+                reason=reason,
+                attempts=0,
+            )
+        )
+        self._counters.dead_batches += 1
+        await delivery.term()
+
+    def _trouble(self, doing: str, error: Exception) -> None:
+        self._counters.trouble += 1
+        _log.warning("bus trouble doing=%s error=%s", doing, error)

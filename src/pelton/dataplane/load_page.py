@@ -1,15 +1,18 @@
 """A worker's load page: shared memory that says how busy the worker is (design decision 4).
 
-The worker writes (one store per field, no lock); the node reads every 100 ms. 4096 bytes of little-endian 64-bit
-words: magic, in_flight, queued, total, busy_ns up to `changed_ns`, changed_ns, mode, pid, then SLOTS deadlines in
-nanoseconds (0 = free, all-ones = no deadline). A reader that catches the page in the middle of a change reads it
-again. Called by `dataplane/worker.py` and `dataplane/instances.py`; standard library only.
+The worker writes, the node reads every 100 ms; no lock. 4096 bytes of little-endian 64-bit words: magic,
+mode, queued, pid, sequence, then two records {in_flight, total, busy_ns up to changed_ns, changed_ns}, then
+the deadlines of what runs in nanoseconds (0 = free, all-ones = no deadline). The writer fills the record that
+`sequence` does not name and then moves `sequence` on, so a reader that sees the same sequence before and
+after has a record from one moment; with fields stored one by one, a worker preempted between two of them
+showed an interval twice. Called by `dataplane/worker.py` and `dataplane/instances.py`; standard library only.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import struct
 import time
 from typing import Final
 
@@ -19,10 +22,15 @@ __all__ = ["MODES", "SIZE_BYTES", "LoadPage"]
 
 SIZE_BYTES: Final = 4096
 MODES: Final = ("", "inline", "thread", "async")
-_MAGIC: Final = 0x50454C544F4E0001
-_IN_FLIGHT, _QUEUED, _TOTAL, _BUSY, _CHANGED, _MODE, _PID, _FIRST_SLOT = range(1, 9)
+_MAGIC: Final = 0x50454C544F4E0002
+_MODE, _QUEUED, _PID, _SEQUENCE, _FIRST_RECORD, _SECOND_RECORD, _FIRST_SLOT = 1, 2, 3, 4, 5, 9, 13
 _SLOTS: Final = SIZE_BYTES // 8 - _FIRST_SLOT
+_OFFSETS: Final = (_FIRST_RECORD * 8, _SECOND_RECORD * 8)
 _NO_DEADLINE: Final = 2**64 - 1
+_INFINITY: Final = float("inf")
+_RECORD: Final = struct.Struct("<4Q")
+_pack_into = _RECORD.pack_into
+_monotonic_ns = time.monotonic_ns
 
 
 class LoadPage:
@@ -31,6 +39,9 @@ class LoadPage:
     Args:
         path_or_fd: File to map; created by whoever starts the worker.
         create: Make the file (mode 0600) and initialise it; with a descriptor, only initialise.
+
+    Attributes:
+        changed_ns: CLOCK_MONOTONIC nanoseconds of the writer's last `begin` or `end`; 0 in readers.
     """
 
     def __init__(self, path_or_fd: str | int, *, create: bool = False) -> None:
@@ -46,6 +57,7 @@ class LoadPage:
             os.close(fd)
         self._words = memoryview(self._map).cast("Q")
         self._free: list[int] = []
+        self._running = self._total = self._busy = self._sequence = self.changed_ns = 0
         if create:
             self.reset()
 
@@ -54,7 +66,10 @@ class LoadPage:
         words = self._words
         for index in range(1, _FIRST_SLOT + _SLOTS):
             words[index] = 0
-        words[_CHANGED] = time.monotonic_ns()
+        self._running = self._total = self._busy = self._sequence = 0
+        self.changed_ns = _monotonic_ns()
+        self._publish()
+        words[_PID] = os.getpid()
         words[0] = _MAGIC
         self._free = list(range(_FIRST_SLOT + _SLOTS - 1, _FIRST_SLOT - 1, -1))
 
@@ -64,29 +79,34 @@ class LoadPage:
         Args:
             deadline: CLOCK_MONOTONIC seconds, inf for none.
         """
+        now = _monotonic_ns()
+        running = self._running
+        self._busy += running * (now - self.changed_ns)
+        self.changed_ns = now
+        self._running = running + 1
+        self._total += 1
+        # Written out here and in `end` instead of calling _publish: both run once per request.
+        self._sequence = sequence = self._sequence + 1
+        _pack_into(self._map, _OFFSETS[sequence & 1], running + 1, self._total, self._busy, now)
         words = self._words
-        now = time.monotonic_ns()
-        running = words[_IN_FLIGHT]
-        words[_BUSY] += running * (now - words[_CHANGED])
-        words[_CHANGED] = now
-        words[_IN_FLIGHT] = running + 1
-        words[_TOTAL] += 1
+        words[_SEQUENCE] = sequence
         if not self._free:
-            return (
-                -1
-            )  # more running than slots: counted, but the deadline is the worker's own timer's business
+            return -1  # more running than slots: counted, and the worker's own timer keeps the deadline
         slot = self._free.pop()
-        words[slot] = _NO_DEADLINE if deadline == float("inf") else int(deadline * 1e9)
+        words[slot] = _NO_DEADLINE if deadline == _INFINITY else int(deadline * 1e9)
         return slot
 
     def end(self, token: int) -> None:
         """Note that an invocation ended."""
+        now = _monotonic_ns()
+        running = self._running
+        self._busy += running * (now - self.changed_ns)
+        self.changed_ns = now
+        self._running = running - 1
+        self._sequence = sequence = self._sequence + 1
+        _pack_into(self._map, _OFFSETS[sequence & 1], running - 1, self._total, self._busy, now)
         words = self._words
-        now = time.monotonic_ns()
-        running = words[_IN_FLIGHT]
-        words[_BUSY] += running * (now - words[_CHANGED])
-        words[_CHANGED] = now
-        words[_IN_FLIGHT] = running - 1
+        words[_SEQUENCE] = sequence
         if token >= 0:
             words[token] = 0
             self._free.append(token)
@@ -106,7 +126,7 @@ class LoadPage:
 
     @property
     def pid(self) -> int:
-        """The writer's process id as seen from outside its PID namespace; 0 until it is known."""
+        """The worker's process id; the writer may put the one that is valid outside its namespace."""
         return self._words[_PID]
 
     @pid.setter
@@ -116,7 +136,7 @@ class LoadPage:
     @property
     def in_flight(self) -> int:
         """Invocations running now."""
-        return self._words[_IN_FLIGHT]
+        return self._record()[0]
 
     @property
     def mode_name(self) -> str:
@@ -126,14 +146,8 @@ class LoadPage:
 
     def read(self) -> LoadReading:
         """Return a consistent reading, with busy time extrapolated to now."""
-        words = self._words
-        for _ in range(100):
-            before = (words[_TOTAL], words[_CHANGED])
-            running, busy, queued = words[_IN_FLIGHT], words[_BUSY], words[_QUEUED]
-            if before == (words[_TOTAL], words[_CHANGED]):
-                break
-        now = time.monotonic_ns()
-        total, changed = before
+        running, total, busy, changed = self._record()
+        now = _monotonic_ns()
         earliest = _NO_DEADLINE
         if running:
             for value in self._words[_FIRST_SLOT:].tolist():
@@ -141,14 +155,29 @@ class LoadPage:
                     earliest = value
         return LoadReading(
             in_flight=running,
-            queued=queued,
+            queued=self._words[_QUEUED],
             total=total,
             busy_ns=busy + running * max(0, now - changed),
             at_ns=now,
-            earliest_deadline=float("inf") if earliest == _NO_DEADLINE else earliest / 1e9,
+            earliest_deadline=_INFINITY if earliest == _NO_DEADLINE else earliest / 1e9,
         )
 
     def close(self) -> None:
         """Unmap; the file stays."""
         self._words.release()
         self._map.close()
+
+    def _publish(self) -> None:
+        self._sequence = sequence = self._sequence + 1
+        _pack_into(self._map, _OFFSETS[sequence & 1], self._running, self._total, self._busy, self.changed_ns)
+        self._words[_SEQUENCE] = sequence
+
+    def _record(self) -> tuple[int, int, int, int]:
+        """Return in_flight, total, busy_ns, changed_ns from one moment."""
+        record = (0, 0, 0, 0)
+        for _ in range(100):
+            sequence = self._words[_SEQUENCE]
+            record = _RECORD.unpack_from(self._map, _OFFSETS[sequence & 1])
+            if self._words[_SEQUENCE] == sequence:
+                break
+        return record

@@ -1,0 +1,856 @@
+"""The worker's HTTP/1.1 server: bytes to Invocation, Reply to bytes, on httptools and an asyncio protocol.
+
+Here are framing, limits, order of pipelined answers, flow control in both directions and refusals; what to
+run, when and for how long is `dataplane/worker.py`, which calls this and is called back through
+`Application`. One object per connection and none per request but the Invocation, since this is the hot path
+(budget: design.md section 7).
+Source: RFC 9110, RFC 9112. Not here: TLS, HTTP/2, WebSocket (an `Upgrade` header is ignored, as RFC 9110 7.8
+allows).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import re
+import socket
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, cast
+
+import httptools
+
+from pelton.dataplane.http_reply import (
+    CHUNKED,
+    LENGTH,
+    NOTHING,
+    UNTIL_CLOSE,
+    ReplyError,
+    plain_reply,
+    render,
+    render_stream_head,
+)
+from pelton.model.invocation import Headers, Invocation, Reply
+
+__all__ = [
+    "Application",
+    "BodyError",
+    "BodyStream",
+    "ClientGoneError",
+    "Connection",
+    "Limits",
+    "ReplyError",
+    "Server",
+]
+
+_SLICE_BYTES: Final = 16 * 1024
+"""Fed to the parser at once, so that one read full of tiny requests cannot become thousands of objects."""
+_MAX_AHEAD: Final = 8
+"""Parsed requests that wait behind the running one before reading stops."""
+_STREAM_HIGH_BYTES: Final = 256 * 1024
+_STREAM_LOW_BYTES: Final = 64 * 1024
+_LINGER_S: Final = 2.0
+"""How long a refused client may go on sending before the connection is cut; RFC 9112 9.6 asks for the
+patience."""
+
+_METHODS: Final = {
+    name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+}
+_SPECIAL: Final = frozenset(
+    {
+        b"content-length",
+        b"expect",
+        b"host",
+        b"transfer-encoding",
+        b"x-forwarded-for",
+        b"x-forwarded-proto",
+        b"x-pelton-function",
+        b"x-request-id",
+    }
+)
+_id_matches = re.compile(rb"[!-~]{1,128}").fullmatch
+_JOIN_BYTES: Final = 64 * 1024
+"""Smaller bodies are copied behind their head and leave in one write."""
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_NOBODY: Final = Invocation("", "GET", b"/", [])
+"""Stands for a request that never became one, when it is refused."""
+
+
+class ClientGoneError(ConnectionError):
+    """The client closed the connection before it had its answer."""
+
+
+class BodyError(Exception):
+    """A request body that is read as a stream turned out to be bad.
+
+    Args:
+        status: HTTP status that says so.
+        text: What is wrong with it.
+    """
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class _Stop(Exception):
+    """Makes the parser stop at a refusal; never seen outside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a client may ask for.
+
+    Attributes:
+        head_bytes: Request line and headers together; trailers, too.
+        body_bytes: Whole body; bodies read as streams are held back by flow control instead.
+        head_timeout_s: Seconds for a request head to arrive on TCP; inf for none. Never applied to unix
+        sockets,
+            where the gateway keeps connections open in advance.
+    """
+
+    head_bytes: int = 64 * 1024
+    body_bytes: int = 32 * 1024 * 1024
+    head_timeout_s: float = 10.0
+
+
+class Application(Protocol):
+    """Who answers."""
+
+    streams_body: bool
+
+    def begin(self, connection: Connection, invocation: Invocation) -> None:
+        """Answer with `connection.reply` or `connection.start_stream`, now or later."""
+        ...
+
+    def gone(self, connection: Connection) -> None:
+        """The client went away while its invocation was being worked on; nothing can be answered any more."""
+        ...
+
+    def quiet(self) -> None:
+        """A connection became idle or ended while the server drains."""
+        ...
+
+
+class _Refusal:
+    """Stands in the queue of requests for one that is answered without the function."""
+
+    __slots__ = ("status", "text")
+
+    def __init__(self, status: int, text: str) -> None:
+        self.status = status
+        self.text = text
+
+
+class BodyStream:
+    """A request body as it arrives; reading from the socket stops while 256 KiB wait here.
+
+    Iterating raises BodyError for a malformed body and ClientGoneError when the client left in the middle.
+    """
+
+    def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
+        self._connection = connection
+        self._loop = loop
+        self._chunks: deque[bytes] = deque()
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.buffered = 0
+        self.complete = False
+        self.wants_continue = False
+
+    def __aiter__(self) -> BodyStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next chunk, never empty."""
+        while not self._chunks:
+            if self._error is not None:
+                raise self._error
+            if self.complete:
+                raise StopAsyncIteration
+            if self.wants_continue:
+                self.wants_continue = False
+                self._connection.send_continue()
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        chunk = self._chunks.popleft()
+        self.buffered -= len(chunk)
+        if self.buffered <= _STREAM_LOW_BYTES:
+            self._connection.update_reading()
+        return chunk
+
+    def feed(self, chunk: bytes) -> None:
+        """Add what arrived."""
+        self._chunks.append(chunk)
+        self.buffered += len(chunk)
+        self._wake()
+
+    def finish(self, error: Exception | None = None) -> None:
+        """Note the end of the body, or why there is none."""
+        self.complete = self.complete or error is None
+        if not self.complete:
+            self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Connection(asyncio.Protocol):
+    """One client connection: parses requests ahead, runs them one at a time, answers in order.
+
+    Attributes:
+        call: Free for the application while an invocation of this connection is worked on.
+    """
+
+    __slots__ = (
+        "_advancing",
+        "_app",
+        "_body",
+        "_body_bytes",
+        "_carried",
+        "_client",
+        "_closing",
+        "_continue_due",
+        "_current",
+        "_discarded",
+        "_ended",
+        "_expects",
+        "_final",
+        "_framing",
+        "_has_body",
+        "_head_limit",
+        "_headers",
+        "_held",
+        "_host_count",
+        "_id",
+        "_length",
+        "_parser",
+        "_parsing",
+        "_pending",
+        "_progress",
+        "_reading_paused",
+        "_remaining",
+        "_scheme",
+        "_server",
+        "_slice",
+        "_stream",
+        "_trusted",
+        "_url",
+        "_writable",
+        "_write",
+        "_write_paused",
+        "call",
+        "head_since",
+        "transport",
+    )
+
+    def __init__(self, server: Server, *, trusted: bool) -> None:
+        self._server = server
+        self._app = server.app
+        self._trusted = (
+            trusted  # a unix socket: the gateway is on the other end and its forwarding headers hold
+        )
+        self._head_limit = server.limits.head_bytes
+        self._slice = max(1, min(_SLICE_BYTES, self._head_limit // 2))
+        self._parser = httptools.HttpRequestParser(self)
+        self._pending: deque[Invocation | _Refusal] = deque()
+        self._held: deque[bytes] = deque()
+        self._current: Invocation | None = None
+        self._parsing: Invocation | None = None
+        self._final: Invocation | None = None
+        self._stream: BodyStream | None = None
+        self._closing = False
+        self._framing = NOTHING
+        self._remaining = 0
+        self._writable: asyncio.Future[None] | None = None
+        self._advancing = self._write_paused = self._reading_paused = False
+        self._ended = self._continue_due = self._progress = False
+        self._discarded = -1
+        self._client, self._scheme, self._url = "", "http", b""
+        self._body: list[bytes] = []
+        self._body_bytes = self._carried = 0
+        self.call: Any = None
+        self.head_since = 0.0
+        self.transport: asyncio.Transport | None = None
+        self._reset_head()
+
+    def _reset_head(self) -> None:
+        self._url = b""
+        self._headers: Headers = []
+        self._host_count = 0
+        self._id = b""
+        self._has_body = self._expects = False
+        self._length = -1
+
+    # --- asyncio.Protocol ---------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        self.transport = cast("asyncio.Transport", transport)
+        self._write = self.transport.write
+        if not self._trusted:
+            self.head_since = time.monotonic()
+            peer = transport.get_extra_info("peername")
+            if isinstance(peer, tuple):
+                self._client = str(peer[0])
+        self._server.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        if self._ended:
+            self._discard(len(data))
+        elif self._held or len(data) > self._slice:
+            for begin in range(0, len(data), self._slice):
+                self._held.append(data[begin : begin + self._slice])
+            self._feed_held()
+        else:
+            self._feed(data)
+            if self._pending:
+                self._advance()
+            elif self._current is not None:
+                self.update_reading()
+
+    def eof_received(self) -> None:
+        """See asyncio.Protocol. The transport closes: a client that stops sending is a client that left."""
+
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol."""
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
+        self._write_paused = False
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._advance()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self.transport = None
+        self._ended = True
+        self._pending.clear()
+        self._held.clear()
+        self._server.connections.discard(self)
+        stream = self._stream
+        if stream is not None:
+            stream.finish(ClientGoneError("the client closed the connection while it sent the body"))
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        if self._current is not None:
+            self._current = None
+            self._app.gone(self)
+        if self._server.draining:
+            self._app.quiet()
+
+    # --- httptools callbacks ------------------------------------------------------------------------------
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the request target."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one header; those after the head are trailers, collected and never looked at."""
+        name = name.lower()
+        if name in _SPECIAL:
+            if name == b"host":
+                self._host_count += 1
+            elif self._special(name, value):
+                return
+        self._headers.append((name, value))
+
+    def _special(self, name: bytes, value: bytes) -> bool:
+        """Note what a header means here; True drops it."""
+        if self._parsing is not None:
+            return True
+        if name == b"x-request-id":
+            self._id = value
+        elif name == b"content-length":
+            # llhttp has checked that it is one number and no second one follows
+            self._length = int(value)
+            self._has_body = self._length > 0
+        elif name == b"transfer-encoding":
+            if value.lower() != b"chunked":
+                self._refuse(501, "only the transfer coding 'chunked' is understood")
+                raise _Stop
+            self._has_body = True
+        elif name == b"expect":
+            if value.lower() != b"100-continue":
+                self._refuse(417, "the only expectation understood is 100-continue")
+                raise _Stop
+            self._expects = True
+        elif name == b"x-pelton-function":
+            return True  # between gateway and activator only
+        elif self._trusted:
+            if name == b"x-forwarded-for":  # the last one is the client that the gateway saw itself
+                self._client = value.rpartition(b",")[2].strip().decode("latin-1")
+            else:
+                self._scheme = "https" if value.lower() == b"https" else "http"
+        return False
+
+    def on_headers_complete(self) -> None:
+        """Check the head and make the Invocation."""
+        self._progress = True
+        parser = self._parser
+        headers = self._headers
+        version = parser.get_http_version()
+        if self._carried:
+            self._check_head_size()
+        if version != "1.1" or self._host_count != 1:
+            self._check_version(version)
+        name = parser.get_method()
+        method = _METHODS.get(name) or name.decode()
+        given = self._id
+        target = self._url
+        if target[:1] != b"/":
+            target = self._origin_form(method, target)
+        self._parsing = invocation = Invocation(
+            given.decode() if given and _id_matches(given) else self._server.new_id(),
+            method,
+            target,
+            headers,
+            scheme=self._scheme,
+            client=self._client,
+            http_version=version,
+        )
+        self.head_since = 0.0
+        if not parser.should_keep_alive():
+            self._final = invocation
+        if self._has_body or self._app.streams_body:
+            self._open_body(invocation)
+        # _reset_head, written out: a call per request is 2 % of the budget
+        self._url = b""
+        self._headers = []
+        self._host_count = 0
+        if given:
+            self._id = b""
+
+    def on_body(self, chunk: bytes) -> None:
+        """Take a piece of the body."""
+        self._progress = True
+        stream = self._stream
+        if stream is not None:
+            stream.feed(chunk)
+            return
+        self._body_bytes += len(chunk)
+        if self._body_bytes > self._server.limits.body_bytes:
+            self._refuse_body()
+        self._body.append(chunk)
+
+    def on_message_complete(self) -> None:
+        """Queue the request, or end its stream."""
+        self._progress = True
+        self._carried = 0
+        invocation = self._parsing
+        self._parsing = None
+        if invocation is None:
+            return
+        if self._has_body:
+            self._has_body = self._expects = self._continue_due = False
+            self._length = -1
+            self._headers = []  # trailers
+        stream = self._stream
+        if stream is not None:
+            self._stream = None
+            stream.finish()
+        else:
+            if self._body:
+                invocation.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+                self._body = []
+                self._body_bytes = 0
+            self._pending.append(invocation)
+        if invocation is self._final:
+            self._ended = True
+
+    # --- the request side ---------------------------------------------------------------------------------
+
+    def _feed(self, data: bytes) -> None:
+        self._progress = False
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # The request asked for another protocol; it is answered in this one. The parser is done, the
+            # client is not.
+            self._parser = httptools.HttpRequestParser(self)
+            rest = data[upgrade.args[0] :]
+            if rest and not self._ended:
+                self._feed(rest)
+            return
+        except httptools.HttpParserError as error:
+            if not self._ended:
+                self._refuse(400, f"the request is malformed: {error}")
+            return
+        if self._progress:
+            return
+        if self._parsing is None and not self._trusted and not self.head_since:
+            self.head_since = time.monotonic()
+        self._carried += len(data)
+        if self._carried > self._head_limit + self._slice:
+            self._refuse(431, f"the headers exceed {self._head_limit} bytes")
+
+    def _feed_held(self) -> None:
+        """Parse what was read while there is room for more requests."""
+        while self._held and not self._ended:
+            if len(self._pending) >= _MAX_AHEAD or (
+                self._stream is not None and self._stream.buffered >= _STREAM_HIGH_BYTES
+            ):
+                break
+            self._feed(self._held.popleft())
+            if self._pending:
+                self._advance()
+        if self._ended:
+            self._held.clear()
+        self.update_reading()
+
+    def update_reading(self) -> None:
+        """Stop or resume reading, by how much waits here."""
+        transport = self.transport
+        if transport is None:
+            return
+        stream = self._stream
+        full = len(self._pending) >= _MAX_AHEAD or bool(self._held)
+        if stream is not None:
+            room = _STREAM_LOW_BYTES if self._reading_paused else _STREAM_HIGH_BYTES
+            full = full or stream.buffered >= room
+        if self._held and not self._advancing and stream is not None and stream.buffered <= _STREAM_LOW_BYTES:
+            asyncio.get_running_loop().call_soon(self._feed_held)
+        if full and not self._reading_paused:
+            self._reading_paused = True
+            transport.pause_reading()
+        elif not full and self._reading_paused:
+            self._reading_paused = False
+            transport.resume_reading()
+
+    def _check_head_size(self) -> None:
+        size = len(self._url) + 16 + sum(len(name) + len(value) + 4 for name, value in self._headers)
+        self._carried = 0
+        if size > self._head_limit:
+            self._refuse(431, f"the headers exceed {self._head_limit} bytes")
+            raise _Stop
+
+    def _check_version(self, version: str) -> None:
+        if version not in ("1.0", "1.1"):
+            self._refuse(505, f"HTTP/{version} is not spoken here")
+        elif self._host_count > 1 or (version == "1.1" and not self._host_count):
+            self._refuse(400, "a request needs exactly one Host header")
+        else:
+            return
+        raise _Stop
+
+    def _origin_form(self, method: str, target: bytes) -> bytes:
+        """Return path and query of an absolute target (RFC 9112 3.2.2); refuse CONNECT."""
+        if method == "CONNECT":
+            self._refuse(501, "tunnels are not offered")
+            raise _Stop
+        _scheme, separator, rest = target.partition(b"://")
+        if not separator:
+            return target
+        cut = re.search(rb"[/?]", rest)
+        path = rest[cut.start() :] if cut else b"/"
+        return path if path.startswith(b"/") else b"/" + path
+
+    def _open_body(self, invocation: Invocation) -> None:
+        """Prepare for a body; a streaming function starts now and reads while it arrives."""
+        if self._app.streams_body:
+            stream = BodyStream(self, asyncio.get_running_loop())
+            stream.wants_continue = self._expects and invocation.http_version == "1.1"
+            invocation.stream = self._stream = stream
+            self._pending.append(invocation)
+            return
+        if invocation.http_version == "1.0" and self._length < 0:
+            self._refuse(400, "HTTP/1.0 has no transfer codings")
+            raise _Stop
+        if self._length > self._server.limits.body_bytes:
+            self._refuse_body()
+        if self._expects and invocation.http_version == "1.1":
+            self._continue_due = True
+            if self._current is None and not self._pending:
+                self.send_continue()
+
+    def send_continue(self) -> None:
+        """Tell the client to go on and send the body."""
+        self._continue_due = False
+        if self.transport is not None:
+            self._write(_CONTINUE)
+
+    def _refuse_body(self) -> None:
+        self._refuse(413, f"the body exceeds {self._server.limits.body_bytes} bytes")
+        raise _Stop
+
+    def _refuse(self, status: int, text: str) -> None:
+        """Answer the request being parsed with an error, in its turn, and read no further one."""
+        self._ended = True
+        self._parsing = None
+        self._body = []
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.finish(BodyError(status, text))
+        else:
+            self._pending.append(_Refusal(status, text))
+
+    def _discard(self, count: int) -> None:
+        """Ignore what comes after the last request; a client that never stops is cut off."""
+        if self._discarded < 0:
+            return
+        self._discarded += count
+        if self._discarded > 64 * 1024 * 1024 and self.transport is not None:
+            self.transport.abort()
+
+    # --- the answering side -------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Begin the next request if none runs and what was answered has mostly left."""
+        if self._advancing:
+            return
+        self._advancing = True
+        pending = self._pending
+        while pending and self._current is None and not self._write_paused:
+            item = pending.popleft()
+            if type(item) is Invocation:
+                self._current = item
+                self._app.begin(self, item)
+            else:
+                refusal = cast("_Refusal", item)
+                self._refuse_now(refusal.status, refusal.text)
+        self._advancing = False
+        if self._current is None:
+            if self._continue_due and not pending:
+                self.send_continue()
+            if self._held:
+                asyncio.get_running_loop().call_soon(self._feed_held)
+            if self._server.draining:
+                self._server.settle(self)
+        if self._reading_paused or len(pending) >= _MAX_AHEAD:
+            self.update_reading()
+
+    def reply(self, reply: Reply) -> None:
+        """Send a whole answer for the running invocation.
+
+        Raises:
+            ReplyError: The reply cannot be sent as HTTP; nothing was written and another may be given.
+        """
+        invocation = self._current
+        if invocation is None:
+            return
+        closing = (
+            invocation is self._final or invocation.stream is not None or self._server.draining or self._ended
+        ) and self._is_last(invocation)
+        parts = render(reply, invocation, closing=closing)
+        if len(parts[-1]) < _JOIN_BYTES:
+            self._write(b"".join(parts))
+        else:
+            self._write(b"".join(parts[:-1]))
+            self._write(parts[-1])
+        self._done(closing=closing)
+
+    def start_stream(self, reply: Reply) -> None:
+        """Send the head of a streamed answer; `pump` sends the rest.
+
+        Raises:
+            ReplyError: As in `reply`.
+        """
+        invocation = self._current
+        if invocation is None:
+            return
+        self._closing = self._is_last(invocation)
+        head, self._framing, self._remaining = render_stream_head(reply, invocation, closing=self._closing)
+        if self._framing == UNTIL_CLOSE:
+            self._closing = True
+        self._write(head)
+
+    async def pump(self, chunks: AsyncIterator[bytes]) -> None:
+        """Send a streamed body, no faster than the client reads, and end the answer.
+
+        Raises:
+            ClientGoneError: The client left before the end.
+            ReplyError: The chunks are not bytes, or more or fewer of them than the announced length. As for
+            any
+                exception of the iterator, the connection is then to be ended by `break_off`.
+        """
+        framing = self._framing
+        if framing != NOTHING:
+            async for chunk in chunks:
+                if not isinstance(chunk, bytes | bytearray | memoryview):
+                    raise ReplyError(f"a chunk of the body is {type(chunk).__name__}, not bytes")
+                if not chunk:
+                    continue
+                if self._current is None:
+                    raise ClientGoneError("the client left before the end of the answer")
+                if framing == CHUNKED:
+                    self._write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+                elif framing == LENGTH and len(chunk) > self._remaining:
+                    raise ReplyError("the body is longer than its content-length")
+                else:
+                    self._remaining -= len(chunk)
+                    self._write(chunk)
+                if self._write_paused:
+                    await self._drained()
+            if framing == LENGTH and self._remaining:
+                raise ReplyError("the body is shorter than its content-length")
+        if self._current is None:
+            raise ClientGoneError("the client left before the end of the answer")
+        if framing == CHUNKED:
+            self._write(b"0\r\n\r\n")
+        self._done(closing=self._closing)
+
+    def break_off(self) -> None:
+        """End the connection in the middle of an answer, so that the client notices that it is not whole."""
+        self._current = None
+        self.call = None
+        self._ended = True
+        if self.transport is None:
+            return
+        if self._framing == UNTIL_CLOSE:
+            self.transport.abort()  # an orderly end would look like the end of the body
+        else:
+            self.transport.close()
+
+    async def _drained(self) -> None:
+        self._writable = asyncio.get_running_loop().create_future()
+        try:
+            await self._writable
+        finally:
+            self._writable = None
+
+    def _is_last(self, invocation: Invocation) -> bool:
+        """Return whether the connection ends with the answer to this one."""
+        if invocation is self._final:
+            return True
+        stream = cast("BodyStream | None", invocation.stream)
+        if stream is not None and not stream.complete:
+            return True  # what is left of the body would have to be read to find the next request
+        return self._server.draining and not self._pending and self._parsing is None
+
+    def _done(self, *, closing: bool) -> None:
+        self._current = None
+        self.call = None
+        if closing:
+            self._finish(linger=self._parsing is not None or self._stream is not None)
+        elif not self._advancing:
+            self._advance()
+
+    def _refuse_now(self, status: int, text: str) -> None:
+        if self.transport is None:
+            return
+        phrase = plain_reply(status, text)
+        self._write(b"".join(render(phrase, _NOBODY, closing=True)))
+        self._finish(linger=True)
+
+    def _finish(self, *, linger: bool) -> None:
+        """Close once everything is sent; a client in the middle of a request may finish its sentence first.
+
+        Closing at once would reset a TCP connection with unread data and could take the answer with it.
+        """
+        self._ended = True
+        self._pending.clear()
+        self._held.clear()
+        self._parsing = None
+        transport = self.transport
+        if transport is None:
+            return
+        if not linger or not transport.can_write_eof():
+            transport.close()
+            return
+        self._discarded = 0
+        transport.write_eof()
+        self.update_reading()
+        asyncio.get_running_loop().call_later(_LINGER_S, transport.close)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being received, waits or runs."""
+        return (
+            self._current is None
+            and self._parsing is None
+            and not self._pending
+            and not self._held
+            and not self._carried
+            and not self._url
+        )
+
+    def close(self) -> None:
+        """Close without waiting for what runs."""
+        if self.transport is not None:
+            self.transport.close()
+
+
+class Server:
+    """Listens on sockets that are already bound and owns the connections.
+
+    Args:
+        app: Who answers.
+        limits: What clients may ask for.
+
+    Attributes:
+        connections: All open ones.
+        draining: Set by `drain`; answers then end their connection.
+    """
+
+    def __init__(self, app: Application, limits: Limits) -> None:
+        self.app = app
+        self.limits = limits
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self._listeners: list[asyncio.AbstractServer] = []
+        self._sweeper: asyncio.TimerHandle | None = None
+        # Unique without a system call per request; the prefix keeps instances and restarts apart.
+        self._id_prefix = os.urandom(6).hex()
+        self._ids = itertools.count(1)
+
+    def new_id(self) -> str:
+        """Return an invocation id that nobody else uses."""
+        return f"{self._id_prefix}-{next(self._ids):x}"
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept connections on listening sockets, unix or TCP."""
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
+            if sock.family == socket.AF_UNIX:
+                listener = await loop.create_unix_server(lambda: Connection(self, trusted=True), sock=sock)
+            else:
+                listener = await loop.create_server(lambda: Connection(self, trusted=False), sock=sock)
+                if self._sweeper is None and self.limits.head_timeout_s != float("inf"):
+                    self._sweep()
+            self._listeners.append(listener)
+
+    def drain(self) -> None:
+        """End idle connections, and every other one with its next answer; new ones are still served."""
+        self.draining = True
+        for connection in list(self.connections):
+            self.settle(connection)
+
+    def settle(self, connection: Connection) -> None:
+        """Close a connection that a draining server no longer needs."""
+        if connection.idle:
+            connection.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being received, waits or runs on any connection."""
+        return any(not connection.idle for connection in self.connections)
+
+    def close(self) -> None:
+        """Stop listening and close all connections after what is already written."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for listener in self._listeners:
+            listener.close()
+        for connection in list(self.connections):
+            connection.close()
+
+    def _sweep(self) -> None:
+        """Close TCP connections whose request head takes too long; one timer for all of them."""
+        limit = self.limits.head_timeout_s
+        now = time.monotonic()
+        for connection in list(self.connections):
+            if connection.head_since and now - connection.head_since > limit:
+                connection.close()
+        self._sweeper = asyncio.get_running_loop().call_later(max(0.05, limit / 4), self._sweep)

@@ -1,0 +1,679 @@
+"""The process that answers: one gate, one deadline rule and one load page for HTTP requests and events.
+
+Takes Invocations from `dataplane/http.py` and `dataplane/control.py`, decides with `dataplane/concurrency.py`
+when and where user code runs (event loop, task, thread), and turns what it returns or raises into answers and
+outcomes (design decisions 4, 8, 9). Started by `dataplane/template.py` and `cli/`; knows no convention: a
+LoadedFunction is all it gets. A request to a fast sync function runs from parser to answer without a task, a
+closure or a record (`begin`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import uvloop
+
+from pelton.dataplane import wire
+from pelton.dataplane.concurrency import MAX_THREADS, Admission, Gate, InlineChoice
+from pelton.dataplane.control import Control
+from pelton.dataplane.http import BodyError, ClientGoneError, Connection, Limits, Server
+from pelton.dataplane.http_reply import ReplyError, plain_reply
+from pelton.dataplane.load_page import LoadPage
+from pelton.dataplane.streams import INVOCATION, Streams
+from pelton.dataplane.threads import Threads
+from pelton.model.invocation import Delivered, Event, Invocation, LoadedFunction, Output, Reply
+
+__all__ = ["Worker", "WorkerSettings", "run"]
+
+_INFINITY: Final = float("inf")
+_monotonic = time.monotonic
+_copy_context = contextvars.copy_context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What a worker is told about itself.
+
+    Attributes:
+        instance, namespace, name, revision: Who it is.
+        concurrency: Invocations that may run at once, 0 for no limit.
+        request_timeout_s: Seconds an invocation may take, 0 for no limit.
+        body_limit_bytes: Longest request body.
+        header_limit_bytes: Longest request head.
+        head_timeout_s: Seconds a request head may take to arrive over TCP.
+        grace_s: Seconds that running invocations get after SIGTERM.
+    """
+
+    instance: str
+    namespace: str
+    name: str
+    revision: str
+    concurrency: int = 0
+    request_timeout_s: float = 300.0
+    body_limit_bytes: int = 32 * 1024 * 1024
+    header_limit_bytes: int = 64 * 1024
+    head_timeout_s: float = 10.0
+    grace_s: float = 30.0
+
+
+class _Run:
+    """An invocation that waits, has a task or a thread, or came as an event."""
+
+    __slots__ = (
+        "answered",
+        "call",
+        "connection",
+        "context",
+        "deadline",
+        "elapsed_ns",
+        "error",
+        "invocation",
+        "peer",
+        "reply",
+        "started",
+        "task",
+        "token",
+    )
+
+    def __init__(
+        self, invocation: Invocation, connection: Connection | None, peer: wire.Peer | None, deadline: float
+    ) -> None:
+        self.invocation = invocation
+        self.connection = connection
+        self.peer = peer
+        self.deadline = deadline
+        self.answered = False  # nobody waits for the result any more
+        self.started = False
+        self.token = -1
+        self.task: asyncio.Task[None] | None = None
+        self.context: contextvars.Context | None = None
+        self.call: Callable[[Invocation], Any] | None = None
+        self.reply: Any = None
+        self.error: BaseException | None = None
+        self.elapsed_ns = 0
+
+    def execute(self) -> None:
+        """Run sync user code on a thread; see threads.Job."""
+        start = time.perf_counter_ns()
+        try:
+            assert self.context is not None and self.call is not None  # noqa: S101 -- set by _launch
+            self.reply = self.context.run(self.call, self.invocation)
+        except BaseException as exc:
+            self.error = exc
+        self.elapsed_ns = time.perf_counter_ns() - start
+
+
+class Worker:
+    """One instance of a function.
+
+    Args:
+        settings: Who it is and what it may.
+        page: Its load page, already created.
+        spool: Its output; without one, tracebacks go to sys.stderr.
+
+    Attributes:
+        clients_gone: Clients that left before they had their answer.
+    """
+
+    def __init__(self, settings: WorkerSettings, page: LoadPage, *, spool: Streams | None = None) -> None:
+        self.settings = settings
+        self.clients_gone = 0
+        self.streams_body = False
+        self._page = page
+        self._spool = spool
+        self._timeout_s = settings.request_timeout_s or _INFINITY
+        self._gate: Gate[_Run] = Gate(settings.concurrency)
+        self._choice = InlineChoice()
+        self._inline = False
+        self._runs: set[_Run] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = _INFINITY
+        self._draining = False
+        self._quiet: asyncio.Event | None = None
+        self._control: Control | None = None
+
+    # --- outputs ------------------------------------------------------------------------------------------
+
+    def send(self, output: Output) -> Delivered:
+        """Hand an output to the runtime from a thread and wait for its answer.
+
+        Raises:
+            RuntimeError: Called on the event loop's thread, which it would block, or while nothing is served.
+        """
+        if self._loop is None:
+            raise RuntimeError("outputs can be sent only while the function is being called")
+        if threading.get_ident() == self._loop_thread:
+            raise RuntimeError("this call would block the event loop; await the asynchronous form instead")
+        future = asyncio.run_coroutine_threadsafe(self._deliver(output, INVOCATION.get()), self._loop)
+        return future.result()
+
+    async def send_async(self, output: Output) -> Delivered:
+        """Hand an output to the runtime and wait for its answer, up to the invocation's deadline and 30 s."""
+        if self._loop is None:
+            raise RuntimeError("outputs can be sent only while the function is being called")
+        return await self._deliver(output, INVOCATION.get())
+
+    async def _deliver(self, output: Output, invocation: Invocation | None) -> Delivered:
+        if self._control is None:
+            return Delivered(ok=False, error=f"output {output.name!r}: no platform is connected")
+        if invocation is None:
+            return await self._control.deliver(output, "-", _INFINITY)
+        return await self._control.deliver(output, invocation.id, invocation.deadline)
+
+    # --- life ---------------------------------------------------------------------------------------------
+
+    async def serve(
+        self,
+        function: LoadedFunction,
+        http: Sequence[socket.socket],
+        control: socket.socket | None,
+        *,
+        on_ready: Callable[[], None] | None = None,
+        signals: bool = True,
+    ) -> None:
+        """Answer until drained by SIGTERM, SIGINT or the control socket.
+
+        Args:
+            function: What to call.
+            http: Listening sockets, unix or TCP.
+            control: Listening unix socket, or None when there is no platform.
+            on_ready: Called when connections are accepted.
+            signals: Whether to handle SIGTERM and SIGINT; False in embedding programs.
+
+        Cancelling it ends everything without waiting for what runs.
+        """
+        settings = self.settings
+        self._loop = loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
+        self._quiet = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._function = function
+        self._call = function.call
+        self.streams_body = function.streams_body
+        self._unhandled = function.unhandled_paths
+        self._may_inline = function.sync and not function.blocking
+        ceiling = MAX_THREADS if function.sync else 0
+        self._gate = Gate(settings.concurrency, ceiling=ceiling)
+        self._page.mode("thread" if function.sync else "async")
+        self._threads: Threads[_Run] = Threads(loop, min(ceiling, self._gate.limit), self._thread_done)
+        limits = Limits(
+            head_bytes=settings.header_limit_bytes,
+            body_bytes=settings.body_limit_bytes,
+            head_timeout_s=settings.head_timeout_s,
+        )
+        self._server = Server(self, limits)
+        caught = (signal.SIGTERM, signal.SIGINT) if signals else ()
+        try:
+            if function.start is not None:
+                await function.start()
+            await self._server.start(http)
+            if control is not None:
+                self._control = Control(
+                    describe=self._describe,
+                    accept=self._accept_event,
+                    cancel=self._cancel_event,
+                    drain=self.drain,
+                    drained=self._stop.set,
+                )
+                await self._control.start(control)
+            for number in caught:
+                loop.add_signal_handler(number, self._terminate)
+            if on_ready is not None:
+                on_ready()
+            await self._stop.wait()
+        finally:
+            for number in caught:
+                loop.remove_signal_handler(number)
+            await self._shut_down()
+
+    async def drain(self, grace_s: float) -> None:
+        """Take no new events, let connections end with their next answer, and wait until nothing runs.
+
+        Args:
+            grace_s: Longest wait in seconds; what still runs then is given up by whoever ends the process.
+        """
+        self._draining = True
+        self._server.drain()
+        try:
+            async with asyncio.timeout(grace_s):
+                while self._gate.running or self._server.busy:
+                    self._quiet_event().clear()
+                    await self._quiet_event().wait()
+        except TimeoutError:
+            pass
+
+    def quiet(self) -> None:
+        """See http.Application."""
+        self._quiet_event().set()
+
+    def _quiet_event(self) -> asyncio.Event:
+        assert self._quiet is not None  # noqa: S101 -- made by serve, before anything can ask
+        return self._quiet
+
+    def _terminate(self) -> None:
+        if self._draining:  # the second signal: now
+            self._stop.set()
+            return
+        self._draining = True
+        self._drain_task = asyncio.create_task(self._drain_and_stop())
+
+    async def _drain_and_stop(self) -> None:
+        await self.drain(self.settings.grace_s)
+        self._stop.set()
+
+    async def _shut_down(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._control is not None:
+            await self._control.close()
+        self._server.close()
+        tasks = [run.task for run in self._runs if run.task is not None]
+        for run in self._runs:
+            run.answered = True
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
+        self._threads.close()
+        if self._function.stop is not None:
+            await self._function.stop()
+        if self._spool is not None:
+            self._spool.flush_partial()
+        await asyncio.sleep(0)  # answers leave and transports close at the end of a turn
+
+    def _describe(self) -> dict[str, Any]:
+        settings, function = self.settings, self._function
+        return {
+            "instance": settings.instance,
+            "revision": settings.revision,
+            "pid": os.getpid(),
+            "signature": function.signature,
+            "target": function.target,
+            "mode": self._page.mode_name,
+        }
+
+    # --- what comes in ------------------------------------------------------------------------------------
+
+    def begin(self, connection: Connection, invocation: Invocation) -> None:
+        """See http.Application. The whole of an inline call happens here."""
+        if self._unhandled and invocation.target.partition(b"?")[0] in self._unhandled:
+            connection.reply(plain_reply(404, "not found", invocation.id))
+            return
+        invocation.deadline = deadline = _monotonic() + self._timeout_s
+        gate = self._gate
+        if not self._inline or gate.running >= gate.limit:
+            run = _Run(invocation, connection, None, deadline)
+            connection.call = run
+            self._offer(run)
+            return
+        spool = self._spool
+        if spool is not None:
+            if gate.running:
+                spool.disturb()
+            else:
+                spool.enter()
+        page = self._page
+        token = page.begin(deadline)
+        start = page.changed_ns
+        gate.running += 1
+        INVOCATION.set(invocation)
+        try:
+            reply = _copy_context().run(self._call, invocation)
+        except BaseException as exc:
+            reply = self._failure(invocation, exc)
+        if type(reply) is not Reply or type(reply.body) is not bytes:
+            reply = self._checked(invocation, reply)
+            if type(reply.body) is not bytes:
+                self._begin_stream(connection, invocation, token, reply)
+                return
+        page.end(token)
+        now = page.changed_ns
+        if self._choice.record(now - start, now):
+            self._mode_changed()
+        self._leave(invocation)
+        self._answer(connection, invocation, reply)
+
+    def _begin_stream(self, connection: Connection, invocation: Invocation, token: int, reply: Reply) -> None:
+        """Go on as a task when an inline call returned a streamed answer."""
+        run = _Run(invocation, connection, None, invocation.deadline)
+        run.token = token
+        run.started = True
+        connection.call = run
+        self._track(run)
+        run.task = asyncio.create_task(self._stream(run, reply))
+
+    def gone(self, connection: Connection) -> None:
+        """See http.Application."""
+        self.clients_gone += 1
+        run, connection.call = connection.call, None
+        if isinstance(run, _Run):
+            self._abandon(run)
+
+    def _accept_event(self, peer: wire.Peer, invocation_id: str, event: Event, timeout_s: float) -> None:
+        if self._draining:
+            self._outcome(peer, invocation_id, "busy", "the instance is being stopped")
+            return
+        deadline = _monotonic() + (timeout_s or self._timeout_s)
+        invocation = Invocation(
+            invocation_id, "POST", b"/", [], body=event.data, deadline=deadline, event=event
+        )
+        self._offer(_Run(invocation, None, peer, deadline))
+
+    def _cancel_event(self, peer: wire.Peer, invocation_id: str) -> None:
+        for run in self._runs:
+            if run.peer is peer and run.invocation.id == invocation_id:
+                self._abandon(run)
+                self._outcome(peer, invocation_id, "error" if run.started else "busy", "cancelled")
+                return
+
+    # --- running ------------------------------------------------------------------------------------------
+
+    def _offer(self, run: _Run) -> None:
+        verdict = self._gate.offer(run)
+        if verdict is Admission.FULL:
+            if run.connection is not None:
+                text = "the function is busy and its queue is full"
+                run.connection.reply(plain_reply(503, text, run.invocation.id))
+            elif run.peer is not None:
+                self._outcome(run.peer, run.invocation.id, "busy", "the instance's queue is full")
+            return
+        self._track(run)
+        if verdict is Admission.RUN:
+            self._launch(run)
+        else:
+            self._page.queued(self._gate.waiting)
+
+    def _launch(self, run: _Run) -> None:
+        """Start one that is inside the gate."""
+        invocation = run.invocation
+        run.started = True
+        run.token = self._page.begin(run.deadline)
+        spool = self._spool
+        if spool is not None:
+            if self._gate.running > 1:
+                spool.disturb()
+            else:
+                spool.enter()
+        INVOCATION.set(invocation)
+        if not self._function.sync:
+            run.task = asyncio.Task(self._drive(run), loop=self._loop)
+        else:
+            run.context = _copy_context()
+            run.call = self._call
+            if self._inline:
+                # one per turn, so that a long queue of fast calls does not hold up the sockets
+                asyncio.get_running_loop().call_soon(self._run_inline, run)
+            else:
+                self._threads.submit(run)
+
+    def _run_inline(self, run: _Run) -> None:
+        run.execute()
+        self._thread_done(run)
+
+    def _thread_done(self, run: _Run) -> None:
+        """Take a sync call's result over on the loop."""
+        if self._may_inline and self._choice.record(run.elapsed_ns, time.monotonic_ns()):
+            self._mode_changed()
+        run.context = run.call = None
+        if run.error is not None:
+            reply = self._failure(run.invocation, run.error)
+            run.error = None
+        else:
+            reply = self._checked(run.invocation, run.reply)
+        run.reply = None
+        if type(reply.body) is bytes or run.answered:
+            self._finish(run, reply)
+        else:
+            INVOCATION.set(run.invocation)
+            run.task = asyncio.create_task(self._stream(run, reply))
+
+    async def _drive(self, run: _Run) -> None:
+        """Run async user code."""
+        invocation = run.invocation
+        try:
+            reply = await self._call(invocation)
+        except BaseException as exc:
+            if run.answered and isinstance(exc, asyncio.CancelledError):
+                self._finish(run, None)
+                return
+            reply = self._failure(invocation, exc)
+        if type(reply) is not Reply or type(reply.body) is not bytes:
+            reply = self._checked(invocation, reply)
+            if type(reply.body) is not bytes:
+                await self._stream(run, reply)
+                return
+        self._finish(run, reply)
+
+    async def _stream(self, run: _Run, reply: Reply) -> None:
+        """Send a streamed answer; its deadline ends when the headers are sent."""
+        chunks: Any = reply.body
+        connection = run.connection
+        answer: Reply | None = None
+        try:
+            if run.peer is not None:
+                async for (
+                    _chunk
+                ) in chunks:  # an event has no use for a body, but its function may work in there
+                    pass
+                answer = Reply(
+                    status=reply.status, headers=reply.headers, retry=reply.retry, error=reply.error
+                )
+            elif connection is not None and not run.answered:
+                connection.start_stream(reply)
+                run.deadline = _INFINITY
+                run.answered = True
+                self._page.exempt(run.token)
+                await connection.pump(chunks)
+        except BaseException as exc:
+            if not run.answered:
+                answer = self._failure(run.invocation, exc)
+            else:
+                if not isinstance(exc, asyncio.CancelledError | ClientGoneError):
+                    self._report(run.invocation, exc)
+                if connection is not None and connection.call is run:
+                    connection.break_off()
+        finally:
+            await _close_iterator(chunks)
+            self._finish(run, answer)
+
+    def _finish(self, run: _Run, reply: Reply | None) -> None:
+        """Note that user code has ended and hand on its reply, if anybody still waits for one."""
+        self._runs.discard(run)
+        self._page.end(run.token)
+        self._leave(run.invocation)
+        if run.answered or reply is None:
+            return
+        run.answered = True
+        if run.connection is not None:
+            self._answer(run.connection, run.invocation, reply)
+        elif run.peer is not None:
+            if 200 <= reply.status < 300:
+                self._outcome(run.peer, run.invocation.id, "ok", "")
+            else:
+                outcome = "error" if reply.retry else "drop"
+                self._outcome(run.peer, run.invocation.id, outcome, reply.error or f"status {reply.status}")
+
+    def _leave(self, invocation: Invocation) -> None:
+        spool = self._spool
+        if spool is not None:
+            spool.leave(invocation.id)
+        waiting = self._gate.leave()
+        if waiting is not None:
+            self._page.queued(self._gate.waiting)
+            self._launch(waiting)
+        elif self._draining:
+            self.quiet()
+
+    def _mode_changed(self) -> None:
+        self._inline = self._may_inline and self._choice.inline
+        self._page.mode("inline" if self._inline else "thread")
+
+    # --- deadlines ----------------------------------------------------------------------------------------
+
+    def _track(self, run: _Run) -> None:
+        """Keep an eye on a run's deadline: one timer for all of them, set for the earliest."""
+        self._runs.add(run)
+        if run.deadline < self._timer_at:
+            self._arm(run.deadline)
+
+    def _arm(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = deadline
+        delay = max(0.0, deadline - _monotonic()) + 0.001  # loops round to milliseconds, and not always up
+        self._timer = asyncio.get_running_loop().call_later(delay, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        self._timer_at = _INFINITY
+        now = _monotonic()
+        for run in [run for run in self._runs if run.deadline <= now]:
+            run.deadline = _INFINITY
+            if not run.answered:
+                self._time_out(run)
+        earliest = min((run.deadline for run in self._runs), default=_INFINITY)
+        if earliest < _INFINITY:
+            self._arm(earliest)
+
+    def _time_out(self, run: _Run) -> None:
+        connection, peer, invocation = run.connection, run.peer, run.invocation
+        what = "did not finish" if run.started else "could not start"
+        text = f"the function {what} within its time limit"
+        self._abandon(run)
+        if connection is not None:
+            connection.reply(plain_reply(504, text, invocation.id))
+        elif peer is not None:
+            self._outcome(peer, invocation.id, "error" if run.started else "busy", text)
+
+    def _abandon(self, run: _Run) -> None:
+        """Want no answer any more: leave the queue, or cancel what can be cancelled.
+
+        What goes on nevertheless (a thread, a task that swallows the cancellation) keeps its place in the
+        gate and its deadline in the load page, where the node sees that the worker overran.
+        """
+        run.answered = True
+        if self._gate.withdraw(run):
+            self._runs.discard(run)
+            self._page.queued(self._gate.waiting)
+            if self._draining:
+                self.quiet()
+        elif run.task is not None:
+            run.task.cancel()
+
+    # --- answers ------------------------------------------------------------------------------------------
+
+    def _answer(self, connection: Connection, invocation: Invocation, reply: Reply) -> None:
+        try:
+            connection.reply(reply)
+        except ReplyError as exc:
+            self._write_error(invocation, f"the function's answer cannot be sent: {exc}\n")
+            text = f"the function's answer cannot be sent: {exc}"
+            connection.reply(plain_reply(500, text, invocation.id))
+
+    def _checked(self, invocation: Invocation, reply: Any) -> Reply:
+        """Return a Reply whose body is bytes or an async iterator, or the error that it is not."""
+        if type(reply) is Reply:
+            body: Any = reply.body
+            if type(body) is bytes or hasattr(body, "__anext__"):
+                return reply
+            if isinstance(body, bytearray | memoryview):
+                reply.body = bytes(body)
+                return reply
+            if hasattr(body, "__aiter__"):
+                reply.body = body.__aiter__()
+                return reply
+            text = f"the function returned a body of type {type(body).__name__}, which cannot be sent"
+        else:
+            text = f"the function returned {type(reply).__name__}, which cannot be sent"
+        self._write_error(invocation, text + "\n")
+        answer = plain_reply(500, text, invocation.id)
+        answer.error = text
+        return answer
+
+    def _failure(self, invocation: Invocation, exc: BaseException) -> Reply:
+        """Turn what user code raised into its answer; the traceback goes to the function's stderr."""
+        if isinstance(exc, BodyError):
+            return plain_reply(exc.status, str(exc), invocation.id)
+        self._report(invocation, exc)
+        if invocation.event is not None:
+            reason = " ".join(f"{type(exc).__name__}: {exc}".split())
+            return Reply(status=500, error=reason[:500])
+        if isinstance(exc, ReplyError):
+            return plain_reply(500, f"the function's answer cannot be sent: {exc}", invocation.id)
+        on_error = self._function.on_error
+        if on_error is not None:
+            try:
+                reply = on_error(exc)
+            except BaseException as second:
+                self._report(invocation, second)
+            else:
+                return self._checked(invocation, reply)
+        # Only the type: messages may hold what a client must not see.
+        text = f"the function raised {type(exc).__name__}; its log has the traceback"
+        return plain_reply(500, text, invocation.id)
+
+    def _report(self, invocation: Invocation, exc: BaseException) -> None:
+        tb = exc.__traceback__
+        while tb is not None and tb.tb_frame.f_code.co_filename == __file__:
+            tb = tb.tb_next  # the worker's own frames say nothing about the function
+        self._write_error(invocation, "".join(traceback.format_exception(type(exc), exc, tb)))
+
+    def _write_error(self, invocation: Invocation, text: str) -> None:
+        if self._spool is not None:
+            self._spool.emit(b"e", invocation.id, text.encode("utf-8", "backslashreplace"))
+        else:
+            sys.stderr.write(text)
+
+    def _outcome(self, peer: wire.Peer, invocation_id: str, outcome: str, reason: str) -> None:
+        if self._control is not None:
+            self._control.outcome(peer, invocation_id, outcome, reason)
+
+
+async def _close_iterator(chunks: AsyncIterator[bytes] | Any) -> None:
+    """Run an async generator's `finally` blocks now, not whenever it is collected."""
+    close = getattr(chunks, "aclose", None)
+    if close is not None:
+        try:
+            await close()
+        except Exception:
+            traceback.print_exc()
+
+
+def run(
+    worker: Worker,
+    function: LoadedFunction,
+    http: Sequence[socket.socket],
+    control: socket.socket | None = None,
+    *,
+    on_ready: Callable[[], None] | None = None,
+    signals: bool = True,
+) -> None:
+    """Start a uvloop in this process and serve until drained; arguments as in `Worker.serve`.
+
+    Leaner than `asyncio.run`, whose ending imports and starts an executor only to shut it down.
+    """
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(worker.serve(function, http, control, on_ready=on_ready, signals=signals))
+    finally:
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
+        asyncio.set_event_loop(None)
+        loop.close()

@@ -1,0 +1,69 @@
+"""Literal tables: names of conventions, drivers and senders -> `module:attribute`; nothing registers itself.
+
+Imports none of them: each process resolves the few names that it needs. Light, since the zygote imports it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, Final
+
+from pelton.errors import ComponentError, UnknownConventionError
+
+__all__ = [
+    "CONVENTIONS",
+    "DRIVERS",
+    "SENDERS",
+    "resolve_convention",
+    "resolve_driver",
+    "resolve_sender",
+]
+
+CONVENTIONS: Final[Mapping[str, str]] = {
+    "openfunction": "pelton.compat.openfunction",
+    "gcf": "pelton.compat.gcf",
+}
+"""Name -> module with NAME, IMPLIED, detect and load."""
+
+DRIVERS: Final[Mapping[str, str]] = {
+    "bindings.http": "pelton.drivers.http:HttpBinding",
+    "pubsub.jetstream": "pelton.drivers.nats:JetStreamBus",
+}
+"""Component type -> class that implements the port."""
+
+SENDERS: Final[Mapping[str, str]] = {
+    "slack": "pelton.drivers.slack:SlackSender",
+    "webhook": "pelton.drivers.webhook:WebhookSender",
+    "console": "pelton.drivers.console:ConsoleSender",
+}
+"""Receiver type -> class that implements Sender."""
+
+
+def resolve_convention(name: str) -> ModuleType:
+    """Import a convention's module; raises UnknownConventionError that lists the known names."""
+    module = CONVENTIONS.get(name)
+    if module is None:
+        raise UnknownConventionError(
+            f"there is no convention {name!r}", hint=f"Known conventions: {', '.join(CONVENTIONS)}."
+        )
+    return importlib.import_module(module)
+
+
+def resolve_driver(component_type: str) -> Any:
+    """Import the class for a component type; raises ComponentError that lists the known types."""
+    return _attribute(DRIVERS, component_type, "component type")
+
+
+def resolve_sender(receiver_type: str) -> Any:
+    """Import the class for a receiver type; raises ComponentError that lists the known types."""
+    return _attribute(SENDERS, receiver_type, "receiver type")
+
+
+def _attribute(table: Mapping[str, str], name: str, what: str) -> Any:
+    entry = table.get(name)
+    if entry is None:
+        raise ComponentError(f"there is no {what} {name!r}", hint=f"Known: {', '.join(table)}.")
+    module, _, attribute = entry.partition(":")
+    return getattr(importlib.import_module(module), attribute)

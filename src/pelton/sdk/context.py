@@ -1,0 +1,366 @@
+"""OpenFunction's user context: what a function gets as `context`, and what it says about the function itself.
+
+Imported by user code through the shim `functions_framework.context.user_context`, and made per invocation by
+`compat/openfunction.py`.
+Source: `openfunction` contract, sections 8.3 and 10.1.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pelton.errors import DeliveryError
+from pelton.model.invocation import Delivered, Invocation, Output
+from pelton.sdk import flask_app
+from pelton.sdk.event import BindingRequest, TopicEvent
+from pelton.sdk.request import Request
+
+__all__ = [
+    "Component",
+    "DaprTrigger",
+    "FunctionOut",
+    "HTTPTrigger",
+    "OutputResponse",
+    "RuntimeContext",
+    "UserContext",
+]
+
+
+class FunctionOut:
+    """A function's outcome, for hooks and functions that set it; code is 200 or 500, 0 when not set."""
+
+    __slots__ = ("code", "data", "error", "metadata")
+
+    def __init__(
+        self,
+        code: int = 0,
+        error: Any = None,
+        data: Any = "",
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self.code = code
+        self.error = error
+        self.data = data
+        self.metadata = {} if metadata is None else metadata
+
+    def get_code(self) -> int:
+        """Return the code."""
+        return self.code
+
+    def set_code(self, code: int) -> FunctionOut:
+        """Set the code: 200 success, 500 failure."""
+        self.code = code
+        return self
+
+    def get_error(self) -> Any:
+        """Return the error, or None."""
+        return self.error
+
+    def set_error(self, error: Any) -> FunctionOut:
+        """Set the error."""
+        self.error = error
+        return self
+
+    def get_data(self) -> Any:
+        """Return the data."""
+        return self.data
+
+    def set_data(self, data: Any) -> FunctionOut:
+        """Set the data: body of an HTTP answer when the function returns None."""
+        self.data = data
+        return self
+
+    def get_metadata(self) -> dict[str, Any]:
+        """Return the metadata."""
+        return self.metadata
+
+    def set_metadata(self, metadata: dict[str, Any]) -> FunctionOut:
+        """Set the metadata; `retry: "true"` asks for another delivery of a failed topic event."""
+        self.metadata = metadata
+        return self
+
+
+@dataclass(slots=True, kw_only=True)
+class Component:
+    """An input or output of the function context."""
+
+    component_name: str = ""
+    component_type: str = ""
+    topic: str = ""
+    operation: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class DaprTrigger:
+    """An event trigger of the function context."""
+
+    name: str = ""
+    component_type: str = ""
+    topic: str = ""
+    input_name: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class HTTPTrigger:
+    """The HTTP trigger of the function context."""
+
+    port: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class RuntimeContext:
+    """The function context as attributes, made once per process.
+
+    Attributes:
+        context: The whole context as it came.
+        name, version: The function's.
+        http_trigger: None when there is none.
+        dapr_triggers: Event triggers, may be empty.
+        inputs, outputs: Name -> component, may be empty.
+        pre_hooks, post_hooks: Hook names in order.
+    """
+
+    context: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+    version: str = ""
+    http_trigger: HTTPTrigger | None = None
+    dapr_triggers: list[DaprTrigger] = field(default_factory=list)
+    inputs: dict[str, Component] = field(default_factory=dict)
+    outputs: dict[str, Component] = field(default_factory=dict)
+    pre_hooks: list[str] = field(default_factory=list)
+    post_hooks: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, context: Mapping[str, Any]) -> RuntimeContext:
+        """Read a context in v1beta1, v1beta2 or merged form; unknown keys stay reachable in `context`."""
+        triggers = context.get("triggers") or {}
+        http = triggers.get("http")
+        return cls(
+            context=context,
+            name=str(context.get("name", "")),
+            version=str(context.get("version", "")),
+            http_trigger=HTTPTrigger(port=_port(http.get("port"))) if isinstance(http, Mapping) else None,
+            dapr_triggers=[
+                DaprTrigger(
+                    name=str(item.get("name", "")),
+                    component_type=str(item.get("type", "")),
+                    topic=str(item.get("topic") or ""),
+                    input_name=str(item.get("inputName") or item.get("name", "")),
+                )
+                for item in triggers.get("dapr") or ()
+            ],
+            inputs=_components(context.get("inputs")),
+            outputs=_components(context.get("outputs")),
+            pre_hooks=list(context.get("preHooks") or context.get("prePlugins") or ()),
+            post_hooks=list(context.get("postHooks") or context.get("postPlugins") or ()),
+        )
+
+    def has_http_trigger(self) -> bool:
+        """Tell whether HTTP requests reach the function."""
+        return self.http_trigger is not None
+
+    def get_http_trigger(self) -> HTTPTrigger | None:
+        """Return the HTTP trigger, or None."""
+        return self.http_trigger
+
+    def get_dapr_triggers(self) -> list[DaprTrigger]:
+        """Return the event triggers."""
+        return self.dapr_triggers
+
+    def get_outputs(self) -> dict[str, Component]:
+        """Return the outputs by name."""
+        return self.outputs
+
+
+def _port(value: Any) -> int | None:
+    return int(value) if str(value or "").isdigit() else None
+
+
+def _components(items: Any) -> dict[str, Component]:
+    if not isinstance(items, Mapping):
+        return {}
+    found = {}
+    for name, item in items.items():
+        kind = str(item.get("componentType") or "")
+        # v1beta1 has the topic of a pub/sub component in `uri`; for bindings that is the component's name.
+        uri = str(item.get("uri") or "") if kind.startswith("pubsub.") else ""
+        found[str(name)] = Component(
+            component_name=str(item.get("componentName") or name),
+            component_type=kind,
+            topic=str(item.get("topic") or uri),
+            operation=str(item.get("operation") or ""),
+            metadata={str(k): str(v) for k, v in (item.get("metadata") or {}).items()},
+        )
+    return found
+
+
+class OutputResponse:
+    """What an output's destination answered: `.data`, `.text()`, `.metadata`."""
+
+    __slots__ = ("data", "metadata")
+
+    def __init__(self, delivered: Delivered) -> None:
+        self.data = delivered.data
+        self.metadata = delivered.metadata
+
+    def text(self) -> str:
+        """Return the answer as UTF-8 text."""
+        return self.data.decode()
+
+    @property
+    def binding_metadata(self) -> dict[str, str]:
+        """The same as `metadata`."""
+        return self.metadata
+
+    headers = binding_metadata
+
+
+class UserContext:
+    """What an OpenFunction function gets as `context`, one per invocation.
+
+    Args:
+        runtime_context: What the platform says about the function.
+        binding_request, topic_event, http_request: What caused the invocation; tests of functions set one.
+        logger: The function's logger.
+        invocation: The invocation behind it; set by the platform.
+        send: Hands an Output to the platform and waits for the answer; set by the platform.
+        send_async: The same for coroutine functions.
+
+    Attributes:
+        out: The outcome; functions and hooks may set it.
+        failed_outputs: One line for each `send` that was not accepted, in order.
+    """
+
+    def __init__(
+        self,
+        runtime_context: RuntimeContext | None = None,
+        binding_request: BindingRequest | None = None,
+        topic_event: TopicEvent | None = None,
+        http_request: Any = None,
+        logger: logging.Logger | None = None,
+        *,
+        invocation: Invocation | None = None,
+        send: Callable[[Output], Delivered] | None = None,
+        send_async: Callable[[Output], Awaitable[Delivered]] | None = None,
+    ) -> None:
+        self.runtime_context = runtime_context if runtime_context is not None else RuntimeContext()
+        self.logger = logger if logger is not None else logging.getLogger("function")
+        self.out = FunctionOut()
+        self.failed_outputs: list[str] = []
+        self._binding_request = binding_request
+        self._topic_event = topic_event
+        self._http_request = http_request
+        self._invocation = invocation
+        self._send = send
+        self._send_async = send_async
+        self._dapr_client: Any = None
+
+    def get_http_request(self) -> Any:
+        """Return the HTTP request, None for events: a `flask.Request` where Flask is, else a light one."""
+        if self._http_request is None and self._invocation is not None and self._invocation.event is None:
+            self._http_request = flask_app.plain_request(self._invocation) or Request(self._invocation)
+        return self._http_request
+
+    def get_binding_request(self) -> BindingRequest | None:
+        """Return what the input binding delivered (`.text()`, `.data`, `.metadata`), or None."""
+        if self._binding_request is None and self._invocation is not None:
+            event = self._invocation.event
+            if event is not None and event.kind == "binding":
+                self._binding_request = BindingRequest(event.data, event.metadata)
+        return self._binding_request
+
+    def get_topic_event(self) -> TopicEvent | None:
+        """Return the topic's event (`.Data()`, `.EventID()`, ...), or None."""
+        if self._topic_event is None and self._invocation is not None:
+            event = self._invocation.event
+            if event is not None and event.kind == "topic":
+                self._topic_event = TopicEvent(event, self._invocation.id)
+        return self._topic_event
+
+    @property
+    def dapr_client(self) -> Any:
+        """A Dapr client, made on first use; needs the `dapr` package in requirements.txt."""
+        if self._dapr_client is None:
+            try:
+                from dapr.clients import DaprClient  # type: ignore[import-not-found]
+            except ImportError as exc:
+                raise RuntimeError(
+                    "context.dapr_client needs dapr in requirements.txt; context.send does not"
+                ) from exc
+            self._dapr_client = DaprClient()
+        return self._dapr_client
+
+    def send(self, output_name: str, data: Any) -> Any:
+        """Send data to an output and wait until its destination took it.
+
+        Args:
+            output_name: Name of the output; when the function has only one, any name means that one.
+            data: Text or bytes for bindings; for topics whatever JSON can hold. Bytes go to a topic as they
+                are.
+
+        Returns:
+            The answer (`.data`, `.text()`, `.metadata`), or the text `An error occurred: ...` as the original
+            does; for events such a failure also fails the invocation, so that the event comes back.
+
+        Raises:
+            RuntimeError: Called in a coroutine function, which it would block; use `send_async` there.
+        """
+        if self._send is None and self._send_async is not None:
+            raise RuntimeError(
+                "context.send would block the event loop here: use `await context.send_async(...)`"
+            )
+        try:
+            if self._send is None:
+                raise DeliveryError("this context belongs to no platform")
+            return self._accepted(self._send(self._output(output_name, data)))
+        except Exception as exc:  # the original's promise: errors are returned, whatever they are
+            return self._failed(output_name, exc)
+
+    async def send_async(self, output_name: str, data: Any) -> Any:
+        """Do what `send` does, in coroutine functions."""
+        try:
+            if self._send_async is None:
+                raise DeliveryError("this context belongs to no platform")
+            return self._accepted(await self._send_async(self._output(output_name, data)))
+        except Exception as exc:  # as in `send`
+            return self._failed(output_name, exc)
+
+    def _output(self, name: str, data: Any) -> Output:
+        outputs = self.runtime_context.outputs
+        if not outputs:
+            raise DeliveryError("No outputs found.")
+        if name not in outputs:
+            if len(outputs) > 1:
+                raise DeliveryError(f"No output named {name} found; there are {', '.join(sorted(outputs))}.")
+            name = next(iter(outputs))
+        component = outputs[name]
+        is_topic = component.component_type.startswith("pubsub.") or (
+            not component.component_type and bool(component.topic)
+        )
+        payload, content_type = _encode(data, as_json=is_topic)
+        return Output(name=name, data=payload, content_type=content_type)
+
+    def _accepted(self, delivered: Delivered) -> OutputResponse:
+        if not delivered.ok:
+            raise DeliveryError(delivered.error or "not accepted")
+        return OutputResponse(delivered)
+
+    def _failed(self, name: str, exc: Exception) -> str:
+        reason = exc.message if isinstance(exc, DeliveryError) else str(exc) or type(exc).__name__
+        self.failed_outputs.append(f"output {name}: {reason}")
+        self.logger.error("output %s was not accepted: %s", name, reason)
+        return f"An error occurred: {reason}"
+
+
+def _encode(data: Any, *, as_json: bool) -> tuple[bytes, str]:
+    """Return payload and media type: JSON for topics (even text, as in the original), else as it is."""
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return bytes(data), "application/octet-stream"
+    if as_json or not isinstance(data, str):
+        return json.dumps(data).encode(), "application/json"
+    return data.encode(), "text/plain; charset=utf-8"

@@ -1,0 +1,1 @@
+"""Packages under names that user code imports; `dataplane/loader.py` serves them."""

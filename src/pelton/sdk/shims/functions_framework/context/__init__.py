@@ -1,0 +1,1 @@
+"""Serves `functions_framework.context`."""

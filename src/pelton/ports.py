@@ -19,6 +19,7 @@ __all__ = [
     "Delivery",
     "EventResult",
     "Invoker",
+    "Ledger",
     "Message",
     "SendResult",
     "Sender",
@@ -128,11 +129,30 @@ class EventResult:
 class Invoker(Protocol):
     """Delivers events to workers of a function, waking it if needed."""
 
-    async def invoke(self, subscription: Subscription, event: Event, *, invocation_id: str) -> EventResult:
+    async def invoke(
+        self, subscription: Subscription, event: Event, *, invocation_id: str, timeout_s: float
+    ) -> EventResult:
         """Deliver one event and wait for its outcome; never raises for what the function does.
 
         A worker's death while it holds the event is an `error`; a full queue or a failed wake is `busy`.
+        `timeout_s` is the function's limit, 0 for none; exceeding it is an `error`.
         """
+        ...
+
+
+class Ledger(Bus, Protocol):
+    """The bus that keeps retries and dead letters, with a durable record of attempts per subscription."""
+
+    async def load_attempts(self, owner: str) -> dict[str, int]:
+        """Return delivery key -> attempts recorded for a subscription id and not deleted since."""
+        ...
+
+    async def put_attempts(self, owner: str, key: str, attempts: int) -> None:
+        """Record attempts of one delivery; returns when stored. Raises DeliveryError."""
+        ...
+
+    async def delete_attempts(self, owner: str, key: str) -> None:
+        """Forget them; safe to repeat. Raises DeliveryError."""
         ...
 
 

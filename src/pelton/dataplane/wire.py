@@ -83,6 +83,7 @@ class Peer:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._next_id = 0
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._notes: set[asyncio.Task[Any]] = set()
         self._writer.write(encode([HELLO, 0, "", VERSION]))
         self._loop_task = asyncio.create_task(self._read_loop(), name=f"wire-{name}")
 
@@ -119,7 +120,7 @@ class Peer:
         await self._writer.drain()
 
     async def close(self) -> None:
-        """End the connection; running handlers are cancelled."""
+        """End the connection; running handlers of calls are cancelled."""
         self._loop_task.cancel()
         await asyncio.gather(self._loop_task, return_exceptions=True)
 
@@ -146,8 +147,10 @@ class Peer:
                 future.set_result(body)
         elif kind in (CALL, NOTE):
             task = asyncio.create_task(self._serve(kind, call_id, op, body))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            # A note that came before the end is still handled: it may be the outcome of an event.
+            kept = self._tasks if kind == CALL else self._notes
+            kept.add(task)
+            task.add_done_callback(kept.discard)
         elif kind == ERROR:
             future = self._waiting.get(call_id)
             if future is not None and not future.done():

@@ -1,6 +1,6 @@
-"""CloudEvents 1.0: the event as data, and its codecs: JSON, HTTP (binary and structured), Dapr's envelope.
+"""CloudEvents 1.0: the event as data and its codecs: JSON, HTTP (binary, structured), Dapr's envelope.
 
-Pure. The dispatcher unwraps what brokers deliver, outputs wrap what functions send, conventions rebuild events
+Pure. The dispatcher unwraps what brokers deliver, outputs wrap what functions send, conventions rebuild them
 for user code. JSON payloads travel as the bytes they were, never through Python numbers: big ones stay exact.
 Source: CloudEvents 1.0.2 with its JSON format and HTTP protocol binding; `dapr-runtime` contract, section 3.
 """

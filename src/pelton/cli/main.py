@@ -1,0 +1,382 @@
+"""The `pelton` command: flags and help; each command's work is in the file of its name beside this one.
+
+Imports of commands happen when they run, so that `pelton --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from pelton import __version__
+from pelton.cli.home import Home
+from pelton.errors import PeltonError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="pelton",
+    help="Event-driven functions on one machine and on Kubernetes with the same manifests.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+topic_app = typer.Typer(help="Publish to topics, read them, see what waits.", no_args_is_help=True)
+dlq_app = typer.Typer(help="Dead letters: events that a function did not accept.", no_args_is_help=True)
+app.add_typer(topic_app, name="topic")
+app.add_typer(dlq_app, name="dlq")
+
+Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace of the function.")]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait.")]
+Output = Annotated[str, typer.Option("-o", "--output", help="table, yaml or json.")]
+
+
+def _exit(code: int) -> None:
+    raise typer.Exit(code)
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        print(f"pelton {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def up(
+    gateway: Annotated[str, typer.Option(help="HOST:PORT of the gateway; port 0 takes a free one.")] = "127.0.0.1:8080",
+    api: Annotated[str, typer.Option(help="HOST:PORT of the API server; port 0 takes a free one.")] = "127.0.0.1:8081",
+    durability: Annotated[
+        str, typer.Option(help="process: accepted events survive kill -9; power: power loss too.")
+    ] = "process",
+    detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready; it goes on.")] = False,
+) -> None:
+    """Start the platform on this machine; Ctrl-C ends it."""
+    from pelton.cli.detach import detached
+    from pelton.cli.ports_owner import parse_address
+    from pelton.cli.up import UpOptions
+    from pelton.cli.up import up as run
+    from pelton.errors import UsageError
+
+    if durability not in ("process", "power"):
+        raise UsageError(f"--durability {durability!r} is not known", hint="one of: process, power")
+    options = UpOptions(
+        gateway=parse_address(gateway, "--gateway"), api=parse_address(api, "--api"), durability=durability
+    )
+    _exit(detached(Home(), sys.argv[1:]) if detach else run(Home(), options))
+
+
+@app.command()
+def down() -> None:
+    """End the platform that runs on PELTON_HOME."""
+    from pelton.cli.status import down as run
+
+    _exit(run(Home()))
+
+
+@app.command()
+def status(output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table") -> None:
+    """Show the parts of the platform and the functions on it."""
+    from pelton.cli.status import status as run
+
+    _exit(run(Home(), output=_one_of(output, "table", "json")))
+
+
+@app.command()
+def deploy(
+    directory: Annotated[str, typer.Argument(help="Directory with the function's source.")],
+    name: Annotated[str | None, typer.Option(help="Function name; default: the directory's.")] = None,
+    namespace: Namespace = "default",
+    trigger: Annotated[
+        str | None, typer.Option(help="http, topic=TOPIC or cron=SCHEDULE; default: http, or the manifest's.")
+    ] = None,
+    convention: Annotated[str | None, typer.Option(help="Convention of the code; default: detected.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the manifest, change nothing.")] = False,
+    output: Annotated[str, typer.Option("-o", "--output", help="yaml or json, with --dry-run.")] = "yaml",
+    timeout: Timeout = 180.0,
+) -> None:
+    """Turn a source directory into a running function."""
+    from pelton.cli.deploy import deploy as run
+
+    _exit(
+        run(
+            Home(),
+            directory,
+            name=name,
+            namespace=namespace,
+            trigger=trigger,
+            convention=convention,
+            dry_run=dry_run,
+            output=_one_of(output, "yaml", "json"),
+            timeout_s=timeout,
+        )
+    )
+
+
+@app.command()
+def apply(
+    files: Annotated[list[str], typer.Option("-f", "--filename", help="Manifest, directory, or - for stdin.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Return when functions are Running or Failed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check against the server, change nothing.")] = False,
+    timeout: Timeout = 180.0,
+) -> None:
+    """Create or update objects from manifests."""
+    from pelton.cli.objects import apply as run
+
+    _exit(run(Home(), files, wait=wait, dry_run=dry_run, timeout_s=timeout))
+
+
+@app.command()
+def get(
+    kind: Annotated[str, typer.Argument(help="functions (fn), components, receivers (nr).")],
+    name: Annotated[str, typer.Argument(help="One object; default: all.")] = "",
+    namespace: Namespace = "default",
+    all_namespaces: Annotated[bool, typer.Option("-A", "--all-namespaces", help="In all namespaces.")] = False,
+    output: Output = "table",
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on with changes.")] = False,
+) -> None:
+    """Show objects."""
+    from pelton.cli.objects import get as run
+
+    space = None if all_namespaces else namespace
+    _exit(run(Home(), kind, name, namespace=space, output=_one_of(output, "table", "yaml", "json"), watch=watch))
+
+
+@app.command()
+def describe(
+    kind: Annotated[str, typer.Argument(help="function, component, receiver.")],
+    name: Annotated[str, typer.Argument(help="The object.")],
+    namespace: Namespace = "default",
+) -> None:
+    """Show everything about one object."""
+    from pelton.cli.objects import describe as run
+
+    _exit(run(Home(), kind, name, namespace=namespace))
+
+
+@app.command()
+def delete(
+    kind: Annotated[str, typer.Argument(help="function, component, receiver.")] = "",
+    names: Annotated[list[str] | None, typer.Argument(help="Objects to delete.")] = None,
+    files: Annotated[list[str] | None, typer.Option("-f", "--filename", help="Delete what manifests name.")] = None,
+    namespace: Namespace = "default",
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when they are gone.")] = True,
+    timeout: Timeout = 60.0,
+) -> None:
+    """Delete objects."""
+    from pelton.cli.objects import delete as run
+    from pelton.errors import UsageError
+
+    if not files and not (kind and names):
+        raise UsageError("nothing to delete", hint="pelton delete KIND NAME, or pelton delete -f FILE")
+    _exit(run(Home(), kind, names or (), files=files or (), namespace=namespace, wait=wait, timeout_s=timeout))
+
+
+@app.command()
+def invoke(
+    name: Annotated[str, typer.Argument(help="The function.")],
+    data: Annotated[str | None, typer.Option("-d", "--data", help="Body, @FILE, or @- for stdin.")] = None,
+    header: Annotated[list[str] | None, typer.Option("-H", "--header", help="`Name: value`; may repeat.")] = None,
+    event: Annotated[str | None, typer.Option("--event", help="File with a CloudEvent in JSON.")] = None,
+    method: Annotated[str | None, typer.Option("-X", "--request", help="HTTP method.")] = None,
+    path: Annotated[str, typer.Option("--path", help="Path and query after the function's address.")] = "/",
+    include: Annotated[bool, typer.Option("-i", "--include", help="Print status and headers too.")] = False,
+    namespace: Namespace = "default",
+    timeout: Timeout = 310.0,
+) -> None:
+    """Call a function through the gateway."""
+    from pelton.cli.invoke import invoke as run
+
+    _exit(
+        run(
+            Home(),
+            name,
+            namespace=namespace,
+            data=data,
+            headers=header or (),
+            event=event,
+            method=method,
+            path=path if path.startswith("/") else f"/{path}",
+            include=include,
+            timeout_s=timeout,
+        )
+    )
+
+
+@app.command()
+def logs(
+    name: Annotated[str, typer.Argument(help="The function.")],
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with new lines.")] = False,
+    since: Annotated[str | None, typer.Option(help="Only lines of the last 30s, 5m, 2h, ...")] = None,
+    namespace: Namespace = "default",
+) -> None:
+    """Print what all instances of a function wrote."""
+    from pelton.cli.logs import logs as run
+
+    _exit(run(Home(), name, namespace=namespace, follow=follow, since=since))
+
+
+@topic_app.command("publish")
+def topic_publish(
+    topic: Annotated[str, typer.Argument(help="The topic.")],
+    data: Annotated[list[str], typer.Option("-d", "--data", help="Payload, @FILE, or @- (a message a line).")],
+    header: Annotated[list[str] | None, typer.Option("-H", "--header", help="`Name: value`; may repeat.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Do not wrap the payload in a CloudEvent.")] = False,
+) -> None:
+    """Publish messages; returns when the bus has stored them."""
+    from pelton.cli.topic import publish as run
+
+    _exit(run(Home(), topic, data, headers=header or (), raw=raw))
+
+
+@topic_app.command("tail")
+def topic_tail(
+    topic: Annotated[str, typer.Argument(help="The topic; * and > as in NATS.")],
+    since: Annotated[str | None, typer.Option(help="Begin with messages of the last 30s, 5m, ...; default: new ones.")] = None,
+    count: Annotated[int, typer.Option(help="End after so many; 0 goes on.")] = 0,
+) -> None:
+    """Print messages as they come."""
+    from pelton.cli.topic import tail as run
+
+    _exit(run(Home(), topic, since=since, count=count))
+
+
+@topic_app.command("lag")
+def topic_lag(
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+) -> None:
+    """Show what waits for each function."""
+    from pelton.cli.topic import lag as run
+
+    _exit(run(Home(), output=_one_of(output, "table", "json")))
+
+
+@dlq_app.command("list")
+def dlq_list(
+    function: Annotated[str, typer.Argument(help="Only this function's; default: all.")] = "",
+    namespace: Namespace = "default",
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+) -> None:
+    """List dead letters."""
+    from pelton.cli.topic import dead_letters as run
+
+    _exit(run(Home(), function, namespace=namespace, output=_one_of(output, "table", "json")))
+
+
+@dlq_app.command("show")
+def dlq_show(letter: Annotated[int, typer.Argument(help="Number of the dead letter, from `dlq list`.")]) -> None:
+    """Print one dead letter: headers and payload."""
+    from pelton.cli.topic import show_dead_letter as run
+
+    _exit(run(Home(), letter))
+
+
+@dlq_app.command("redrive")
+def dlq_redrive(
+    letters: Annotated[list[int] | None, typer.Argument(help="Numbers from `dlq list`.")] = None,
+    function: Annotated[str, typer.Option("--function", help="All of this function's.")] = "",
+    namespace: Namespace = "default",
+    everything: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
+) -> None:
+    """Give dead letters back to the functions they were meant for."""
+    from pelton.cli.topic import redrive as run
+    from pelton.errors import UsageError
+
+    if not letters and not function and not everything:
+        raise UsageError("which dead letters?", hint="numbers from `pelton dlq list`, --function NAME, or --all")
+    _exit(run(Home(), letters or (), function=function, namespace=namespace))
+
+
+@app.command()
+def run(
+    source: Annotated[str, typer.Argument(help="Directory or Python file.")] = ".",
+    target: Annotated[str | None, typer.Option(help="Name of the function; FUNCTION_TARGET.")] = None,
+    signature: Annotated[str | None, typer.Option(help="http, cloudevent, ...; FUNCTION_SIGNATURE_TYPE.")] = None,
+    convention: Annotated[str | None, typer.Option(help="Convention of the code; default: detected.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port, 0 takes a free one; PORT; default 8080.")] = None,
+    reload: Annotated[bool, typer.Option("--reload", help="Start again when a file changes.")] = False,
+    install: Annotated[bool, typer.Option("--install/--no-install", help="Install requirements.txt.")] = True,
+) -> None:
+    """Serve one function without a platform."""
+    from pelton.cli.run import run as serve
+
+    _exit(
+        serve(
+            source=source,
+            target=target,
+            signature=signature,
+            convention=convention,
+            host=host,
+            port=port,
+            reload=reload,
+            install=install,
+        )
+    )
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="Name of the function, and of its new directory.")],
+    trigger: Annotated[str, typer.Option(help="http, cloudevent or topic.")] = "http",
+    convention: Annotated[str, typer.Option(help="openfunction or gcf.")] = "",
+) -> None:
+    """Write a new function to start from."""
+    from pelton.cli.init import init as write
+
+    _exit(write(name, trigger=trigger, convention=convention or None))
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the scratch home behind.")] = False,
+) -> None:
+    """Show all of it in a minute: wake from zero, logs as events, an alert, back to zero."""
+    from pelton.cli.demo import demo as show
+
+    _exit(show(keep=keep))
+
+
+def _one_of(value: str, *known: str) -> str:
+    from pelton.errors import UsageError
+
+    if value not in known:
+        raise UsageError(f"-o {value!r} is not known", hint=f"one of: {', '.join(known)}")
+    return value
+
+
+def _guard(command: Callable[[], object]) -> int:
+    try:
+        command()
+    except PeltonError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return exc.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    except SystemExit as exc:
+        return exc.code if isinstance(exc.code, int) else 1
+    return 0
+
+
+def main() -> None:
+    """Run the command line; user errors end with their own exit code and one message."""
+    sys.exit(_guard(app))
+
+
+if __name__ == "__main__":
+    main()

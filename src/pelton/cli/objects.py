@@ -1,0 +1,295 @@
+"""`pelton apply|get|describe|delete`: objects, as kubectl treats them.
+
+Manifests are read and checked here first, since only here are file and line known; the API server checks again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from pelton.cli.client import Client
+from pelton.cli.home import Home
+from pelton.cli.printing import print_table, print_yaml, progress
+from pelton.errors import ManifestError, NotFoundError, PeltonError, SourceError, UsageError
+from pelton.manifest import kinds, text
+from pelton.manifest.kinds import Kind
+
+__all__ = ["apply", "delete", "describe", "get", "read_documents", "wait_settled"]
+
+_MANIFESTS: Final = (".yaml", ".yml", ".json")
+_SETTLED: Final = ("Running", "Failed", "Timeout", "UnknownRuntime")
+_SERVER_SET: Final = ("uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink")
+
+
+def apply(home: Home, files: Sequence[str], *, wait: bool, dry_run: bool, timeout_s: float) -> int:
+    """Create or update every object of the files; a bad document does not stop the good ones.
+
+    Returns:
+        0 when all were applied (and, with `wait`, are Running); 1 else.
+    """
+    failed = False
+    applied: list[tuple[Kind, dict[str, Any]]] = []
+    documents, errors = read_documents(files)
+    for error in errors:
+        _complain(error)
+        failed = True
+    with Client(home) as client:
+        for document in documents:
+            try:
+                kind, obj, done = _apply_one(client, document, dry_run=dry_run)
+            except PeltonError as exc:
+                _complain(exc)
+                failed = True
+                continue
+            applied.append((kind, obj))
+            print(f"{kind.singular}.{kind.group}/{obj['metadata']['name']} {done}")
+        if wait and not dry_run:
+            for kind, obj in applied:
+                if kind.kind == "Function":
+                    failed |= not wait_settled(client, kind, obj, timeout_s=timeout_s)
+    if not documents and not errors:
+        raise UsageError(f"no objects in {', '.join(files)}", hint="manifests end in .yaml, .yml or .json")
+    return 1 if failed else 0
+
+
+def read_documents(files: Sequence[str]) -> tuple[list[text.Document], list[ManifestError]]:
+    """Read manifests from files, directories (their manifests, not below) or `-` for standard input."""
+    documents: list[text.Document] = []
+    errors: list[ManifestError] = []
+    for name, content in _contents(files):
+        parsed = text.parse(content, name)
+        documents += parsed.documents
+        errors += parsed.errors
+    return documents, errors
+
+
+def _contents(files: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for file in files:
+        if file == "-":
+            yield "-", sys.stdin.read()
+            continue
+        path = Path(file)
+        if path.is_dir():
+            for child in sorted(path.iterdir()):
+                if child.suffix in _MANIFESTS:
+                    yield str(child), child.read_text()
+            continue
+        try:
+            yield file, path.read_text()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise UsageError(f"{file} cannot be read: {exc}") from exc
+
+
+def _apply_one(
+    client: Client, document: text.Document, *, dry_run: bool
+) -> tuple[Kind, dict[str, Any], str]:
+    admitted = kinds.admit(document.data, where=document.where)
+    for warning in admitted.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    kind, obj = admitted.kind, admitted.obj
+    metadata = obj.setdefault("metadata", {})
+    for name in _SERVER_SET:
+        metadata.pop(name, None)
+    if kind.namespaced:
+        metadata.setdefault("namespace", "default")
+    _resolve_source(obj, document)
+    suffix = " (dry run)" if dry_run else ""
+    try:
+        old = client.get(kind, metadata.get("namespace", ""), metadata["name"])
+    except NotFoundError:
+        return kind, client.create(kind, obj, dry_run=dry_run), "created" + suffix
+    kept = {key: old["metadata"][key] for key in ("finalizers", "ownerReferences") if key in old["metadata"]}
+    obj["metadata"] = {**metadata, **kept, "resourceVersion": old["metadata"]["resourceVersion"]}
+    if "status" in old:
+        obj["status"] = old["status"]
+    new = client.update(kind, obj, dry_run=dry_run)
+    same = new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"]
+    return kind, new, ("unchanged" if same else "configured") + suffix
+
+
+def _resolve_source(obj: dict[str, Any], document: text.Document) -> None:
+    """A relative srcRepo.url means relative to the manifest; the server does not know where that is."""
+    repo = obj.get("spec", {}).get("build", {}).get("srcRepo", {}) if obj.get("kind") == "Function" else {}
+    url = repo.get("url", "")
+    if not url or "://" in url or url.startswith(("file:", "git@")):
+        return
+    base = Path.cwd() if document.file == "-" else Path(document.file).parent
+    source = (base / url).resolve()
+    if not source.is_dir():
+        raise SourceError(
+            f"spec.build.srcRepo.url: {url} is not a directory ({source})",
+            where=document.where("spec.build.srcRepo.url"),
+            hint="give a file: URL or a path relative to the manifest",
+        )
+    repo["url"] = source.as_uri()
+
+
+def wait_settled(client: Client, kind: Kind, obj: dict[str, Any], *, timeout_s: float) -> bool:
+    """Wait until a Function is Running or Failed in its newest generation; tells how it goes.
+
+    Returns:
+        Whether it is Running.
+    """
+    metadata = obj["metadata"]
+    namespace, name, generation = metadata["namespace"], metadata["name"], metadata.get("generation", 1)
+    deadline = time.monotonic() + timeout_s
+    with progress(f"function {namespace}/{name}") as line:
+        for change, seen in client.watch(kind, namespace, name=name, timeout_s=max(1, int(timeout_s))):
+            if change == "DELETED":
+                raise NotFoundError(f"function {namespace}/{name} was deleted meanwhile")
+            status = seen.get("status") or {}
+            observed = int(status.get("observedGeneration", 0))
+            build, serving = status.get("build") or {}, status.get("serving") or {}
+            line(f"build {build.get('state') or 'pending'}, serving {serving.get('state') or 'pending'}")
+            if observed >= generation:
+                if build.get("state") in ("Failed", "Timeout"):
+                    _explain(namespace, name, build)
+                    return False
+                if serving.get("state") in _SETTLED:
+                    if serving["state"] != "Running":
+                        _explain(namespace, name, serving)
+                    return bool(serving["state"] == "Running")
+                if serving.get("state") == "Skipped":
+                    return True
+            if time.monotonic() > deadline:
+                break
+    raise PeltonError(
+        f"function {namespace}/{name} was neither Running nor Failed within {timeout_s:g} s",
+        hint=f"see: pelton describe function {name} -n {namespace}",
+    )
+
+
+def _explain(namespace: str, name: str, condition: dict[str, Any]) -> None:
+    reason, message = condition.get("reason", ""), condition.get("message", "")
+    print(f"error: function {namespace}/{name}: {reason}: {message}", file=sys.stderr)
+
+
+def get(home: Home, word: str, name: str, *, namespace: str | None, output: str, watch: bool) -> int:
+    """Print one object or a list; `namespace` None means all namespaces."""
+    kind = kinds.by_resource(word)
+    with Client(home) as client:
+        if watch:
+            return _watch(client, kind, name, namespace=namespace, output=output)
+        if output == "table":
+            table = (
+                client.table(kind, namespace or "default", name)
+                if name
+                else client.list(kind, namespace, table=True)
+            )
+            if not table["rows"]:
+                scope = f" in namespace {namespace}" if namespace and kind.namespaced else ""
+                print(f"no {kind.plural}{scope}", file=sys.stderr)
+            else:
+                print_table(table, with_namespace=kind.namespaced and namespace is None)
+            return 0
+        found = client.get(kind, namespace or "default", name) if name else client.list(kind, namespace)
+    _print(found, output)
+    return 0
+
+
+def _watch(client: Client, kind: Kind, name: str, *, namespace: str | None, output: str) -> int:
+    first = True
+    for change, obj in client.watch(kind, namespace, name=name):
+        if change == "BOOKMARK":
+            continue
+        if output == "table":
+            print_table(
+                client.table(kind, obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
+                if change != "DELETED"
+                else {"columnDefinitions": [], "rows": [{"cells": [f"{obj['metadata']['name']} deleted"]}]},
+                with_namespace=False,
+                with_heading=first,
+            )
+        else:
+            _print(obj, output)
+        first = False
+        sys.stdout.flush()
+    return 0
+
+
+def describe(home: Home, word: str, name: str, *, namespace: str) -> int:
+    """Print everything about one object, conditions in words."""
+    kind = kinds.by_resource(word)
+    with Client(home) as client:
+        obj = client.get(kind, namespace, name)
+    metadata, status = obj["metadata"], obj.get("status") or {}
+    print(f"Name:       {metadata['name']}")
+    if kind.namespaced:
+        print(f"Namespace:  {metadata['namespace']}")
+    print(f"Kind:       {kind.kind} ({kind.api_version})")
+    print(f"Created:    {metadata.get('creationTimestamp', '')}   generation {metadata.get('generation', 1)}")
+    for address in status.get("addresses", ()):
+        print(f"Address:    {address['value']}  ({address['type']})")
+    for part in ("build", "serving"):
+        found = status.get(part)
+        if found:
+            message = found.get("message", "").replace("\n", "\n              ")
+            print(f"{part.capitalize() + ':':<12}{found.get('state', '')}  {found.get('reason', '')}")
+            if message:
+                print(f"              {message}")
+    for condition in status.get("conditions", ()):
+        print(
+            f"Condition:  {condition['type']}={condition['status']}  {condition.get('reason', '')}"
+            f"  {condition.get('message', '')}"
+        )
+    print("Spec:")
+    print_yaml(obj.get("spec", {}), indent=2)
+    return 0
+
+
+def delete(
+    home: Home, word: str, names: Sequence[str], *, files: Sequence[str], namespace: str, wait: bool, timeout_s: float
+) -> int:
+    """Delete objects by name or by manifest; with `wait`, return when they are gone."""
+    targets: list[tuple[Kind, str, str]] = []
+    if files:
+        documents, errors = read_documents(files)
+        for error in errors:
+            _complain(error)
+        for document in documents:
+            kind = kinds.lookup(document.data.get("apiVersion"), document.data.get("kind"))
+            metadata = document.data["metadata"]
+            targets.append((kind, metadata.get("namespace", "default"), metadata["name"]))
+    else:
+        kind = kinds.by_resource(word)
+        targets += [(kind, namespace, name) for name in names]
+    failed = False
+    with Client(home) as client:
+        for kind, space, name in targets:
+            try:
+                client.delete(kind, space, name)
+                if wait:
+                    _wait_gone(client, kind, space, name, timeout_s)
+            except PeltonError as exc:
+                _complain(exc)
+                failed = True
+                continue
+            print(f"{kind.singular}.{kind.group}/{name} deleted")
+    return 1 if failed else 0
+
+
+def _wait_gone(client: Client, kind: Kind, namespace: str, name: str, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            client.get(kind, namespace, name)
+        except NotFoundError:
+            return
+        time.sleep(0.05)
+    raise PeltonError(f"{kind.singular} {name} is still being deleted after {timeout_s:g} s")
+
+
+def _print(obj: dict[str, Any], output: str) -> None:
+    if output == "json":
+        print(json.dumps(obj, indent=2))
+    else:
+        print_yaml(obj)
+
+
+def _complain(error: PeltonError) -> None:
+    print(f"error: {error}", file=sys.stderr)

@@ -1,0 +1,149 @@
+"""`pelton status` and `pelton down`: what runs on this home, and ending it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from pelton.cli.client import Client
+from pelton.cli.home import Home
+from pelton.cli.printing import print_columns
+from pelton.dataplane import wire
+from pelton.errors import NotRunningError, PeltonError
+from pelton.manifest import kinds
+
+__all__ = ["collect", "down", "status"]
+
+
+def status(home: Home, *, output: str) -> int:
+    """Print parts and functions; 0 when every part runs, 1 else."""
+    found = collect(home)
+    if output == "json":
+        print(json.dumps(found, indent=2))
+    else:
+        _print(home, found)
+    return 0 if all(part["state"] == "running" for part in found["parts"]) else 1
+
+
+def collect(home: Home) -> dict[str, Any]:
+    """Return `parts[]{name,pid,state,restarts}` and `functions[]{namespace,name,state,revision,...}`."""
+    home.endpoints()
+    answer = asyncio.run(_ask(str(home.run_directory() / "up.sock")))
+    observed = {(f["namespace"], f["name"]): f for f in answer["node"].get("functions", ())}
+    events: dict[tuple[str, str], int] = {}
+    for subscription in answer["runtime"].get("subscriptions", ()):
+        key = (subscription["namespace"], subscription["function"])
+        events[key] = events.get(key, 0) + subscription["pending"]
+    with Client(home) as client:
+        objects = client.list(kinds.by_resource("functions"), None)["items"]
+    functions = [_function(obj, observed, events) for obj in objects]
+    return {"parts": answer["parts"], "functions": functions}
+
+
+def _function(
+    obj: Mapping[str, Any],
+    observed: Mapping[tuple[str, str], Mapping[str, Any]],
+    events: Mapping[tuple[str, str], int],
+) -> dict[str, Any]:
+    metadata, state = obj["metadata"], obj.get("status") or {}
+    key = (metadata["namespace"], metadata["name"])
+    seen = observed.get(key, {})
+    build, serving = state.get("build") or {}, state.get("serving") or {}
+    instances = seen.get("instances", ())
+    return {
+        "namespace": key[0],
+        "name": key[1],
+        "state": "Failed" if build.get("state") == "Failed" else serving.get("state") or build.get("state") or "Pending",
+        "revision": seen.get("revision", ""),
+        "instances": sum(instance["state"] in ("ready", "starting") for instance in instances),
+        "desired": seen.get("desired", 0),
+        "template": seen.get("template", ""),
+        "cold_starts": seen.get("cold_starts", 0),
+        "instance_seconds": round(seen.get("instance_seconds", 0.0), 2),
+        "pending_events": events.get(key, 0),
+        "isolation": seen.get("isolation", ""),
+        "decision": seen.get("decision", ""),
+        "workers": [
+            {"id": i["id"], "pid": i["pid"], "state": i["state"], "in_flight": i["in_flight"], "mode": i["mode"]}
+            for i in instances
+        ],
+    }
+
+
+async def _ask(path: str) -> dict[str, Any]:
+    try:
+        peer = await wire.connect(path, name="up")
+    except OSError as exc:
+        raise NotRunningError(
+            f"the platform does not answer: {exc.strerror}", hint="it may be starting or stopping; try again"
+        ) from exc
+    try:
+        answer: dict[str, Any] = await peer.call("status", {}, timeout=10)
+    except (TimeoutError, ConnectionError) as exc:
+        raise PeltonError("the platform did not answer within 10 s", hint="see its log with `pelton up`") from exc
+    finally:
+        await peer.close()
+    return answer
+
+
+def _print(home: Home, found: Mapping[str, Any]) -> None:
+    endpoints = home.endpoints()
+    print(f"gateway {endpoints.gateway}   api {endpoints.api}   home {home.path}\n")
+    print_columns(
+        ("PART", "PID", "STATE", "RESTARTS"),
+        [(p["name"], str(p["pid"]), p["state"], str(p["restarts"])) for p in found["parts"]],
+    )
+    print()
+    if not found["functions"]:
+        print("no functions yet; next: pelton init hello && pelton deploy hello")
+        return
+    print_columns(
+        ("NAMESPACE", "FUNCTION", "STATE", "REVISION", "INSTANCES", "PENDING", "TEMPLATE", "COLD STARTS", "ISOLATION"),
+        [
+            (
+                f["namespace"],
+                f["name"],
+                f["state"],
+                f["revision"] or "-",
+                str(f["instances"]),
+                str(f["pending_events"]),
+                f["template"] or "-",
+                str(f["cold_starts"]),
+                f["isolation"] or "-",
+            )
+            for f in found["functions"]
+        ],
+    )
+
+
+def down(home: Home, *, timeout_s: float = 10.0) -> int:
+    """End the platform; returns when it is gone."""
+    pid = home.endpoints().pid
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            print("Pelton is down")
+            return 0
+        if _is_zombie(pid):
+            print("Pelton is down")
+            return 0
+        time.sleep(0.02)
+    raise PeltonError(f"pid {pid} did not end within {timeout_s:g} s", hint=f"kill -9 {pid} ends it and all its parts")
+
+
+def _is_zombie(pid: int) -> bool:
+    """A process whose parent has not asked for its status yet is over all the same."""
+    from pathlib import Path
+
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True

@@ -1,0 +1,337 @@
+"""`pelton up`: the supervisor, the API server and the reconciler in one process; starts and stops everything else.
+
+Wires `targets/local/supervisor`, `apiserver`, `controlplane/reconciler` and `targets/local/target`. Whoever asks for
+the platform's state comes over up.sock (`pelton status`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import uvloop
+
+from pelton import log
+from pelton.cli.home import MARKER, Endpoints, Home, Settings
+from pelton.cli.ports_owner import claim
+from pelton.clock import SystemClock
+from pelton.dataplane import wire
+from pelton.dataplane.link import Link
+from pelton.errors import PeltonError
+from pelton.targets.local import nats
+from pelton.targets.local.supervisor import Part, Supervisor
+from pelton.targets.local.target import LocalTarget
+
+if TYPE_CHECKING:
+    from pelton.controlplane.reconciler import Reconciler
+    from pelton.ports import Store
+
+__all__ = ["UpOptions", "up"]
+
+_INHERITED: Final = (
+    "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_RUNTIME_DIR", "SSL_CERT_FILE", "SSL_CERT_DIR",
+    "PYTHONPATH", "PELTON_ISOLATION", "LD_LIBRARY_PATH",
+)  # fmt: skip
+_RECEIVERS: Final = "receivers.notification.kubesphere.io"
+_log = log.get(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpOptions:
+    """What the command line asked for: (host, port) pairs, port 0 for a free one; durability process or power."""
+
+    gateway: tuple[str, int]
+    api: tuple[str, int]
+    durability: str
+
+
+def up(home: Home, options: UpOptions) -> int:
+    """Run the platform until SIGTERM or Ctrl-C; returns the exit code."""
+    home.prepare()
+    home.lock()
+    log.setup("up", "WARNING" if sys.stderr.isatty() else "INFO")
+    _sweep(home)
+    try:
+        return uvloop.run(_Platform(home, options).run())
+    finally:
+        home.withdraw()
+        home.unlock()
+
+
+class _Platform:
+    def __init__(self, home: Home, options: UpOptions) -> None:
+        self._home = home
+        self._options = options
+        self._clock = SystemClock()
+        self._secrets = home.secrets()
+        self._run = home.run_directory()
+        _clear(self._run)
+        self._stop = asyncio.Event()
+        self._endpoints: Endpoints | None = None
+        self._node = Link(str(self._run / "node.sock"), name="node", clock=self._clock, on_up=self._node_up)
+        self._runtime = Link(
+            str(self._run / "runtime.sock"), name="runtime", clock=self._clock, on_up=self._runtime_up
+        )
+        self._target = LocalTarget(self._node, self._runtime)
+        self._store: Store | None = None
+        self._reconciler: Reconciler | None = None
+        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        environment[MARKER] = home.tag
+        self._supervisor = Supervisor(
+            logs_dir=home.platform_logs, clock=self._clock, environment=environment
+        )
+        self._settings_path = ""
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        settings, api_socket = self._claim_ports()
+        self._settings_path = str(settings.save())
+        try:
+            async with AsyncExitStack() as stack:
+                started = loop.create_task(self._start(settings, api_socket, stack))
+                stopped = loop.create_task(self._stop.wait())
+                await asyncio.wait({started, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                if started.done():
+                    started.result()
+                else:
+                    started.cancel()
+                    await asyncio.gather(started, return_exceptions=True)
+                await stopped
+                self._home.withdraw()
+        finally:
+            await self._stop_parts()
+        return 0
+
+    # -- starting --------------------------------------------------------------------------------------------------
+
+    def _claim_ports(self) -> tuple[Settings, socket.socket]:
+        """Take the two public ports and choose the private ones; parts keep theirs over restarts."""
+        state = self._home.state()
+        api_socket = claim(*self._options.api, "--api")
+        api_socket.listen(256)
+        api_socket.setblocking(False)
+        gateway = claim(*self._options.gateway, "--gateway")
+        chosen = {name: _private_port(state.get(name, 0)) for name in ("nats", "notify")}
+        ports = {name: sock.getsockname()[1] for name, sock in chosen.items()}
+        settings = Settings(
+            home=str(self._home.path),
+            run=str(self._run),
+            gateway_host=self._options.gateway[0],
+            gateway_port=gateway.getsockname()[1],
+            nats_url=f"nats://pelton:{self._secrets['bus']}@127.0.0.1:{ports['nats']}",
+            notify_host="127.0.0.1",
+            notify_port=ports["notify"],
+            durability=self._options.durability,
+        )
+        for sock in (gateway, *chosen.values()):
+            sock.close()  # the parts bind them in a moment; they were held to find out that they are free
+        self._home.save_state({**state, **ports})
+        return settings, api_socket
+
+    async def _start(self, settings: Settings, api_socket: socket.socket, stack: AsyncExitStack) -> None:
+        self._start_parts(settings)
+        await stack.enter_async_context(self._node)
+        await stack.enter_async_context(self._runtime)
+        server = await wire.serve(str(self._run / "up.sock"), {"status": self._status}, name="status-client")
+        stack.callback(server.close)
+        kubeconfig_server = await self._start_control_plane(settings, api_socket, stack)
+        for name in ("nats", "zygote", "node", "envoy", "runtime"):
+            await self._supervisor.wait_ready(name)
+        self._endpoints = Endpoints(
+            gateway=_url("http", settings.gateway_host, settings.gateway_port),
+            api=kubeconfig_server,
+            ca=str(self._home.pki / "ca.crt"),
+            kubeconfig=str(self._home.kubeconfig),
+            nats=settings.nats_url,
+            notify=_url("http", settings.notify_host, settings.notify_port),
+            pid=os.getpid(),
+        )
+        self._home.publish(self._endpoints)
+        _announce(self._home, self._endpoints)
+
+    def _start_parts(self, settings: Settings) -> None:
+        config = self._run / "nats.conf"
+        port = int(settings.nats_url.rpartition(":")[2])
+        config.write_text(
+            nats.config(
+                port=port,
+                password=self._secrets["bus"],
+                store_dir=str(self._home.bus),
+                durability=settings.durability,
+            )
+        )
+        config.chmod(0o600)
+        start = self._supervisor.start
+        start(Part("nats", lambda: nats.command(str(config)), ready=lambda: _listening("127.0.0.1", port)))
+        start(Part("zygote", lambda: self._python("zygote"), ready=lambda: _socket_there(self._run / "zygote.sock")))
+        start(Part("node", lambda: self._python("node"), ready=self._node.wait_up))
+        start(
+            Part(
+                "envoy",
+                self._envoy_command,
+                ready=lambda: _listening(_dial(settings.gateway_host), settings.gateway_port),
+                stop_timeout_s=1.0,
+            )
+        )
+        start(Part("runtime", lambda: self._python("runtime"), ready=self._runtime.wait_up))
+
+    def _python(self, module: str) -> Sequence[str]:
+        return (sys.executable, "-m", f"pelton.cli.{module}", self._settings_path)
+
+    def _envoy_command(self) -> Sequence[str]:
+        """Write the bootstrap and return Envoy's command; imported late, it is not needed to begin."""
+        import json
+
+        from pelton.targets.local.envoy import bootstrap, envoy_command
+
+        path = self._run / "envoy.json"
+        path.write_text(json.dumps(bootstrap(xds_socket=str(self._run / "xds.sock"), admin_socket=str(self._run / "admin.sock"))))
+        path.chmod(0o600)
+        return envoy_command(str(path), concurrency=max(1, min(2, os.cpu_count() or 1)))
+
+    async def _start_control_plane(
+        self, settings: Settings, api_socket: socket.socket, stack: AsyncExitStack
+    ) -> str:
+        """Open the store, serve the API, reconcile. Imports here overlap with the start of the parts."""
+        from pelton.cli.control_plane import ControlPlane
+
+        plane = ControlPlane(
+            home=self._home,
+            settings=settings,
+            token=self._secrets["token"],
+            target=self._target,
+            clock=self._clock,
+            receivers_changed=self._push_receivers,
+        )
+        self._store, self._reconciler = await stack.enter_async_context(plane.serving(api_socket))
+        host, port = self._options.api[0], api_socket.getsockname()[1]
+        return _url("https", host, port)
+
+    # -- bringing parts up to date ---------------------------------------------------------------------------------
+
+    async def _node_up(self, peer: wire.Peer) -> None:
+        await peer.call("sync", self._target.snapshot(), timeout=120)
+
+    async def _runtime_up(self, peer: wire.Peer) -> None:
+        await peer.call("receivers", {"items": await self._receivers()}, timeout=30)
+        await peer.call("sync", self._target.snapshot(), timeout=120)
+
+    async def _receivers(self) -> list[dict[str, Any]]:
+        if self._store is None:
+            return []
+        return (await self._store.list(_RECEIVERS))[0]
+
+    async def _push_receivers(self) -> None:
+        await self._runtime.call("receivers", {"items": await self._receivers()})
+
+    # -- status ----------------------------------------------------------------------------------------------------
+
+    async def _status(self, _peer: wire.Peer, _body: Any) -> dict[str, Any]:
+        parts = [{"name": "up", "pid": os.getpid(), "state": "running", "restarts": 0}]
+        parts += [msgspec.to_builtins(part) for part in self._supervisor.observe()]
+        stats = await _optional(self._node, "stats")
+        events = await _optional(self._runtime, "stats")
+        return {"parts": parts, "node": stats, "runtime": events}
+
+    # -- stopping --------------------------------------------------------------------------------------------------
+
+    async def _stop_parts(self) -> None:
+        """First what takes requests in, then what works on them, then what they rest on; under 5 s in all."""
+        await self._supervisor.stop(["envoy"])
+        await asyncio.gather(self._supervisor.stop(["runtime"]), self._supervisor.stop(["node"]))
+        await self._supervisor.stop(["zygote"])
+        await self._supervisor.stop(["nats"])
+
+
+def _announce(home: Home, endpoints: Endpoints) -> None:
+    print(f"Pelton is up on {home.path}")
+    print(f"  gateway     {endpoints.gateway}")
+    print(f"  api         {endpoints.api}")
+    print(f"  alerts      {endpoints.notify}/api/v2/alerts")
+    print(f"  kubectl     kubectl --kubeconfig {endpoints.kubeconfig} get functions")
+    print("  next        pelton init hello && pelton deploy hello && pelton invoke hello", flush=True)
+
+
+async def _optional(link: Link, op: str) -> dict[str, Any]:
+    if not link.connected:
+        return {}
+    try:
+        answer: dict[str, Any] = await link.call(op, {}, timeout_s=2)
+    except PeltonError:
+        return {}
+    return answer
+
+
+def _url(scheme: str, host: str, port: int) -> str:
+    return f"{scheme}://{f'[{_dial(host)}]' if ':' in host else _dial(host)}:{port}"
+
+
+def _dial(host: str) -> str:
+    """Return the address to connect to for an address that was bound."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def _private_port(preferred: int) -> socket.socket:
+    """Take a loopback port that only parts use: the last run's if it is free."""
+    for port in (preferred, 0):
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("127.0.0.1", port))
+            return sock
+        except OSError:
+            sock.close()
+    raise PeltonError("no free port on 127.0.0.1")
+
+
+async def _listening(host: str, port: int) -> None:
+    while True:
+        try:
+            _reader, writer = await asyncio.open_connection(host, port)
+        except OSError:
+            await asyncio.sleep(0.01)
+            continue
+        writer.close()
+        return
+
+
+async def _socket_there(path: Path) -> None:
+    while True:
+        try:
+            _reader, writer = await asyncio.open_unix_connection(str(path))
+        except OSError:
+            await asyncio.sleep(0.01)
+            continue
+        writer.close()
+        return
+
+
+def _clear(run: Path) -> None:
+    """Remove what an earlier run left in the run directory; nobody uses it, the home is locked."""
+    for path in [*run.glob("*.*"), *run.glob("w/*")]:
+        path.unlink(missing_ok=True)
+
+
+def _sweep(home: Home) -> None:
+    """Kill what an earlier platform on this home left behind (without a PID namespace, grandchildren may live)."""
+    marker = f"{MARKER}={home.tag}".encode()
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit() or int(process.name) == os.getpid():
+            continue
+        try:
+            if marker in (process / "environ").read_bytes().split(b"\0"):
+                _log.warning("killing pid %s, left behind by an earlier run", process.name)
+                os.kill(int(process.name), signal.SIGKILL)
+        except OSError:
+            continue

@@ -1,0 +1,76 @@
+"""The local target: desired state goes to the node (workers, routes) and to the runtime (events, outputs).
+
+Holds what was applied last, so that a part that was restarted can be brought up to date in one message. Implements
+`ports.Target`; `cli/up.py` hands in the two callers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+
+from pelton.model.desired import Desired, Workload
+from pelton.model.snapshot import CheckResult, FunctionObserved
+
+__all__ = ["Caller", "LocalTarget"]
+
+_APPLY_TIMEOUT_S = 120.0
+_CHECK_TIMEOUT_S = 180.0
+
+
+class Caller(Protocol):
+    """Calls another process of the platform; waits while that one is being restarted."""
+
+    async def call(self, op: str, body: Any = None, *, timeout_s: float = 30.0) -> Any:
+        """Return the answer's body; raises PeltonError."""
+        ...
+
+
+class LocalTarget:
+    """This machine.
+
+    Args:
+        node: Caller of the node process.
+        runtime: Caller of the runtime process.
+    """
+
+    def __init__(self, node: Caller, runtime: Caller) -> None:
+        self._node = node
+        self._runtime = runtime
+        self._applied: dict[tuple[str, str], Desired] = {}
+
+    async def observe(self, namespace: str, name: str) -> tuple[Desired | None, FunctionObserved | None]:
+        """Return what was applied last and how it fares."""
+        applied = self._applied.get((namespace, name))
+        if applied is None:
+            return None, None
+        body = await self._node.call("observe", {"namespace": namespace, "name": name})
+        observed = msgspec.convert(body, FunctionObserved, strict=False) if body else None
+        return applied, observed
+
+    async def check(self, workload: Workload) -> CheckResult:
+        """Load a revision once and say whether it loads."""
+        body = await self._node.call(
+            "check", {"workload": msgspec.to_builtins(workload)}, timeout_s=_CHECK_TIMEOUT_S
+        )
+        return msgspec.convert(body, CheckResult, strict=False)
+
+    async def apply(self, desired: Desired) -> None:
+        """Make it so; returns when Envoy routes to it and events are subscribed."""
+        key = (desired.workload.namespace, desired.workload.name)
+        self._applied[key] = desired
+        body = {"desired": msgspec.to_builtins(desired)}
+        await self._node.call("apply", body, timeout_s=_APPLY_TIMEOUT_S)
+        await self._runtime.call("apply", body, timeout_s=_APPLY_TIMEOUT_S)
+
+    async def remove(self, namespace: str, name: str) -> None:
+        """Take all parts of a Function away: first what feeds it, then its workers."""
+        self._applied.pop((namespace, name), None)
+        body = {"namespace": namespace, "name": name}
+        await self._runtime.call("remove", body, timeout_s=_APPLY_TIMEOUT_S)
+        await self._node.call("remove", body, timeout_s=_APPLY_TIMEOUT_S)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return everything that was applied, as the body of a `sync`."""
+        return {"desired": [msgspec.to_builtins(desired) for desired in self._applied.values()]}

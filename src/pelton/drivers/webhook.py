@@ -145,7 +145,7 @@ class WebhookSender:
         text = answer.headers.get("retry-after", "").strip()
         if not text or answer.status_code not in {429, 503}:
             return None
-        if text.isdecimal():
+        if text.isascii() and text.isdecimal():
             return float(text[:9])
         try:
             return max(0.0, (parsedate_to_datetime(text) - self._clock.now()).total_seconds())

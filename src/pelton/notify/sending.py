@@ -10,6 +10,7 @@ kill between an answer and its acknowledgement sends again, under the same notif
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -53,6 +54,7 @@ _SEND_TIMEOUT_S = 60.0  # a Sender has its own, shorter limit; this one is for a
 _TROUBLE_S = 1.0
 _LONGEST_NAME = 200
 _MAX_WAITING = 10_000
+_REMEMBERED = 1_000
 
 _log = log.get(__name__)
 
@@ -153,6 +155,7 @@ class Destination:
         self._slots = asyncio.Semaphore(limit.concurrency)
         self._next_send = float("-inf")
         self._paused_until = float("-inf")
+        self._unconfirmed: OrderedDict[str, None] = OrderedDict()
         # By identity: a driver's Delivery need not be hashable.
         self._held: dict[int, Delivery] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -239,6 +242,9 @@ class Destination:
         if self.settings is None:
             await self._bury(delivery, notification.id, "The receiver was deleted.", attempt - 1)
             return
+        if notification.id in self._unconfirmed:
+            await self._confirm(delivery, notification.id)
+            return
         result = await self._send(notification, self.settings)
         step = decide(
             result,
@@ -249,7 +255,7 @@ class Destination:
         )
         if isinstance(step, Done):
             self._counters.sent += 1
-            await delivery.ack()
+            await self._confirm(delivery, notification.id)
             return
         self._counters.last_error = result.detail
         if isinstance(step, Pause):
@@ -289,6 +295,14 @@ class Destination:
         self._next_send = turn + self._limit.interval_s
         if turn > now:
             await self._clock.sleep(turn - now)
+
+    async def _confirm(self, delivery: Delivery, id: str) -> None:
+        """Acknowledge what was accepted; should the broker not hear it, its redelivery is not sent again."""
+        self._unconfirmed[id] = None
+        if len(self._unconfirmed) > _REMEMBERED:
+            self._unconfirmed.popitem(last=False)
+        await delivery.ack()
+        self._unconfirmed.pop(id, None)
 
     async def _again(self, delivery: Delivery, notification: Notification, attempt: int, step: Retry) -> None:
         _log.warning(

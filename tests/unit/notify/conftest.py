@@ -68,6 +68,7 @@ class _Delivery:
 
     async def ack(self) -> None:
         self._queue.bus.fail("ack")
+        self._queue.bus.fail(f"ack {self.message.topic}")
         self._queue.finish(self.number)
 
     async def nak(self, delay_s: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,7 @@ def group(*alerts: Alert) -> Group:
     return made
 
 
-def alert(status: str = FIRING, annotations: dict[str, str] | None = None, **labels: str) -> Alert:
+def alert(status: str = FIRING, annotations: Any = None, **labels: Any) -> Alert:
     return Alert(status=status, labels=labels, annotations=annotations or {}, fingerprint="00")
 
 
@@ -33,7 +34,7 @@ def units(text: str) -> int:
     return len(text.encode("utf-16-le")) // 2
 
 
-NOT_FOUND = {"alertname": "404 Request", "namespace": "shop", "severity": "warning"}
+NOT_FOUND: dict[str, Any] = {"alertname": "404 Request", "namespace": "shop", "severity": "warning"}
 
 
 def test_title_names_state_count_alert_and_common_labels():

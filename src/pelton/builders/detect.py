@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -99,19 +99,28 @@ def from_build_env(env: Mapping[str, str]) -> Wanted:
     )
 
 
-def detect(source_dir: Path, conventions: Mapping[str, Any], wanted: Wanted | None = None) -> Detected:
+def detect(
+    source_dir: Path,
+    conventions: Mapping[str, Any],
+    wanted: Wanted | None = None,
+    *,
+    convention: str | None = None,
+) -> Detected:
     """Find the function of a source directory.
 
     Args:
         source_dir: The directory.
         conventions: Name -> module with `detect` and `IMPLIED`, in order of precedence for messages.
         wanted: What was said explicitly.
+        convention: Name in the convention table; wins over `wanted`'s.
 
     Raises:
         SourceError: No directory or file, a syntax error, or a target that is not there.
         UnknownConventionError: Nothing is recognised, or several things are.
     """
     wanted = wanted or Wanted()
+    if convention:
+        wanted = replace(wanted, convention=convention)
     if not source_dir.is_dir():
         raise SourceError(
             "there is no such source directory",

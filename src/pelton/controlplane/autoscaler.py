@@ -1,7 +1,7 @@
-"""The autoscaling loop's memory: turns load-page readings and queue lengths into decisions, function by function.
+"""The autoscaling loop's memory: turns load-page readings and queue lengths into decisions per function.
 
-The node calls `observe` every 100 ms for each function that has instances or work, and `forget` for a function at
-zero with nothing waiting, so an idle function costs nothing. Arithmetic is in `autoscale/` (window, kpa, lag).
+The node calls `observe` every 100 ms for each function that has instances or work, and `forget` for one
+at zero with nothing waiting, so an idle function costs nothing. Arithmetic is in `autoscale/`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Components that a Function refers to, and the subscriptions and outputs that come of them.
 
-A logical name is looked up in serving.bindings, serving.pubsub, serving.states, then among standalone Components
-of the namespace; an explicit `type` on the reference decides the type (contracts, OpenFunction, section 8.1).
-Called by `plan/function`. Pure: secrets and environment come in as mappings.
+A logical name is looked up in serving.bindings, serving.pubsub, serving.states, then among the standalone
+Components of the namespace; an explicit `type` on the reference decides the type (contracts, OpenFunction,
+section 8.1). Called by `plan/function`. Pure: secrets and environment come in as mappings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pelton.model.function import DaprOutput, DaprTrigger, Function, Serving
 from pelton.plan import names
 from pelton.plan.problem import Problem
 
-__all__ = ["Facts", "Link", "component_names", "links", "outputs", "subscriptions"]
+__all__ = ["Facts", "Link", "component_names", "links", "outputs", "secret_names", "subscriptions"]
 
 _TRIGGERS = "spec.serving.triggers.dapr"
 _OUTPUTS = "spec.serving.outputs"
@@ -69,6 +69,22 @@ def component_names(function: Function) -> frozenset[str]:
         used |= {trigger.name for trigger in triggers.dapr} | {each.name for each in triggers.inputs}
     used |= {name for name, spec in serving.states.items() if spec is None}
     return frozenset(name for name in used if serving.component(name) is None)
+
+
+def secret_names(function: Function, facts: Facts) -> frozenset[str]:
+    """Return the names of Secrets that the components of this Function take values from, existing or not."""
+    serving = function.serving
+    if serving is None:
+        return frozenset()
+    specs: list[ComponentSpec | None] = [*serving.bindings.values(), *serving.pubsub.values()]
+    specs += serving.states.values()
+    specs += [facts.components[name].spec for name in component_names(function) if name in facts.components]
+    return frozenset(
+        item.secret_key_ref.name
+        for spec in specs
+        for item in (spec.metadata if spec else ())
+        if item.secret_key_ref is not None
+    )
 
 
 def links(function: Function, facts: Facts) -> tuple[dict[str, Link], dict[str, Link]]:

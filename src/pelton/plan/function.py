@@ -1,8 +1,8 @@
 """What should exist for a Function: its build and, once built, its revision, scaling, route and events.
 
 `controlplane/reconciler` calls `plan` with a Function whose defaults are filled in; `plan/diff` compares the
-outcome with what runs. Scaling, eventing, context and unhonoured fields have files of their own. Pure: nothing
-is read, nothing is raised for what a user wrote; all problems come back together.
+outcome with what runs. Scaling, eventing, context and unhonoured fields have files of their own. Pure: no
+file is read, nothing is raised for what a user wrote; all problems come back together.
 
 Source: contracts, OpenFunction, sections 6 and 8.
 """
@@ -105,8 +105,8 @@ def _build_run(function: Function, problems: list[Problem]) -> BuildRun | None:
                 Problem(
                     reason="ImageNotRunnable",
                     path="spec.image",
-                    message=f'the image "{function.image}" cannot run on this machine; give the function\'s source '
-                    "in spec.build.srcRepo.url, as a file: URL or a path",
+                    message=f'the image "{function.image}" cannot run on this machine; give the source in '
+                    "spec.build.srcRepo.url, as a file: URL or a path",
                 )
             )
         return None

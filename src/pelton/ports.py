@@ -105,7 +105,14 @@ class Binding(Protocol):
     """An outside system that a function can call or be called by."""
 
     async def invoke(self, operation: str, data: bytes, metadata: Mapping[str, str]) -> Delivered:
-        """Carry out one operation; raises DeliveryError when the other side refused or was not reached."""
+        """Carry out one operation.
+
+        An answer that refuses has `ok` False, so that its body and metadata are kept.
+
+        Raises:
+            DeliveryError: The other side was not reached, or gave no usable answer.
+            ComponentError: The operation is unknown, or the component cannot work.
+        """
         ...
 
     async def close(self) -> None:

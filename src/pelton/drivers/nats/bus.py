@@ -12,7 +12,6 @@ import base64
 import contextlib
 import hashlib
 import json
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ from pelton import errors
 from pelton.drivers.nats.link import Link, lower_keys, status_of
 from pelton.drivers.nats.pull import Pull
 from pelton.ports import Delivery, Message
+from pelton.quantity import parse_duration
 
 __all__ = ["ATTEMPTS_BUCKET", "MAX_PAYLOAD_BYTES", "JetStreamBus", "Lag", "Stored", "is_embedded"]
 
@@ -438,10 +438,4 @@ def _stored(stream: str, raw: Mapping[str, Any]) -> Stored:
 
 def _seconds(text: str) -> float:
     """Read a duration in Go's notation, or plain seconds; 0 for none."""
-    if not text:
-        return 0.0
-    units = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-    pieces = re.findall(r"([0-9.]+)(ns|us|ms|s|m|h)", text)
-    if pieces and "".join(number + unit for number, unit in pieces) == text:
-        return sum(float(number) * units[unit] for number, unit in pieces)
-    return float(text)
+    return float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text or "0")

@@ -216,9 +216,9 @@ class Pull:
     async def _adopt(self, jetstream: JetStreamContext, before: api.ConsumerInfo) -> None:
         """Take over a durable consumer; what nobody holds any more becomes deliverable at once.
 
-        Shortening the ack wait for a moment makes the broker queue every unacked message again, also those that
-        wait out a short NAK: after a crash a retry may come early. Messages that this process still holds come
-        twice and are dropped on arrival.
+        Shortening the ack wait for a moment makes the broker queue every unacked message again, also those
+        that wait out a short NAK: after a crash a retry may come early. Messages that this process still
+        holds come twice and are dropped on arrival.
         """
         config = before.config.evolve(
             ack_wait=self._config.ack_wait,

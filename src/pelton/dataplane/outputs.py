@@ -1,0 +1,135 @@
+"""Sends what functions hand over while they run: to bindings and, in Dapr's envelope, to topics.
+
+`Delivered` is returned only after the destination accepted (2xx, or stored by the broker), so that an event
+is acknowledged after its outputs. Nothing is repeated here: the function sees the failure, and the event's
+own retry repeats all. Called by `invoker.py` through the runtime process, which hands in drivers and buses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from pelton import errors
+from pelton.clock import Clock, rfc3339
+from pelton.model import cloudevent
+from pelton.model.desired import Component, Desired, OutputBinding
+from pelton.model.invocation import Delivered, Output
+from pelton.ports import Binding, Bus, Message
+
+__all__ = ["Outputs"]
+
+
+class Outputs:
+    """All functions' outputs.
+
+    Args:
+        binding_of: Makes the driver of a component; raises ComponentError. Kept per component.
+        bus_of: Returns the bus of a pub/sub component, the same for the same component.
+        clock: Stamps published events.
+        new_id: Returns a new unique event id.
+    """
+
+    def __init__(
+        self,
+        *,
+        binding_of: Callable[[Component], Binding],
+        bus_of: Callable[[Component], Awaitable[Bus]],
+        clock: Clock,
+        new_id: Callable[[], str],
+    ) -> None:
+        self._binding_of = binding_of
+        self._bus_of = bus_of
+        self._clock = clock
+        self._new_id = new_id
+        self._outputs: dict[tuple[str, str], dict[str, OutputBinding]] = {}
+        self._bindings: dict[tuple[str, str], tuple[Component, Binding]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def apply(self, desired: Desired) -> None:
+        """Make a function's outputs these; connections of changed components are made anew."""
+        where = (desired.workload.namespace, desired.workload.name)
+        self._outputs[where] = {output.name: output for output in desired.outputs}
+
+    def remove(self, namespace: str, name: str) -> None:
+        """Forget a function's outputs and close what no other function uses; idempotent."""
+        self._outputs.pop((namespace, name), None)
+        used = {
+            (output.component.namespace, output.component.name)
+            for outputs in self._outputs.values()
+            for output in outputs.values()
+        }
+        for key in [key for key in self._bindings if key not in used]:
+            self._drop(key)
+
+    async def send(self, namespace: str, name: str, output: Output) -> Delivered:
+        """Send one output and return what its destination answered; never raises for what that does."""
+        try:
+            target = self._resolve(namespace, name, output.name)
+            if target.component.type.startswith("bindings."):
+                return await self._invoke(target, output)
+            return await self._publish(namespace, name, target, output)
+        except (errors.PeltonError, ConnectionError, TimeoutError) as exc:
+            return Delivered(ok=False, error=str(exc) or type(exc).__name__)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for key in list(self._bindings):
+            self._drop(key)
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    def _resolve(self, namespace: str, name: str, wanted: str) -> OutputBinding:
+        outputs = self._outputs.get((namespace, name), {})
+        if wanted in outputs:
+            return outputs[wanted]
+        if len(outputs) == 1:
+            return next(iter(outputs.values()))
+        known = ", ".join(sorted(outputs)) or "none"
+        raise errors.ComponentError(
+            f"no output is named {wanted!r}; there are: {known}",
+            where=f"Function {namespace}/{name}",
+            hint="Add it under spec.serving.outputs, or use one of those names.",
+        )
+
+    async def _invoke(self, target: OutputBinding, output: Output) -> Delivered:
+        component = target.component
+        key = (component.namespace, component.name)
+        kept = self._bindings.get(key)
+        if kept is None or kept[0] != component:
+            self._drop(key)
+            kept = self._bindings[key] = (component, self._binding_of(component))
+        metadata = {**target.metadata, **output.metadata}
+        # For plain JSON the binding has its own default, charset included.
+        if output.content_type not in {"", "application/json"}:
+            metadata.setdefault("Content-Type", output.content_type)
+        operation = output.operation or target.operation or "create"
+        return await kept[1].invoke(operation, output.data, metadata)
+
+    async def _publish(self, namespace: str, name: str, target: OutputBinding, output: Output) -> Delivered:
+        metadata = {**target.metadata, **output.metadata}
+        lower = {key.lower(): value for key, value in metadata.items()}
+        bus = await self._bus_of(target.component)
+        if lower.get("rawpayload", "").lower() in {"true", "1", "yes", "on"}:
+            headers = {"Content-Type": output.content_type} if output.content_type else {}
+            message = Message(topic=target.topic, data=output.data, headers=headers, id=self._new_id())
+        else:
+            event = cloudevent.wrap(
+                output.data,
+                id=self._new_id(),
+                source=f"{namespace}/{name}",
+                topic=target.topic,
+                pubsub=target.component.name,
+                time=rfc3339(self._clock.now()),
+                content_type=output.content_type,
+                metadata=metadata,
+            )
+            message = Message(topic=target.topic, data=cloudevent.to_json(event), id=event.id)
+        await bus.publish(message)
+        return Delivered(ok=True, metadata={"id": message.id})
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        kept = self._bindings.pop(key, None)
+        if kept is not None:
+            task = asyncio.create_task(kept[1].close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)

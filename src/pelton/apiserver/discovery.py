@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from pelton.apiserver.table import Column
+
 __all__ = [
     "AGGREGATED",
     "Resource",
@@ -68,6 +70,21 @@ class Resource(Protocol):
     @property
     def namespaced(self) -> bool:
         """Whether objects live in a namespace."""
+        ...
+
+    @property
+    def categories(self) -> Sequence[str]:
+        """Names that stand for several kinds, may be empty."""
+        ...
+
+    @property
+    def status(self) -> bool:
+        """Whether it has a status subresource."""
+        ...
+
+    @property
+    def columns(self) -> Sequence[Column]:
+        """Columns of `kubectl get` after the name."""
         ...
 
 
@@ -131,17 +148,19 @@ def resource_list(resources: Iterable[Resource], group: str, version: str) -> Do
             "kind": resource.kind,
             "verbs": _VERBS,
             "shortNames": list(resource.short_names),
+            "categories": list(resource.categories),
         }
-        entries.append({k: v for k, v in entry.items() if k != "shortNames" or v})
-        entries.append(
-            {
-                "name": f"{resource.plural}/status",
-                "singularName": "",
-                "namespaced": resource.namespaced,
-                "kind": resource.kind,
-                "verbs": _STATUS_VERBS,
-            }
-        )
+        entries.append({k: v for k, v in entry.items() if v != []})
+        if resource.status:
+            entries.append(
+                {
+                    "name": f"{resource.plural}/status",
+                    "singularName": "",
+                    "namespaced": resource.namespaced,
+                    "kind": resource.kind,
+                    "verbs": _STATUS_VERBS,
+                }
+            )
     return {
         "kind": "APIResourceList",
         "apiVersion": "v1",
@@ -206,7 +225,8 @@ def _aggregated_resources(served: Iterable[Resource], group: str, version: str) 
                 "singularResource": resource.singular,
                 "verbs": _VERBS,
                 "shortNames": list(resource.short_names),
-                "subresources": [status],
+                "categories": list(resource.categories),
+                "subresources": [status] if resource.status else [],
             }
         )
     return entries

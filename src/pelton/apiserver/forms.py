@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from pelton.apiserver import table
-from pelton.apiserver.discovery import Resource, key_of
+from pelton.apiserver.discovery import Resource
 from pelton.apiserver.status import RefusedError
 
 __all__ = ["Form", "accepts", "choose", "encode"]
@@ -82,7 +82,7 @@ def choose(header: str, resource: Resource, *, now: datetime, include: str = "")
         if wanted and (accepted.get("g"), accepted.get("v")) != ("meta.k8s.io", "v1"):
             continue
         if wanted == "Table":
-            return _Table(table.columns(key_of(resource)), now, include or "Metadata")
+            return _Table(resource.columns, now, include or "Metadata")
         if wanted in ("PartialObjectMetadata", "PartialObjectMetadataList"):
             return _Metadata()
         if not wanted:
@@ -131,18 +131,14 @@ class _Metadata:
 
 class _Table:
     def __init__(self, shown: Sequence[table.Column], now: datetime, include: str) -> None:
-        self._columns = tuple(shown)
         self._now = now
         self._include = include
+        self._finders = [("string", table.find(".metadata.name"))]
+        self._finders += [(column.type, table.find(column.json_path)) for column in shown]
+        headings = [("Name", "string", "name"), *((c.name, c.type, "") for c in shown)]
         self._definitions = [
-            {
-                "name": column.name,
-                "type": "string",
-                "format": column.format,
-                "description": column.name,
-                "priority": column.priority,
-            }
-            for column in shown
+            {"name": name, "type": kind, "format": style, "description": name, "priority": 0}
+            for name, kind, style in headings
         ]
 
     def head(self, metadata: dict[str, Any]) -> bytes:
@@ -160,7 +156,7 @@ class _Table:
 
     def item(self, raw: bytes) -> bytes:
         obj = _decoder.decode(raw)
-        row: dict[str, Any] = {"cells": table.cells(self._columns, obj, self._now)}
+        row: dict[str, Any] = {"cells": table.cells(self._finders, obj, self._now)}
         if self._include == "Metadata":
             row["object"] = _partial(obj)
         elif self._include == "Object":

@@ -141,8 +141,8 @@ class SqliteJournal:
             raise StoreVersionError(
                 f"the store has layout {meta['schema']}, this Pelton knows layouts up to {SCHEMA}",
                 where=where,
-                hint="Install the newer Pelton again, or export with it (pelton get all -o yaml) and start "
-                "this one on an empty home.",
+                hint="Install the newer Pelton again, or set PELTON_HOME to an empty directory and apply "
+                "the manifests there.",
             )
         return int(meta["version"])
 

@@ -16,7 +16,6 @@ import logging
 import platform
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
@@ -26,6 +25,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pelton.apiserver import apply, bodies, discovery, forms, patch, selectors
+from pelton.apiserver.calls import NAMESPACES, Call, namespace_object
 from pelton.apiserver.discovery import Resource, key_of
 from pelton.apiserver.status import RefusedError, status_of, success
 from pelton.apiserver.store import Entry, ObjectStore, decode
@@ -70,76 +70,9 @@ class Admitted(Protocol):
 class Admit(Protocol):
     """Checks an object before it is stored; raises InvalidError, ManifestError, UnservedVersionError."""
 
-    def __call__(self, obj: Obj, *, where: str) -> Admitted:
-        """Return the object to store. `where` is `<plural>.<group>/<namespace>/<name>`."""
+    def __call__(self, obj: Obj, /) -> Admitted:
+        """Return the object to store; `obj` is not changed."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Namespaces:
-    """The namespaces as a resource; they exist as soon as an object is in them, so none is ever created."""
-
-    group: str = ""
-    version: str = "v1"
-    kind: str = "Namespace"
-    plural: str = "namespaces"
-    singular: str = "namespace"
-    short_names: tuple[str, ...] = ("ns",)
-    namespaced: bool = False
-
-
-_NAMESPACES = _Namespaces()
-
-
-@dataclass(slots=True)
-class _Call:
-    """One request on a resource, its path taken apart; "" for what the path does not name."""
-
-    request: Request
-    resource: Resource
-    namespace: str
-    name: str
-    subresource: str
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        return key_of(self.resource)
-
-    @property
-    def where(self) -> str:
-        return "/".join(part for part in (self.key, self.namespace, self.name) if part)
-
-    @property
-    def scope(self) -> str | None:
-        """Namespace to list, None for all."""
-        return self.namespace or None
-
-    @property
-    def dry_run(self) -> bool:
-        value = self.query("dryRun")
-        if value not in ("", "All"):
-            raise ProtocolError(f"dryRun={value} is not known", hint="Use dryRun=All.")
-        return value == "All"
-
-    @property
-    def api_version(self) -> str:
-        group = self.resource.group
-        return f"{group}/{self.resource.version}" if group else self.resource.version
-
-    def query(self, key: str) -> str:
-        value: str = self.request.query_params.get(key, "")
-        return value
-
-    def flag(self, key: str) -> bool:
-        return self.query(key).lower() in ("true", "1")
-
-    def number(self, key: str) -> int:
-        """Return a query parameter as an integer >= 0; 0 when it is absent."""
-        value = self.query(key)
-        if value and not (value.isascii() and value.isdigit() and len(value) < 19):
-            raise ProtocolError(f"{key}={value} is not a whole number")
-        return int(value or 0)
 
 
 def create_app(
@@ -237,13 +170,13 @@ class _Api:
         for token, has in self._tokens.items():
             if hmac.compare_digest(token.encode(), given.strip().encode()):
                 role = has
-        if scheme.lower() != "bearer" or not role:
+        if scheme.lower() != "bearer" or not given or not role:
             raise RefusedError(
                 "no valid bearer token", status=401, hint="Use the kubeconfig that the platform wrote."
             )
-        if role != ADMIN and request.method not in _READS:
+        if role != ADMIN and not (role == VIEW and request.method in _READS):
             raise RefusedError(
-                f"role {role!r} may read and not {request.method}", status=403, hint="Use the admin token."
+                f"role {role!r} may not {request.method}", status=403, hint="Use the admin token."
             )
 
     def _document(self, parts: list[str], accept: str) -> Response | None:
@@ -280,29 +213,31 @@ class _Api:
     async def _on_resource(self, request: Request, group: str, version: str, rest: list[str]) -> ASGIApp:
         call = self._locate(request, group, version, rest)
         try:
-            if call.resource is _NAMESPACES:
+            if call.resource is NAMESPACES:
                 return self._namespaces(call)
             return await self._verb(call)
         except PeltonError as error:
             return _failure(error, call)
 
-    def _locate(self, request: Request, group: str, version: str, rest: list[str]) -> _Call:
+    def _locate(self, request: Request, group: str, version: str, rest: list[str]) -> Call:
         namespace = ""
         if rest[0] == "namespaces" and len(rest) > 2:
             namespace, rest = rest[1], rest[2:]
         if (group, rest[0]) == ("", "namespaces"):
-            resource: Resource | None = _NAMESPACES
+            resource: Resource | None = NAMESPACES
         else:
             resource = self._by_path.get((group, version, rest[0]))
         wrong_scope = resource is not None and bool(namespace) and not resource.namespaced
         if resource is None or wrong_scope or len(rest) > 3 or rest[2:] not in ([], ["status"]):
             raise NotFoundError("the server could not find the requested resource")
+        if len(rest) > 2 and not resource.status and resource is not NAMESPACES:
+            raise NotFoundError(f"{key_of(resource)} has no status subresource")
         name = rest[1] if len(rest) > 1 else ""
         if resource.namespaced and name and not namespace:
             raise NotFoundError("the server could not find the requested resource")
-        return _Call(request, resource, namespace, name, rest[2] if len(rest) > 2 else "")
+        return Call(request, resource, namespace, name, rest[2] if len(rest) > 2 else "")
 
-    async def _verb(self, call: _Call) -> ASGIApp:
+    async def _verb(self, call: Call) -> ASGIApp:
         method = call.request.method
         if not call.name:
             if method in _READS:
@@ -322,14 +257,14 @@ class _Api:
             return await self._delete(call)
         raise _not_allowed(call.request)
 
-    def _entry(self, call: _Call) -> Entry:
+    def _entry(self, call: Call) -> Entry:
         return self._store.entry(call.key, call.namespace, call.name)
 
-    def _form(self, call: _Call) -> forms.Form:
+    def _form(self, call: Call) -> forms.Form:
         accept = call.request.headers.get("accept", "")
         return forms.choose(accept, call.resource, now=self._clock.now(), include=call.query("includeObject"))
 
-    def _list(self, call: _Call) -> Response:
+    def _list(self, call: Call) -> Response:
         selector = selectors.parse(call.query("labelSelector"), call.query("fieldSelector"))
         form, limit = self._form(call), call.number("limit")
         token = call.query("continue")
@@ -360,7 +295,7 @@ class _Api:
             return _bytes(body)
         return StreamingResponse(list_chunks(form, page, metadata), media_type="application/json")
 
-    def _watch(self, call: _Call) -> ASGIApp:
+    def _watch(self, call: Call) -> ASGIApp:
         initial = call.query("sendInitialEvents").lower()
         since: int | None = call.number("resourceVersion") or None
         bookmarks = call.flag("allowWatchBookmarks")
@@ -385,7 +320,7 @@ class _Api:
         self._form(call)  # refuses what is not served before the stream begins
         return WatchStream(self._store, watch, lambda: self._form(call), self._stopping)
 
-    async def _create(self, call: _Call) -> Response:
+    async def _create(self, call: Call) -> Response:
         if call.resource.namespaced and not call.namespace:
             raise ProtocolError(
                 "the path names no namespace",
@@ -395,14 +330,14 @@ class _Api:
         created = await self._store.create(call.key, obj, dry_run=call.dry_run)
         return self._written(call, created, status=201)
 
-    async def _replace(self, call: _Call) -> Response:
+    async def _replace(self, call: Call) -> Response:
         obj = await self._object(call)
         if not call.subresource:
             self._entry(call)  # a missing object is told before what may be wrong with the new one
             obj = self._checked(call, obj)
         return await self._update(call, obj)
 
-    async def _patch(self, call: _Call) -> Response:
+    async def _patch(self, call: Call) -> Response:
         media = bodies.content_type(call.request)
         if media not in _PATCHES:
             raise RefusedError(
@@ -421,7 +356,7 @@ class _Api:
         new = self._identified(call, new)
         return await self._update(call, new if call.subresource else self._checked(call, new))
 
-    async def _apply(self, call: _Call, given: Any) -> Response:
+    async def _apply(self, call: Call, given: Any) -> Response:
         manager = call.query("fieldManager")
         if not manager or len(manager) > 128:
             raise ProtocolError("a server-side apply names its fieldManager, at most 128 characters")
@@ -457,7 +392,7 @@ class _Api:
         created = await self._store.create(call.key, new, dry_run=call.dry_run)
         return self._written(call, created, status=201)
 
-    async def _delete(self, call: _Call) -> Response:
+    async def _delete(self, call: Call) -> Response:
         entry = self._entry(call)
         options = await self._options(call)
         _check_preconditions(options.get("preconditions"), decode(entry.raw), call)
@@ -469,7 +404,7 @@ class _Api:
         group, plural = call.resource.group, call.resource.plural
         return _json(success(name=call.name, group=group, kind=plural, uid=uid))
 
-    async def _delete_collection(self, call: _Call) -> Response:
+    async def _delete_collection(self, call: Call) -> Response:
         if call.resource.namespaced and not call.namespace:
             raise RefusedError(
                 "a collection is deleted in one namespace at a time",
@@ -496,12 +431,12 @@ class _Api:
 
     # -- shared by the verbs -------------------------------------------------------------------------------
 
-    async def _object(self, call: _Call) -> Obj:
+    async def _object(self, call: Call) -> Obj:
         return self._identified(
             call, bodies.parse(await bodies.read(call.request), bodies.content_type(call.request))
         )
 
-    async def _options(self, call: _Call) -> Obj:
+    async def _options(self, call: Call) -> Obj:
         """Return the DeleteOptions of the body, {} when there is none."""
         body = await bodies.read(call.request)
         given = bodies.parse(body, bodies.content_type(call.request)) if body.strip() else {}
@@ -509,7 +444,7 @@ class _Api:
             raise ProtocolError("the body of a DELETE is a DeleteOptions object")
         return given
 
-    def _identified(self, call: _Call, given: Any) -> Obj:
+    def _identified(self, call: Call, given: Any) -> Obj:
         """Return a copy that carries the namespace of the path; raises ProtocolError where they disagree."""
         if not isinstance(given, dict) or not isinstance(given.get("metadata", {}), dict):
             raise ProtocolError("the body is not a Kubernetes object with a metadata mapping")
@@ -528,25 +463,23 @@ class _Api:
             metadata.pop("namespace", None)
         return {**given, "metadata": metadata}
 
-    def _checked(self, call: _Call, obj: Obj) -> Obj:
-        name = obj["metadata"].get("name") or obj["metadata"].get("generateName") or ""
-        where = "/".join(part for part in (call.key, call.namespace, str(name)) if part)
-        admitted = self._admit(obj, where=where)
+    def _checked(self, call: Call, obj: Obj) -> Obj:
+        admitted = self._admit(obj)
         call.warnings = tuple(admitted.warnings)
         return admitted.obj
 
-    async def _update(self, call: _Call, obj: Obj) -> Response:
+    async def _update(self, call: Call, obj: Obj) -> Response:
         updated = await self._store.update(call.key, obj, subresource=call.subresource, dry_run=call.dry_run)
         return self._written(call, updated)
 
-    def _written(self, call: _Call, obj: Obj, *, status: int = 200) -> Response:
+    def _written(self, call: Call, obj: Obj, *, status: int = 200) -> Response:
         response = _bytes(self._form(call).one(forms.encode(obj)), status=status)
         for warning in call.warnings:
             text = " ".join(warning.split()).replace("\\", "\\\\").replace('"', '\\"')
             response.headers.append("Warning", f'299 - "{text.encode("ascii", "replace").decode()}"')
         return response
 
-    def _namespaces(self, call: _Call) -> Response:
+    def _namespaces(self, call: Call) -> Response:
         if call.request.method not in _READS or call.subresource or call.flag("watch"):
             raise RefusedError(
                 "namespaces can be read only",
@@ -559,9 +492,9 @@ class _Api:
         if call.name:
             if call.name not in names:
                 raise NotFoundError(f'namespaces "{call.name}" not found')
-            return _bytes(form.one(_namespace(call.name)))
+            return _bytes(form.one(namespace_object(call.name)))
         rows = [
-            form.item(_namespace(name))
+            form.item(namespace_object(name))
             for name in names
             if selector.matches("", name, {"kubernetes.io/metadata.name": name})
         ]
@@ -569,13 +502,7 @@ class _Api:
         return _bytes(head + b",".join(rows) + forms.TAIL)
 
 
-def _namespace(name: str) -> bytes:
-    metadata = {"name": name, "labels": {"kubernetes.io/metadata.name": name}}
-    document = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
-    return forms.encode({**document, "spec": {}, "status": {"phase": "Active"}})
-
-
-def _check_preconditions(given: object, stored: Obj, call: _Call) -> None:
+def _check_preconditions(given: object, stored: Obj, call: Call) -> None:
     if not isinstance(given, dict):
         return
     for key in ("uid", "resourceVersion"):
@@ -590,7 +517,7 @@ def _not_allowed(request: Request) -> RefusedError:
     return RefusedError(f"{request.method} is not served on {request.url.path}", status=405)
 
 
-def _failure(error: PeltonError, call: _Call | None = None) -> Response:
+def _failure(error: PeltonError, call: Call | None = None) -> Response:
     group, kind = (call.resource.group, call.resource.plural) if call else ("", "")
     status = status_of(error, name=call.name if call else "", group=group, kind=kind)
     response = _bytes(forms.encode(status), status=status["code"])
@@ -613,8 +540,8 @@ def _version(version: str) -> Obj:
     """Return `/version`; clients read the Kubernetes version whose API behaviour this follows."""
     return {
         "major": "1",
-        "minor": "33",
-        "gitVersion": f"v1.33.0+pelton-{version}",
+        "minor": "36",
+        "gitVersion": f"v1.36.0+pelton-{version}",
         "gitCommit": "",
         "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z",

@@ -68,6 +68,10 @@ class ApiServer:
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def __aenter__(self) -> Self:
+        if self._sock.family != socket.AF_UNIX:
+            # Accepted sockets inherit it. asyncio sets it only on sockets made with the protocol number named;
+            # without it every answer waits 40 ms for the client's delayed ACK.
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._config.load()
         server = uvicorn.Server(self._config)
         server.lifespan = self._config.lifespan_class(self._config)

@@ -70,8 +70,9 @@ def status_of(
             {"reason": "FieldValueInvalid", "message": sentence, "field": field}
             for field, sentence in error.causes
         ]
-        # kubectl prints only the message of some statuses, so it repeats every cause.
-        message = "; ".join([message, *(f"{field}: {sentence}" for field, sentence in error.causes)])
+        # kubectl prints only the message, so it says every cause that it does not say already.
+        unsaid = (f"{field}: {text}" for field, text in error.causes if text not in message)
+        message = "; ".join([message, *unsaid])
     elif isinstance(error, FieldConflictError):
         details["causes"] = [
             {"reason": "FieldManagerConflict", "message": f"conflict with {manager!r}", "field": field}

@@ -1,45 +1,104 @@
-"""Printer columns: what `kubectl get` shows for each kind. Pure; called by `forms.py`.
+"""Printer columns: the cells that `kubectl get` shows for an object. Pure; called by `forms.py`.
 
-Source: contracts openfunction.md section 1 (columns); ages as kubectl prints them.
+Columns come with the kinds (`pelton.manifest.kinds`), values are found by the small part of JSONPath that
+columns need: `.key`, `[number]` and `[?(@.key=="value")]`. Ages are printed as kubectl prints them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["Column", "age", "cells", "columns"]
+__all__ = ["Column", "age", "cells", "find"]
 
-Obj = dict[str, Any]
+_STEP = re.compile(
+    r"""\.(?P<key>[\w-]+) | \[(?P<at>-?\d+)\] | \[\?\(@\.(?P<by>[\w-]+)==["'](?P<value>[^"']*)["']\)\]""",
+    re.VERBOSE,
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column.
+class Column(Protocol):
+    """A column: heading, type (`string`, `integer`, `boolean`, `date`) and the JSONPath of its value."""
 
-    Attributes:
-        name: Heading.
-        path: Keys from the object's root; a number selects from a list, a pair (key, value) the first list
-            entry that has it.
-        priority: 0 always shown, above 0 only with `-o wide`.
-        format: `name` for the object's name, else "".
-        show: Makes the cell's text from the value and the time of day.
+    @property
+    def name(self) -> str:
+        """Heading."""
+        ...
+
+    @property
+    def type(self) -> str:
+        """`date` values are shown as ages."""
+        ...
+
+    @property
+    def json_path(self) -> str:
+        """JSONPath of Kubernetes, with a leading dot."""
+        ...
+
+
+def find(json_path: str) -> Callable[[Any], Any]:
+    """Return a function that finds the value of a JSONPath in an object, None where there is none.
+
+    Raises:
+        ValueError: The path has a form that columns do not use.
     """
+    steps = []
+    at = 0
+    while at < len(json_path):
+        match = _STEP.match(json_path, at)
+        if match is None:
+            raise ValueError(f"the JSONPath {json_path!r} cannot be read at {json_path[at:]!r}")
+        steps.append(match)
+        at = match.end()
+    return lambda obj: _walk(obj, steps)
 
-    name: str
-    path: tuple[str | int | tuple[str, str], ...]
-    priority: int = 0
-    format: str = ""
-    show: Callable[[Any, datetime], str] | None = None
+
+def _walk(value: Any, steps: Iterable[re.Match[str]]) -> Any:
+    for step in steps:
+        if key := step["key"]:
+            value = value.get(key) if isinstance(value, dict) else None
+        elif not isinstance(value, list):
+            return None
+        elif step["at"]:
+            at = int(step["at"])
+            value = value[at] if -len(value) <= at < len(value) else None
+        else:
+            value = next(
+                (v for v in value if isinstance(v, dict) and v.get(step["by"]) == step["value"]), None
+            )
+    return value
 
 
-def age(value: Any, now: datetime) -> str:
+def cells(finders: Iterable[tuple[str, Callable[[Any], Any]]], obj: Any, now: datetime) -> list[Any]:
+    """Return one object's cells.
+
+    Args:
+        finders: (type of the column, what finds its value) per column.
+        obj: The object.
+        now: For ages.
+
+    Returns:
+        Text, or a whole number or truth value where the column has that type; "" where there is no value.
+    """
+    result: list[Any] = []
+    for kind, value_of in finders:
+        value = value_of(obj)
+        if kind == "date":
+            result.append(age(value, now))
+        elif value is None or isinstance(value, (str, int)):
+            result.append("" if value is None else value)
+        else:
+            result.append(str(value))
+    return result
+
+
+def age(value: object, now: datetime) -> str:
     """Return the time since an RFC 3339 text in two units at most; `<unknown>` when it is none."""
     try:
-        seconds = int((now - datetime.fromisoformat(value).astimezone(UTC)).total_seconds())
-    except (TypeError, ValueError):
+        seconds = int((now - datetime.fromisoformat(str(value)).astimezone(UTC)).total_seconds())
+    except ValueError:
         return "<unknown>"
     seconds = max(0, seconds)
     minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
@@ -62,77 +121,3 @@ def age(value: Any, now: datetime) -> str:
 
 def _two(big: int, big_unit: str, small: int, small_unit: str) -> str:
     return f"{big}{big_unit}{small}{small_unit}" if small else f"{big}{big_unit}"
-
-
-_NAME = Column("Name", ("metadata", "name"), format="name")
-_AGE = Column("Age", ("metadata", "creationTimestamp"), show=age)
-_LAST_TYPE = ("status", "conditions", -1, "type")
-_COLUMNS: dict[str, tuple[Column, ...]] = {
-    "namespaces": (Column("Status", ("status", "phase")), _AGE),
-    "functions.core.openfunction.io": (
-        Column("BuildState", ("status", "build", "state")),
-        Column("ServingState", ("status", "serving", "state")),
-        Column("Builder", ("status", "build", "resourceRef")),
-        Column("Serving", ("status", "serving", "resourceRef")),
-        Column("Address", ("status", "addresses", ("type", "Internal"), "value")),
-        _AGE,
-    ),
-    "builders.core.openfunction.io": (
-        Column("Phase", ("status", "phase")),
-        Column("State", ("status", "state")),
-        Column("Reason", ("status", "reason")),
-        Column("BuildDuration", ("status", "buildDuration")),
-        _AGE,
-    ),
-    "servings.core.openfunction.io": (
-        Column("Phase", ("status", "phase")),
-        Column("State", ("status", "state")),
-        _AGE,
-    ),
-    "eventsources.events.openfunction.io": (
-        Column("EventBus", ("spec", "eventBus")),
-        Column("Sink", ("spec", "sink", "uri")),
-        Column("Status", _LAST_TYPE),
-    ),
-    "triggers.events.openfunction.io": (
-        Column("EventBus", ("spec", "eventBus")),
-        Column("Status", _LAST_TYPE),
-    ),
-    "gateways.networking.openfunction.io": (
-        Column("Address", ("status", "addresses", 0, "value")),
-        Column("Ready", ("status", "conditions", ("type", "Ready"), "status")),
-        _AGE,
-    ),
-    "components.dapr.io": (Column("Type", ("spec", "type")), _AGE),
-}
-
-
-def columns(resource: str) -> tuple[Column, ...]:
-    """Return the columns of `<plural>.<group>`; name and age for what has no entry."""
-    return (_NAME, *_COLUMNS.get(resource, (_AGE,)))
-
-
-def cells(shown: tuple[Column, ...], obj: Obj, now: datetime) -> list[str]:
-    """Return one object's cells, "" where it has no such value."""
-    result = []
-    for column in shown:
-        value = _value(obj, column.path)
-        if column.show is not None:
-            result.append(column.show(value, now))
-        else:
-            result.append("" if value is None else str(value))
-    return result
-
-
-def _value(value: Any, path: tuple[str | int | tuple[str, str], ...]) -> Any:
-    for step in path:
-        if isinstance(step, str):
-            value = value.get(step) if isinstance(value, dict) else None
-        elif not isinstance(value, list):
-            return None
-        elif isinstance(step, int):
-            value = value[step] if value and -len(value) <= step < len(value) else None
-        else:
-            key, wanted = step
-            value = next((v for v in value if isinstance(v, dict) and v.get(key) == wanted), None)
-    return value

@@ -159,7 +159,7 @@ def alerts(*names: str) -> list[dict[str, Any]]:
 
 async def dead_letters(bus: JetStreamBus, receiver: str) -> list[str]:
     topic = f"pelton.dead.notifications.{receiver}"
-    return [item.message.headers["pelton-reason"] async for item in bus.stored(topic)]
+    return [item.message.headers["Pelton-Reason"] async for item in bus.stored(topic)]
 
 
 async def test_alert_reaches_slack_in_its_wire_format(bus):

@@ -1,7 +1,8 @@
 """Which alerts go to a receiver together, and what they have in common.
 
 Pure. `notify/pipeline.py` calls it once per intake batch and receiver; the Group travels on the bus inside
-`notify/envelope.py` and is shown by `notify/template.py`. Source: contracts/log-notification.md 6.5, 6.6, 7.
+`notify/envelope.py` and is shown by `notify/template.py`. Source: contracts/log-notification.md 6.5, 6.6,
+7.
 """
 
 from __future__ import annotations

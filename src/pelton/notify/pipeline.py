@@ -3,9 +3,9 @@
 accept -> topic `pelton.alerts` -> dispatcher (match, group) -> topic
 `pelton.notifications.<receiver>.<block>` -> `sending.Destination` -> Sender. Every arrow is a publish that
 the broker confirmed before its input is acknowledged, so a kill anywhere repeats work but loses none; ids
-derived from the batch let the broker drop what is repeated. Called by `notify/intake.py` and wired in `cli/`.
-In this version all receivers are global: each sees every alert that its selector wants; tenants, routers and
-silences are not looked at. Source: contracts/log-notification.md 5, 6, 10.
+derived from the batch let the broker drop what is repeated. Called by `notify/intake.py` and wired in
+`cli/`. In this version all receivers are global: each sees every alert that its selector wants; tenants,
+routers and silences are not looked at. Source: contracts/log-notification.md 5, 6, 10.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pelton.notify.alert import Alert
 from pelton.notify.envelope import Batch, Notification, decode_batch, encode, encoded_size
 from pelton.notify.grouping import aggregate, split
 from pelton.notify.retry import RetryPolicy
-from pelton.notify.sending import DEAD_PREFIX, LIMITS, Destination, Limit, dead_letter, topic_of
+from pelton.notify.sending import DEAD_ALERTS, LIMITS, Destination, Limit, dead_letter, topic_of
 from pelton.notify.settings import SecretLookup, blocks_of, settings_of
 from pelton.notify.template import RENDERERS
 from pelton.ports import Bus, Delivery, Message, Sender
@@ -38,7 +38,6 @@ ALERTS_TOPIC = "pelton.alerts"
 """Where accepted alerts wait for the dispatcher."""
 
 _CONSUMER = "notify-dispatch"
-_DEAD_ALERTS_TOPIC = f"{DEAD_PREFIX}.alerts"
 _TROUBLE_S = 1.0
 _PUBLISHES = 256  # unconfirmed at once, however many receivers want a batch
 
@@ -350,11 +349,13 @@ class Pipeline:
         _log.error("batch of alerts became a dead letter key=%s reason=%r", delivery.key, reason)
         await self._bus.publish(
             dead_letter(
-                delivery.message,
-                topic=_DEAD_ALERTS_TOPIC,
-                id=f"{ALERTS_TOPIC}/{delivery.key}#dead",
+                delivery,
+                subscription=_CONSUMER,
+                topic=f"{DEAD_ALERTS}unreadable",
+                id=ALERTS_TOPIC,
                 reason=reason,
                 attempts=0,
+                failed_at=self._clock.now().timestamp(),
             )
         )
         self._counters.dead_batches += 1

@@ -27,23 +27,28 @@ from pelton.ports import Bus, Delivery, Message, Sender, SendResult
 
 __all__ = [
     "ATTEMPT",
-    "DEAD_PREFIX",
+    "DEAD_ALERTS",
+    "DEAD_NOTIFICATIONS",
     "LIMITS",
     "NOT_BEFORE",
     "Destination",
     "Limit",
     "consumer_name",
     "dead_letter",
+    "redriven",
     "topic_of",
 ]
 
-ATTEMPT = "pelton-attempt"
+ATTEMPT = "Pelton-Attempt"
 """Header: number of the attempt that a message is for; absent for the first."""
 
-DEAD_PREFIX = "pelton.dead"
-"""Topics below it are kept until they are redriven."""
+DEAD_NOTIFICATIONS = "pelton.dead.notifications."
+"""Before a receiver's name: topic of its dead letters, kept until they are redriven."""
 
-NOT_BEFORE = "pelton-not-before"
+DEAD_ALERTS = "pelton.dead.alerts."
+"""Before the reason's kind: topic of batches that could not be read."""
+
+NOT_BEFORE = "Pelton-Not-Before"
 """Header: Unix seconds before which an attempt is not made."""
 
 DELIVERY_ID = "deliveryId"
@@ -55,6 +60,7 @@ _TROUBLE_S = 1.0
 _LONGEST_NAME = 200
 _MAX_WAITING = 10_000
 _REMEMBERED = 1_000
+_LONGEST_REASON = 1_000
 
 _log = log.get(__name__)
 
@@ -103,17 +109,56 @@ def consumer_name(receiver: str, block: str) -> str:
     return f"{name[:_LONGEST_NAME]}-{block}"
 
 
-def dead_letter(message: Message, *, topic: str, id: str, reason: str, attempts: int) -> Message:
-    """Return the dead-letter record of a message: its data, why, and where it came from."""
+def dead_letter(
+    delivery: Delivery,
+    *,
+    subscription: str,
+    topic: str,
+    id: str,
+    reason: str,
+    attempts: int,
+    failed_at: float,
+) -> Message:
+    """Return the dead-letter record of a message: its data, why, and where it came from.
+
+    The headers are those of events' dead letters, so that `pelton dlq` lists both; `redriven` leads back.
+
+    Args:
+        delivery: What failed.
+        subscription: What failed on it, as shown to users.
+        topic: Where dead letters of that kind go.
+        id: Identity of the message's content; the delivery's key is added, since a redriven message that
+            fails again within the broker's window must not be taken for a repetition of its first record.
+        reason: One line without secrets.
+        attempts: Answers that the destination gave.
+        failed_at: Unix seconds.
+    """
     return Message(
         topic=topic,
-        data=message.data,
+        data=delivery.message.data,
         headers={
-            "pelton-reason": reason.encode("ascii", "replace").decode()[:500].replace("\n", " "),
-            "pelton-attempts": str(attempts),
-            "pelton-topic": message.topic,
+            "Pelton-Subscription": subscription,
+            "Pelton-Topic": delivery.message.topic,
+            "Pelton-Key": delivery.key,
+            "Pelton-Attempts": str(attempts),
+            "Pelton-Reason": _header_text(reason) or "no reason given",
+            "Pelton-Failed-At": f"{failed_at:.3f}",
         },
-        id=id,
+        id=f"{id}#dead/{delivery.key}",
+    )
+
+
+def redriven(letter: Message, *, key: str) -> Message | None:
+    """Return a dead alert or notification as a fresh message, or None when the dead letter is an event's.
+
+    Args:
+        letter: The dead letter, as `dead_letter` made it.
+        key: Distinguishes this redrive from others, e.g. the letter's sequence number.
+    """
+    if not letter.topic.startswith((DEAD_NOTIFICATIONS, DEAD_ALERTS)):
+        return None
+    return Message(
+        topic=letter.headers["Pelton-Topic"], data=letter.data, id=f"redriven/{letter.topic}/{key}"
     )
 
 
@@ -330,11 +375,13 @@ class Destination:
         )  # fmt: skip
         await self._bus.publish(
             dead_letter(
-                delivery.message,
-                topic=f"{DEAD_PREFIX}.notifications.{self.receiver}",
-                id=f"{id}#dead/{delivery.key}",
+                delivery,
+                subscription=f"notifications.{self.receiver}.{self.block}",
+                topic=DEAD_NOTIFICATIONS + self.receiver,
+                id=id,
                 reason=reason,
                 attempts=attempts,
+                failed_at=self._clock.now().timestamp(),
             )
         )
         self._counters.dead += 1
@@ -370,6 +417,12 @@ class Destination:
             "bus trouble receiver=%s block=%s doing=%s error=%s",
             self.receiver, self.block, doing, error,
         )  # fmt: skip
+
+
+def _header_text(text: str) -> str:
+    """Return one line that any broker takes as a header: a destination's answer may hold anything."""
+    line = " ".join(text.split())[:_LONGEST_REASON]
+    return "".join(character if " " <= character <= "~" else "?" for character in line)
 
 
 def _number(text: str | None, default: float) -> float:

@@ -20,6 +20,7 @@ from pelton.model.notification import (
 from pelton.notify.alert import FIRING, Alert
 from pelton.notify.pipeline import ALERTS_TOPIC, Options, Pipeline
 from pelton.notify.retry import RetryPolicy
+from pelton.notify.sending import redriven
 from pelton.ports import Message, SendResult
 
 OK = SendResult(ok=True)
@@ -184,8 +185,8 @@ async def test_sending_last_failure_leaves_a_dead_letter(bus, clock, scripted):
 
         assert len(hook.calls) == 3
         (dead,) = bus.stored(DEAD)
-        assert "3 attempts failed, the last with: HTTP 500" in dead.headers["pelton-reason"]
-        assert dead.headers["pelton-topic"] == OPS
+        assert "3 attempts failed, the last with: HTTP 500" in dead.headers["Pelton-Reason"]
+        assert dead.headers["Pelton-Topic"] == OPS
         assert dead.data == bus.stored(OPS)[0].data
         assert not bus.queue(OPS).unfinished
 
@@ -199,19 +200,41 @@ async def test_sending_refused_for_good_is_a_dead_letter_at_once(bus, clock, scr
 
         assert len(hook.calls) == 1
         (dead,) = bus.stored(DEAD)
-        assert dead.headers["pelton-reason"] == "HTTP 410 channel_is_archived"
+        assert dead.headers["Pelton-Reason"] == "HTTP 410 channel_is_archived"
 
 
-async def test_sending_redriven_dead_letter_dies_again_under_its_own_record(bus, clock, scripted):
-    """The broker drops repeated ids: a second death within its window must not look like a repetition."""
-    async with pipeline(bus, clock, webhook=scripted(GONE)) as made:
+async def test_dead_letter_reason_fits_a_header_whatever_the_destination_answered(bus, clock, scripted):
+    odd = SendResult(ok=False, retriable=False, detail="HTTP 400\r\nX: y \x00 é" + "x" * 5000)
+    async with pipeline(bus, clock, webhook=scripted(odd)) as made:
         made.set_receivers([webhook()])
         await made.accept([alert()])
         await clock.advance(0)
-        await bus.publish(Message(topic=OPS, data=bus.stored(DEAD)[0].data))
+
+    reason = bus.stored(DEAD)[0].headers["Pelton-Reason"]
+    assert reason.startswith("HTTP 400 X: y ? ?xxx")
+    assert len(reason) <= 1000
+
+
+async def test_redriven_dead_letter_is_sent_again_and_dies_again_under_its_own_record(bus, clock, scripted):
+    """The broker drops repeated ids: a second death within its window must not look like a repetition."""
+    hook = scripted(GONE)
+    async with pipeline(bus, clock, webhook=hook) as made:
+        made.set_receivers([webhook()])
+        await made.accept([alert()])
+        await clock.advance(0)
+        fresh = redriven(bus.stored(DEAD)[0], key="1")
+        assert fresh is not None
+        await bus.publish(fresh)
         await clock.advance(0)
 
+        assert len(hook.calls) == 2
         assert len(bus.stored(DEAD)) == 2
+
+
+def test_redriven_leaves_dead_letters_of_events_alone():
+    letter = Message(topic="pelton.dead.default_shop-0123456789", data=b"", headers={"Pelton-Topic": "t"})
+
+    assert redriven(letter, key="1") is None
 
 
 async def test_sending_pause_holds_all_of_that_destination_and_counts_no_attempt(bus, clock, scripted):
@@ -335,7 +358,7 @@ async def test_deleted_receiver_turns_what_waits_into_dead_letters_and_ends(bus,
         await clock.advance(20)
 
         (dead,) = bus.stored(DEAD)
-        assert dead.headers["pelton-reason"] == "The receiver was deleted."
+        assert dead.headers["Pelton-Reason"] == "The receiver was deleted."
         assert made.stats()["receivers"] == {}
 
 
@@ -359,8 +382,8 @@ async def test_undecodable_message_is_a_dead_letter(bus, clock, scripted, topic)
         await bus.publish(Message(topic=topic, data=b"{"))
         await clock.advance(0)
 
-    dead = bus.stored("pelton.dead.alerts") + bus.stored(DEAD)
-    assert [message.headers["pelton-topic"] for message in dead] == [topic]
+    dead = bus.stored("pelton.dead.alerts.unreadable") + bus.stored(DEAD)
+    assert [message.headers["Pelton-Topic"] for message in dead] == [topic]
     assert not bus.queue(topic).unfinished
 
 

@@ -14,6 +14,7 @@ from pelton.apiserver.table import Column
 
 __all__ = [
     "AGGREGATED",
+    "OPENAPI_V2",
     "Resource",
     "aggregated",
     "group_list",
@@ -21,6 +22,7 @@ __all__ = [
     "key_of",
     "openapi",
     "openapi_index",
+    "openapi_v2",
     "resource_list",
 ]
 
@@ -28,6 +30,9 @@ Doc = dict[str, Any]
 
 AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 """Media type of the aggregated form."""
+
+OPENAPI_V2 = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+"""Media type of the OpenAPI v2 document."""
 
 _VERBS = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
 _STATUS_VERBS = ["get", "patch", "update"]
@@ -230,6 +235,22 @@ def _aggregated_resources(served: Iterable[Resource], group: str, version: str) 
             }
         )
     return entries
+
+
+def openapi_v2(*, version: str) -> bytes:
+    """Return an empty OpenAPI v2 document as Protobuf.
+
+    kubectl turns to it when a manifest has an unserved version, reads no other encoding, and only with this
+    answer goes on to its own message, "no matches for kind".
+    """
+    info = _text(1, "Pelton") + _text(2, version)
+    return _text(1, "2.0") + b"\x12" + bytes([len(info)]) + info
+
+
+def _text(field: int, text: str) -> bytes:
+    """Encode a Protobuf string field of at most 100 bytes (so that its length is one byte)."""
+    data = text.encode()[:100]
+    return bytes([field << 3 | 2, len(data)]) + data
 
 
 def openapi_index(resources: Iterable[Resource]) -> Doc:

@@ -202,6 +202,10 @@ class _Api:
                 return _json(discovery.group_of(served, group))
             case ["apis", group, version]:
                 return _json(discovery.resource_list(served, group, version))
+            case ["openapi", "v2"] if "proto" in accept:
+                return Response(
+                    discovery.openapi_v2(version=self._version[:20]), media_type=discovery.OPENAPI_V2
+                )
             case ["openapi", "v3"]:
                 return _json(discovery.openapi_index(served))
             case ["openapi", "v3", *rest]:

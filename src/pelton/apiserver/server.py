@@ -69,7 +69,7 @@ class ApiServer:
 
     async def __aenter__(self) -> Self:
         if self._sock.family != socket.AF_UNIX:
-            # Accepted sockets inherit it. asyncio sets it only on sockets made with the protocol number named;
+            # Accepted sockets inherit it. asyncio sets it only on sockets made with their protocol number;
             # without it every answer waits 40 ms for the client's delayed ACK.
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._config.load()

@@ -10,6 +10,7 @@ kill between an answer and its acknowledgement sends again, under the same notif
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -327,9 +328,7 @@ class Destination:
         try:
             async with asyncio.timeout(_SEND_TIMEOUT_S):
                 return await self._sender.send({**settings, DELIVERY_ID: notification.id}, payload)
-        except (
-            Exception
-        ) as error:  # a Sender does not raise; and the text of a foreign error may hold an address
+        except Exception as error:  # a Sender does not raise; a foreign error's text may hold an address
             return SendResult(ok=False, detail=f"The sender failed with {type(error).__name__}.")
 
     async def _await_turn(self) -> None:
@@ -427,6 +426,7 @@ def _header_text(text: str) -> str:
 
 def _number(text: str | None, default: float) -> float:
     try:
-        return float(text) if text else default
+        number = float(text) if text else default
     except ValueError:
         return default
+    return number if math.isfinite(number) else default

@@ -174,10 +174,10 @@ def _status(item: Mapping[str, Any], where: str, *, default: str) -> str:
     if value is None or value == "" or isinstance(value, dict):
         return default
     path = f"{where}.status" if where else "status"
-    if value not in {FIRING, RESOLVED}:
+    if not isinstance(value, str) or value not in {FIRING, RESOLVED}:
         shown = repr(value) if isinstance(value, str) else _type(value)
         raise ProtocolError(f"{path} is {shown}; expected `firing` or `resolved`.")
-    return str(value)
+    return value
 
 
 def _time(item: Mapping[str, Any], key: str, where: str) -> tuple[str, datetime | None]:

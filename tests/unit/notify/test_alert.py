@@ -118,6 +118,7 @@ def test_parse_null_members_count_as_absent():
         (b'{"alerts": [{"labels": {"code": 404}}]}', "alerts[0].labels.code is a number; expected text"),
         (b'{"alerts": [{"annotations": {"a": null}}]}', "alerts[0].annotations.a is null"),
         (b'{"alerts": [{"status": "broken"}]}', "alerts[0].status is 'broken'"),
+        (b'{"alerts": [{"status": []}]}', "alerts[0].status is an array"),
         (b'{"alerts": [], "commonLabels": {"a": true}}', "commonLabels.a is a boolean"),
         (b'{"alerts": [{"startsAt": "yesterday"}]}', "alerts[0].startsAt is 'yesterday'"),
         (b'{"alerts": [{"startsAt": "2026-01-01T00:00:00"}]}', "alerts[0].startsAt"),

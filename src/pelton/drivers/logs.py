@@ -256,7 +256,7 @@ class _Spool:
 
 
 class SpoolFollower:
-    """Follows all spools below a directory.
+    """Follows all spools below a directory; an async context manager.
 
     Args:
         spool_dir: Holds `<namespace>/<function>/<instance>.log`.
@@ -268,8 +268,8 @@ class SpoolFollower:
 
     def __init__(
         self,
-        spool_dir: str,
-        logs_dir: str,
+        spool_dir: str | Path,
+        logs_dir: str | Path,
         publish: Publish,
         clock: Clock,
         *,
@@ -283,7 +283,17 @@ class SpoolFollower:
         self._spools: dict[Path, _Spool] = {}
         self._seen: dict[Path, int] = {}  # directory -> mtime when it was listed
         self._tasks: dict[Path, asyncio.Task[None]] = {}
+        self._runner: asyncio.Task[None] | None = None
         self.records = 0
+
+    async def __aenter__(self) -> SpoolFollower:
+        self._runner = asyncio.create_task(self.run(), name="log-follower")
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        if self._runner is not None:
+            self._runner.cancel()
+            await asyncio.gather(self._runner, return_exceptions=True)
 
     async def run(self) -> None:
         """Follow until cancelled; what was not confirmed by then is read again by the next follower."""
@@ -416,7 +426,9 @@ class SpoolFollower:
         return failed
 
 
-def read_logs(logs_dir: str, namespace: str, name: str, *, since: float = 0.0) -> Iterator[dict[str, Any]]:
+def read_logs(
+    logs_dir: str | Path, namespace: str, name: str, *, since: float = 0.0
+) -> Iterator[dict[str, Any]]:
     """Yield the records of a function, oldest first.
 
     Args:
@@ -438,11 +450,11 @@ def read_logs(logs_dir: str, namespace: str, name: str, *, since: float = 0.0) -
 
 
 async def follow_logs(
-    logs_dir: str, namespace: str, name: str, clock: Clock, *, since: float = 0.0
+    logs_dir: str | Path, namespace: str, name: str, clock: Clock, *, since: float = 0.0
 ) -> AsyncIterator[dict[str, Any]]:
     """Yield the records of a function, then new ones as they come; never ends by itself."""
     directory = Path(logs_dir) / namespace / name
-    for found in read_logs(str(logs_dir), namespace, name, since=since):
+    for found in read_logs(logs_dir, namespace, name, since=since):
         yield found
     handle: Any = None
     try:

@@ -1,0 +1,34 @@
+import pytest
+
+from pelton.drivers.memory import MemoryBus
+from pelton.errors import DeliveryError
+from pelton.ports import Message
+from tests.contract.bus import BusContract, fill, take, texts
+
+
+class TestMemoryBus(BusContract):
+    @pytest.fixture
+    async def bus(self):
+        async with MemoryBus() as bus:
+            yield bus
+
+    async def test_publish_is_refused_when_a_consumer_is_too_far_behind(self):
+        async with MemoryBus(max_messages=3) as bus:
+            await fill(bus, "orders", 1)
+            await take(bus, "orders", 1)
+            await fill(bus, "orders", 3)
+
+            with pytest.raises(DeliveryError, match="3 messages behind"):
+                await bus.publish(Message(topic="orders", data=b"x"))
+            await bus.publish(Message(topic="elsewhere", data=b"x"))
+
+    async def test_held_message_lapses_when_nobody_renews_it(self):
+        async with MemoryBus(ack_wait_s=0.05) as bus:
+            await fill(bus, "orders", 1)
+            found: list[object] = []
+            async for batch in bus.subscribe("orders", consumer="c", max_in_flight=10, options={}):
+                found += batch
+                if len(found) == 2:
+                    break
+
+        assert texts(found) == ["0", "0"]

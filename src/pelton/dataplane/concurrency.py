@@ -38,50 +38,46 @@ class Gate(Generic[T]):
         ceiling: Upper bound from how they run (threads), 0 for none.
 
     Attributes:
-        running: Invocations inside; the owner may count it up and down directly while nothing waits.
+        running: Invocations inside; the owner may count it up and down itself while nothing waits.
+        waiting: What waits, oldest first.
         limit: Invocations that may be inside.
         queue_limit: Invocations that may wait.
 
     Something waits only while `running == limit`.
     """
 
-    __slots__ = ("_waiting", "limit", "queue_limit", "running")
+    __slots__ = ("limit", "queue_limit", "running", "waiting")
 
     def __init__(self, concurrency: int, *, ceiling: int = 0) -> None:
         wanted = concurrency or sys.maxsize
         self.limit = min(wanted, ceiling) if ceiling else wanted
         self.queue_limit = concurrency * 10 if concurrency else UNLIMITED_QUEUE
         self.running = 0
-        self._waiting: OrderedDict[T, None] = OrderedDict()
+        self.waiting: OrderedDict[T, None] = OrderedDict()
 
     def offer(self, item: T) -> Admission:
         """Let an invocation in, put it into the queue, or turn it away."""
         if self.running < self.limit:
             self.running += 1
             return Admission.RUN
-        if len(self._waiting) < self.queue_limit:
-            self._waiting[item] = None
+        if len(self.waiting) < self.queue_limit:
+            self.waiting[item] = None
             return Admission.WAIT
         return Admission.FULL
 
     def leave(self) -> T | None:
         """Note that one ended; returns the oldest that waited, which is inside from now on."""
-        if self._waiting:
-            return self._waiting.popitem(last=False)[0]
+        if self.waiting:
+            return self.waiting.popitem(last=False)[0]
         self.running -= 1
         return None
 
     def withdraw(self, item: T) -> bool:
         """Take one out of the queue; False when it was not waiting."""
-        if item in self._waiting:
-            del self._waiting[item]
+        if item in self.waiting:
+            del self.waiting[item]
             return True
         return False
-
-    @property
-    def waiting(self) -> int:
-        """Invocations in the queue."""
-        return len(self._waiting)
 
 
 class InlineChoice:
@@ -95,9 +91,11 @@ class InlineChoice:
 
     Attributes:
         inline: Whether sync code runs on the loop now.
+        seen: Calls since the last change; whoever leaves `record` out for an inline call of at most KEEP_NS,
+            which could change nothing, counts it here.
     """
 
-    __slots__ = ("_entered_ns", "_retry_ns", "_seen", "_slow", "_wait_ns", "inline")
+    __slots__ = ("_entered_ns", "_retry_ns", "_slow", "_wait_ns", "inline", "seen")
 
     TRY_SAMPLES: Final = 16
     TRY_SLOW: Final = 1
@@ -111,7 +109,7 @@ class InlineChoice:
 
     def __init__(self) -> None:
         self.inline = False
-        self._seen = 0
+        self.seen = 0
         self._slow: deque[int] = deque()
         self._entered_ns = 0
         self._retry_ns = 0
@@ -127,7 +125,7 @@ class InlineChoice:
         Returns:
             Whether `inline` changed.
         """
-        self._seen = seen = self._seen + 1
+        self.seen = seen = self.seen + 1
         slow = self._slow
         if self.inline:
             if elapsed_ns <= self.KEEP_NS:
@@ -155,5 +153,5 @@ class InlineChoice:
     def _switch(self, now_ns: int, *, inline: bool) -> None:
         self.inline = inline
         self._entered_ns = now_ns
-        self._seen = 0
+        self.seen = 0
         self._slow.clear()

@@ -14,15 +14,15 @@ import asyncio
 import itertools
 import os
 import re
-import socket
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
 import httptools
 
+from pelton.dataplane.http_body import HIGH_BYTES, LOW_BYTES, BodyError, BodyStream, ClientGoneError
 from pelton.dataplane.http_reply import (
     CHUNKED,
     LENGTH,
@@ -31,36 +31,25 @@ from pelton.dataplane.http_reply import (
     ReplyError,
     plain_reply,
     render,
+    render_plain,
     render_stream_head,
 )
 from pelton.model.invocation import Headers, Invocation, Reply
 
-__all__ = [
-    "Application",
-    "BodyError",
-    "BodyStream",
-    "ClientGoneError",
-    "Connection",
-    "Limits",
-    "ReplyError",
-    "Server",
-]
+__all__ = ["Application", "Connection", "Limits", "Shared"]
 
 _SLICE_BYTES: Final = 16 * 1024
 """Fed to the parser at once, so that one read full of tiny requests cannot become thousands of objects."""
 _MAX_AHEAD: Final = 8
 """Parsed requests that wait behind the running one before reading stops."""
-_STREAM_HIGH_BYTES: Final = 256 * 1024
-_STREAM_LOW_BYTES: Final = 64 * 1024
 _LINGER_S: Final = 2.0
 """How long a refused client may go on sending before the connection is cut; RFC 9112 9.6 asks for the
 patience."""
 
-_METHODS: Final = {
-    name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
-}
+_METHODS: Final = {name.encode(): name for name in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 _SPECIAL: Final = frozenset(
     {
+        b"connection",
         b"content-length",
         b"expect",
         b"host",
@@ -74,27 +63,11 @@ _SPECIAL: Final = frozenset(
 _id_matches = re.compile(rb"[!-~]{1,128}").fullmatch
 _JOIN_BYTES: Final = 64 * 1024
 """Smaller bodies are copied behind their head and leave in one write."""
+_INFINITY: Final = float("inf")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _NOBODY: Final = Invocation("", "GET", b"/", [])
 """Stands for a request that never became one, when it is refused."""
-
-
-class ClientGoneError(ConnectionError):
-    """The client closed the connection before it had its answer."""
-
-
-class BodyError(Exception):
-    """A request body that is read as a stream turned out to be bad.
-
-    Args:
-        status: HTTP status that says so.
-        text: What is wrong with it.
-    """
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
 
 
 class _Stop(Exception):
@@ -136,6 +109,29 @@ class Application(Protocol):
         ...
 
 
+class Shared:
+    """What the connections of one server have in common.
+
+    Args:
+        app: Who answers.
+        limits: What clients may ask for.
+
+    Attributes:
+        connections: All open ones.
+        draining: Answers end their connection.
+        id_prefix, ids: Joined, they make the ids of requests that bring none.
+    """
+
+    def __init__(self, app: Application, limits: Limits) -> None:
+        self.app = app
+        self.limits = limits
+        self.connections: set[Connection] = set()
+        self.draining = False
+        # Unique without a system call each; the prefix keeps instances and restarts apart.
+        self.id_prefix = os.urandom(6).hex() + "-"
+        self.ids = itertools.count(1)
+
+
 class _Refusal:
     """Stands in the queue of requests for one that is answered without the function."""
 
@@ -144,64 +140,6 @@ class _Refusal:
     def __init__(self, status: int, text: str) -> None:
         self.status = status
         self.text = text
-
-
-class BodyStream:
-    """A request body as it arrives; reading from the socket stops while 256 KiB wait here.
-
-    Iterating raises BodyError for a malformed body and ClientGoneError when the client left in the middle.
-    """
-
-    def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
-        self._connection = connection
-        self._loop = loop
-        self._chunks: deque[bytes] = deque()
-        self._error: Exception | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self.buffered = 0
-        self.complete = False
-        self.wants_continue = False
-
-    def __aiter__(self) -> BodyStream:
-        return self
-
-    async def __anext__(self) -> bytes:
-        """Return the next chunk, never empty."""
-        while not self._chunks:
-            if self._error is not None:
-                raise self._error
-            if self.complete:
-                raise StopAsyncIteration
-            if self.wants_continue:
-                self.wants_continue = False
-                self._connection.send_continue()
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        chunk = self._chunks.popleft()
-        self.buffered -= len(chunk)
-        if self.buffered <= _STREAM_LOW_BYTES:
-            self._connection.update_reading()
-        return chunk
-
-    def feed(self, chunk: bytes) -> None:
-        """Add what arrived."""
-        self._chunks.append(chunk)
-        self.buffered += len(chunk)
-        self._wake()
-
-    def finish(self, error: Exception | None = None) -> None:
-        """Note the end of the body, or why there is none."""
-        self.complete = self.complete or error is None
-        if not self.complete:
-            self._error = error
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class Connection(asyncio.Protocol):
@@ -219,6 +157,7 @@ class Connection(asyncio.Protocol):
         "_carried",
         "_client",
         "_closing",
+        "_noted",
         "_continue_due",
         "_current",
         "_discarded",
@@ -232,7 +171,10 @@ class Connection(asyncio.Protocol):
         "_held",
         "_host_count",
         "_id",
+        "_id_prefix",
+        "_ids",
         "_length",
+        "_parse",
         "_parser",
         "_parsing",
         "_pending",
@@ -240,10 +182,12 @@ class Connection(asyncio.Protocol):
         "_reading_paused",
         "_remaining",
         "_scheme",
-        "_server",
+        "_shared",
         "_slice",
         "_stream",
+        "_streams_body",
         "_trusted",
+        "_unusual",
         "_url",
         "_writable",
         "_write",
@@ -253,15 +197,19 @@ class Connection(asyncio.Protocol):
         "transport",
     )
 
-    def __init__(self, server: Server, *, trusted: bool) -> None:
-        self._server = server
-        self._app = server.app
-        self._trusted = (
-            trusted  # a unix socket: the gateway is on the other end and its forwarding headers hold
-        )
-        self._head_limit = server.limits.head_bytes
+    def __init__(self, shared: Shared, *, trusted: bool) -> None:
+        self._shared = shared
+        self._app = shared.app
+        # on a unix socket the gateway is at the other end, and its forwarding headers hold
+        self._trusted = trusted
+        self._head_limit = shared.limits.head_bytes
         self._slice = max(1, min(_SLICE_BYTES, self._head_limit // 2))
         self._parser = httptools.HttpRequestParser(self)
+        self._parse = self._parser.feed_data
+        self._ids = shared.ids
+        self._id_prefix = shared.id_prefix
+        self._streams_body = shared.app.streams_body
+        self._unusual = shared.app.streams_body
         self._pending: deque[Invocation | _Refusal] = deque()
         self._held: deque[bytes] = deque()
         self._current: Invocation | None = None
@@ -288,7 +236,7 @@ class Connection(asyncio.Protocol):
         self._headers: Headers = []
         self._host_count = 0
         self._id = b""
-        self._has_body = self._expects = False
+        self._noted = self._has_body = self._expects = False
         self._length = -1
 
     # --- asyncio.Protocol ---------------------------------------------------------------------------------
@@ -302,22 +250,26 @@ class Connection(asyncio.Protocol):
             peer = transport.get_extra_info("peername")
             if isinstance(peer, tuple):
                 self._client = str(peer[0])
-        self._server.connections.add(self)
+        self._shared.connections.add(self)
+        if self._shared.draining:
+            self._unusual = True
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        if self._ended:
-            self._discard(len(data))
-        elif self._held or len(data) > self._slice:
-            for begin in range(0, len(data), self._slice):
-                self._held.append(data[begin : begin + self._slice])
-            self._feed_held()
-        else:
-            self._feed(data)
-            if self._pending:
-                self._advance()
-            elif self._current is not None:
-                self.update_reading()
+        if self._ended or self._held or len(data) > self._slice:
+            self._receive_unusual(data)
+            return
+        self._progress = False
+        try:
+            self._parse(data)
+        except httptools.HttpParserError as stop:
+            self._parser_stopped(stop, data)
+        if not self._progress:
+            self._await_more(len(data))
+        if self._pending:
+            self._advance()
+        if self._stream is not None:
+            self.update_reading()
 
     def eof_received(self) -> None:
         """See asyncio.Protocol. The transport closes: a client that stops sending is a client that left."""
@@ -339,7 +291,7 @@ class Connection(asyncio.Protocol):
         self._ended = True
         self._pending.clear()
         self._held.clear()
-        self._server.connections.discard(self)
+        self._shared.connections.discard(self)
         stream = self._stream
         if stream is not None:
             stream.finish(ClientGoneError("the client closed the connection while it sent the body"))
@@ -348,7 +300,7 @@ class Connection(asyncio.Protocol):
         if self._current is not None:
             self._current = None
             self._app.gone(self)
-        if self._server.draining:
+        if self._shared.draining:
             self._app.quiet()
 
     # --- httptools callbacks ------------------------------------------------------------------------------
@@ -375,6 +327,7 @@ class Connection(asyncio.Protocol):
             self._id = value
         elif name == b"content-length":
             # llhttp has checked that it is one number and no second one follows
+            self._noted = True
             self._length = int(value)
             self._has_body = self._length > 0
         elif name == b"transfer-encoding":
@@ -382,14 +335,19 @@ class Connection(asyncio.Protocol):
                 self._refuse(501, "only the transfer coding 'chunked' is understood")
                 raise _Stop
             self._has_body = True
+            self._noted = True
+            self._length = -1
         elif name == b"expect":
             if value.lower() != b"100-continue":
                 self._refuse(417, "the only expectation understood is 100-continue")
                 raise _Stop
+            self._noted = True
             self._expects = True
+        elif name == b"connection":
+            self._noted = True
         elif name == b"x-pelton-function":
             return True  # between gateway and activator only
-        elif self._trusted:
+        elif self._trusted:  # what the gateway says about the client
             if name == b"x-forwarded-for":  # the last one is the client that the gateway saw itself
                 self._client = value.rpartition(b",")[2].strip().decode("latin-1")
             else:
@@ -400,31 +358,31 @@ class Connection(asyncio.Protocol):
         """Check the head and make the Invocation."""
         self._progress = True
         parser = self._parser
-        headers = self._headers
-        version = parser.get_http_version()
         if self._carried:
             self._check_head_size()
+        keep_alive = parser.should_keep_alive()
+        # any other version is kept alive only by a Connection header, and that one was noted
+        version = "1.1" if keep_alive and not self._noted else parser.get_http_version()
         if version != "1.1" or self._host_count != 1:
             self._check_version(version)
         name = parser.get_method()
-        method = _METHODS.get(name) or name.decode()
-        given = self._id
+        method = _METHODS.get(name)
+        if method is None:
+            self._unusual = True  # HEAD is one of them: its answers are framed differently
+            method = name.decode()
         target = self._url
         if target[:1] != b"/":
             target = self._origin_form(method, target)
+        given = self._id
+        own_id = given.decode() if given and _id_matches(given) else self._id_prefix + str(next(self._ids))
         self._parsing = invocation = Invocation(
-            given.decode() if given and _id_matches(given) else self._server.new_id(),
-            method,
-            target,
-            headers,
-            scheme=self._scheme,
-            client=self._client,
-            http_version=version,
+            own_id, method, target, self._headers, b"", None, _INFINITY, self._scheme, self._client, version
         )
         self.head_since = 0.0
-        if not parser.should_keep_alive():
+        if not keep_alive:
             self._final = invocation
-        if self._has_body or self._app.streams_body:
+            self._unusual = True
+        if self._has_body or self._streams_body:
             self._open_body(invocation)
         # _reset_head, written out: a call per request is 2 % of the budget
         self._url = b""
@@ -432,6 +390,12 @@ class Connection(asyncio.Protocol):
         self._host_count = 0
         if given:
             self._id = b""
+        if self._noted:
+            self._noted = self._expects = False
+            self._length = -1
+        if self._trusted and self._client:  # the next request may be another client's
+            self._client = ""
+            self._scheme = "http"
 
     def on_body(self, chunk: bytes) -> None:
         """Take a piece of the body."""
@@ -441,7 +405,7 @@ class Connection(asyncio.Protocol):
             stream.feed(chunk)
             return
         self._body_bytes += len(chunk)
-        if self._body_bytes > self._server.limits.body_bytes:
+        if self._body_bytes > self._shared.limits.body_bytes:
             self._refuse_body()
         self._body.append(chunk)
 
@@ -454,9 +418,9 @@ class Connection(asyncio.Protocol):
         if invocation is None:
             return
         if self._has_body:
-            self._has_body = self._expects = self._continue_due = False
-            self._length = -1
+            self._has_body = self._continue_due = False
             self._headers = []  # trailers
+            self._host_count = 0
         stream = self._stream
         if stream is not None:
             self._stream = None
@@ -472,27 +436,46 @@ class Connection(asyncio.Protocol):
 
     # --- the request side ---------------------------------------------------------------------------------
 
+    def _receive_unusual(self, data: bytes) -> None:
+        if self._ended:
+            self._discard(len(data))
+            return
+        self._unusual = True
+        for begin in range(0, len(data), self._slice):
+            self._held.append(data[begin : begin + self._slice])
+        self._feed_held()
+
     def _feed(self, data: bytes) -> None:
         self._progress = False
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            # The request asked for another protocol; it is answered in this one. The parser is done, the
-            # client is not.
-            self._parser = httptools.HttpRequestParser(self)
-            rest = data[upgrade.args[0] :]
-            if rest and not self._ended:
-                self._feed(rest)
+            self._parse(data)
+        except httptools.HttpParserError as stop:
+            self._parser_stopped(stop, data)
+        if not self._progress:
+            self._await_more(len(data))
+
+    def _parser_stopped(self, stop: httptools.HttpParserError, data: bytes) -> None:
+        if self._ended:
             return
-        except httptools.HttpParserError as error:
-            if not self._ended:
-                self._refuse(400, f"the request is malformed: {error}")
+        if not isinstance(stop, httptools.HttpParserUpgrade):
+            self._refuse(400, f"the request is malformed: {stop}")
             return
-        if self._progress:
+        # The request asked for another protocol; it is answered in this one. The parser is done, the
+        # client is not.
+        self._parser = httptools.HttpRequestParser(self)
+        self._parse = self._parser.feed_data
+        rest = data[stop.args[0] :]
+        if rest:
+            self._feed(rest)
+        self._progress = True
+
+    def _await_more(self, count: int) -> None:
+        """Take note of bytes that completed nothing: part of a head, of a trailer, of a chunk's frame."""
+        if self._ended:
             return
         if self._parsing is None and not self._trusted and not self.head_since:
             self.head_since = time.monotonic()
-        self._carried += len(data)
+        self._carried += count
         if self._carried > self._head_limit + self._slice:
             self._refuse(431, f"the headers exceed {self._head_limit} bytes")
 
@@ -500,7 +483,7 @@ class Connection(asyncio.Protocol):
         """Parse what was read while there is room for more requests."""
         while self._held and not self._ended:
             if len(self._pending) >= _MAX_AHEAD or (
-                self._stream is not None and self._stream.buffered >= _STREAM_HIGH_BYTES
+                self._stream is not None and self._stream.buffered >= HIGH_BYTES
             ):
                 break
             self._feed(self._held.popleft())
@@ -518,9 +501,9 @@ class Connection(asyncio.Protocol):
         stream = self._stream
         full = len(self._pending) >= _MAX_AHEAD or bool(self._held)
         if stream is not None:
-            room = _STREAM_LOW_BYTES if self._reading_paused else _STREAM_HIGH_BYTES
+            room = LOW_BYTES if self._reading_paused else HIGH_BYTES
             full = full or stream.buffered >= room
-        if self._held and not self._advancing and stream is not None and stream.buffered <= _STREAM_LOW_BYTES:
+        if self._held and not self._advancing and stream is not None and stream.buffered <= LOW_BYTES:
             asyncio.get_running_loop().call_soon(self._feed_held)
         if full and not self._reading_paused:
             self._reading_paused = True
@@ -559,7 +542,8 @@ class Connection(asyncio.Protocol):
 
     def _open_body(self, invocation: Invocation) -> None:
         """Prepare for a body; a streaming function starts now and reads while it arrives."""
-        if self._app.streams_body:
+        self._unusual = True
+        if self._streams_body:
             stream = BodyStream(self, asyncio.get_running_loop())
             stream.wants_continue = self._expects and invocation.http_version == "1.1"
             invocation.stream = self._stream = stream
@@ -568,7 +552,7 @@ class Connection(asyncio.Protocol):
         if invocation.http_version == "1.0" and self._length < 0:
             self._refuse(400, "HTTP/1.0 has no transfer codings")
             raise _Stop
-        if self._length > self._server.limits.body_bytes:
+        if self._length > self._shared.limits.body_bytes:
             self._refuse_body()
         if self._expects and invocation.http_version == "1.1":
             self._continue_due = True
@@ -582,7 +566,7 @@ class Connection(asyncio.Protocol):
             self._write(_CONTINUE)
 
     def _refuse_body(self) -> None:
-        self._refuse(413, f"the body exceeds {self._server.limits.body_bytes} bytes")
+        self._refuse(413, f"the body exceeds {self._shared.limits.body_bytes} bytes")
         raise _Stop
 
     def _refuse(self, status: int, text: str) -> None:
@@ -621,14 +605,20 @@ class Connection(asyncio.Protocol):
                 refusal = cast("_Refusal", item)
                 self._refuse_now(refusal.status, refusal.text)
         self._advancing = False
+        if pending or self._unusual:
+            self._look_around()
+
+    def _look_around(self) -> None:
+        """Do what else may be due between two requests."""
         if self._current is None:
-            if self._continue_due and not pending:
+            if self._continue_due and not self._pending:
                 self.send_continue()
             if self._held:
                 asyncio.get_running_loop().call_soon(self._feed_held)
-            if self._server.draining:
-                self._server.settle(self)
-        if self._reading_paused or len(pending) >= _MAX_AHEAD:
+            if self._shared.draining:
+                self.settle()
+        if self._reading_paused or len(self._pending) >= _MAX_AHEAD:
+            self._unusual = True
             self.update_reading()
 
     def reply(self, reply: Reply) -> None:
@@ -640,9 +630,13 @@ class Connection(asyncio.Protocol):
         invocation = self._current
         if invocation is None:
             return
-        closing = (
-            invocation is self._final or invocation.stream is not None or self._server.draining or self._ended
-        ) and self._is_last(invocation)
+        if not self._unusual:
+            self._write(render_plain(reply))
+            self._current = self.call = None
+            if not self._advancing:
+                self._advance()
+            return
+        closing = self._is_last(invocation)
         parts = render(reply, invocation, closing=closing)
         if len(parts[-1]) < _JOIN_BYTES:
             self._write(b"".join(parts))
@@ -727,7 +721,7 @@ class Connection(asyncio.Protocol):
         stream = cast("BodyStream | None", invocation.stream)
         if stream is not None and not stream.complete:
             return True  # what is left of the body would have to be read to find the next request
-        return self._server.draining and not self._pending and self._parsing is None
+        return self._shared.draining and not self._pending and self._parsing is None
 
     def _done(self, *, closing: bool) -> None:
         self._current = None
@@ -764,6 +758,12 @@ class Connection(asyncio.Protocol):
         self.update_reading()
         asyncio.get_running_loop().call_later(_LINGER_S, transport.close)
 
+    def settle(self) -> None:
+        """Close if nothing is going on; else the next answer ends the connection. For a draining server."""
+        self._unusual = True
+        if self.idle:
+            self.close()
+
     @property
     def idle(self) -> bool:
         """Whether no request is being received, waits or runs."""
@@ -780,77 +780,3 @@ class Connection(asyncio.Protocol):
         """Close without waiting for what runs."""
         if self.transport is not None:
             self.transport.close()
-
-
-class Server:
-    """Listens on sockets that are already bound and owns the connections.
-
-    Args:
-        app: Who answers.
-        limits: What clients may ask for.
-
-    Attributes:
-        connections: All open ones.
-        draining: Set by `drain`; answers then end their connection.
-    """
-
-    def __init__(self, app: Application, limits: Limits) -> None:
-        self.app = app
-        self.limits = limits
-        self.connections: set[Connection] = set()
-        self.draining = False
-        self._listeners: list[asyncio.AbstractServer] = []
-        self._sweeper: asyncio.TimerHandle | None = None
-        # Unique without a system call per request; the prefix keeps instances and restarts apart.
-        self._id_prefix = os.urandom(6).hex()
-        self._ids = itertools.count(1)
-
-    def new_id(self) -> str:
-        """Return an invocation id that nobody else uses."""
-        return f"{self._id_prefix}-{next(self._ids):x}"
-
-    async def start(self, sockets: Sequence[socket.socket]) -> None:
-        """Accept connections on listening sockets, unix or TCP."""
-        loop = asyncio.get_running_loop()
-        for sock in sockets:
-            if sock.family == socket.AF_UNIX:
-                listener = await loop.create_unix_server(lambda: Connection(self, trusted=True), sock=sock)
-            else:
-                listener = await loop.create_server(lambda: Connection(self, trusted=False), sock=sock)
-                if self._sweeper is None and self.limits.head_timeout_s != float("inf"):
-                    self._sweep()
-            self._listeners.append(listener)
-
-    def drain(self) -> None:
-        """End idle connections, and every other one with its next answer; new ones are still served."""
-        self.draining = True
-        for connection in list(self.connections):
-            self.settle(connection)
-
-    def settle(self, connection: Connection) -> None:
-        """Close a connection that a draining server no longer needs."""
-        if connection.idle:
-            connection.close()
-
-    @property
-    def busy(self) -> bool:
-        """Whether a request is being received, waits or runs on any connection."""
-        return any(not connection.idle for connection in self.connections)
-
-    def close(self) -> None:
-        """Stop listening and close all connections after what is already written."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        for listener in self._listeners:
-            listener.close()
-        for connection in list(self.connections):
-            connection.close()
-
-    def _sweep(self) -> None:
-        """Close TCP connections whose request head takes too long; one timer for all of them."""
-        limit = self.limits.head_timeout_s
-        now = time.monotonic()
-        for connection in list(self.connections):
-            if connection.head_since and now - connection.head_since > limit:
-                connection.close()
-        self._sweeper = asyncio.get_running_loop().call_later(max(0.05, limit / 4), self._sweep)

@@ -19,6 +19,7 @@ __all__ = [
     "ReplyError",
     "plain_reply",
     "render",
+    "render_plain",
     "render_stream_head",
 ]
 
@@ -67,6 +68,8 @@ _FRAMING: Final = frozenset(
 NOTHING, CHUNKED, LENGTH, UNTIL_CLOSE = range(4)
 """How a streamed body is framed."""
 
+_PLAIN: Final = Invocation("", "GET", b"/", [])
+_LENGTH_LINES: Final = [b"content-length: %d\r\n\r\n" % size for size in range(1024)]
 _CACHED_LINES: Final = 1024
 _lines: dict[Any, bytes] = {}
 _name_matches = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
@@ -76,6 +79,22 @@ _number_matches = re.compile(rb"[0-9]{1,18}").fullmatch
 
 class ReplyError(ValueError):
     """A Reply that cannot be sent as HTTP: says which part and why."""
+
+
+def render_plain(reply: Reply) -> bytes:
+    """Return a whole answer to an HTTP/1.1 request other than HEAD on a connection that stays open.
+
+    Raises:
+        ReplyError: As in `render`.
+    """
+    body = reply.body
+    if type(body) is not bytes or reply.status in _BODILESS:
+        return b"".join(render(reply, _PLAIN, closing=False))
+    parts = _head(reply)
+    size = len(body)
+    parts.append(_LENGTH_LINES[size] if size < 1024 else b"content-length: %d\r\n\r\n" % size)
+    parts.append(body)
+    return b"".join(parts)
 
 
 def render(reply: Reply, invocation: Invocation, *, closing: bool) -> list[bytes]:

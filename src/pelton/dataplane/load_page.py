@@ -81,7 +81,8 @@ class LoadPage:
         """
         now = _monotonic_ns()
         running = self._running
-        self._busy += running * (now - self.changed_ns)
+        if running:
+            self._busy += running * (now - self.changed_ns)
         self.changed_ns = now
         self._running = running + 1
         self._total += 1

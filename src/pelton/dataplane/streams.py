@@ -31,7 +31,9 @@ LINE_LIMIT_BYTES: Final = 256 * 1024
 _MAX_PARTIAL: Final = 1024
 """Unfinished lines kept at most; beyond, all are written as they are."""
 
+_GAP_NS: Final = 200_000
 _current = INVOCATION.get
+_lseek = os.lseek
 
 
 class Streams:
@@ -53,7 +55,8 @@ class Streams:
         self.stdout = cast("TextIO", _Stream(self, b"o", "<stdout>"))
         self.stderr = cast("TextIO", _Stream(self, b"e", "<stderr>"))
         self._partial: dict[tuple[bytes, str | int], bytes] = {}
-        self._start = -1
+        self._start = self._end = -1
+        self._left_ns = 0
         self._own_bytes = 0
         self._replaced: tuple[TextIO, TextIO] | None = None
 
@@ -110,27 +113,48 @@ class Streams:
                 for begin in range(0, len(line), LINE_LIMIT_BYTES):
                     self._put(prefix + line[begin : begin + LINE_LIMIT_BYTES] + b"\n")
 
-    def enter(self) -> None:
-        """Note that an invocation began while no other ran."""
-        self._start = self._size()
+    def enter(self, now_ns: int) -> None:
+        """Note that an invocation began while no other ran.
+
+        Args:
+            now_ns: CLOCK_MONOTONIC nanoseconds. Close behind the last `leave` the size it saw still counts:
+            what
+                appears within 0.2 ms could as well have appeared while an invocation ran.
+        """
+        if now_ns - self._left_ns > _GAP_NS:
+            try:
+                self._end = _lseek(self.fd, 0, 2)
+            except OSError:
+                self._end = -1
+        self._start = self._end
         self._own_bytes = 0
 
     def disturb(self) -> None:
         """Note that an invocation began while another ran: raw output is nobody's until both have ended."""
         self._start = -1
 
-    def leave(self, label: str) -> None:
+    def leave(self, label: str, now_ns: int) -> None:
         """Write out an invocation's unfinished lines and, if it ran alone, mark the raw output it caused."""
         if self._partial:
             for kind in (b"o", b"e"):
                 rest = self._partial.pop((kind, label), None)
                 if rest is not None:
                     self.emit(kind, label, rest)
-        start, self._start = self._start, -1
-        if start >= 0:
-            end = self._size()
-            if end - start > self._own_bytes:
-                self._put(b"\x1eM %s %d %d\n" % (label.encode("utf-8", "replace"), start, end))
+        start = self._start
+        if start < 0:
+            return
+        self._start = -1
+        try:
+            end = _lseek(
+                self.fd, 0, 2
+            )  # a third of the cost of fstat, and appending does not look at the offset
+        except OSError:
+            return
+        self._end = end
+        self._left_ns = now_ns
+        if end - start > self._own_bytes:
+            self._put(b"\x1eM %s %d %d\n" % (label.encode("utf-8", "replace"), start, end))
+            self._left_ns = 0
 
     def flush_partial(self) -> None:
         """Write out all unfinished lines, e.g. before the process ends."""
@@ -151,13 +175,6 @@ class Streams:
                 self._own_bytes += os.write(self.fd, b"\n")
             except OSError:
                 pass
-
-    def _size(self) -> int:
-        """Return the spool's size in bytes, or -1 where it is no file; a third of the cost of fstat."""
-        try:
-            return os.lseek(self.fd, 0, os.SEEK_END)
-        except OSError:
-            return -1
 
 
 class _Stream(io.TextIOBase):

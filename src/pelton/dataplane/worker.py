@@ -27,8 +27,10 @@ import uvloop
 from pelton.dataplane import wire
 from pelton.dataplane.concurrency import MAX_THREADS, Admission, Gate, InlineChoice
 from pelton.dataplane.control import Control
-from pelton.dataplane.http import BodyError, ClientGoneError, Connection, Limits, Server
+from pelton.dataplane.http import Connection, Limits
+from pelton.dataplane.http_body import BodyError, ClientGoneError
 from pelton.dataplane.http_reply import ReplyError, plain_reply
+from pelton.dataplane.http_server import Server
 from pelton.dataplane.load_page import LoadPage
 from pelton.dataplane.streams import INVOCATION, Streams
 from pelton.dataplane.threads import Threads
@@ -37,6 +39,7 @@ from pelton.model.invocation import Delivered, Event, Invocation, LoadedFunction
 __all__ = ["Worker", "WorkerSettings", "run"]
 
 _INFINITY: Final = float("inf")
+_KEEP_NS: Final = InlineChoice.KEEP_NS
 _monotonic = time.monotonic
 _copy_context = contextvars.copy_context
 
@@ -319,15 +322,15 @@ class Worker:
             connection.call = run
             self._offer(run)
             return
+        page = self._page
+        token = page.begin(deadline)
+        start = page.changed_ns
         spool = self._spool
         if spool is not None:
             if gate.running:
                 spool.disturb()
             else:
-                spool.enter()
-        page = self._page
-        token = page.begin(deadline)
-        start = page.changed_ns
+                spool.enter(start)
         gate.running += 1
         INVOCATION.set(invocation)
         try:
@@ -341,10 +344,21 @@ class Worker:
                 return
         page.end(token)
         now = page.changed_ns
-        if self._choice.record(now - start, now):
-            self._mode_changed()
-        self._leave(invocation)
-        self._answer(connection, invocation, reply)
+        if now - start > _KEEP_NS:
+            if self._choice.record(now - start, now):
+                self._mode_changed()
+        else:
+            self._choice.seen += 1
+        if gate.waiting or self._draining:
+            self._leave(invocation)
+        else:
+            gate.running -= 1
+            if spool is not None:
+                spool.leave(invocation.id, now)
+        try:
+            connection.reply(reply)
+        except ReplyError as exc:
+            self._answer_unsendable(connection, invocation, exc)
 
     def _begin_stream(self, connection: Connection, invocation: Invocation, token: int, reply: Reply) -> None:
         """Go on as a task when an inline call returned a streamed answer."""
@@ -394,7 +408,7 @@ class Worker:
         if verdict is Admission.RUN:
             self._launch(run)
         else:
-            self._page.queued(self._gate.waiting)
+            self._page.queued(len(self._gate.waiting))
 
     def _launch(self, run: _Run) -> None:
         """Start one that is inside the gate."""
@@ -406,7 +420,7 @@ class Worker:
             if self._gate.running > 1:
                 spool.disturb()
             else:
-                spool.enter()
+                spool.enter(self._page.changed_ns)
         INVOCATION.set(invocation)
         if not self._function.sync:
             run.task = asyncio.Task(self._drive(run), loop=self._loop)
@@ -509,10 +523,10 @@ class Worker:
     def _leave(self, invocation: Invocation) -> None:
         spool = self._spool
         if spool is not None:
-            spool.leave(invocation.id)
+            spool.leave(invocation.id, self._page.changed_ns)
         waiting = self._gate.leave()
         if waiting is not None:
-            self._page.queued(self._gate.waiting)
+            self._page.queued(len(self._gate.waiting))
             self._launch(waiting)
         elif self._draining:
             self.quiet()
@@ -567,7 +581,7 @@ class Worker:
         run.answered = True
         if self._gate.withdraw(run):
             self._runs.discard(run)
-            self._page.queued(self._gate.waiting)
+            self._page.queued(len(self._gate.waiting))
             if self._draining:
                 self.quiet()
         elif run.task is not None:
@@ -579,9 +593,12 @@ class Worker:
         try:
             connection.reply(reply)
         except ReplyError as exc:
-            self._write_error(invocation, f"the function's answer cannot be sent: {exc}\n")
-            text = f"the function's answer cannot be sent: {exc}"
-            connection.reply(plain_reply(500, text, invocation.id))
+            self._answer_unsendable(connection, invocation, exc)
+
+    def _answer_unsendable(self, connection: Connection, invocation: Invocation, exc: ReplyError) -> None:
+        text = f"the function's answer cannot be sent: {exc}"
+        self._write_error(invocation, text + "\n")
+        connection.reply(plain_reply(500, text, invocation.id))
 
     def _checked(self, invocation: Invocation, reply: Any) -> Reply:
         """Return a Reply whose body is bytes or an async iterator, or the error that it is not."""

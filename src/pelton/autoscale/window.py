@@ -70,6 +70,10 @@ class Window:
                 self._put(index, rate * part, part)
             index += 1
 
+    def touch(self, now: float) -> None:
+        """Say that the window is not silent, without any data: what came before `now` is not known."""
+        self._active = floor(now)
+
     def _put(self, index: int, integral: float, seconds: float) -> None:
         size = self.seconds
         last = self._last

@@ -131,7 +131,7 @@ def _windows(scaling: Scaling, *, now: float, ready: int) -> tuple[Window, Windo
     )
     if ready:
         for window in windows:
-            window.add(now - 2 * OBSERVE_EVERY_S, now - OBSERVE_EVERY_S, 0.0, active=True)
+            window.touch(now)
     return windows
 
 

@@ -144,8 +144,11 @@ class Reconciler:
     async def run(self) -> None:
         """Watch and reconcile until cancelled."""
         # Functions that vanished around their finalizer left a record: the pass finds them gone, cleans up.
+        present, _ = await self._store.list(FUNCTIONS)
+        known = {_key(obj["metadata"]) for obj in present}
         for namespace, name in await self._revisions.keys():
-            self._queue.add(f"{namespace}/{name}")
+            if f"{namespace}/{name}" not in known:
+                self._queue.add(f"{namespace}/{name}")
         async with asyncio.TaskGroup() as group:
             group.create_task(self._queue.run())
             group.create_task(self._watch(FUNCTIONS, self._on_function))
@@ -386,7 +389,7 @@ class Reconciler:
         return None
 
     async def _carry_out(self, work: _Pass, actions: tuple[Action, ...], phase: Phase) -> Phase | None:
-        """Carry the actions out; returns the phase to show when the content failed, None when all went well."""
+        """Carry the actions out; returns the phase to show when the content failed, else None."""
         serving = work.function.serving
         timeout_s = (serving.timeout_s if serving else None) or 0.0
         try:

@@ -93,6 +93,15 @@ def test_traffic_too_short_for_an_integral_never_yields_zero():
     assert window.silent(60.5)
 
 
+def test_touched_window_is_not_silent_for_its_length():
+    window = Window(6)
+    window.touch(10.2)
+    window.add(10.2, 10.3, 0.0, active=False)
+
+    assert window.average(10.3) == SMALLEST
+    assert window.silent(16.0)
+
+
 def test_interval_longer_than_the_window_keeps_only_its_end():
     window = Window(6)
     window.add(0.0, 100_000.0, 200_000.0, active=True)

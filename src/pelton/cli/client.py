@@ -80,7 +80,9 @@ class Client:
         """Replace; raises ConflictError when the object changed since its resourceVersion."""
         query = "?dryRun=All" if dry_run else ""
         metadata = obj["metadata"]
-        return self._call("PUT", f"{_path(kind, metadata.get('namespace', ''))}/{metadata['name']}{query}", body=obj)
+        return self._call(
+            "PUT", f"{_path(kind, metadata.get('namespace', ''))}/{metadata['name']}{query}", body=obj
+        )
 
     def merge_patch(self, kind: Kind, namespace: str, name: str, patch: dict[str, Any]) -> dict[str, Any]:
         """Apply a JSON merge patch."""
@@ -115,7 +117,12 @@ class Client:
             raise NotRunningError(f"the API server went away: {exc}", hint="see `pelton status`") from exc
 
     def _call(
-        self, method: str, path: str, *, body: dict[str, Any] | None = None, headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        body: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
     ) -> dict[str, Any]:
         try:
             content = json.dumps(body).encode() if body is not None else None

@@ -7,27 +7,143 @@ processes start.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 from pelton import __version__
 from pelton.apiserver import certificates
 from pelton.apiserver.rest import create_app
-from pelton.apiserver.serving import ApiServer
+from pelton.apiserver.server import ApiServer
 from pelton.apiserver.store import SqliteStore
+from pelton.builders.build import build
 from pelton.cli.home import Home, Settings
-from pelton.cli.tables import CONVENTIONS, resolve_convention
+from pelton.cli.tables import CONVENTIONS, DRIVERS, resolve_convention
 from pelton.clock import Clock
 from pelton.controlplane.reconciler import Reconciler
 from pelton.log import get
 from pelton.manifest import kinds
+from pelton.model.build import BuildResult
+from pelton.model.desired import BuildRun
+from pelton.model.function import Function
+from pelton.plan.eventing import Facts
+from pelton.plan.function import CONVENTION
 from pelton.targets.local.target import LocalTarget
-
-if TYPE_CHECKING:
-    from pelton.ports import Store
 
 __all__ = ["ControlPlane"]
 
+RECEIVERS = "receivers.notification.kubesphere.io"
+_TRIGGERS = frozenset({"pubsub.jetstream", "bindings.cron"})
+_OUTPUTS = frozenset({"pubsub.jetstream", "bindings.http"})
 _log = get(__name__)
+
+
+class ControlPlane:
+    """Resources: where they are kept, how they are served, and who makes them real.
+
+    Args:
+        home: Paths.
+        settings: What `up` decided.
+        token: Bearer token of the administrator.
+        target: Where desired state goes.
+        clock: Time.
+        receivers_changed: Called with all Receivers, at the start and whenever one changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        home: Home,
+        settings: Settings,
+        token: str,
+        target: LocalTarget,
+        clock: Clock,
+        receivers_changed: Callable[[list[dict[str, Any]]], Awaitable[None]],
+    ) -> None:
+        self._home = home
+        self._settings = settings
+        self._token = token
+        self._target = target
+        self._clock = clock
+        self._receivers_changed = receivers_changed
+
+    @asynccontextmanager
+    async def serving(self, sock: socket.socket, host: str) -> AsyncIterator[tuple[Reconciler, str]]:
+        """Run while the context lasts; yields the reconciler and the API's URL."""
+        certs = certificates.ensure(self._home.pki, hosts=[host], now=self._clock.now())
+        async with SqliteStore(
+            self._home.store, durability=self._settings.durability, clock=self._clock
+        ) as store:
+            app = create_app(
+                store,
+                kinds.KINDS,
+                kinds.admit,
+                tokens={self._token: "admin"},
+                version=__version__,
+                log=get("pelton.apiserver"),
+                clock=self._clock,
+            )
+            async with ApiServer(app, sock, certs.cert, certs.key) as server:
+                certificates.write_private(
+                    self._home.kubeconfig,
+                    certificates.kubeconfig(
+                        server=server.url, ca_pem=certs.ca.read_bytes(), token=self._token
+                    ).encode(),
+                )
+                reconciler = self._reconciler(store)
+                tasks = [
+                    asyncio.create_task(reconciler.run(), name="reconciler"),
+                    asyncio.create_task(self._watch_receivers(store), name="receivers"),
+                ]
+                try:
+                    yield reconciler, server.url
+                finally:
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _reconciler(self, store: SqliteStore) -> Reconciler:
+        facts = Facts(
+            variables=dict(os.environ),
+            trigger_types=_TRIGGERS & DRIVERS.keys(),
+            output_types=_OUTPUTS & DRIVERS.keys(),
+        )
+        gateway = f"http://{self._settings.gateway_host}:{self._settings.gateway_port}"
+        return Reconciler(
+            store=store,
+            build=self._build,
+            check=self._target.check,
+            target=self._target,
+            clock=self._clock,
+            gateway=lambda: gateway,
+            facts=facts,
+            built=_still_there,
+        )
+
+    async def _build(self, run: BuildRun, function: Function) -> BuildResult:
+        return await build(
+            run,
+            convention=function.annotations.get(CONVENTION, ""),
+            conventions={name: resolve_convention(name) for name in CONVENTIONS},
+            bundles_dir=self._home.bundles,
+            environments_dir=self._home.environments,
+        )
+
+    async def _watch_receivers(self, store: SqliteStore) -> None:
+        while True:
+            try:
+                await self._receivers_changed((await store.list(RECEIVERS))[0])
+                async for event in store.watch(RECEIVERS):
+                    if event.type != "BOOKMARK":
+                        await self._receivers_changed((await store.list(RECEIVERS))[0])
+            except Exception as exc:
+                _log.warning("receivers are read again: %s", exc)
+                await self._clock.sleep(1.0)
+
+
+def _still_there(result: BuildResult) -> bool:
+    """Tell whether what a recorded build left behind still exists."""
+    return Path(result.bundle).is_dir() and (not result.environment or Path(result.environment).is_dir())

@@ -15,7 +15,7 @@ from typing import Any, Final
 from pelton.builders import detect
 from pelton.cli.client import Client
 from pelton.cli.home import Home
-from pelton.cli.objects import read_documents, wait_settled
+from pelton.cli.objects import note_source, read_documents, wait_settled
 from pelton.cli.printing import to_yaml
 from pelton.cli.tables import CONVENTIONS, resolve_convention
 from pelton.errors import PeltonError, SourceError, UsageError
@@ -43,7 +43,9 @@ def deploy(
     """Deploy a directory; returns 0 when the function is Running."""
     source = Path(directory).resolve()
     if not source.is_dir():
-        raise SourceError(f"{directory} is not a directory", hint="deploy takes the directory that holds the code")
+        raise SourceError(
+            f"{directory} is not a directory", hint="deploy takes the directory that holds the code"
+        )
     manifest = None if trigger else _own_manifest(source)
     if manifest is None:
         manifest = _compose(source, name or _name_of(source), namespace, trigger or "http", convention)
@@ -62,6 +64,7 @@ def deploy(
 def _apply(home: Home, obj: dict[str, Any], timeout_s: float) -> int:
     kind = kinds.by_resource("functions")
     metadata = obj["metadata"]
+    note_source(obj)
     with Client(home) as client:
         try:
             old = client.get(kind, metadata["namespace"], metadata["name"])
@@ -70,22 +73,15 @@ def _apply(home: Home, obj: dict[str, Any], timeout_s: float) -> int:
                 raise
             new = client.create(kind, obj)
         else:
-            obj["metadata"] = {**old["metadata"], **metadata}
+            annotations = {**old["metadata"].get("annotations", {}), **metadata.get("annotations", {})}
+            obj["metadata"] = {**old["metadata"], **metadata, "annotations": annotations}
             obj["status"] = old.get("status", {})
-            # The same manifest again means "what the directory holds now": a new annotation asks for a new build.
-            new = client.update(kind, _touched(obj, old))
+            new = client.update(kind, obj)
         if not wait_settled(client, kind, new, timeout_s=timeout_s):
             return 1
         gateway = client.endpoints.gateway
     _announce(obj, gateway)
     return 0
-
-
-def _touched(obj: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
-    env = dict(old["spec"].get("build", {}).get("env", {}))
-    count = int(env.get("PELTON_DEPLOYMENT", "0")) + 1
-    obj["spec"].setdefault("build", {}).setdefault("env", {})["PELTON_DEPLOYMENT"] = str(count)
-    return obj
 
 
 def _announce(obj: dict[str, Any], gateway: str) -> None:
@@ -100,7 +96,7 @@ def _announce(obj: dict[str, Any], gateway: str) -> None:
     for item in triggers.get("dapr", ()):
         if item.get("topic"):
             print(f"  topic  {item['topic']}")
-            print(f"  try    pelton topic publish {item['topic']} -d '{{\"hello\": \"world\"}}'")
+            print(f'  try    pelton topic publish {item["topic"]} -d \'{{"hello": "world"}}\'')
 
 
 def _own_manifest(source: Path) -> dict[str, Any] | None:
@@ -113,7 +109,8 @@ def _own_manifest(source: Path) -> dict[str, Any] | None:
         return None
     if len(found) > 1 or len(documents) > 1:
         raise UsageError(
-            f"{source} holds {len(documents)} objects", hint=f"apply them with: pelton apply -f {source} --wait"
+            f"{source} holds {len(documents)} objects",
+            hint=f"apply them with: pelton apply -f {source} --wait",
         )
     data = found[0].data
     repo = data.get("spec", {}).get("build", {}).get("srcRepo", {})
@@ -130,15 +127,14 @@ def _name_of(source: Path) -> str:
     return name
 
 
-def _compose(
-    source: Path, name: str, namespace: str, trigger: str, convention: str | None
-) -> dict[str, Any]:
+def _compose(source: Path, name: str, namespace: str, trigger: str, convention: str | None) -> dict[str, Any]:
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"--name {name!r} is not a name", hint="lower case letters, digits and dashes, at most 63 characters"
+            f"--name {name!r} is not a name",
+            hint="lower case letters, digits and dashes, at most 63 characters",
         )
     modules = {key: resolve_convention(key) for key in CONVENTIONS}
-    match = detect.detect(source, modules, convention=convention)
+    match = detect.detect(source, modules, detect.Wanted(convention=convention or ""))
     env = {"FUNC_NAME": match.target, "FUNC_SRC": match.source, "FUNC_TYPE": match.signature}
     manifest: dict[str, Any] = {
         "apiVersion": "core.openfunction.io/v1beta2",
@@ -151,7 +147,11 @@ def _compose(
         "spec": {
             "version": "v1.0.0",
             "image": f"localhost/{name}:latest",
-            "build": {"builder": "pelton", "env": {k: v for k, v in env.items() if v}, "srcRepo": {"url": source.as_uri()}},
+            "build": {
+                "builder": "pelton",
+                "env": {k: v for k, v in env.items() if v},
+                "srcRepo": {"url": source.as_uri()},
+            },
             "serving": _serving(trigger),
         },
     }

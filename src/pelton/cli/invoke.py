@@ -108,10 +108,14 @@ def _event(file: str) -> bytes:
     except ValueError as exc:
         raise UsageError(f"--event: {file} is not JSON: {exc}") from exc
     if not isinstance(parsed, dict):
-        raise UsageError(f"--event: {file} is not a JSON object", hint="a CloudEvent in JSON form is one object")
+        raise UsageError(
+            f"--event: {file} is not a JSON object", hint="a CloudEvent in JSON form is one object"
+        )
     missing = [key for key in ("specversion", "id", "source", "type") if key not in parsed]
     if missing:
-        raise UsageError(f"--event: {file} lacks {', '.join(missing)}", hint="a CloudEvent 1.0 needs these attributes")
+        raise UsageError(
+            f"--event: {file} lacks {', '.join(missing)}", hint="a CloudEvent 1.0 needs these attributes"
+        )
     return content
 
 

@@ -56,8 +56,12 @@ def _options(
 
 @app.command()
 def up(
-    gateway: Annotated[str, typer.Option(help="HOST:PORT of the gateway; port 0 takes a free one.")] = "127.0.0.1:8080",
-    api: Annotated[str, typer.Option(help="HOST:PORT of the API server; port 0 takes a free one.")] = "127.0.0.1:8081",
+    gateway: Annotated[
+        str, typer.Option(help="HOST:PORT of the gateway; port 0 takes a free one.")
+    ] = "127.0.0.1:8080",
+    api: Annotated[
+        str, typer.Option(help="HOST:PORT of the API server; port 0 takes a free one.")
+    ] = "127.0.0.1:8081",
     durability: Annotated[
         str, typer.Option(help="process: accepted events survive kill -9; power: power loss too.")
     ] = "process",
@@ -127,9 +131,15 @@ def deploy(
 
 @app.command()
 def apply(
-    files: Annotated[list[str], typer.Option("-f", "--filename", help="Manifest, directory, or - for stdin.")],
-    wait: Annotated[bool, typer.Option("--wait", help="Return when functions are Running or Failed.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check against the server, change nothing.")] = False,
+    files: Annotated[
+        list[str], typer.Option("-f", "--filename", help="Manifest, directory, or - for stdin.")
+    ],
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return when functions are Running or Failed.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check against the server, change nothing.")
+    ] = False,
     timeout: Timeout = 180.0,
 ) -> None:
     """Create or update objects from manifests."""
@@ -143,7 +153,9 @@ def get(
     kind: Annotated[str, typer.Argument(help="functions (fn), components, receivers (nr).")],
     name: Annotated[str, typer.Argument(help="One object; default: all.")] = "",
     namespace: Namespace = "default",
-    all_namespaces: Annotated[bool, typer.Option("-A", "--all-namespaces", help="In all namespaces.")] = False,
+    all_namespaces: Annotated[
+        bool, typer.Option("-A", "--all-namespaces", help="In all namespaces.")
+    ] = False,
     output: Output = "table",
     watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on with changes.")] = False,
 ) -> None:
@@ -151,7 +163,9 @@ def get(
     from pelton.cli.objects import get as run
 
     space = None if all_namespaces else namespace
-    _exit(run(Home(), kind, name, namespace=space, output=_one_of(output, "table", "yaml", "json"), watch=watch))
+    _exit(
+        run(Home(), kind, name, namespace=space, output=_one_of(output, "table", "yaml", "json"), watch=watch)
+    )
 
 
 @app.command()
@@ -170,7 +184,9 @@ def describe(
 def delete(
     kind: Annotated[str, typer.Argument(help="function, component, receiver.")] = "",
     names: Annotated[list[str] | None, typer.Argument(help="Objects to delete.")] = None,
-    files: Annotated[list[str] | None, typer.Option("-f", "--filename", help="Delete what manifests name.")] = None,
+    files: Annotated[
+        list[str] | None, typer.Option("-f", "--filename", help="Delete what manifests name.")
+    ] = None,
     namespace: Namespace = "default",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when they are gone.")] = True,
     timeout: Timeout = 60.0,
@@ -181,14 +197,18 @@ def delete(
 
     if not files and not (kind and names):
         raise UsageError("nothing to delete", hint="pelton delete KIND NAME, or pelton delete -f FILE")
-    _exit(run(Home(), kind, names or (), files=files or (), namespace=namespace, wait=wait, timeout_s=timeout))
+    _exit(
+        run(Home(), kind, names or (), files=files or (), namespace=namespace, wait=wait, timeout_s=timeout)
+    )
 
 
 @app.command()
 def invoke(
     name: Annotated[str, typer.Argument(help="The function.")],
     data: Annotated[str | None, typer.Option("-d", "--data", help="Body, @FILE, or @- for stdin.")] = None,
-    header: Annotated[list[str] | None, typer.Option("-H", "--header", help="`Name: value`; may repeat.")] = None,
+    header: Annotated[
+        list[str] | None, typer.Option("-H", "--header", help="`Name: value`; may repeat.")
+    ] = None,
     event: Annotated[str | None, typer.Option("--event", help="File with a CloudEvent in JSON.")] = None,
     method: Annotated[str | None, typer.Option("-X", "--request", help="HTTP method.")] = None,
     path: Annotated[str, typer.Option("--path", help="Path and query after the function's address.")] = "/",
@@ -231,8 +251,12 @@ def logs(
 @topic_app.command("publish")
 def topic_publish(
     topic: Annotated[str, typer.Argument(help="The topic.")],
-    data: Annotated[list[str], typer.Option("-d", "--data", help="Payload, @FILE, or @- (a message a line).")],
-    header: Annotated[list[str] | None, typer.Option("-H", "--header", help="`Name: value`; may repeat.")] = None,
+    data: Annotated[
+        list[str], typer.Option("-d", "--data", help="Payload, @FILE, or @- (a message a line).")
+    ],
+    header: Annotated[
+        list[str] | None, typer.Option("-H", "--header", help="`Name: value`; may repeat.")
+    ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Do not wrap the payload in a CloudEvent.")] = False,
 ) -> None:
     """Publish messages; returns when the bus has stored them."""
@@ -244,7 +268,9 @@ def topic_publish(
 @topic_app.command("tail")
 def topic_tail(
     topic: Annotated[str, typer.Argument(help="The topic; * and > as in NATS.")],
-    since: Annotated[str | None, typer.Option(help="Begin with messages of the last 30s, 5m, ...; default: new ones.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Begin with messages of the last 30s, 5m, ...; default: new ones.")
+    ] = None,
     count: Annotated[int, typer.Option(help="End after so many; 0 goes on.")] = 0,
 ) -> None:
     """Print messages as they come."""
@@ -276,7 +302,9 @@ def dlq_list(
 
 
 @dlq_app.command("show")
-def dlq_show(letter: Annotated[int, typer.Argument(help="Number of the dead letter, from `dlq list`.")]) -> None:
+def dlq_show(
+    letter: Annotated[int, typer.Argument(help="Number of the dead letter, from `dlq list`.")],
+) -> None:
     """Print one dead letter: headers and payload."""
     from pelton.cli.topic import show_dead_letter as run
 
@@ -295,7 +323,9 @@ def dlq_redrive(
     from pelton.errors import UsageError
 
     if not letters and not function and not everything:
-        raise UsageError("which dead letters?", hint="numbers from `pelton dlq list`, --function NAME, or --all")
+        raise UsageError(
+            "which dead letters?", hint="numbers from `pelton dlq list`, --function NAME, or --all"
+        )
     _exit(run(Home(), letters or (), function=function, namespace=namespace))
 
 
@@ -303,7 +333,9 @@ def dlq_redrive(
 def run(
     source: Annotated[str, typer.Argument(help="Directory or Python file.")] = ".",
     target: Annotated[str | None, typer.Option(help="Name of the function; FUNCTION_TARGET.")] = None,
-    signature: Annotated[str | None, typer.Option(help="http, cloudevent, ...; FUNCTION_SIGNATURE_TYPE.")] = None,
+    signature: Annotated[
+        str | None, typer.Option(help="http, cloudevent, ...; FUNCTION_SIGNATURE_TYPE.")
+    ] = None,
     convention: Annotated[str | None, typer.Option(help="Convention of the code; default: detected.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; default 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port, 0 takes a free one; PORT; default 8080.")] = None,

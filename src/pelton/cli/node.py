@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,11 @@ class Node:
         self._gateway = Gateway(
             xds_socket=str(self._run / "xds.sock"),
             activator_socket=str(self._run / "activator.sock"),
-            listeners=[Listener("gateway", settings.gateway_host, settings.gateway_port)],
+            listeners=[Listener(host=_numeric(settings.gateway_host), port=settings.gateway_port)],
             admin_socket=str(self._run / "admin.sock"),
         )
         self._autoscaler = Autoscaler(self._clock)
         self._watchers: set[wire.Peer] = set()
-        self._synced = asyncio.Event()
         self._routed: dict[str, tuple[str, ...]] = {}
         self._ops: wire.Handlers = {
             "sync": self._sync,
@@ -81,23 +81,15 @@ class Node:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        async with self._instances:
+        async with self._instances, self._gateway:
             await self._activator.start(self._run / "activator.sock")
             server = await wire.serve(str(self._run / "node.sock"), self._ops, name="node-client")
-            async with asyncio.TaskGroup() as group:
-                ticking = group.create_task(self._tick())
-                gateway = group.create_task(self._serve_gateway())
-                await stop.wait()
-                ticking.cancel()
-                gateway.cancel()
+            ticking = asyncio.create_task(self._tick(), name="scaling")
+            await stop.wait()
+            ticking.cancel()
+            await asyncio.gather(ticking, return_exceptions=True)
             server.close()
             await self._activator.close()
-
-    async def _serve_gateway(self) -> None:
-        """Serve xDS once the first sync is in: an empty answer would make a running Envoy drop its routes."""
-        await self._synced.wait()
-        async with self._gateway:
-            await asyncio.Event().wait()
 
     # -- for up ----------------------------------------------------------------------------------------------
 
@@ -109,7 +101,6 @@ class Node:
                 await self._instances.apply(desired)
         routes = [desired.route for desired in wanted if desired.route is not None]
         await self._gateway.set_routes(routes)
-        self._synced.set()
         return {}
 
     async def _apply(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
@@ -240,6 +231,11 @@ class Node:
         self._instances.explain(key, decision.desired, lambda: decision.reason)
         if decision.desired != count:
             await self._instances.scale(key, decision.desired)
+
+
+def _numeric(host: str) -> str:
+    """Return the address of a host name, for Envoy, which binds addresses only."""
+    return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ Manifests are read and checked here first, since only here are file and line kno
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import time
@@ -12,18 +13,29 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from pelton.builders.build import source_directory
+from pelton.builders.bundle import digest_of
 from pelton.cli.client import Client
 from pelton.cli.home import Home
 from pelton.cli.printing import print_table, print_yaml, progress
 from pelton.errors import ManifestError, NotFoundError, PeltonError, SourceError, UsageError
 from pelton.manifest import kinds, text
 from pelton.manifest.kinds import Kind
+from pelton.model.desired import BuildRun
+from pelton.plan.function import SOURCE_DIGEST
 
 __all__ = ["apply", "delete", "describe", "get", "read_documents", "wait_settled"]
 
 _MANIFESTS: Final = (".yaml", ".yml", ".json")
 _SETTLED: Final = ("Running", "Failed", "Timeout", "UnknownRuntime")
-_SERVER_SET: Final = ("uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink")
+_SERVER_SET: Final = (
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "managedFields",
+    "selfLink",
+)
 
 
 def apply(home: Home, files: Sequence[str], *, wait: bool, dry_run: bool, timeout_s: float) -> int:
@@ -85,9 +97,7 @@ def _contents(files: Sequence[str]) -> Iterator[tuple[str, str]]:
             raise UsageError(f"{file} cannot be read: {exc}") from exc
 
 
-def _apply_one(
-    client: Client, document: text.Document, *, dry_run: bool
-) -> tuple[Kind, dict[str, Any], str]:
+def _apply_one(client: Client, document: text.Document, *, dry_run: bool) -> tuple[Kind, dict[str, Any], str]:
     admitted = kinds.admit(document.data, where=document.where)
     for warning in admitted.warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -98,6 +108,7 @@ def _apply_one(
     if kind.namespaced:
         metadata.setdefault("namespace", "default")
     _resolve_source(obj, document)
+    note_source(obj)
     suffix = " (dry run)" if dry_run else ""
     try:
         old = client.get(kind, metadata.get("namespace", ""), metadata["name"])
@@ -129,6 +140,20 @@ def _resolve_source(obj: dict[str, Any], document: text.Document) -> None:
     repo["url"] = source.as_uri()
 
 
+def note_source(obj: dict[str, Any]) -> None:
+    """Note what the source directory holds now, so that changed code is a changed object.
+
+    Sources that are not directories of this machine are the server's business.
+    """
+    spec = obj.get("spec", {}) if obj.get("kind") == "Function" else {}
+    url = spec.get("build", {}).get("srcRepo", {}).get("url", "")
+    if not url.startswith("file:"):
+        return
+    run = BuildRun(source_url=url, sub_path=spec["build"]["srcRepo"].get("sourceSubPath", ""))
+    digest = asyncio.run(digest_of(source_directory(run)))
+    obj["metadata"].setdefault("annotations", {})[SOURCE_DIGEST] = digest
+
+
 def wait_settled(client: Client, kind: Kind, obj: dict[str, Any], *, timeout_s: float) -> bool:
     """Wait until a Function is Running or Failed in its newest generation; tells how it goes.
 
@@ -137,6 +162,9 @@ def wait_settled(client: Client, kind: Kind, obj: dict[str, Any], *, timeout_s: 
     """
     metadata = obj["metadata"]
     namespace, name, generation = metadata["namespace"], metadata["name"], metadata.get("generation", 1)
+    digest = metadata.get("annotations", {}).get(SOURCE_DIGEST, "")
+    # With new code under an unchanged spec, the status at hand is still about the old code.
+    stale = obj.get("status") if digest and digest != _built_digest(obj.get("status")) else None
     deadline = time.monotonic() + timeout_s
     with progress(f"function {namespace}/{name}") as line:
         for change, seen in client.watch(kind, namespace, name=name, timeout_s=max(1, int(timeout_s))):
@@ -146,10 +174,12 @@ def wait_settled(client: Client, kind: Kind, obj: dict[str, Any], *, timeout_s: 
             observed = int(status.get("observedGeneration", 0))
             build, serving = status.get("build") or {}, status.get("serving") or {}
             line(f"build {build.get('state') or 'pending'}, serving {serving.get('state') or 'pending'}")
-            if observed >= generation:
+            if observed >= generation and (stale is None or status != stale):
                 if build.get("state") in ("Failed", "Timeout"):
                     _explain(namespace, name, build)
                     return False
+                if build.get("state") == "Building" or (digest and digest != _built_digest(status)):
+                    continue
                 if serving.get("state") in _SETTLED:
                     if serving["state"] != "Running":
                         _explain(namespace, name, serving)
@@ -162,6 +192,11 @@ def wait_settled(client: Client, kind: Kind, obj: dict[str, Any], *, timeout_s: 
         f"function {namespace}/{name} was neither Running nor Failed within {timeout_s:g} s",
         hint=f"see: pelton describe function {name} -n {namespace}",
     )
+
+
+def _built_digest(status: dict[str, Any] | None) -> str:
+    revision = (status or {}).get("revision") or {}
+    return str(revision.get("imageDigest", ""))
 
 
 def _explain(namespace: str, name: str, condition: dict[str, Any]) -> None:
@@ -243,7 +278,14 @@ def describe(home: Home, word: str, name: str, *, namespace: str) -> int:
 
 
 def delete(
-    home: Home, word: str, names: Sequence[str], *, files: Sequence[str], namespace: str, wait: bool, timeout_s: float
+    home: Home,
+    word: str,
+    names: Sequence[str],
+    *,
+    files: Sequence[str],
+    namespace: str,
+    wait: bool,
+    timeout_s: float,
 ) -> int:
     """Delete objects by name or by manifest; with `wait`, return when they are gone."""
     targets: list[tuple[Kind, str, str]] = []

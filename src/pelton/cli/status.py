@@ -58,7 +58,9 @@ def _function(
     return {
         "namespace": key[0],
         "name": key[1],
-        "state": "Failed" if build.get("state") == "Failed" else serving.get("state") or build.get("state") or "Pending",
+        "state": "Failed"
+        if build.get("state") == "Failed"
+        else serving.get("state") or build.get("state") or "Pending",
         "revision": seen.get("revision", ""),
         "instances": sum(instance["state"] in ("ready", "starting") for instance in instances),
         "desired": seen.get("desired", 0),
@@ -69,7 +71,13 @@ def _function(
         "isolation": seen.get("isolation", ""),
         "decision": seen.get("decision", ""),
         "workers": [
-            {"id": i["id"], "pid": i["pid"], "state": i["state"], "in_flight": i["in_flight"], "mode": i["mode"]}
+            {
+                "id": i["id"],
+                "pid": i["pid"],
+                "state": i["state"],
+                "in_flight": i["in_flight"],
+                "mode": i["mode"],
+            }
             for i in instances
         ],
     }
@@ -85,7 +93,9 @@ async def _ask(path: str) -> dict[str, Any]:
     try:
         answer: dict[str, Any] = await peer.call("status", {}, timeout=10)
     except (TimeoutError, ConnectionError) as exc:
-        raise PeltonError("the platform did not answer within 10 s", hint="see its log with `pelton up`") from exc
+        raise PeltonError(
+            "the platform did not answer within 10 s", hint="see its log with `pelton up`"
+        ) from exc
     finally:
         await peer.close()
     return answer
@@ -103,7 +113,17 @@ def _print(home: Home, found: Mapping[str, Any]) -> None:
         print("no functions yet; next: pelton init hello && pelton deploy hello")
         return
     print_columns(
-        ("NAMESPACE", "FUNCTION", "STATE", "REVISION", "INSTANCES", "PENDING", "TEMPLATE", "COLD STARTS", "ISOLATION"),
+        (
+            "NAMESPACE",
+            "FUNCTION",
+            "STATE",
+            "REVISION",
+            "INSTANCES",
+            "PENDING",
+            "TEMPLATE",
+            "COLD STARTS",
+            "ISOLATION",
+        ),
         [
             (
                 f["namespace"],
@@ -136,7 +156,9 @@ def down(home: Home, *, timeout_s: float = 10.0) -> int:
             print("Pelton is down")
             return 0
         time.sleep(0.02)
-    raise PeltonError(f"pid {pid} did not end within {timeout_s:g} s", hint=f"kill -9 {pid} ends it and all its parts")
+    raise PeltonError(
+        f"pid {pid} did not end within {timeout_s:g} s", hint=f"kill -9 {pid} ends it and all its parts"
+    )
 
 
 def _is_zombie(pid: int) -> bool:

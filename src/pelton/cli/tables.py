@@ -29,6 +29,7 @@ CONVENTIONS: Final[Mapping[str, str]] = {
 
 DRIVERS: Final[Mapping[str, str]] = {
     "bindings.http": "pelton.drivers.http:HttpBinding",
+    "bindings.cron": "pelton.drivers.cron:CronBus",
     "pubsub.jetstream": "pelton.drivers.nats:JetStreamBus",
 }
 """Component type -> class that implements the port."""

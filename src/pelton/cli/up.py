@@ -33,7 +33,6 @@ from pelton.targets.local.target import LocalTarget
 
 if TYPE_CHECKING:
     from pelton.controlplane.reconciler import Reconciler
-    from pelton.ports import Store
 
 __all__ = ["UpOptions", "up"]
 
@@ -41,7 +40,6 @@ _INHERITED: Final = (
     "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_RUNTIME_DIR", "SSL_CERT_FILE", "SSL_CERT_DIR",
     "PYTHONPATH", "PELTON_ISOLATION", "LD_LIBRARY_PATH",
 )  # fmt: skip
-_RECEIVERS: Final = "receivers.notification.kubesphere.io"
 _log = log.get(__name__)
 
 
@@ -82,13 +80,11 @@ class _Platform:
             str(self._run / "runtime.sock"), name="runtime", clock=self._clock, on_up=self._runtime_up
         )
         self._target = LocalTarget(self._node, self._runtime)
-        self._store: Store | None = None
+        self._receivers: list[dict[str, Any]] | None = None  # None: not known yet
         self._reconciler: Reconciler | None = None
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         environment[MARKER] = home.tag
-        self._supervisor = Supervisor(
-            logs_dir=home.platform_logs, clock=self._clock, environment=environment
-        )
+        self._supervisor = Supervisor(logs_dir=home.platform_logs, clock=self._clock, environment=environment)
         self._settings_path = ""
 
     async def run(self) -> int:
@@ -145,12 +141,12 @@ class _Platform:
         await stack.enter_async_context(self._runtime)
         server = await wire.serve(str(self._run / "up.sock"), {"status": self._status}, name="status-client")
         stack.callback(server.close)
-        kubeconfig_server = await self._start_control_plane(settings, api_socket, stack)
+        api_url = await self._start_control_plane(settings, api_socket, stack)
         for name in ("nats", "zygote", "node", "envoy", "runtime"):
             await self._supervisor.wait_ready(name)
         self._endpoints = Endpoints(
             gateway=_url("http", settings.gateway_host, settings.gateway_port),
-            api=kubeconfig_server,
+            api=api_url,
             ca=str(self._home.pki / "ca.crt"),
             kubeconfig=str(self._home.kubeconfig),
             nats=settings.nats_url,
@@ -166,6 +162,7 @@ class _Platform:
         config.write_text(
             nats.config(
                 port=port,
+                user="pelton",
                 password=self._secrets["bus"],
                 store_dir=str(self._home.bus),
                 durability=settings.durability,
@@ -174,7 +171,13 @@ class _Platform:
         config.chmod(0o600)
         start = self._supervisor.start
         start(Part("nats", lambda: nats.command(str(config)), ready=lambda: _listening("127.0.0.1", port)))
-        start(Part("zygote", lambda: self._python("zygote"), ready=lambda: _socket_there(self._run / "zygote.sock")))
+        start(
+            Part(
+                "zygote",
+                lambda: self._python("zygote"),
+                ready=lambda: _socket_there(self._run / "zygote.sock"),
+            )
+        )
         start(Part("node", lambda: self._python("node"), ready=self._node.wait_up))
         start(
             Part(
@@ -196,7 +199,11 @@ class _Platform:
         from pelton.targets.local.envoy import bootstrap, envoy_command
 
         path = self._run / "envoy.json"
-        path.write_text(json.dumps(bootstrap(xds_socket=str(self._run / "xds.sock"), admin_socket=str(self._run / "admin.sock"))))
+        path.write_text(
+            json.dumps(
+                bootstrap(xds_socket=str(self._run / "xds.sock"), admin_socket=str(self._run / "admin.sock"))
+            )
+        )
         path.chmod(0o600)
         return envoy_command(str(path), concurrency=max(1, min(2, os.cpu_count() or 1)))
 
@@ -214,9 +221,10 @@ class _Platform:
             clock=self._clock,
             receivers_changed=self._push_receivers,
         )
-        self._store, self._reconciler = await stack.enter_async_context(plane.serving(api_socket))
-        host, port = self._options.api[0], api_socket.getsockname()[1]
-        return _url("https", host, port)
+        self._reconciler, url = await stack.enter_async_context(
+            plane.serving(api_socket, self._options.api[0])
+        )
+        return url
 
     # -- bringing parts up to date ---------------------------------------------------------------------------------
 
@@ -224,16 +232,13 @@ class _Platform:
         await peer.call("sync", self._target.snapshot(), timeout=120)
 
     async def _runtime_up(self, peer: wire.Peer) -> None:
-        await peer.call("receivers", {"items": await self._receivers()}, timeout=30)
+        if self._receivers is not None:
+            await peer.call("receivers", {"items": self._receivers}, timeout=30)
         await peer.call("sync", self._target.snapshot(), timeout=120)
 
-    async def _receivers(self) -> list[dict[str, Any]]:
-        if self._store is None:
-            return []
-        return (await self._store.list(_RECEIVERS))[0]
-
-    async def _push_receivers(self) -> None:
-        await self._runtime.call("receivers", {"items": await self._receivers()})
+    async def _push_receivers(self, items: list[dict[str, Any]]) -> None:
+        self._receivers = items
+        await self._runtime.call("receivers", {"items": items})
 
     # -- status ----------------------------------------------------------------------------------------------------
 

@@ -86,7 +86,7 @@ class Link:
                 return await self._peer.call(op, body, timeout=timeout_s)
         except (TimeoutError, ConnectionError) as exc:
             raise PeltonError(
-                f"the {self._name} process did not answer {op!r}: {exc or f'no answer in {timeout_s:g} s'}",
+                f"the {self._name} process did not answer {op!r}: {str(exc) or f'no answer in {timeout_s:g} s'}",
                 hint="it is being restarted if it died; see `pelton status`",
             ) from exc
 

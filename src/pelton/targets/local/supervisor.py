@@ -150,7 +150,7 @@ class Supervisor:
                 await self._run_once(running)
             except OSError as exc:
                 _log.error("%s cannot be started: %s", running.part.name, exc)
-            if self._stopping:
+            if running.state == "stopped":
                 return
             running.state = "failed"
             running.restarts += 1

@@ -1,0 +1,254 @@
+"""The runtime process: `python -m pelton.cli.runtime SETTINGS`.
+
+Owns every connection to the outside: the bus, the dispatcher, outputs, the alert intake and pipeline, the follower
+of what instances print. Serves runtime.sock for `up`; calls the node for endpoints and wakes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+import uuid
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+
+from pelton import log
+from pelton.apiserver.server import ApiServer
+from pelton.cli.home import Settings
+from pelton.cli.tables import SENDERS, resolve_driver, resolve_sender
+from pelton.clock import SystemClock
+from pelton.dataplane import wire
+from pelton.dataplane.dispatcher import Dispatcher
+from pelton.dataplane.invoker import WorkerInvoker
+from pelton.dataplane.link import Link
+from pelton.dataplane.outputs import Outputs
+from pelton.drivers.logs import SpoolFollower
+from pelton.drivers.nats import JetStreamBus, is_embedded
+from pelton.errors import ComponentError, PeltonError
+from pelton.manifest import notification
+from pelton.model.desired import Component, Desired
+from pelton.notify.intake import create_app
+from pelton.notify.pipeline import Pipeline
+from pelton.ports import Binding, Bus, Message
+
+__all__ = ["Runtime", "main"]
+
+_log = log.get(__name__)
+
+
+class Runtime:
+    """Everything that happens per event.
+
+    Args:
+        settings: What `up` decided.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._run = Path(settings.run)
+        self._clock = SystemClock()
+        self._bus = JetStreamBus(settings.nats_url)
+        self._buses: dict[tuple[str, str], tuple[Component, Bus]] = {}
+        self._opening = asyncio.Lock()
+        self._node = Link(
+            str(self._run / "node.sock"),
+            name="node",
+            clock=self._clock,
+            handlers={"endpoints": self._endpoints},
+            on_up=self._node_up,
+        )
+        self._outputs = Outputs(
+            binding_of=_binding,
+            bus_of=self._bus_of,
+            clock=self._clock,
+            new_id=lambda: str(uuid.uuid4()),
+        )
+        self._invoker = WorkerInvoker(outputs=self._outputs.send, wake=self._wake)
+        self._dispatcher = Dispatcher(
+            invoker=self._invoker,
+            ledger=self._bus,
+            bus_of=self._bus_of,
+            clock=self._clock,
+            on_pending=self._pending,
+        )
+        self._senders = {name: resolve_sender(name)(self._clock) for name in SENDERS}
+        self._pipeline = Pipeline(self._bus, self._senders, self._clock)
+        home = Path(settings.home)
+        self._follower = SpoolFollower(
+            home / "spool", home / "logs", publish=self._publish_log, clock=self._clock
+        )
+        self._wanted: dict[str, Desired] = {}
+
+    async def run(self) -> None:
+        """Serve until SIGTERM."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._bus)
+            await stack.enter_async_context(self._node)
+            for sender in self._senders.values():
+                if hasattr(sender, "__aenter__"):
+                    await stack.enter_async_context(sender)
+            await stack.enter_async_context(self._pipeline)
+            sock = socket.create_server((self._settings.notify_host, self._settings.notify_port))
+            sock.setblocking(False)
+            app = create_app(self._pipeline.accept, clock=self._clock)
+            app.state.stopping = asyncio.Event()
+            await stack.enter_async_context(ApiServer(app, sock))
+            await stack.enter_async_context(self._follower)
+            await self._dispatcher.start()
+            stack.push_async_callback(self._invoker.close)
+            stack.push_async_callback(self._outputs.close)
+            stack.push_async_callback(self._dispatcher.stop, 1.0)
+            server = await wire.serve(
+                str(self._run / "runtime.sock"),
+                {
+                    "sync": self._sync,
+                    "apply": self._apply,
+                    "remove": self._remove,
+                    "receivers": self._receivers,
+                    "stats": self._stats,
+                },
+                name="runtime-client",
+            )
+            stack.callback(server.close)
+            await stop.wait()
+
+    # -- for up ----------------------------------------------------------------------------------------------------
+
+    async def _sync(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
+        wanted = [msgspec.convert(item, Desired) for item in body["desired"]]
+        self._wanted = {desired.workload.key: desired for desired in wanted}
+        for desired in wanted:
+            self._outputs.apply(desired)
+        await self._dispatcher.sync(wanted)
+        return {}
+
+    async def _apply(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
+        desired = msgspec.convert(body["desired"], Desired)
+        self._wanted[desired.workload.key] = desired
+        self._outputs.apply(desired)
+        await self._dispatcher.apply(desired)
+        return {}
+
+    async def _remove(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
+        namespace, name = body["namespace"], body["name"]
+        self._wanted.pop(f"{namespace}/{name}", None)
+        await self._dispatcher.remove(namespace, name)
+        self._outputs.remove(namespace, name)
+        return {}
+
+    async def _receivers(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
+        receivers = []
+        for item in body["items"]:
+            try:
+                receivers.append(notification.decode(item)[0])
+            except PeltonError as exc:
+                _log.warning("receiver %s is left out: %s", item.get("metadata", {}).get("name"), exc.message)
+        self._pipeline.set_receivers(receivers)
+        return {}
+
+    async def _stats(self, _peer: wire.Peer, _body: Any) -> dict[str, Any]:
+        owners = {
+            subscription.id: subscription
+            for desired in self._wanted.values()
+            for subscription in desired.subscriptions
+        }
+        subscriptions = [
+            {
+                "id": key,
+                "namespace": owners[key].namespace,
+                "function": owners[key].function,
+                "topic": owners[key].topic,
+                **counters,
+            }
+            for key, counters in self._dispatcher.stats().items()
+            if key in owners
+        ]
+        return {"subscriptions": subscriptions, "notifications": self._pipeline.stats()}
+
+    # -- the node --------------------------------------------------------------------------------------------------
+
+    async def _node_up(self, peer: wire.Peer) -> None:
+        await peer.call("watch", {})
+        for key, due in self._due().items():
+            namespace, _, name = key.partition("/")
+            peer.note("pending", {"namespace": namespace, "name": name, "count": due})
+
+    def _due(self) -> dict[str, int]:
+        """Return what waits per function, for a node that has just started and knows nothing."""
+        stats = self._dispatcher.stats()
+        return {
+            key: sum(stats.get(s.id, {}).get("due", 0) for s in desired.subscriptions)
+            for key, desired in self._wanted.items()
+            if desired.subscriptions
+        }
+
+    async def _endpoints(self, _peer: wire.Peer, body: dict[str, Any]) -> None:
+        instances = [(item["id"], item["ctl"]) for item in body["instances"]]
+        self._invoker.update(body["namespace"], body["name"], body["revision"], instances)
+
+    async def _wake(self, namespace: str, name: str) -> None:
+        await self._node.call("wake", {"namespace": namespace, "name": name}, timeout_s=65)
+
+    def _pending(self, namespace: str, name: str, count: int) -> None:
+        self._node.note("pending", {"namespace": namespace, "name": name, "count": count})
+
+    # -- drivers ---------------------------------------------------------------------------------------------------
+
+    async def _bus_of(self, component: Component) -> Bus:
+        """Return the bus that a component means; one connection per component, the embedded bus shared."""
+        if component.type == "pubsub.jetstream" and is_embedded(component.metadata, self._settings.nats_url):
+            return self._bus
+        key = (component.namespace, component.name)
+        async with self._opening:
+            known = self._buses.get(key)
+            if known is not None and known[0] == component:
+                return known[1]
+            bus = await self._open_bus(component)
+            self._buses[key] = (component, bus)
+            return bus
+
+    async def _open_bus(self, component: Component) -> Bus:
+        driver = resolve_driver(component.type)
+        where = f"component {component.namespace}/{component.name}"
+        if component.type == "pubsub.jetstream":
+            url = next(v for k, v in component.metadata.items() if k.lower() == "natsurl")
+            bus = driver(url, settings=component.metadata, embedded=False, where=where)
+            await bus.open()
+            opened: Bus = bus
+            return opened
+        if component.type == "bindings.cron":
+            cron: Bus = driver(component.metadata, clock=self._clock, where=where)
+            return cron
+        raise ComponentError(f"{component.type} cannot deliver events", where=where)
+
+    async def _publish_log(self, subject: str, data: bytes, message_id: str) -> None:
+        await self._bus.publish(Message(topic=subject, data=data, id=message_id))
+
+
+def _binding(component: Component) -> Binding:
+    """Make the driver of an output component."""
+    binding: Binding = resolve_driver(component.type)(component.metadata)
+    return binding
+
+
+def main() -> None:
+    """Run until SIGTERM."""
+    log.setup("runtime")
+
+    async def run() -> None:
+        await Runtime(Settings.load(sys.argv[1])).run()
+
+    uvloop.run(run())
+
+
+if __name__ == "__main__":
+    main()

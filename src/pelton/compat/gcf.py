@@ -188,7 +188,10 @@ def _http_sync(function: Callable[[Any], Any], app: FlaskApp | None) -> Callable
                 return app.call(invocation, function, None)
             return to_reply(function(Request(invocation)))
         except Exception as exc:
-            return _raised(exc)
+            reply = _said(exc)
+            if reply is None:
+                raise
+            return reply
 
     return call
 
@@ -202,17 +205,18 @@ def _http_async(function: Callable[[Any], Any], app: FlaskApp | None) -> Callabl
                 return await app.call_async(invocation, function, None)
             return to_reply(await function(Request(invocation)))
         except Exception as exc:
-            return _raised(exc)
+            reply = _said(exc)
+            if reply is None:
+                raise
+            return reply
 
     return call
 
 
-def _raised(exc: Exception) -> Reply:
-    """Answer an HTTP error that user code raised on purpose; everything else is a crash and goes on."""
+def _said(exc: Exception) -> Reply | None:
+    """Return the HTTP error that user code raised on purpose; None for everything else, which is a crash."""
     reply = http_error_reply(exc)
-    if reply is None:
-        raise exc
-    if reply.status == 500:
+    if reply is not None and reply.status == 500:
         reply.headers.append((b"x-google-status", b"crash"))
     return reply
 

@@ -1,0 +1,203 @@
+"""Rules of scaling options and their precedence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pelton.model.desired import Scaling
+from pelton.model.function import (
+    Fallback,
+    Function,
+    HttpScaledObject,
+    HttpTrigger,
+    KedaOptions,
+    KedaTrigger,
+    ScaledJob,
+    ScaledObject,
+    ScaleOptions,
+    Serving,
+    Triggers,
+)
+from pelton.plan.scaling import plan_scaling
+
+DOMAIN = "autoscaling.knative.dev/"
+
+
+def scaling(
+    notes: dict[str, str] | None = None,
+    *,
+    own: dict[str, str] | None = None,
+    engine: str = "",
+    **options: Any,
+):
+    function = Function(
+        name="f",
+        namespace="d",
+        annotations={DOMAIN + key: value for key, value in (own or {}).items()},
+        serving=Serving(
+            triggers=Triggers(http=HttpTrigger(port=8080, engine=engine)),
+            annotations={DOMAIN + key: value for key, value in (notes or {}).items()},
+            scale_options=ScaleOptions(**options) if options else None,
+        ),
+    )
+    return plan_scaling(function)
+
+
+def test_defaults():
+    made, concurrency, problems, partial = scaling()
+
+    assert made == Scaling(min_replicas=0, max_replicas=10, initial_scale=0, cooldown_s=60.0)
+    assert (concurrency, problems, partial) == (0, [], [])
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "field", "expected"),
+    [
+        ("window", "6s", "window_s", 6.0),
+        ("window", "1h", "window_s", 3600.0),
+        ("panic-window-percentage", "20", "panic_window_percentage", 20.0),
+        ("panicThresholdPercentage", "150.0", "panic_threshold_percentage", 150.0),
+        ("target", "10", "target", 10.0),
+        ("target-utilization-percentage", "80", "utilization", 0.8),
+        ("scale-down-delay", "15m", "scale_down_delay_s", 900.0),
+        ("scale-to-zero-pod-retention-period", "1m5s", "retention_s", 65.0),
+        ("min-scale", "2", "min_replicas", 2),
+        ("maxScale", "0", "max_replicas", 0),
+        ("initial-scale", "1", "initial_scale", 1),
+        ("activation-scale", "3", "activation_scale", 3),
+    ],
+)
+def test_annotation_is_honoured(key, text, field, expected):
+    made, _, problems, _ = scaling({key: text})
+
+    assert problems == []
+    assert getattr(made, field) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("window", "5s"),
+        ("window", "61m"),
+        ("window", "6.5s"),
+        ("window", "60"),
+        ("panic-window-percentage", "0"),
+        ("panic-threshold-percentage", "109"),
+        ("target", "0"),
+        ("target", "nan"),
+        ("target-utilization-percentage", "101"),
+        ("scale-down-delay", "1500ms"),
+        ("scale-to-zero-pod-retention-period", "-1s"),
+        ("min-scale", "-1"),
+        ("max-scale", "many"),
+        ("initial-scale", "1.5"),
+        ("activation-scale", "1"),
+        ("container-concurrency", "1001"),
+    ],
+)
+def test_value_out_of_range_is_a_problem_that_names_the_annotation(key, text):
+    _, _, (problem,), _ = scaling({key: text})
+
+    assert problem.reason == "InvalidAnnotation"
+    assert problem.path == f"spec.serving.annotations[{DOMAIN}{key}]"
+    assert f'"{text}"' in problem.message
+
+
+def test_precedence_is_replicas_then_annotations_then_knative_then_the_resource():
+    made, *_ = scaling(
+        {"min-scale": "2", "window": "20s"},
+        own={"window": "40s", "target": "9"},
+        min_replicas=1,
+        knative={f"{DOMAIN}window": "30s", f"{DOMAIN}scale-down-delay": "5s"},
+    )
+
+    assert (made.min_replicas, made.window_s, made.scale_down_delay_s, made.target) == (1, 20.0, 5.0, 9.0)
+
+
+def test_minimum_above_the_maximum_is_a_problem():
+    _, _, (problem,), _ = scaling({"min-scale": "5", "max-scale": "3"})
+
+    assert problem.reason == "InvalidScale"
+
+
+def test_minimum_above_the_presumed_maximum_raises_it():
+    made, _, problems, _ = scaling({"min-scale": "20"})
+
+    assert problems == []
+    assert made.max_replicas == 20
+
+
+@pytest.mark.parametrize(
+    ("notes", "target", "limit"),
+    [
+        ({"container-concurrency": "5"}, 5.0, 5),
+        ({"container-concurrency": "5", "target": "50"}, 5.0, 5),
+        ({"container-concurrency": "5", "target": "2"}, 2.0, 5),
+        ({"container-concurrency": "0"}, 100.0, 0),
+    ],
+)
+def test_target_follows_the_hard_limit(notes, target, limit):
+    made, concurrency, *_ = scaling(notes)
+
+    assert (made.target, concurrency) == (target, limit)
+
+
+def test_http_add_on_sets_target_and_retention():
+    made, *_ = scaling(
+        engine="keda",
+        keda=KedaOptions(
+            http_scaled_object=HttpScaledObject(target_pending_requests=20, cooldown_period_s=90)
+        ),
+    )
+
+    assert (made.target, made.utilization, made.retention_s) == (20.0, 1.0, 30.0)
+
+
+def test_lag_comes_from_the_first_trigger_that_counts_events():
+    made, _, problems, partial = scaling(
+        keda=KedaOptions(
+            triggers=(
+                KedaTrigger(type="cron"),
+                KedaTrigger(type="kafka", metadata={"lagThreshold": "20", "activationLagThreshold": "3"}),
+                KedaTrigger(type="stan", metadata={"lagThreshold": "50"}),
+            ),
+            scaled_object=ScaledObject(polling_interval_s=15, cooldown_period_s=30),
+        )
+    )
+
+    assert problems == []
+    assert (made.lag_threshold, made.activation_lag_threshold, made.cooldown_s) == (20.0, 3.0, 30.0)
+    assert [path for path, _ in partial] == ["spec.serving.scaleOptions.keda.triggers[0]"]
+
+
+def test_cooldown_follows_the_window_unless_it_is_given():
+    assert scaling({"window": "6s"})[0].cooldown_s == 6.0
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "inf"])
+def test_bad_lag_threshold_is_a_problem(text):
+    _, _, (problem,), _ = scaling(
+        keda=KedaOptions(triggers=(KedaTrigger(type="kafka", metadata={"lagThreshold": text}),))
+    )
+
+    assert problem.path == "spec.serving.scaleOptions.keda.triggers[0].metadata.lagThreshold"
+
+
+def test_unhonoured_options_are_listed():
+    *_, partial = scaling(
+        {"metric": "rps", "class": "hpa.autoscaling.knative.dev", "target-burst-capacity": "-1"},
+        keda=KedaOptions(
+            scaled_job=ScaledJob(),
+            scaled_object=ScaledObject(fallback=Fallback(failure_threshold=1, replicas=1)),
+        ),
+    )
+
+    assert [path for path, _ in partial] == [
+        "spec.serving.scaleOptions.keda.scaledObject.fallback",
+        "spec.serving.scaleOptions.keda.scaledJob",
+        f"spec.serving.annotations[{DOMAIN}target-burst-capacity]",
+        f"spec.serving.annotations[{DOMAIN}metric]",
+        f"spec.serving.annotations[{DOMAIN}class]",
+    ]

@@ -101,18 +101,15 @@ _SCOPES = Items(_TEXT)
 def read(obj: dict[str, Any]) -> Decoded[ComponentResource]:
     """Read a Component, collecting all problems; `auth` and `scopes` stand beside `spec` in Dapr."""
     reading = Reading()
-    beside = {key: obj[key] for key in ("auth", "scopes") if obj.get(key) is not None}
-    values = read_metadata(
-        {key: value for key, value in obj.items() if key not in ("auth", "scopes")}, reading
-    )
+    values = read_metadata(obj, reading, beside=("auth", "scopes"))
     spec = obj.get("spec")
     if spec is None:
         reading.problem(("spec",), "required")
     read_spec = _STANDALONE_SPEC.decode(spec, ("spec",), reading) if spec is not None else None
-    if "auth" in beside:
-        values["secret_store"] = _AUTH.decode(beside["auth"], ("auth",), reading)
-    if "scopes" in beside:
-        values["scopes"] = _SCOPES.decode(beside["scopes"], ("scopes",), reading)
+    if obj.get("auth") is not None:
+        values["secret_store"] = _AUTH.decode(obj["auth"], ("auth",), reading)
+    if obj.get("scopes") is not None:
+        values["scopes"] = _SCOPES.decode(obj["scopes"], ("scopes",), reading)
     return reading.result(ComponentResource(spec=read_spec or ComponentSpec(type=""), **values))
 
 

@@ -467,16 +467,21 @@ _SERVER_SET = frozenset(
 _TOP = ("apiVersion", "kind", "metadata", "spec", "status")
 
 
-def read_metadata(obj: dict[str, Any], reading: Reading) -> dict[str, Any]:
+def read_metadata(obj: dict[str, Any], reading: Reading, *, beside: tuple[str, ...] = ()) -> dict[str, Any]:
     """Read name, namespace, labels and annotations of an object, and look for unknown top-level fields.
+
+    Args:
+        obj: The whole object.
+        reading: Takes the findings.
+        beside: Top-level fields of this kind other than metadata, spec and status.
 
     Returns:
         Values for the model's attributes of the same names; `name` is always there.
     """
     read: dict[str, Any] = {"name": ""}
     for key in obj:
-        if key not in _TOP:
-            reading.unknown_field((key,), _TOP)
+        if key not in _TOP and key not in beside:
+            reading.unknown_field((key,), (*_TOP, *beside))
     metadata = obj.get("metadata")
     if type(metadata) is not dict:
         reading.problem(
@@ -517,9 +522,14 @@ def write_metadata(model: Any) -> dict[str, Any]:
 
 
 def merge_problems(types: Sequence[Problem], rules: Sequence[Problem]) -> list[Problem]:
-    """Join problems of type and broken rules; no rule reports a field whose type is wrong already."""
+    """Join problems of type and broken rules, without rules about fields that a problem of type covers."""
     wrong = {problem.path for problem in types}
-    return [*types, *(problem for problem in rules if problem.path not in wrong)]
+    return [*types, *(problem for problem in rules if not _parents(problem.path) & wrong)]
+
+
+def _parents(path: str) -> set[str]:
+    """Return a path and all that it lies in: a.b[0].c -> a, a.b, a.b[0], a.b[0].c."""
+    return {path[: match.start()] for match in re.finditer(r"[.\[]", path)} | {path}
 
 
 def raise_invalid(kind: str, name: str, problems: Sequence[Problem], where: str = "") -> None:

@@ -269,7 +269,7 @@ def _located(findings: Iterable[Problem], locate: Callable[[str], str]) -> list[
 def _invalid(
     kind: Kind, found: Decoded[Any], problems: list[Problem], locate: Callable[[str], str]
 ) -> InvalidError:
-    """Make the error; warnings go into its message too, as a misspelt field is often why another is missing."""
+    """Make the error; its message has the warnings too: a misspelt field is often why another is missing."""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     lines = [*_located(problems, locate), *(f"note: {line}" for line in _located(found.warnings, locate))]
     return InvalidError(

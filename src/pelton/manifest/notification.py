@@ -244,7 +244,7 @@ def read(obj: dict[str, Any]) -> Decoded[Receiver]:
     spec = obj.get("spec")
     if type(spec) is dict:
         found = _SPEC.values(spec, ("spec",), reading)
-        undelivered = {name: found.pop(name) for name in _UNDELIVERED if name in found}
+        undelivered = {name: found.pop(name) for name in [*found] if name in _UNDELIVERED}
         for name in undelivered:
             reading.warn(
                 ("spec", name), "not delivered yet by this version; the block is kept and sends nothing"

@@ -1,4 +1,4 @@
-"""YAML and JSON text -> documents that remember on which line each field stands. Takes text, opens no file.
+"""YAML and JSON text -> documents that remember on which line each field stands, and back. Opens no file.
 
 Called by `cli/apply` and whoever reads manifests. Documents are parsed one by one, so that a broken one does
 not hide the others. Scalars are read as Kubernetes reads them (YAML 1.1 booleans, octal numbers, no dates),
@@ -12,13 +12,13 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from pelton.errors import ManifestError
 from pelton.manifest.fields import copy_json, describe
 
-__all__ = ["Document", "Parsed", "parse"]
+__all__ = ["Document", "Parsed", "parse", "write"]
 
 _MAX_DEPTH = 100
 _MAX_NODES = 1_000_000  # of copied anchors per document: a few lines of nested aliases would fill any memory
@@ -35,7 +35,16 @@ _WORDS: dict[str, Any] = {
     **dict.fromkeys(("true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON"), True),
     **dict.fromkeys(("false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF"), False),
 }
+_BARE = re.compile(r"[A-Za-z_/]([A-Za-z0-9_./@%+=~-]|:(?=[^\s:])|[ ](?=[A-Za-z0-9_/(]))*")  # needs no quotes
+_LITERAL = re.compile(
+    r"(?=.*\n)[!-~]([ -~]*[!-~])?(\n([ -~]*[!-~])?)*?(?<!\n)\n?", re.DOTALL
+)  # fits a | block
+_UNPRINTABLE = re.compile(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _NUMBER_STARTS = frozenset("+-.0123456789")
+_INTERNAL = {  # complaints in which the parser speaks of its own tokens
+    "<document start>": "more text follows after the end of the document",
+    "<block end>": "this line does not fit under the one above; compare their indentation",
+}
 _STANDARD_TAG = "tag:yaml.org,2002:"
 
 Marks = dict[str, tuple[int, Any]] | list[tuple[int, Any]] | None
@@ -107,8 +116,9 @@ def parse(text: str, file: str = "-") -> Parsed:
     errors: list[ManifestError] = []
     text = text.removeprefix("\ufeff")
     for chunk, offset in _chunks(text):
-        if chunk.lstrip()[:1] in ("{", "["):
-            whole = _json(chunk, offset, file)
+        blank = chunk.replace("---", "   ", 1) if chunk.startswith("---") else chunk
+        if blank.lstrip()[:1] in ("{", "["):
+            whole = _json(blank, offset, file)
             if whole is not None:
                 for document, found in whole:
                     errors += found
@@ -244,7 +254,7 @@ def _yaml(chunk: str, offset: int, file: str) -> tuple[Document | None, list[Man
         except ManifestError as error:
             return None, [error]
         except _yaml_error() as error:
-            failure = _failure(error, offset, file)
+            failure = _failure(error, chunk, offset, file)
             continue
         except RecursionError:
             return None, [ManifestError("nested too deeply", where=f"{file}:{offset + 1}")]
@@ -252,7 +262,7 @@ def _yaml(chunk: str, offset: int, file: str) -> tuple[Document | None, list[Man
     return None, [failure] if failure is not None else []
 
 
-def _failure(error: Exception, offset: int, file: str) -> ManifestError:
+def _failure(error: Exception, chunk: str, offset: int, file: str) -> ManifestError:
     """Put a parser's complaint into the user's terms."""
     mark = getattr(error, "problem_mark", None)
     problem = str(getattr(error, "problem", None) or "")
@@ -261,10 +271,14 @@ def _failure(error: Exception, offset: int, file: str) -> ManifestError:
         return ManifestError(
             "a tab indents this line", where=f"{file}:{line}", hint="YAML is indented with spaces only"
         )
-    if not problem:  # the reader's error has no mark
+    if not problem:  # the reader's error has no mark, but the position of a character
+        line += chunk.count("\n", 0, getattr(error, "position", None) or 0)
         return ManifestError(
-            "not text: it has control characters that YAML does not allow", where=f"{file}:{line}"
+            "a control character stands here; YAML does not allow it", where=f"{file}:{line}"
         )
+    for internal, plain in _INTERNAL.items():
+        if internal in problem:
+            return ManifestError(f"not valid YAML: {plain}", where=f"{file}:{line}")
     context, begun = getattr(error, "context", None), getattr(error, "context_mark", None)
     tail = f", {context}" if context else ""
     if tail and begun is not None and begun.line + offset + 1 != line:
@@ -365,7 +379,7 @@ class _Builder:
         """Read keys and values up to the end of an object; own keys win over merged ones."""
         values: dict[str, Any] = {}
         marks: dict[str, tuple[int, Any]] = {}
-        merged: list[Any] = []
+        merged: list[tuple[Any, Any]] = []  # (object, event to point at)
         end = self.kinds.MappingEndEvent
         while type(event := next(stream)) is not end:
             line = event.start_mark.line + self.offset + 1
@@ -373,7 +387,7 @@ class _Builder:
             key = "<<" if merge else self.key(self.node(event, stream)[0], event)
             value, deeper = self.node(next(stream), stream)
             if merge:
-                merged += value if isinstance(value, list) else [value]
+                merged += [(item, event) for item in (value if isinstance(value, list) else [value])]
             elif key in values:
                 self.errors.append(
                     ManifestError(
@@ -385,9 +399,9 @@ class _Builder:
             else:
                 values[key] = value
                 marks[key] = (line, deeper)
-        for other in merged:
+        for other, place in merged:
             if not isinstance(other, dict):
-                raise self.error(event, f"<< merges objects, found {describe(other)}")
+                raise self.error(place, f"<< merges objects, found {describe(other)}")
             values = {**other, **values}
         return values, marks
 
@@ -455,3 +469,57 @@ def _size(value: Any) -> int:
     if isinstance(value, list):
         return 1 + sum(_size(item) for item in value)
     return 1
+
+
+# ------------------------------------------------------------------------------------------------------ write
+
+
+def write(objects: Iterable[Any]) -> str:
+    """Write JSON values as YAML documents that Kubernetes tools and `parse` read back unchanged.
+
+    An own writer, since ruamel.yaml follows YAML 1.2 and leaves text such as `yes` bare: kubectl takes it
+    for true.
+    """
+    return "---\n".join("".join(_lines(item, "")) for item in objects)
+
+
+def _lines(value: Any, indent: str) -> Iterator[str]:
+    """Yield the lines of a value that stands on lines of its own."""
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _entry(f"{indent}{_text(key)}:", item, indent, indent + "  ")
+    elif isinstance(value, list) and value:
+        for item in value:
+            if isinstance(item, dict | list) and item:
+                inner = list(_lines(item, indent + "  "))
+                yield f"{indent}- {inner[0][len(indent) + 2 :]}"
+                yield from inner[1:]
+            else:
+                yield from _entry(f"{indent}-", item, indent + "  ", indent + "  ")
+    else:
+        yield f"{indent}{_scalar(value)}\n"
+
+
+def _entry(head: str, value: Any, list_indent: str, indent: str) -> Iterator[str]:
+    """Yield what follows a key or a dash; lists under a key are not indented further, as kubectl has it."""
+    if isinstance(value, dict | list) and value:
+        yield f"{head}\n"
+        yield from _lines(value, list_indent if isinstance(value, list) else indent)
+    elif isinstance(value, str) and _LITERAL.fullmatch(value):
+        yield f"{head} |{'' if value.endswith(chr(10)) else '-'}\n"
+        for line in value.removesuffix("\n").split("\n"):
+            yield f"{indent}{line}\n" if line else "\n"
+    else:
+        yield f"{head} {_scalar(value)}\n"
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, str):
+        return _text(value)
+    return json.dumps(value)
+
+
+def _text(value: str) -> str:
+    if _BARE.fullmatch(value) and value not in _WORDS and value not in ("y", "Y", "n", "N"):
+        return value
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))

@@ -229,11 +229,12 @@ def _json(chunk: str, offset: int, file: str) -> list[tuple[Document, list[Manif
 
 def _marks_of_json(source: str, offset: int) -> Marks:
     """Find the lines of a JSON text by reading it as YAML, which it is but for tabs between tokens."""
-    builder = _Builder(offset, "")
-    try:
-        return builder.document(source.replace("\t", " "), fast=True)[1]
-    except (_yaml_error(), RecursionError):
-        return None  # an escape that YAML does not know: the line of the whole object has to do
+    for fast in (True, False) if _fast_parser() is not None else (False,):
+        try:
+            return _Builder(offset, "").document(source.replace("\t", " "), fast=fast)[1]
+        except (ManifestError, _yaml_error(), RecursionError):
+            pass  # an escape or a nesting that YAML does not take: the line of the whole object has to do
+    return None
 
 
 # ------------------------------------------------------------------------------------------------------- YAML

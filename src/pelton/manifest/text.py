@@ -1,6 +1,6 @@
 """YAML and JSON text -> documents that remember on which line each field stands, and back. Opens no file.
 
-Called by `cli/apply` and whoever reads manifests. Documents are parsed one by one, so that a broken one does
+Called by `cli/objects` and by whoever reads them. Documents are parsed one by one, so that a broken one does
 not hide the others. Scalars are read as Kubernetes reads them (YAML 1.1 booleans, octal numbers, no dates),
 which neither loader of ruamel.yaml does; hence an own, small builder on its parser's events. The parser in C
 is used where the package `ruamel.yaml.clib` is installed (15 times faster); errors always come from the one

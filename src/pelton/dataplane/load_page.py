@@ -147,8 +147,7 @@ class LoadPage:
 
     def read(self) -> LoadReading:
         """Return a consistent reading, with busy time extrapolated to now."""
-        running, total, busy, changed = self._record()
-        now = _monotonic_ns()
+        running, total, busy, changed, now = self._record()
         earliest = _NO_DEADLINE
         if running:
             for value in self._words[_FIRST_SLOT:].tolist():
@@ -173,12 +172,13 @@ class LoadPage:
         _pack_into(self._map, _OFFSETS[sequence & 1], self._running, self._total, self._busy, self.changed_ns)
         self._words[_SEQUENCE] = sequence
 
-    def _record(self) -> tuple[int, int, int, int]:
-        """Return in_flight, total, busy_ns, changed_ns from one moment."""
-        record = (0, 0, 0, 0)
+    def _record(self) -> tuple[int, int, int, int, int]:
+        """Return in_flight, total, busy_ns, changed_ns, and a time at which they held."""
+        running = total = busy = changed = now = 0
         for _ in range(100):
             sequence = self._words[_SEQUENCE]
-            record = _RECORD.unpack_from(self._map, _OFFSETS[sequence & 1])
+            running, total, busy, changed = _RECORD.unpack_from(self._map, _OFFSETS[sequence & 1])
+            now = _monotonic_ns()
             if self._words[_SEQUENCE] == sequence:
                 break
-        return record
+        return running, total, busy, changed, now

@@ -1,8 +1,8 @@
 """The gateway of one machine: which functions Envoy routes to and where their workers listen.
 
-The node process owns one `Gateway`; `gateway_config.py` renders what it decides, `xds.py` brings it to Envoy. The
-supervisor starts the real server with `envoy_command` and the file made from `bootstrap`. Envoy keeps serving its last
-configuration while the node is away. Facts: contract sheet gateway-network, sections 1 to 6.
+The node process owns one `Gateway`; `gateway_config.py` renders what it decides, `xds.py` brings it to Envoy.
+The supervisor starts the real server with `envoy_command` and the file made from `bootstrap`. Envoy keeps
+serving its last configuration while the node is away. Facts: contract sheet gateway-network, sections 1 to 6.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class _Plan:
 class Gateway:
     """Routes and endpoints of all functions, kept in Envoy; an async context manager.
 
-    Nothing reaches Envoy before the first `set_routes`: an Envoy that outlived this process must not lose routes to
-    a table that is still being filled. Safe for concurrent use by tasks of one loop; route changes made while one is
-    under way are sent together.
+    Nothing reaches Envoy before the first `set_routes`: an Envoy that outlived this process must not lose
+    routes to a table that is still being filled. Safe for concurrent use by tasks of one loop; route changes
+    made while one is under way are sent together.
 
     Args:
         xds_socket: Socket that Envoy's bootstrap names; at most 107 bytes.
@@ -127,8 +127,9 @@ class Gateway:
         Cancelling the wait leaves the change in place.
 
         Raises:
-            GatewayError: The route is malformed, claims another function's host or path, or Envoy refused it (then
-                the previous state is back), or Envoy did not answer in time (then the route stays recorded).
+            GatewayError: The route is malformed, claims another function's host or path, or Envoy refused it:
+                then the previous state is back. Or Envoy did not answer in time: then the route stays
+                recorded and Envoy gets it later.
         """
         config.check_route(route)
         await self._submit({config.route_key(route): route}, full=False)
@@ -160,14 +161,14 @@ class Gateway:
             raise errors.GatewayError("; ".join(problems), hint="The other routes are in place.")
 
     async def remove_route(self, namespace: str, name: str) -> None:
-        """Take a function out: first its route, then its cluster. Nothing happens for one that is not there."""
+        """Take a function out: first its route, then its cluster. No error for one that is not there."""
         await self._submit({f"{namespace}/{name}": None}, full=False)
 
     async def set_endpoints(self, namespace: str, name: str, sockets: Sequence[str]) -> None:
         """Say where a function's ready workers listen; returns when Envoy has it.
 
-        An empty list sends everything to the activator. Removing a socket lets its running requests finish. For a
-        function without a route the list is kept until it gets one.
+        An empty list sends everything to the activator. Removing a socket lets its running requests finish.
+        For a function without a route the list is kept until it gets one.
 
         Raises:
             GatewayError: A path is unusable, or Envoy refused the list or did not answer in time.
@@ -218,6 +219,7 @@ class Gateway:
             _finish(jobs[0], error)
             return
         except errors.GatewayError as error:
+            self._server.record([self._table_change()])  # for the Envoy that comes back
             for job in jobs:
                 _finish(job, error)
         for index, job in enumerate(jobs):
@@ -242,12 +244,14 @@ class Gateway:
                     plan.refusals.setdefault(index, []).append(
                         f"Route {key}: {taken[0]} already belongs to {owner[taken[0]]}"
                     )
-                    old = self._routes.get(key)
-                    if old is None or job.full or any(claim in owner for claim in config.claims(old)):
+                    previous = None if job.full else self._routes.get(key)
+                    if previous is None or any(claim in owner for claim in config.claims(previous)):
                         continue
-                    route = old
-                plan.routes[key] = route
-                owner.update(dict.fromkeys(config.claims(route), key))
+                    kept = previous
+                else:
+                    kept = route
+                plan.routes[key] = kept
+                owner.update(dict.fromkeys(config.claims(kept), key))
         return plan
 
     async def _switch(self, routes: dict[str, Route], *, full: bool) -> None:
@@ -277,7 +281,7 @@ class Gateway:
             )
 
     def _restore(self, routes: dict[str, Route]) -> None:
-        """Go back to a state that Envoy had; clusters that nothing routes to any more are left to the next change."""
+        """Go back to a state that Envoy had; clusters left without a route go with the next change."""
         self._routes = routes
         self._server.record([self._table_change()])
 
@@ -379,7 +383,7 @@ def bootstrap(
                 }
             ]
         },
-        # Of some 150 statistics per cluster the platform reads four; leaving the rest out saves 50 KB per function.
+        # Of some 150 statistics per cluster the platform reads four; the rest would cost 25 KB per function.
         "stats_config": {
             "stats_matcher": {
                 "inclusion_list": {
@@ -417,6 +421,8 @@ def envoy_command(bootstrap_path: str, *, concurrency: int) -> list[str]:
         "--concurrency",
         str(concurrency),
         "--disable-hot-restart",
+        "--file-flush-interval-msec",  # of the access log; the default is 10 s
+        "1000",
         "--log-level",
         "warn",
         "--log-format",

@@ -1,8 +1,9 @@
 """Routes and endpoints rendered as Envoy's messages: what the gateway believes, as bytes.
 
-Pure: the same input gives the same bytes, so that a version can be a hash of them and a restarted control plane
-finds that Envoy already has what it wants. `envoy.py` calls this and hands the results to `xds.py`; the messages are
-`pelton.proto.xds_pb2`. Field meanings and measurements: contract sheet gateway-network, sections 2 to 6.
+Pure: the same input gives the same bytes, so that a version can be a hash of them and a restarted control
+plane finds that Envoy already has what it wants. `envoy.py` calls this and hands the results to `xds.py`;
+messages are those of `pelton.proto.xds_pb2`. Field meanings and measurements: contract sheet gateway-network,
+sections 2 to 6.
 """
 
 from __future__ import annotations
@@ -73,19 +74,19 @@ NOBODY: Final = "-"
 """Cluster, and value of FUNCTION_HEADER, for requests that no route claims. No function can have this key."""
 
 FUNCTION_HEADER: Final = "x-pelton-function"
-"""Tells the activator whose request it got: `namespace/name`, or NOBODY. Whatever a client sends is overwritten."""
+"""Tells the activator whose request it got: `namespace/name` or NOBODY. Set on every request."""
 
 LISTENER_HEADER: Final = "x-pelton-listener"
 """Sent with NOBODY only: `loopback` when every listener is bound to a loopback address, else `public`."""
 
-# Above what the activator admits: its bounded queues decide, with Retry-After, not Envoy's breakers (default 1024).
+# Above what the activator admits: its bounded queues decide, with Retry-After, not Envoy's breakers of 1024.
 _BREAKER: Final = 100_000
 _MAX_HEADERS: Final = 200
 _MAX_HEADER_KB: Final = 64
-# The worker's own 504 says which function and limit; Envoy's is the net for a worker that does not answer at all.
+# The worker's own 504 says which limit was passed; Envoy's is the net for a worker that is stuck.
 _TIMEOUT_MARGIN_S: Final = 2.0
 _NOBODY_TIMEOUT_S: Final = 10.0
-# Dead sockets refuse at once, so several tries cost about a millisecond each; a scale-down burst can leave more than one.
+# Dead sockets refuse at once, so a try costs about a millisecond; several workers may have died together.
 _RETRIES: Final = 3
 _MAX_SOCKET_BYTES: Final = 107
 
@@ -122,8 +123,8 @@ class Listener:
         port: TCP port, 1 to 65535.
         name: Unique among the listeners.
         access_log: File that gets one JSON object per request; "" for none.
-        reuse_port: Let each Envoy thread have its own socket. Off by default: with it a second platform on the same
-            port would silently share the traffic instead of failing.
+        reuse_port: Let each Envoy thread have its own socket. Off by default: with it a second platform on
+            the same port would silently share the traffic instead of failing.
     """
 
     host: str
@@ -193,7 +194,7 @@ def claims(route: Route) -> list[str]:
 
 
 def cluster(key: str) -> bytes:
-    """Return the Cluster of one function; constant but for its name, so an endpoint change never rebuilds it."""
+    """Return the Cluster of one function; constant but for its name, so endpoint changes never rebuild it."""
     breaker = UInt32Value(value=_BREAKER)
     message = xds.Cluster(
         name=key,
@@ -226,7 +227,7 @@ def cluster(key: str) -> bytes:
     message.common_lb_config.healthy_panic_threshold.SetInParent()
     options = xds.UpstreamHttpOptions(
         common_http_protocol_options=xds.CommonHttpProtocolOptions(
-            # Every function has its own pool to the activator; idle ones must not pile up for the default hour.
+            # Every function has its own pool to the activator; idle ones must not stay for the default hour.
             idle_timeout=_seconds(60.0),
             max_headers_count=UInt32Value(value=_MAX_HEADERS),
             max_response_headers_kb=UInt32Value(value=_MAX_HEADER_KB),
@@ -245,7 +246,7 @@ def endpoints(key: str, sockets: Sequence[str], activator: str) -> bytes:
     Args:
         key: `namespace/name`, or NOBODY.
         sockets: Worker sockets, priority 0; may be empty.
-        activator: The activator's socket, always there as priority 1: an empty or dead priority 0 spills over to it.
+        activator: The activator's socket, always there as priority 1: takes over for an empty or dead one.
     """
     levels = ((0, tuple(sorted(sockets))), (1, (activator,)))
     return _bytes(
@@ -268,9 +269,9 @@ def endpoints(key: str, sockets: Sequence[str], activator: str) -> bytes:
 def route_table(routes: Iterable[Route], *, listed: bool) -> bytes:
     """Return the RouteConfiguration of all functions.
 
-    One virtual host per function with hosts; a last one for any other host that tries the path prefixes, longest
-    first, and hands what is left to the activator. The parts of each function are cached as bytes and joined here,
-    because a table is rendered anew for each change and most of it is always the same.
+    One virtual host per function with hosts; a last one for any other host that tries the path prefixes,
+    longest first, and hands what is left to the activator. The parts of each function are cached as bytes and
+    joined here, because a table is rendered anew for each change and most of it is always the same.
 
     Args:
         routes: All routes, each accepted by `check_route`, no claim twice.
@@ -279,7 +280,7 @@ def route_table(routes: Iterable[Route], *, listed: bool) -> bytes:
     ordered = sorted(routes, key=lambda route: (-len(route.path), route.path, route_key(route)))
     head = xds.RouteConfiguration(
         name=ROUTE_TABLE,
-        # A route may be named before its cluster is warm; refusing the whole table for that would hit everyone.
+        # A cluster may be named before it is warm; refusing the whole table for that would hit everyone.
         validate_clusters=BoolValue(value=False),
         ignore_port_in_host_matching=True,
     )
@@ -314,14 +315,14 @@ def listener(wanted: Listener) -> bytes:
 
 
 def _connection_manager(wanted: Listener) -> xds.HttpConnectionManager:
-    """User code sees requests as they were sent: no path normalising, no host rewriting, own request ids kept."""
+    """User code sees requests as they were sent: path, host and request id are kept."""
     manager = xds.HttpConnectionManager(
         stat_prefix="gateway",
         rds=xds.Rds(config_source=_ads(), route_config_name=ROUTE_TABLE),
         http_filters=[
             xds.HttpFilter(
                 name="envoy.filters.http.router",
-                # dynamic_stats would count per status code and cluster, into statistics that are not kept anyway.
+                # dynamic_stats would count per status code and cluster, into statistics that are not kept.
                 typed_config=_any(
                     xds.Router(dynamic_stats=BoolValue(value=False), suppress_envoy_headers=True)
                 ),
@@ -332,7 +333,9 @@ def _connection_manager(wanted: Listener) -> xds.HttpConnectionManager:
         ),
         http2_protocol_options=xds.Http2ProtocolOptions(max_concurrent_streams=UInt32Value(value=256)),
         use_remote_address=BoolValue(value=True),
-        # Long polls and server-sent events may be silent for longer than any default; deadlines are the worker's.
+        # Envoy would write the machine's first interface where the client is on loopback; see _FORWARDED_FOR.
+        skip_xff_append=True,
+        # Long polls and server-sent events may be silent for long; deadlines are the worker's.
         stream_idle_timeout=_seconds(0.0),
         request_headers_timeout=_seconds(10.0),
         max_request_headers_kb=UInt32Value(value=_MAX_HEADER_KB),
@@ -345,7 +348,7 @@ def _connection_manager(wanted: Listener) -> xds.HttpConnectionManager:
         server_header_transformation=2,
         preserve_external_request_id=True,
         request_id_extension=xds.RequestIDExtension(
-            # By default Envoy writes its trace decision into the id, so a client's own UUID would not come back.
+            # By default Envoy writes its trace decision into the id: a client's own UUID would be changed.
             typed_config=_any(
                 xds.UuidRequestIdConfig(
                     pack_trace_reason=BoolValue(value=False),
@@ -355,8 +358,11 @@ def _connection_manager(wanted: Listener) -> xds.HttpConnectionManager:
         ),
         local_reply_config=_local_replies(),
     )
-    # An internal caller may steer retries and timeouts with x-envoy-* headers; nobody is internal here.
-    manager.internal_address_config.SetInParent()
+    # An internal caller may steer retries and timeouts with x-envoy-* headers. No list at all means "all
+    # private addresses", so the list holds the one address that cannot call.
+    manager.internal_address_config.cidr_ranges.append(
+        xds.CidrRange(address_prefix="255.255.255.255", prefix_len=UInt32Value(value=32))
+    )
     if wanted.access_log:
         fields = Struct()
         fields.update(dict(_ACCESS_LOG_FIELDS))
@@ -368,7 +374,7 @@ def _connection_manager(wanted: Listener) -> xds.HttpConnectionManager:
 
 
 def _local_replies() -> xds.LocalReplyConfig:
-    """Envoy's own answers in Pelton's statuses: a worker that died is 502; nobody there is 503 with Retry-After."""
+    """Envoy's own answers in Pelton's statuses: a dead worker is 502, nobody there 503 with Retry-After."""
 
     def mapper(flags: list[str], status: int, text: str, headers: Mapping[str, str]) -> xds.ResponseMapper:
         return xds.ResponseMapper(
@@ -404,7 +410,7 @@ def _virtual_host(route: Route) -> bytes:
                 name=key,
                 match=xds.RouteMatch(prefix="/"),
                 route=_action(key, route.timeout_s),
-                request_headers_to_add=_headers({FUNCTION_HEADER: key}),
+                request_headers_to_add=_request_headers({FUNCTION_HEADER: key}),
                 # At the edge a client's prefix is a claim about a proxy that is not there.
                 request_headers_to_remove=[FUNCTION_HEADER, LISTENER_HEADER, *_PRIVATE, "x-forwarded-prefix"],
             )
@@ -428,7 +434,9 @@ def _path_route(route: Route) -> bytes:
                     name=f"{key}{route.path}",
                     match=xds.RouteMatch(path_separated_prefix=route.path),
                     route=action,
-                    request_headers_to_add=_headers({FUNCTION_HEADER: key, "x-forwarded-prefix": route.path}),
+                    request_headers_to_add=_request_headers(
+                        {FUNCTION_HEADER: key, "x-forwarded-prefix": route.path}
+                    ),
                     request_headers_to_remove=[
                         FUNCTION_HEADER,
                         LISTENER_HEADER,
@@ -441,6 +449,12 @@ def _path_route(route: Route) -> bytes:
     )
 
 
+_FORWARDED_FOR: Final = xds.HeaderValueOption(
+    header=xds.HeaderValue(key="x-forwarded-for", value="%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
+    append_action=0,
+)
+"""Appends the address that really connected: the last element is the one to trust."""
+
 _PRIVATE: Final = ("x-envoy-external-address", "x-envoy-internal")
 """Request headers that Envoy adds for other Envoys; x-forwarded-for says the same to everyone."""
 
@@ -450,7 +464,7 @@ def _nobody_route(*, listed: bool) -> xds.Route:
         name=NOBODY,
         match=xds.RouteMatch(prefix="/"),
         route=_action(NOBODY, _NOBODY_TIMEOUT_S),
-        request_headers_to_add=_headers(
+        request_headers_to_add=_request_headers(
             {FUNCTION_HEADER: NOBODY, LISTENER_HEADER: "loopback" if listed else "public"}
         ),
         request_headers_to_remove=[FUNCTION_HEADER, LISTENER_HEADER, *_PRIVATE],
@@ -460,8 +474,8 @@ def _nobody_route(*, listed: bool) -> xds.Route:
 def _action(key: str, timeout_s: float) -> xds.RouteAction:
     """Forward to a cluster; a request is repeated only when no upstream has seen it.
 
-    The limit is that of the try, not of the route: it ends once the answer's headers have gone out, and a stream may
-    then last. `retry_on` does not name timeouts, so a try that ran out of time is not repeated.
+    The limit is that of the try, not of the route: it ends once the answer's headers have gone out, and a
+    stream may then last. `retry_on` does not name timeouts, so a try that ran out of time is not repeated.
     """
     return xds.RouteAction(
         cluster=key,
@@ -479,6 +493,10 @@ def _action(key: str, timeout_s: float) -> xds.RouteAction:
             ),
         ),
     )
+
+
+def _request_headers(values: Mapping[str, str]) -> list[xds.HeaderValueOption]:
+    return [*_headers(values), _FORWARDED_FOR]
 
 
 def _headers(values: Mapping[str, str]) -> list[xds.HeaderValueOption]:

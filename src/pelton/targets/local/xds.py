@@ -1,10 +1,10 @@
 """The delta xDS server: named byte strings out to Envoy, and a verdict on each of them back.
 
-Knows the protocol, not the content: `gateway_config.py` renders resources, `envoy.py` decides which exist. One gRPC
-stream per Envoy carries all types. A version is a hash of the bytes, so an Envoy that outlived a control plane names
-the versions it holds and is sent only what differs. At most one response per type is under way; what changes
-meanwhile goes out together in the next one. Source: xDS protocol, incremental variant; contract sheet
-gateway-network, section 2.
+Knows the protocol, not the content: `gateway_config.py` renders resources, `envoy.py` decides which exist.
+One gRPC stream per Envoy carries all types. A version is a hash of the bytes, so an Envoy that outlived a
+control plane names the versions it holds and is sent only what differs. At most one response per type is
+under way; what changes meanwhile goes out together in the next one. Source: xDS protocol, incremental
+variant; contract sheet gateway-network, section 2.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ __all__ = ["Change", "DeltaServer", "RefusedError"]
 
 METHOD: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 ORDER: Final = (CLUSTER, ENDPOINTS, LISTENER, ROUTES)
-"""What refers to a thing is sent after it; the caller removes in the opposite order, one `apply` after the other."""
+"""What refers to a thing is sent after it; to remove, the caller applies in the opposite order."""
 
 _WILDCARD_TYPES: Final = frozenset({CLUSTER, LISTENER})
 _LAST: Final = frozenset({LISTENER, ROUTES})
-"""Wait while clusters are under way; not for endpoints, of which some are under way all the time on a busy machine."""
+"""Wait while clusters are under way; not for endpoints, of which a busy machine always has some under way."""
 _CHILD: Final = {CLUSTER: ENDPOINTS, LISTENER: ROUTES}
 _UNKNOWN: Final = "?"
 """Stands for the version of a resource of which only Envoy knows whether it has it."""
@@ -71,7 +71,7 @@ class _Entry:
 @dataclass(slots=True)
 class _Flight:
     nonce: str
-    names: tuple[str, ...]
+    names: dict[str, None]
     change: int
 
 
@@ -184,8 +184,8 @@ class _Stream:
 class DeltaServer:
     """Serves resources to any number of Envoys on a unix socket; an async context manager.
 
-    Nothing is sent before `open()`: after a restart of the control plane an Envoy is back at once, and answering it
-    from tables that are not filled yet would take its routes away.
+    Nothing is sent before `open()`: after a restart of the control plane an Envoy is back at once, and
+    answering it from tables that are not filled yet would take its routes away.
 
     Args:
         socket: Path of the socket, made on entry; an old file there is replaced.
@@ -334,7 +334,7 @@ class DeltaServer:
             sub.dirty[name] = None
 
     def _renew_children(self, stream: _Stream, change: Change) -> None:
-        """A changed cluster or listener warms up anew and waits for its child, which it does not ask for again."""
+        """A changed cluster or listener warms up anew and waits for a child it does not ask for again."""
         sub = stream.types.get(_CHILD.get(change.type_url, ""))
         if sub is None:
             return
@@ -406,10 +406,11 @@ class DeltaServer:
                 self._subscribe_all(type_url, sub)
                 continue
             sub.names.add(name)
-            if again or name not in self._tables[type_url]:
-                # Asking again means "I have dropped it"; asking for what is not there still wants an answer,
-                # or the cluster waits for it until its timeout.
-                sub.held[name] = _UNKNOWN
+            if again:
+                sub.held[name] = _UNKNOWN  # it has dropped what it had
+            else:
+                # Also what does not exist wants an answer, or its cluster waits until a timeout.
+                sub.held.setdefault(name, _UNKNOWN)
             sub.dirty[name] = None
 
     def _verdict(
@@ -423,19 +424,20 @@ class DeltaServer:
         if reason is None:
             for name in flight.names:
                 sub.refused.pop(name, None)
-                stream.settle(type_url, name, flight.change)
+                # What did not change again since is up to date, whatever number asks.
+                stream.settle(type_url, name, flight.change if sub.open(name) else self._change)
         elif len(flight.names) > 1:
-            # Envoy names one culprit at best and may have stopped there: halve until each has its own verdict.
+            # Envoy names one culprit at best and may have stopped there: halve until each has its verdict.
             for name in flight.names:
                 sub.held[name] = _UNKNOWN
-            middle = len(flight.names) // 2
-            sub.batches.extend((flight.names[:middle], flight.names[middle:]))
+            names, middle = tuple(flight.names), len(flight.names) // 2
+            sub.batches.extend((names[:middle], names[middle:]))
         else:
-            name = flight.names[0]
+            (name,) = flight.names
             sub.refused[name] = reason
             _log.error("Envoy refused %s reason=%s", _label(type_url, name), reason)
             error = RefusedError(f"Envoy refused it: {reason}", where=_label(type_url, name))
-            stream.settle(type_url, name, flight.change, error)
+            stream.settle(type_url, name, flight.change if sub.open(name) else self._change, error)
             child = _CHILD.get(type_url)
             if child == ENDPOINTS:
                 stream.settle(child, name, self._change, error)
@@ -476,7 +478,7 @@ class DeltaServer:
             if not sent:
                 continue
             stream.nonce += 1
-            sub.flight = _Flight(str(stream.nonce), tuple(sent), self._change)
+            sub.flight = _Flight(str(stream.nonce), dict.fromkeys(sent), self._change)
             head = xds.DeltaDiscoveryResponse(
                 system_version_info=str(self._change),
                 type_url=type_url,

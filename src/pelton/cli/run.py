@@ -26,14 +26,12 @@ from typing import Any, Final, NoReturn
 from pelton.builders import bundle, detect, environment
 from pelton.cli.home import Home
 from pelton.cli.ports_owner import claim
-from pelton.cli.tables import CONVENTIONS, DRIVERS, resolve_convention, resolve_driver
+from pelton.cli.tables import CONVENTIONS, resolve_convention
 from pelton.dataplane import loader, worker
 from pelton.dataplane.load_page import LoadPage
 from pelton.errors import BuildError, PeltonError, PortInUseError, SourceError, UsageError
 from pelton.model.desired import Workload
-from pelton.model.invocation import Delivered, Output
-from pelton.ports import Binding
-from pelton.sdk.context import Component, RuntimeContext
+from pelton.sdk.context import RuntimeContext
 
 __all__ = ["run"]
 
@@ -200,7 +198,6 @@ def _serve(wanted: _Wanted, sock: socket.socket) -> None:
     """Load and serve in this process, which is the function's from here on."""
     found, packages = _prepare(wanted)
     convention = resolve_convention(found.convention)
-    outputs = _Outputs(RuntimeContext.of(wanted.context).outputs)
     workload = Workload(
         namespace="default",
         name=str(wanted.context.get("name") or wanted.folder.name),
@@ -217,17 +214,17 @@ def _serve(wanted: _Wanted, sock: socket.socket) -> None:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # text streams of this process
     address, port = sock.getsockname()[:2]
     os.environ.setdefault("PORT", str(port))
+    outputs = RuntimeContext.of(workload.context).outputs
+    control = None
+    if outputs:
+        from pelton.cli import run_outputs  # drivers are heavy and most functions need none
+
+        control = run_outputs.start(workload.namespace, workload.name, outputs)
+    instance = worker.Worker(_settings(workload), _page())
     loader.enter_environment(packages, workload.bundle)
-    function = loader.load(workload, convention, outputs.send, outputs.send_async)
-    settings = worker.WorkerSettings(
-        instance="run", namespace="default", name=workload.name, revision="run", grace_s=_GRACE_S
-    )
-    fd = os.memfd_create("pelton-load-page")
-    page = LoadPage(fd, create=True)
-    os.close(fd)
+    function = loader.load(workload, convention, instance.send, instance.send_async)
 
     def ready() -> None:
-        outputs.loop = asyncio.get_running_loop()
         shown = f"[{address}]" if ":" in address else address
         print(
             f"ready http://{shown}:{port} convention={found.convention} target={function.target} "
@@ -236,41 +233,26 @@ def _serve(wanted: _Wanted, sock: socket.socket) -> None:
             flush=True,
         )
 
-    worker.run(worker.Worker(settings, page), function, http=[sock], on_ready=ready)
+    worker.run(instance, function, http=[sock], control=control, on_ready=ready)
 
 
-class _Outputs:
-    """Where outputs go without a platform."""
+def _settings(workload: Workload) -> worker.WorkerSettings:
+    return worker.WorkerSettings(
+        instance="run",
+        namespace=workload.namespace,
+        name=workload.name,
+        revision=workload.revision,
+        grace_s=_GRACE_S,
+    )
 
-    def __init__(self, components: Mapping[str, Component]) -> None:
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self._components = components
-        self._bindings: dict[str, Binding] = {}
-        # Resolved now: once the function's environment is entered, Pelton's packages are out of reach.
-        types = {
-            item.component_type for item in components.values() if item.component_type.startswith("bindings.")
-        }
-        self._drivers = {name: resolve_driver(name) for name in types if name in DRIVERS}
 
-    def send(self, output: Output) -> Delivered:
-        if self.loop is None:
-            raise RuntimeError("outputs can be sent only while the function is being called")
-        return asyncio.run_coroutine_threadsafe(self.send_async(output), self.loop).result()
-
-    async def send_async(self, output: Output) -> Delivered:
-        component = self._components[output.name]
-        kind = component.component_type
-        if kind in self._drivers:
-            binding = self._bindings.get(output.name)
-            if binding is None:
-                binding = self._bindings[output.name] = self._drivers[kind](component.metadata)
-            operation = output.operation or component.operation
-            return await binding.invoke(operation, output.data, {**component.metadata, **output.metadata})
-        if kind.startswith("bindings."):
-            return Delivered(ok=False, error=f"{kind} needs the platform: pelton up, then pelton deploy")
-        text = output.data.decode("utf-8", "replace")
-        print(f"output {output.name} -> topic {component.topic or '?'}: {text}", file=sys.stderr, flush=True)
-        return Delivered(ok=True)
+def _page() -> LoadPage:
+    """Return a load page that nobody reads."""
+    fd = os.memfd_create("pelton-load-page")
+    try:
+        return LoadPage(fd, create=True)
+    finally:
+        os.close(fd)
 
 
 # --- --reload ---

@@ -1,6 +1,7 @@
 """`pelton run` makes its process the function's, so each case runs in a process of its own."""
 
 import http.client
+import http.server
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -29,6 +31,7 @@ class Running:
     def wait_ready(self):
         self.read_until(rb"ready http://\S+:(\d+) .*\n")
         match = re.search(rb"ready http://\S+:(\d+) .*\n", self.error)
+        assert match is not None
         self.line, self.port = match[0].decode().strip(), int(match[1])
         self.error = self.error[match.end() :]
         return self
@@ -85,8 +88,35 @@ def start(tmp_path):
     for process in started:
         process.kill()
         process.wait()
-        process.stdout.close()
-        process.stderr.close()
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+@pytest.fixture
+def sink():
+    """An HTTP server that keeps the bodies it gets."""
+
+    bodies = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            bodies.append(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(200)
+            self.send_header("content-length", "6")
+            self.end_headers()
+            self.wfile.write(b"thanks")
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/", bodies
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
 
 def failure(running):
@@ -137,7 +167,20 @@ def test_topic_outputs_of_func_context_go_to_the_terminal(start, output):
     running = start(source, {"FUNC_CONTEXT": json.dumps(context)}, port=None)
 
     assert running.get()[0] == 200
-    running.read_until(rb'output made -> topic made: \{"n": 1\}\n')
+    running.read_until(rb'output -> topic made: \{"n": 1\}\n')
+    assert running.stop() == 0
+
+
+def test_http_binding_is_called_for_real(start, sink):
+    url, bodies = sink
+    output = {"componentName": "hook", "componentType": "bindings.http", "metadata": {"url": url}}
+    context = {"name": "shop", "outputs": {"hook": output | {"operation": "post"}}}
+    source = OPENFUNCTION + "def f(context: UserContext):\n    return context.send('hook', 'hello').text()\n"
+
+    running = start(source, {"FUNC_CONTEXT": json.dumps(context)})
+
+    assert running.get() == (200, "thanks")
+    assert bodies == [b"hello"]
 
 
 def test_requirements_go_into_an_environment_unless_told_not_to(start, tmp_path):

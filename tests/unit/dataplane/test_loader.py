@@ -37,6 +37,14 @@ sys.stdout.write(reply.body.decode())
 """
 
 
+class Runner:
+    def __init__(self, run, bundle, environment):
+        self.run, self.bundle, self.environment = run, bundle, environment
+
+    def __call__(self, *arguments, **files):
+        return self.run(*arguments, **files)
+
+
 @pytest.fixture
 def in_worker(tmp_path):
     """Run a function's source in a fresh interpreter and return what it answers, decoded from JSON."""
@@ -59,8 +67,7 @@ def in_worker(tmp_path):
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout)
 
-    run.bundle, run.environment = bundle, environment
-    return run
+    return Runner(run, bundle, environment)
 
 
 def test_function_sees_the_standard_library_its_bundle_and_its_environment_only(in_worker):
@@ -127,6 +134,10 @@ def test_path_files_of_the_environment_are_honoured(in_worker, tmp_path):
     ) == [5]
 
 
+def refuse(_output):
+    raise AssertionError("nothing is sent while loading")
+
+
 @pytest.fixture
 def failure(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -135,7 +146,7 @@ def failure(tmp_path, monkeypatch):
         (tmp_path / "main.py").write_text(textwrap.dedent(source))
         workload = Workload(namespace="d", name="f", revision="r", bundle=str(tmp_path))
         with pytest.raises(FunctionLoadError) as raised:
-            loader.load(workload, gcf, None, None)
+            loader.load(workload, gcf, refuse, refuse)
         return raised.value
 
     return fail
@@ -197,7 +208,7 @@ def test_missing_source_file_is_said(tmp_path):
     workload = Workload(namespace="d", name="f", revision="r", bundle=str(tmp_path), source="nope.py")
 
     with pytest.raises(FunctionLoadError, match=r"no file 'nope\.py'"):
-        loader.load(workload, gcf, None, None)
+        loader.load(workload, gcf, refuse, refuse)
 
 
 def test_failed_import_leaves_no_half_module(failure):

@@ -4,6 +4,7 @@ import uuid
 from datetime import UTC, datetime
 from decimal import Decimal
 from http import HTTPStatus
+from typing import Any
 
 import pytest
 
@@ -112,7 +113,7 @@ async def test_stream_that_is_given_up_closes_its_generator():
         finally:
             closed.append(True)
 
-    body = to_reply(endless()).body
+    body: Any = to_reply(endless()).body
     await anext(body)
     await body.aclose()
 
@@ -137,5 +138,6 @@ async def test_plain_generator_may_block_without_stopping_the_loop():
 def test_http_errors_become_answers_and_others_do_not():
     reply = http_error_reply(HTTPError(409, "taken"))
 
+    assert reply is not None
     assert (reply.status, reply.body) == (409, b"taken")
     assert http_error_reply(ValueError("x")) is None

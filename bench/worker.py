@@ -1,8 +1,10 @@
 """One worker against a bare httptools protocol: requests/s, latency, CPU per request, as ratios of one run.
 
-The servers answer a hello request on unix sockets, each in a process of its own on one CPU; the load comes from this
-process on another: 32 keep-alive connections, one request in flight on each. Servers take turns of under a second,
-so that a neighbour's load on the machine hits all of them alike; the table shows medians over the turns.
+The servers answer a hello request on unix sockets, each in a process of its own on one CPU; the load comes
+from this process on another: 32 keep-alive connections, one request in flight on each. Servers take turns of
+under a second, so that a neighbour's load on the machine hits all of them alike; the table shows medians over
+the turns. `bare` reads a request as every server has to (method, target, headers, keep-alive) and writes a
+canned answer; `canned` does not even look at the headers and is the floor under any server on this loop.
 Run: python -m bench.worker [--seconds 4] [--profile async|sync]
 """
 
@@ -32,7 +34,7 @@ REQUEST = (
     b"user-agent: bench/1\r\naccept: */*\r\n\r\n"
 )
 BODY = b"Hello, world!\n"
-SERVERS = ("bare", "async", "sync")
+SERVERS = ("bare", "canned", "async", "sync")
 
 
 @dataclass
@@ -178,8 +180,8 @@ def measure(seconds: float) -> dict[str, Measured]:
                 os.sched_setaffinity(pid, cpus[:1])
 
         async def drive() -> None:
-            for kind, (_pid, path) in running.items():  # warm up: caches, and sync code moving to the loop
-                await take_turn(running[kind][1], 0.2)
+            for _pid, path in running.values():  # warm up: caches, and sync code moving to the loop
+                await take_turn(path, 0.2)
             for _ in range(ROUNDS):
                 for kind, (pid, path) in running.items():
                     before, began = cpu_s(pid), time.perf_counter()
@@ -196,24 +198,21 @@ def measure(seconds: float) -> dict[str, Measured]:
 
 
 def rows(seconds: float = 4.0) -> list[Row]:
-    """Measure and return the lines for a table; about three times `seconds` long."""
+    """Measure and return the lines for a table; about four times `seconds` long."""
     results = measure(seconds)
-    bare = results["bare"]
+    bare, canned = results["bare"], results["canned"]
+    median = statistics.median
     table = []
     for kind in ("async", "sync"):
         ours = results[kind]
         name = f"worker, {kind} hello"
         table += [
-            Row(
-                f"{name}: requests",
-                statistics.median(ours.per_s),
-                statistics.median(bare.per_s),
-                "1/s",
-                ">= 0.6",
-            ),
-            Row(f"{name}: CPU", statistics.median(ours.cpu_us), statistics.median(bare.cpu_us), "us/request"),
+            Row(f"{name}: requests", median(ours.per_s), median(bare.per_s), "1/s", ">= 0.6"),
+            Row(f"{name}: CPU", median(ours.cpu_us), median(bare.cpu_us), "us/request"),
             Row(f"{name}: p50", ours.quantile_us(0.5), bare.quantile_us(0.5), "us"),
             Row(f"{name}: p99", ours.quantile_us(0.99), bare.quantile_us(0.99), "us"),
+            Row(f"{name}: against canned", median(ours.per_s), median(canned.per_s), "1/s"),
+            Row(f"{name}: CPU against canned", median(ours.cpu_us), median(canned.cpu_us), "us/request"),
         ]
     return table
 
@@ -221,8 +220,8 @@ def rows(seconds: float = 4.0) -> list[Row]:
 # --- the servers ----------------------------------------------------------------------------------------------
 
 
-def serve_bare(path: str) -> None:
-    """Answer as little as a server on the same parser and loop can: no headers kept, one canned answer."""
+def serve_bare(path: str, *, canned: bool) -> None:
+    """Answer as little as a server on the same parser and loop can."""
     import httptools
 
     answer = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: %d\r\n\r\n%b" % (
@@ -230,7 +229,7 @@ def serve_bare(path: str) -> None:
         BODY,
     )
 
-    class Bare(asyncio.Protocol):
+    class Canned(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             self.transport = cast("asyncio.Transport", transport)
             self.parser = httptools.HttpRequestParser(self)
@@ -244,8 +243,27 @@ def serve_bare(path: str) -> None:
         def on_message_complete(self) -> None:
             self.transport.write(answer)
 
+    class Bare(Canned):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            self.headers: list[tuple[bytes, bytes]] = []
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            self.headers.append((name.lower(), value))
+
+        def on_headers_complete(self) -> None:
+            parser = self.parser
+            self.request = (
+                parser.get_method(),
+                self.url,
+                parser.get_http_version(),
+                parser.should_keep_alive(),
+                self.headers,
+            )
+            self.headers = []
+
     async def main() -> None:
-        listener = await asyncio.get_running_loop().create_unix_server(Bare, path)
+        listener = await asyncio.get_running_loop().create_unix_server(Canned if canned else Bare, path)
         await listener.serve_forever()
 
     uvloop.run(main())
@@ -283,8 +301,8 @@ def main() -> None:
     parser.add_argument("--serve", choices=SERVERS, help=argparse.SUPPRESS)
     parser.add_argument("--socket", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.serve == "bare":
-        serve_bare(options.socket)
+    if options.serve in ("bare", "canned"):
+        serve_bare(options.socket, canned=options.serve == "canned")
     elif options.serve:
         serve_worker(options.socket, sync=options.serve == "sync")
     elif options.profile:
@@ -294,10 +312,10 @@ def main() -> None:
         ):
             uvloop.run(take_turn(path, options.seconds))
     else:
-        print(f"{'':30}{'ours':>12}{'bare':>12}  {'unit':12}{'ratio':>7}  budget")
+        print(f"{'':38}{'ours':>12}{'peer':>12}  {'unit':12}{'ratio':>7}  budget")
         for row in rows(options.seconds):
             print(
-                f"{row.name:30}{row.ours:12.1f}{row.peer:12.1f}  {row.unit:12}{row.ratio:7.2f}  {row.budget}"
+                f"{row.name:38}{row.ours:12.1f}{row.peer:12.1f}  {row.unit:12}{row.ratio:7.2f}  {row.budget}"
             )
 
 

@@ -234,6 +234,7 @@ class _Spool:
         self.committed = min(self.committed, os.fstat(self.handle.fileno()).st_size)
         self.punched = self.committed
         self.reader.position = self.committed
+        self.handle.seek(self.committed)
 
     def commit(self, offset: int) -> None:
         """Remember that everything before an offset is done, and free its blocks."""

@@ -1,0 +1,372 @@
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from pelton.clock import SystemClock
+from pelton.dataplane import retry
+from pelton.dataplane.dispatcher import Dispatcher, to_event
+from pelton.drivers.memory import MemoryBus
+from pelton.errors import ComponentError, DeliveryError
+from pelton.model.desired import Component, Desired, Scaling, Subscription, Workload
+from pelton.ports import EventResult, Message
+
+COMPONENT = Component(namespace="default", name="in", type="pubsub.jetstream")
+SUBSCRIPTION = Subscription(
+    namespace="default",
+    function="fn",
+    name="in",
+    input_name="in",
+    component=COMPONENT,
+    topic="orders",
+    max_attempts=3,
+    backoff_s=0.01,
+    max_backoff_s=0.05,
+    max_in_flight=100,
+)
+OK = EventResult(outcome="ok")
+ERROR = EventResult(outcome="error", reason="boom")
+
+
+def desired(*subscriptions):
+    workload = Workload(namespace="default", name="fn", revision="fn-1", bundle="/", request_timeout_s=7.0)
+    return Desired(workload=workload, scaling=Scaling(), subscriptions=subscriptions or (SUBSCRIPTION,))
+
+
+class Functions:
+    """An invoker: `answer(data, attempt)` gives the outcome, or waits."""
+
+    def __init__(self, answer=lambda _data, _attempt: OK):
+        self.answer = answer
+        self.calls = []
+        self.timeouts = set()
+        self.running = 0
+        self.most = 0
+
+    async def invoke(self, subscription, event, *, invocation_id, timeout_s):
+        del subscription, invocation_id
+        self.timeouts.add(timeout_s)
+        self.calls.append((event.data.decode(), event.attempt))
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            result = self.answer(event.data.decode(), event.attempt)
+            return await result if asyncio.iscoroutine(result) else result
+        finally:
+            self.running -= 1
+
+
+@pytest.fixture
+async def bus():
+    async with MemoryBus() as bus:
+        yield bus
+
+
+@pytest.fixture
+async def start(bus):
+    started = []
+
+    async def begin(functions, *, subscriptions=(), bus_of=None, on_pending=None):
+        async def same(_component):
+            return bus
+
+        dispatcher = Dispatcher(
+            invoker=functions, ledger=bus, bus_of=bus_of or same, clock=SystemClock(), on_pending=on_pending
+        )
+        started.append(dispatcher)
+        await dispatcher.start()
+        await dispatcher.apply(desired(*subscriptions))
+        return dispatcher
+
+    yield begin
+    for dispatcher in started:
+        await dispatcher.stop(0.0)
+
+
+async def until(condition):
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def counters(dispatcher):
+    return dispatcher.stats()[SUBSCRIPTION.id]
+
+
+def dead(bus):
+    return [retry.letter(message) for message in bus.messages(retry.DEAD_TOPICS)]
+
+
+async def publish(bus, *texts):
+    for text in texts:
+        await bus.publish(Message(topic="orders", data=text.encode()))
+
+
+async def test_events_reach_the_function_once_and_are_acked(bus, start):
+    functions = Functions()
+    dispatcher = await start(functions)
+    await publish(bus, *(str(number) for number in range(300)))
+    await until(lambda: counters(dispatcher)["delivered"] == 300)
+
+    assert [data for data, _ in functions.calls] == [str(number) for number in range(300)]
+    assert functions.timeouts == {7.0}
+    assert functions.most <= 100
+    assert await bus.pending("orders", consumer=SUBSCRIPTION.id) == 0
+
+
+async def test_failed_event_is_tried_again_until_it_succeeds(bus, start):
+    functions = Functions(lambda _data, attempt: OK if attempt == 3 else ERROR)
+    dispatcher = await start(functions)
+    await publish(bus, "a")
+    await until(lambda: counters(dispatcher)["delivered"] == 1)
+
+    assert functions.calls == [("a", 1), ("a", 2), ("a", 3)]
+    assert counters(dispatcher) | {"pending": 0, "due": 0, "in_flight": 0} == {
+        "pending": 0,
+        "due": 0,
+        "in_flight": 0,
+        "delivered": 1,
+        "failed": 2,
+        "retried": 2,
+        "dead": 0,
+        "trouble": "",
+    }
+    assert await bus.load_attempts(SUBSCRIPTION.id) == {}
+
+
+async def test_poison_event_becomes_a_dead_letter_and_others_pass(bus, start):
+    functions = Functions(lambda data, _attempt: ERROR if data == "poison" else OK)
+    dispatcher = await start(functions)
+    await publish(bus, "poison", "a", "b")
+    await until(lambda: counters(dispatcher)["dead"] == 1 and counters(dispatcher)["in_flight"] == 0)
+
+    (letter,) = dead(bus)
+    assert (letter.topic, letter.data, letter.reason, letter.attempts) == ("orders", b"poison", "boom", 3)
+    assert letter.subscription == SUBSCRIPTION.id
+    assert functions.calls.index(("b", 1)) < functions.calls.index(("poison", 2))
+    assert await bus.pending("orders", consumer=SUBSCRIPTION.id) == 0
+
+
+async def test_drop_is_a_dead_letter_at_once(bus, start):
+    functions = Functions(lambda _data, _attempt: EventResult(outcome="drop", reason="not for me"))
+    await start(functions)
+    await publish(bus, "a")
+    await until(lambda: dead(bus))
+
+    assert functions.calls == [("a", 1)]
+
+
+async def test_busy_is_no_attempt(bus, start):
+    answers = iter([EventResult(outcome="busy")] * 3 + [OK])
+    functions = Functions(lambda _data, _attempt: next(answers))
+    dispatcher = await start(functions)
+    await publish(bus, "a")
+    await until(lambda: counters(dispatcher)["delivered"] == 1)
+
+    assert functions.calls == [("a", 1)] * 4
+    assert counters(dispatcher)["failed"] == 0
+
+
+async def test_attempts_survive_the_dispatcher(bus, start):
+    first = Functions(lambda _data, _attempt: ERROR)
+    dispatcher = await start(first, subscriptions=(replace(SUBSCRIPTION, backoff_s=3.0, max_backoff_s=3.0),))
+    await publish(bus, "a")
+    await until(lambda: counters(dispatcher)["failed"] == 1)
+    await until(lambda: counters(dispatcher)["in_flight"] == 0)
+    await dispatcher.stop(0.0)
+
+    assert list((await bus.load_attempts(SUBSCRIPTION.id)).values()) == [1]
+
+
+async def test_recorded_attempts_count(bus, start):
+    await publish(bus, "a")
+    await bus.put_attempts(SUBSCRIPTION.id, "memory:1", 2)
+    functions = Functions(lambda _data, _attempt: ERROR)
+    await start(functions)
+    await until(lambda: dead(bus))
+
+    assert functions.calls == [("a", 3)]
+    assert dead(bus)[0].attempts == 3
+
+
+async def test_death_while_holding_is_no_attempt_and_loses_nothing(bus, start):
+    hang = asyncio.Event()
+    functions = Functions(lambda _data, _attempt: hang.wait())
+    dispatcher = await start(functions)
+    await publish(bus, "a")
+    await until(lambda: functions.running == 1)
+    await dispatcher.stop(0.0)
+    second = Functions()
+    again = await start(second)
+    await until(lambda: counters(again)["delivered"] == 1)
+
+    assert second.calls == [("a", 1)]
+
+
+async def test_stop_waits_for_what_runs(bus, start):
+    release = asyncio.Event()
+
+    async def slow():
+        await release.wait()
+        return OK
+
+    functions = Functions(lambda _data, _attempt: slow())
+    dispatcher = await start(functions)
+    await publish(bus, "a")
+    await until(lambda: functions.running == 1)
+    stopping = asyncio.create_task(dispatcher.stop(5.0))
+    await asyncio.sleep(0)
+    release.set()
+    await stopping
+
+    assert await bus.pending("orders", consumer=SUBSCRIPTION.id) == 0
+
+
+async def test_long_wait_moves_to_the_retry_stream_and_is_acked(bus, start):
+    slow = replace(SUBSCRIPTION, backoff_s=30.0, max_backoff_s=30.0)
+    dispatcher = await start(Functions(lambda _data, _attempt: ERROR), subscriptions=(slow,))
+    await publish(bus, "a")
+    await until(lambda: counters(dispatcher)["retried"] == 1 and counters(dispatcher)["in_flight"] == 0)
+
+    (parked,) = bus.messages("pelton.retry.>")
+    assert retry.unpark(parked).attempts == 1
+    assert await bus.pending("orders", consumer=SUBSCRIPTION.id) == 0
+    assert await bus.load_attempts(SUBSCRIPTION.id) == {}
+
+
+async def test_parked_event_is_delivered_when_due_and_buried_in_the_end(bus, start):
+    functions = Functions(lambda _data, _attempt: ERROR)
+    tight = replace(SUBSCRIPTION, max_in_flight=1)  # half of the window is less than one: everything parks
+    await start(functions, subscriptions=(tight,))
+    await publish(bus, "a")
+    await until(lambda: dead(bus))
+
+    assert functions.calls == [("a", 1), ("a", 2), ("a", 3)]
+    assert dead(bus)[0].data == b"a"
+
+
+async def test_many_failures_do_not_stop_the_others(bus, start):
+    functions = Functions(lambda data, _attempt: ERROR if data.startswith("p") else OK)
+    narrow = replace(SUBSCRIPTION, max_in_flight=4, backoff_s=4.0, max_backoff_s=4.0)
+    dispatcher = await start(functions, subscriptions=(narrow,))
+    await publish(bus, *(f"p{number}" for number in range(20)), "good")
+    await until(lambda: counters(dispatcher)["delivered"] == 1)
+
+    assert len(bus.messages("pelton.retry.>")) >= 16
+
+
+async def test_redriven_letter_is_handled_again(bus, start):
+    broken = True
+    functions = Functions(lambda _data, _attempt: ERROR if broken else OK)
+    dispatcher = await start(functions)
+    await publish(bus, "a")
+    await until(lambda: dead(bus))
+    broken = False
+    await bus.publish(retry.redrive(bus.messages(retry.DEAD_TOPICS)[0], key="1"))
+    await until(lambda: counters(dispatcher)["delivered"] == 1)
+
+    assert functions.calls[-1] == ("a", 1)
+
+
+async def test_broker_trouble_is_shown_and_overcome(bus, start):
+    troubles = [ComponentError("no stream stores the subject orders")]
+
+    async def bus_of(_component):
+        if troubles:
+            raise troubles[0]
+        return bus
+
+    functions = Functions()
+    dispatcher = await start(functions, bus_of=bus_of)
+    await until(lambda: "no stream" in counters(dispatcher)["trouble"])
+    troubles.clear()
+    await publish(bus, "a")
+    await until(lambda: counters(dispatcher)["delivered"] == 1)
+
+    assert counters(dispatcher)["trouble"] == ""
+
+
+async def test_dead_letter_is_insisted_on_while_the_ledger_is_away(bus, start):
+    refusals = [DeliveryError("away")]
+    publish_really = bus.publish
+
+    async def refuse_once(message):
+        if message.topic.startswith("pelton.dead.") and refusals:
+            raise refusals.pop()
+        await publish_really(message)
+
+    bus.publish = refuse_once
+    await start(Functions(lambda _data, _attempt: EventResult(outcome="drop")))
+    await publish(bus, "a")
+    await until(lambda: dead(bus))
+
+    assert await bus.pending("orders", consumer=SUBSCRIPTION.id) == 0
+
+
+async def test_pending_is_reported_when_it_changes(bus, start):
+    release = asyncio.Event()
+
+    async def slow():
+        await release.wait()
+        return OK
+
+    reports = []
+    await publish(bus, *"abc")
+    await start(
+        Functions(lambda _data, _attempt: slow()),
+        subscriptions=(replace(SUBSCRIPTION, max_in_flight=1),),
+        on_pending=lambda *report: reports.append(report),
+    )
+    await until(lambda: ("default", "fn", 3) in reports)
+    release.set()
+    await until(lambda: reports[-1] == ("default", "fn", 0))
+
+
+async def test_apply_keeps_unchanged_feeds_and_ends_removed_ones(bus, start):
+    functions = Functions()
+    other = replace(SUBSCRIPTION, topic="returns")
+    dispatcher = await start(functions, subscriptions=(SUBSCRIPTION, other))
+    await publish(bus, "a")
+    await until(lambda: counters(dispatcher)["delivered"] == 1)
+    await dispatcher.apply(desired(SUBSCRIPTION))
+
+    assert list(dispatcher.stats()) == [SUBSCRIPTION.id]
+    assert counters(dispatcher)["delivered"] == 1
+    await dispatcher.sync([])
+    assert dispatcher.stats() == {}
+
+
+def test_envelope_is_unwrapped_for_the_function():
+    text = b'{"id":"7","source":"s","type":"t","specversion":"1.0","datacontenttype":"application/json",'
+    event = to_event(
+        SUBSCRIPTION, Message(topic="orders", data=text + b'"data":{"a": 1}}'), key="S:1", attempt=2
+    )
+
+    assert (event.kind, event.topic, event.component, event.attempt) == ("topic", "orders", "in", 2)
+    assert event.data == b'{"a": 1}'
+    assert event.content_type == "application/json"
+    assert event.attributes["id"] == "7"
+    assert event.attributes["pubsubname"] == "in"
+
+
+@pytest.mark.parametrize(
+    ("data", "headers", "content_type"),
+    [
+        (b'{"a":1}', {}, "application/json"),
+        (b"\x00", {}, "application/octet-stream"),
+        (b"a,b", {"Content-Type": "text/csv"}, "text/csv"),
+    ],
+)
+def test_raw_message_arrives_as_it_is(data, headers, content_type):
+    event = to_event(SUBSCRIPTION, Message(topic="orders", data=data, headers=headers), key="S:1", attempt=1)
+
+    assert event.data == data
+    assert event.content_type == content_type
+    assert event.attributes["id"] == "S:1"
+    assert event.metadata["Topic"] == "orders"
+
+
+def test_binding_event_has_no_attributes():
+    event = to_event(replace(SUBSCRIPTION, topic=""), Message(topic="x", data=b""), key="S:1", attempt=1)
+
+    assert (event.kind, event.topic, event.attributes) == ("binding", "", {})

@@ -1,0 +1,277 @@
+import asyncio
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from pelton.dataplane import wire
+from pelton.dataplane.invoker import WorkerInvoker
+from pelton.errors import WakeError
+from pelton.model.desired import Component, Subscription
+from pelton.model.invocation import Delivered, Event, Output
+from pelton.ports import EventResult
+
+SUBSCRIPTION = Subscription(
+    namespace="ns",
+    function="fn",
+    name="in",
+    input_name="in",
+    component=Component(namespace="ns", name="in", type="pubsub.jetstream"),
+    topic="orders",
+)
+
+
+def event(data=b"x"):
+    return Event(kind="topic", component="in", component_type="t", topic="orders", data=data, content_type="")
+
+
+class StubWorker:
+    """The far end of a control socket: keeps the events it gets, answers when told."""
+
+    def __init__(self, path):
+        self.path = path
+        self.events = {}
+        self.notes = []
+        self.cancelled = []
+        self.peers = []
+
+    async def start(self):
+        async def hello(peer, body):
+            assert body == {"role": "runtime"}
+            self.peers.append(peer)
+            return {}
+
+        async def events(_peer, body):
+            self.notes.append(len(body))
+            for invocation_id, sent, timeout_s in body:
+                self.events[invocation_id] = (sent, timeout_s)
+
+        async def cancel(_peer, body):
+            self.cancelled += body
+
+        self.server = await wire.serve(
+            str(self.path), {"hello": hello, "events": events, "cancel": cancel}, on_connect=self._keep
+        )
+        return self
+
+    def _keep(self, peer):
+        self._peer = peer
+
+    def answer(self, *ids, outcome="ok", reason=""):
+        self.peers[-1].note("outcomes", [[invocation_id, outcome, reason] for invocation_id in ids])
+
+    async def die(self):
+        self.server.close()
+        self.path.unlink(missing_ok=True)
+        for peer in self.peers:
+            await peer.close()
+
+
+@pytest.fixture
+def directory():
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # short: socket paths are limited to 107 bytes
+        yield Path(name)
+
+
+@pytest.fixture
+async def worker(directory):
+    worker = await StubWorker(directory / "a.ctl").start()
+    yield worker
+    await worker.die()
+
+
+@pytest.fixture
+async def make():
+    made = []
+
+    def build(*, outputs=None, wake=None):
+        async def nowhere(_namespace, _name, output):
+            return Delivered(ok=True, data=output.data)
+
+        async def nobody(_namespace, _name):
+            raise WakeError("no instance could be started")
+
+        invoker = WorkerInvoker(outputs=outputs or nowhere, wake=wake or nobody)
+        made.append(invoker)
+        return invoker
+
+    yield build
+    for invoker in made:
+        await invoker.close()
+
+
+def invoke(invoker, invocation_id="1", data=b"x", timeout_s=5.0):
+    return asyncio.create_task(
+        invoker.invoke(SUBSCRIPTION, event(data), invocation_id=invocation_id, timeout_s=timeout_s)
+    )
+
+
+async def until(condition):
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_event_travels_with_its_limit_and_its_outcome_comes_back(make, worker):
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(worker.path))])
+    task = invoke(invoker, data=b"\x00\xff")
+    await until(lambda: worker.events)
+    worker.answer("1", outcome="drop", reason="no")
+
+    assert await task == EventResult(outcome="drop", reason="no")
+    sent, timeout_s = worker.events["1"]
+    assert (sent["data"], sent["topic"], timeout_s) == (b"\x00\xff", "orders", 5.0)
+
+
+async def test_events_of_one_turn_share_a_note(make, worker):
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(worker.path))])
+    first = invoke(invoker, "first")
+    await until(lambda: worker.events)
+    tasks = [invoke(invoker, str(number)) for number in range(50)]
+    await until(lambda: len(worker.events) == 51)
+    worker.answer("first", *map(str, range(50)))
+    await asyncio.gather(first, *tasks)
+
+    assert worker.notes == [1, 50]
+
+
+async def test_worker_death_while_holding_is_an_error(make, worker):
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(worker.path))])
+    task = invoke(invoker)
+    await until(lambda: worker.events)
+    await worker.die()
+
+    result = await task
+    assert result.outcome == "error"
+    assert "worker died" in result.reason
+
+
+async def test_outcome_sent_right_before_the_end_counts(make, worker):
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(worker.path))])
+    task = invoke(invoker)
+    await until(lambda: worker.events)
+    worker.answer("1")
+    await worker.die()
+
+    assert (await task).outcome == "ok"
+
+
+async def test_least_loaded_worker_is_chosen(make, worker, directory):
+    other = await StubWorker(directory / "b.ctl").start()
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(worker.path)), ("b", str(other.path))])
+    tasks = [invoke(invoker, "warm")]
+    await until(lambda: worker.peers and other.peers)
+    tasks += [invoke(invoker, str(number)) for number in range(20)]
+    await until(lambda: len(worker.events) + len(other.events) == 21)
+
+    assert abs(len(worker.events) - len(other.events)) <= 1
+    worker.answer(*worker.events)
+    other.answer(*other.events)
+    await asyncio.gather(*tasks)
+    await other.die()
+
+
+async def test_no_worker_wakes_the_function_once_for_all_events(make, worker):
+    calls = []
+
+    async def wake(namespace, name):
+        calls.append((namespace, name))
+        await asyncio.sleep(0)
+        invoker.update("ns", "fn", "r", [("a", str(worker.path))])
+
+    invoker = make(wake=wake)
+    tasks = [invoke(invoker, str(number)) for number in range(10)]
+    await until(lambda: len(worker.events) == 10)
+    worker.answer(*worker.events)
+    results = await asyncio.gather(*tasks)
+
+    assert calls == [("ns", "fn")]
+    assert {result.outcome for result in results} == {"ok"}
+
+
+async def test_failed_wake_is_busy(make):
+    result = await invoke(make())
+
+    assert result.outcome == "busy"
+    assert "no instance could be started" in result.reason
+
+
+async def test_removed_worker_gets_no_new_events_but_may_answer(make, worker, directory):
+    other = await StubWorker(directory / "b.ctl").start()
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(worker.path))])
+    old = invoke(invoker, "old")
+    await until(lambda: worker.events)
+    invoker.update("ns", "fn", "r", [("b", str(other.path))])
+    new = invoke(invoker, "new")
+    await until(lambda: other.events)
+    worker.answer("old")
+    other.answer("new")
+
+    assert [(await task).outcome for task in (old, new)] == ["ok", "ok"]
+    assert list(worker.events) == ["old"]
+    await other.die()
+
+
+async def test_busy_shrinks_the_window_so_that_the_next_event_waits(make, worker):
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(worker.path))])
+    tasks = [invoke(invoker, str(number)) for number in range(3)]
+    await until(lambda: len(worker.events) == 3)
+    worker.answer("2", outcome="busy")
+    assert (await tasks[2]).outcome == "busy"
+    waiting = invoke(invoker, "next")
+    await asyncio.wait({waiting}, timeout=0.05)
+    assert "next" not in worker.events
+    worker.answer("0", "1")
+    await until(lambda: "next" in worker.events)
+    worker.answer("next")
+
+    assert (await waiting).outcome == "ok"
+
+
+async def test_cancelled_invocation_is_cancelled_at_the_worker(make, worker):
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(worker.path))])
+    task = invoke(invoker)
+    await until(lambda: worker.events)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await until(lambda: worker.cancelled == ["1"])
+
+
+async def test_output_of_a_worker_is_served_for_its_function(make, worker):
+    seen = []
+
+    async def outputs(namespace, name, output):
+        seen.append((namespace, name, output))
+        return Delivered(ok=True, data=b"answer", metadata={"statusCode": "200"})
+
+    invoker = make(outputs=outputs)
+    invoker.update("ns", "fn", "r", [("a", str(worker.path))])
+    await until(lambda: worker.peers)
+    answer = await worker.peers[0].call(
+        "output", {"invocation_id": "1", "output": Output(name="out", data=b"\xff")}
+    )
+
+    assert seen == [("ns", "fn", Output(name="out", data=b"\xff"))]
+    assert (answer["ok"], answer["data"]) == (True, b"answer")
+
+
+async def test_listed_worker_that_listens_late_is_still_found(make, directory):
+    path = directory / "late.ctl"
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(path))])
+    task = invoke(invoker)
+    await asyncio.sleep(0)
+    worker = await StubWorker(path).start()
+    await until(lambda: worker.events)
+    worker.answer("1")
+
+    assert (await task).outcome == "ok"
+    await worker.die()

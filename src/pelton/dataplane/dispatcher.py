@@ -128,6 +128,7 @@ class _Feed:
         self._held: dict[int, Delivery] = {}
         self._handlers: set[asyncio.Task[None]] = set()
         self._fetchers: list[asyncio.Task[None]] = []
+        self._old: set[int] = set()
         self._touched = True
         self._stopping = False
         self._next = 0
@@ -139,20 +140,19 @@ class _Feed:
         self._fetchers = [
             asyncio.create_task(self._fetch_topic(), name=f"feed-{self.subscription.id}"),
             asyncio.create_task(self._fetch_retries(), name=f"retries-{self.subscription.id}"),
-            asyncio.create_task(self._extend(), name=f"extend-{self.subscription.id}"),
         ]
 
     async def stop(self, grace_s: float) -> None:
         """Stop fetching, wait for what is in flight, leave the rest unacked: the broker keeps it."""
         self._stopping = True
-        for task in self._fetchers[:2]:
+        for task in self._fetchers:
             task.cancel()
-        await asyncio.gather(*self._fetchers[:2], return_exceptions=True)
+        await asyncio.gather(*self._fetchers, return_exceptions=True)
         if self._handlers:
             await asyncio.wait(self._handlers, timeout=grace_s)
-        for task in [*self._handlers, *self._fetchers]:
-            task.cancel()
-        await asyncio.gather(*self._handlers, *self._fetchers, return_exceptions=True)
+        for handler in self._handlers:
+            handler.cancel()
+        await asyncio.gather(*self._handlers, return_exceptions=True)
 
     async def _fetch_topic(self) -> None:
         subscription = self.subscription
@@ -204,15 +204,13 @@ class _Feed:
     async def _load(self) -> None:
         self._attempts = await self._ledger.load_attempts(self.subscription.id)
 
-    async def _extend(self) -> None:
-        """Renew what is held for long, so that the broker does not give it to somebody else meanwhile."""
-        while True:
-            before = set(self._held)
-            await self._clock.sleep(_EXTEND_S)
-            for number in before:
-                delivery = self._held.get(number)
-                if delivery is not None:
-                    await delivery.extend()
+    async def extend(self) -> None:
+        """Renew what was held at the last call already, so that the broker does not give it to others."""
+        old, self._old = self._old, set(self._held)
+        for number in old & self._old:
+            delivery = self._held.get(number)
+            if delivery is not None:
+                await delivery.extend()
 
     # --- one event ------------------------------------------------------------------------------------------
 
@@ -344,10 +342,13 @@ class _Feed:
 
     # --- measuring ------------------------------------------------------------------------------------------
 
+    @property
+    def quiet(self) -> bool:
+        """Nothing moved since the last measuring, and nothing is left: idle feeds cost nothing."""
+        return not self._touched and not self.stats.pending
+
     async def measure(self) -> None:
-        """Ask the brokers how much is pending, if something moved since: idle feeds cost nothing."""
-        if not self._touched and not self.stats.pending:
-            return
+        """Ask the brokers how much is pending."""
         self._touched = False
         parked = await self._ledger.pending(
             retry.retry_topic(self.subscription.id), consumer=self.subscription.id
@@ -386,12 +387,15 @@ class Dispatcher:
         self._on_pending = on_pending
         self._feeds: dict[tuple[str, str], dict[str, _Feed]] = {}
         self._reported: dict[tuple[str, str], int] = {}
-        self._meter: asyncio.Task[None] | None = None
+        self._meters: list[asyncio.Task[None]] = []
         self._lock = asyncio.Lock()
 
     async def start(self) -> None:
         """Begin measuring; feeds begin with `apply`."""
-        self._meter = asyncio.create_task(self._measure(), name="dispatcher-meter")
+        self._meters = [
+            asyncio.create_task(self._measure(), name="dispatcher-meter"),
+            asyncio.create_task(self._extend(), name="dispatcher-extend"),
+        ]
 
     async def apply(self, desired: Desired, *, grace_s: float = 30.0) -> None:
         """Make a function's subscriptions these; unchanged ones go on undisturbed. Idempotent."""
@@ -438,13 +442,13 @@ class Dispatcher:
 
     async def stop(self, grace_s: float = 4.0) -> None:
         """Stop all feeds; what is not done within `grace_s` seconds stays with the broker."""
-        if self._meter is not None:
-            self._meter.cancel()
-            await asyncio.gather(self._meter, return_exceptions=True)
         async with self._lock:
             feeds = [feed for found in self._feeds.values() for feed in found.values()]
             self._feeds.clear()
             await asyncio.gather(*(feed.stop(grace_s) for feed in feeds))
+        for meter in self._meters:
+            meter.cancel()
+        await asyncio.gather(*self._meters, return_exceptions=True)
 
     def stats(self) -> dict[str, dict[str, Any]]:
         """Return subscription id -> counters, with `trouble` where a broker cannot be used."""
@@ -460,13 +464,23 @@ class Dispatcher:
     async def _measure(self) -> None:
         while True:
             for where, feeds in list(self._feeds.items()):
-                for feed in list(feeds.values()):
+                restless = [feed for feed in feeds.values() if not feed.quiet]
+                if not restless and where in self._reported:
+                    continue
+                for feed in restless:
                     try:
                         await feed.measure()
                     except (errors.PeltonError, ConnectionError, TimeoutError) as exc:
                         feed.trouble = str(exc)
                 due = sum(feed.stats.due for feed in feeds.values())
-                if self._on_pending is not None and self._reported.get(where) != due:
+                if self._reported.get(where) != due:
                     self._reported[where] = due
-                    self._on_pending(*where, due)
+                    if self._on_pending is not None:
+                        self._on_pending(*where, due)
             await self._clock.sleep(_MEASURE_S)
+
+    async def _extend(self) -> None:
+        while True:
+            await self._clock.sleep(_EXTEND_S)
+            for feed in [feed for feeds in list(self._feeds.values()) for feed in feeds.values()]:
+                await feed.extend()

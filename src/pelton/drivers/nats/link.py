@@ -122,10 +122,10 @@ class Link:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
             self._keeper = None
+        self._lose("the event bus was closed")
         client, self._client = self._client, None
         if client is not None and not client.is_closed:
             await client.close()
-        self._lose("the event bus was closed")
 
     @property
     def connected(self) -> bool:

@@ -28,8 +28,10 @@ __all__ = ["Pull"]
 
 _BATCH: Final = 256
 _WINDOW_BYTES: Final = 64 * 1024 * 1024
-_EXPIRES_S: Final = 30.0
-_HEARTBEAT_S: Final = 5.0
+# Two idle subscriptions per function at 1,000 functions: heartbeats must stay below 100 a second. A broken
+# connection is noticed without them; they only tell of a request that the broker forgot.
+_EXPIRES_S: Final = 120.0
+_HEARTBEAT_S: Final = 30.0
 
 _log = get(__name__)
 
@@ -85,6 +87,7 @@ class Pull:
         self._bound: Client | None = None  # the connection that carries the inbox subscription
         self._inbox = ""
         self._ready = False
+        self._trouble = ""  # what was logged last, to say it once
         self._endings: list[tuple[str, bytes]] = []
         self._ended: asyncio.Future[None] | None = None
         self._enders: set[asyncio.Task[None]] = set()
@@ -108,7 +111,9 @@ class Pull:
             except (ConnectionError, TimeoutError):
                 continue
             except (nats.errors.Error, errors.DeliveryError) as exc:
-                _log.warning("%s: %s: %s; trying again", self.link.where, self._config.durable_name, exc)
+                if str(exc) != self._trouble:
+                    self._trouble = str(exc)
+                    _log.warning("%s: %s: %s; trying on", self.link.where, self._config.durable_name, exc)
                 self._ready = False
                 await asyncio.sleep(0.5)
 
@@ -212,6 +217,7 @@ class Pull:
             self._bound = client
         self._asked = 0
         self._ready = True
+        self._trouble = ""
 
     async def _adopt(self, jetstream: JetStreamContext, before: api.ConsumerInfo) -> None:
         """Take over a durable consumer; what nobody holds any more becomes deliverable at once.

@@ -133,6 +133,7 @@ class Kpa:
         now: Seconds on the caller's clock.
         ready: Instances ready at that moment. More than one starts in panic, so that a decider that has not
             seen the traffic yet takes none of them away.
+        initialised: Whether the initial scale was reached by an earlier decider of this function.
     """
 
     __slots__ = (
@@ -147,7 +148,7 @@ class Kpa:
         "scaling",
     )
 
-    def __init__(self, scaling: Scaling, *, now: float, ready: int) -> None:
+    def __init__(self, scaling: Scaling, *, now: float, ready: int, initialised: bool = False) -> None:
         self.scaling = scaling
         self._slot: int | None = None  # the boundary that limits were taken at
         self._base = max(1, ready)  # instances ready at that boundary
@@ -156,12 +157,17 @@ class Kpa:
         self._panic_desired = ready if ready > 1 else 0
         self._highest: dict[int, int] = {}  # slot -> most wanted in it, for the scale-down delay
         self._silent_since: float | None = None
-        self._reached_initial = scaling.initial_scale <= 0
+        self._reached_initial = initialised or scaling.initial_scale <= 0
 
     @property
     def panicking(self) -> bool:
         """Whether the decider is in panic mode."""
         return self._panic_since is not None
+
+    @property
+    def initialised(self) -> bool:
+        """Whether the initial scale was reached, so that it is no floor any more."""
+        return self._reached_initial
 
     def decide(
         self,

@@ -46,6 +46,7 @@ class Autoscaler:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._states: dict[str, _State] = {}
+        self._initialised: set[str] = set()  # outlives `forget`: a wake from zero is no first start
 
     def __len__(self) -> int:
         """Return how many functions are remembered."""
@@ -74,7 +75,9 @@ class Autoscaler:
         now = self._clock.monotonic()
         state = self._states.get(key)
         if state is None:
-            state = self._states[key] = _new_state(scaling, now=now, ready=ready)
+            state = self._states[key] = _new_state(
+                scaling, now=now, ready=ready, initialised=key in self._initialised
+            )
             # What ran before this moment was not watched: only what runs now counts.
             busy_s = sum(reading.in_flight for reading in readings.values()) * OBSERVE_EVERY_S
             began = 0
@@ -86,7 +89,10 @@ class Autoscaler:
         waiting = queued + sum(reading.queued for reading in readings.values())
         running = sum(reading.in_flight for reading in readings.values())
         _record(state, now=now, busy_s=busy_s, waiting=waiting, active=bool(began or running or waiting))
-        return self._decide(state, now=now, pending=pending, ready=ready)
+        decision = self._decide(state, now=now, pending=pending, ready=ready)
+        if scaling.initial_scale > 0 and state.kpa.initialised:
+            self._initialised.add(key)
+        return decision
 
     def _decide(self, state: _State, *, now: float, pending: int, ready: int) -> Decision:
         http = state.kpa.decide(
@@ -111,13 +117,13 @@ class Autoscaler:
         self._states.pop(key, None)
 
 
-def _new_state(scaling: Scaling, *, now: float, ready: int) -> _State:
+def _new_state(scaling: Scaling, *, now: float, ready: int, initialised: bool) -> _State:
     stable, panic = _windows(scaling, now=now, ready=ready)
     return _State(
         scaling=scaling,
         stable=stable,
         panic=panic,
-        kpa=Kpa(scaling, now=now, ready=ready),
+        kpa=Kpa(scaling, now=now, ready=ready, initialised=initialised),
         lag=Lag(scaling),
         at=now - OBSERVE_EVERY_S,
     )

@@ -134,6 +134,15 @@ async def test_pause_of_the_loop_does_not_stretch_the_queue_over_it():
     assert decision.stable < 100.0
 
 
+async def test_initial_scale_is_no_floor_for_a_later_wake():
+    watched = Watched(Scaling(initial_scale=3))
+    assert (await watched.look(queued=1)).desired == 3
+    await watched.look({"a": reading()}, ready=3)
+    watched.autoscaler.forget(KEY)
+
+    assert (await watched.look(queued=1)).desired == 1
+
+
 async def test_forgotten_function_costs_nothing_and_starts_afresh():
     watched = Watched(Scaling())
     await watched.look(queued=500)

@@ -208,6 +208,18 @@ def _write(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+async def digest_of(source_dir: Path | str) -> str:
+    """Return the digest that a bundle of this directory would have, `sha256:<hex>`; copies nothing.
+
+    Raises:
+        SourceError: As `snapshot`.
+    """
+    root = Path(source_dir)
+    if not root.is_dir():
+        raise SourceError("there is no such source directory", where=str(root), hint="Check the path.")
+    return f"sha256:{await _Pass(root, None).run(_entries(root))}"
+
+
 async def snapshot(source_dir: Path | str, bundles_dir: Path | str) -> Bundle:
     """Make the bundle of a source directory, or find it made.
 

@@ -1,7 +1,7 @@
 """`pelton demo`: the main job of the platform, end to end, in a scratch home, in under a minute.
 
-Runs examples/01-log-alerts with real parts; nothing is shown that was not observed. The exit code says whether all
-of it held.
+Runs examples/01-log-alerts with real parts; nothing is shown that was not observed. The exit code says
+whether all of it held.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ def invoke(
 
     Args:
         home: Whose gateway.
-        name, namespace: The function.
+        name: The function.
+        namespace: Its namespace.
         data: Body, or `@FILE`, or `@-` for standard input; None for no body.
         headers: `Name: value` lines.
         event: File with a CloudEvent in JSON; sent in structured form.

@@ -21,11 +21,11 @@ def logs(home: Home, name: str, *, namespace: str, follow: bool, since: str | No
     The lines outlive their instances and the platform; they are read from the home, nothing needs to run.
     """
     begin = seconds_ago(since, "--since") if since else 0.0
-    if not (home.logs / namespace / name).is_dir() and not follow:
-        if not (home.spool / namespace / name).is_dir():
-            raise NotFoundError(
-                f"function {namespace}/{name} has written nothing", hint="see: pelton get functions -A"
-            )
+    written = any((place / namespace / name).is_dir() for place in (home.logs, home.spool))
+    if not written and not follow:
+        raise NotFoundError(
+            f"function {namespace}/{name} has written nothing", hint="see: pelton get functions -A"
+        )
     if follow:
         asyncio.run(_follow(home, namespace, name, begin))
         return 0

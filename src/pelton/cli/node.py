@@ -13,6 +13,7 @@ import ipaddress
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,12 @@ class Node:
             clock=self._clock,
             on_change=self._changed,
         )
-        self._activator = Activator(wake=self._instances.wake, listing=self._listing, clock=self._clock)
+        self._activator = Activator(
+            wake=partial(self._instances.wake, early=True),
+            why_gone=self._instances.why_gone,
+            listing=self._listing,
+            clock=self._clock,
+        )
         self._gateway = Gateway(
             xds_socket=str(self._run / "xds.sock"),
             activator_socket=str(self._run / "activator.sock"),

@@ -1,6 +1,7 @@
 """`pelton apply|get|describe|delete`: objects, as kubectl treats them.
 
-Manifests are read and checked here first, since only here are file and line known; the API server checks again.
+Manifests are read and checked here first, since only here are file and line known; the API server checks
+again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The runtime process: `python -m pelton.cli.runtime SETTINGS`.
 
-Owns every connection to the outside: the bus, the dispatcher, outputs, the alert intake and pipeline, the follower
-of what instances print. Serves runtime.sock for `up`; calls the node for endpoints and wakes.
+Owns every connection to the outside: the bus, the dispatcher, outputs, the alert intake and pipeline, the
+follower of what instances print. Serves runtime.sock for `up`; calls the node for endpoints and wakes.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Runtime:
             stack.callback(server.close)
             await stop.wait()
 
-    # -- for up ----------------------------------------------------------------------------------------------------
+    # -- for up ----------------------------------------------------------------------------------------------
 
     async def _sync(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
         wanted = [msgspec.convert(item, Desired) for item in body["desired"]]
@@ -142,6 +142,7 @@ class Runtime:
         namespace, name = body["namespace"], body["name"]
         self._wanted.pop(f"{namespace}/{name}", None)
         await self._dispatcher.remove(namespace, name)
+        self._invoker.forget(namespace, name)
         self._outputs.remove(namespace, name)
         return {}
 
@@ -174,7 +175,7 @@ class Runtime:
         ]
         return {"subscriptions": subscriptions, "notifications": self._pipeline.stats()}
 
-    # -- the node --------------------------------------------------------------------------------------------------
+    # -- the node --------------------------------------------------------------------------------------------
 
     async def _node_up(self, peer: wire.Peer) -> None:
         await peer.call("watch", {})
@@ -201,7 +202,7 @@ class Runtime:
     def _pending(self, namespace: str, name: str, count: int) -> None:
         self._node.note("pending", {"namespace": namespace, "name": name, "count": count})
 
-    # -- drivers ---------------------------------------------------------------------------------------------------
+    # -- drivers ---------------------------------------------------------------------------------------------
 
     async def _bus_of(self, component: Component) -> Bus:
         """Return the bus that a component means; one connection per component, the embedded bus shared."""
@@ -236,7 +237,7 @@ class Runtime:
 
 def _binding(component: Component) -> Binding:
     """Make the driver of an output component."""
-    binding: Binding = resolve_driver(component.type)(component.metadata)
+    binding: Binding = resolve_driver(component.type)(component)
     return binding
 
 

@@ -1,13 +1,14 @@
-"""`pelton up`: the supervisor, the API server and the reconciler in one process; starts and stops everything else.
+"""`pelton up`: supervisor, API server and reconciler in one process; it starts and stops the others.
 
-Wires `targets/local/supervisor`, `apiserver`, `controlplane/reconciler` and `targets/local/target`. Whoever asks for
-the platform's state comes over up.sock (`pelton status`).
+Wires `targets/local/supervisor`, `apiserver`, `controlplane/reconciler` and `targets/local/target`. Whoever
+asks for the platform's state comes over up.sock (`pelton status`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -45,7 +46,7 @@ _log = log.get(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpOptions:
-    """What the command line asked for: (host, port) pairs, port 0 for a free one; durability process or power."""
+    """What the command line asked for: (host, port) pairs, port 0 for a free one; durability."""
 
     gateway: tuple[str, int]
     api: tuple[str, int]
@@ -109,7 +110,7 @@ class _Platform:
             await self._stop_parts()
         return 0
 
-    # -- starting --------------------------------------------------------------------------------------------------
+    # -- starting --------------------------------------------------------------------------------------------
 
     def _claim_ports(self) -> tuple[Settings, socket.socket]:
         """Take the two public ports and choose the private ones; parts keep theirs over restarts."""
@@ -226,7 +227,7 @@ class _Platform:
         )
         return url
 
-    # -- bringing parts up to date ---------------------------------------------------------------------------------
+    # -- bringing parts up to date ---------------------------------------------------------------------------
 
     async def _node_up(self, peer: wire.Peer) -> None:
         await peer.call("sync", self._target.snapshot(), timeout=120)
@@ -240,7 +241,7 @@ class _Platform:
         self._receivers = items
         await self._runtime.call("receivers", {"items": items})
 
-    # -- status ----------------------------------------------------------------------------------------------------
+    # -- status ----------------------------------------------------------------------------------------------
 
     async def _status(self, _peer: wire.Peer, _body: Any) -> dict[str, Any]:
         parts = [{"name": "up", "pid": os.getpid(), "state": "running", "restarts": 0}]
@@ -249,7 +250,7 @@ class _Platform:
         events = await _optional(self._runtime, "stats")
         return {"parts": parts, "node": stats, "runtime": events}
 
-    # -- stopping --------------------------------------------------------------------------------------------------
+    # -- stopping --------------------------------------------------------------------------------------------
 
     async def _stop_parts(self) -> None:
         """First what takes requests in, then what works on them, then what they rest on; under 5 s in all."""
@@ -257,6 +258,7 @@ class _Platform:
         await asyncio.gather(self._supervisor.stop(["runtime"]), self._supervisor.stop(["node"]))
         await self._supervisor.stop(["zygote"])
         await self._supervisor.stop(["nats"])
+        shutil.rmtree(self._run, ignore_errors=True)
 
 
 def _announce(home: Home, endpoints: Endpoints) -> None:
@@ -329,7 +331,7 @@ def _clear(run: Path) -> None:
 
 
 def _sweep(home: Home) -> None:
-    """Kill what an earlier platform on this home left behind (without a PID namespace, grandchildren may live)."""
+    """Kill what an earlier platform left behind; without a PID namespace grandchildren may live on."""
     marker = f"{MARKER}={home.tag}".encode()
     for process in Path("/proc").iterdir():
         if not process.name.isdigit() or int(process.name) == os.getpid():

@@ -20,6 +20,7 @@ import uvloop  # noqa: F401
 from pelton import log
 from pelton.cli.tables import CONVENTIONS, resolve_convention
 from pelton.dataplane import isolation
+from pelton.dataplane.loader import leave_packages
 from pelton.dataplane.zygote import Zygote
 
 __all__ = ["main"]
@@ -41,6 +42,7 @@ def main() -> None:
     )
     for module in CONVENTIONS.values():
         importlib.import_module(module)
+    leave_packages()
     Zygote(f"{run}/zygote.sock", granted, resolve_convention).serve()
 
 

@@ -45,7 +45,8 @@ class Activator:
     """Serves one unix socket.
 
     Args:
-        wake: Returns a ready instance of `namespace/name`, or raises WakeError.
+        wake: Returns an instance of `namespace/name` whose socket takes connections, or raises WakeError.
+        why_gone: Returns the error for an instance that ended while it started.
         listing: Lines that the 404 page shows; empty when the gateway listens beyond loopback.
         clock: Time.
     """
@@ -54,10 +55,12 @@ class Activator:
         self,
         *,
         wake: Callable[[str], Awaitable[Instance]],
+        why_gone: Callable[[str], WakeError],
         listing: Callable[[], list[str]],
         clock: Clock,
     ) -> None:
         self._wake = wake
+        self._why_gone = why_gone
         self._listing = listing
         self._clock = clock
         self._waiting: Counter[str] = Counter()
@@ -112,7 +115,7 @@ class Activator:
             await self._not_found(writer, head)
             return
         try:
-            upstream = await self._connect(key, reader)
+            upstream = await self._connect(key, head, reader)
         except PeltonError as exc:
             await _answer(writer, exc.http_status, exc.message, hint=exc.hint, head=head)
             return
@@ -120,15 +123,18 @@ class Activator:
             self.abandoned += 1
             return
         up_reader, up_writer = upstream
-        up_writer.write(head[:-2] + b"connection: close\r\n\r\n")
         answered = await _splice(reader, writer, up_reader, up_writer)
         if not answered:
             await _answer(writer, 502, f"the worker of {key} ended before it answered", head=head)
 
     async def _connect(
-        self, key: str, reader: asyncio.StreamReader
+        self, key: str, head: bytes, reader: asyncio.StreamReader
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        """Wait for an instance and connect to it; None when the client left meanwhile."""
+        """Wait for an instance and hand it the request's head; None when the client left meanwhile.
+
+        The head is sent as soon as the socket takes it, so that the worker finds it when its code has loaded;
+        this returns when the worker is ready.
+        """
         if self._waiting[key] >= FUNCTION_QUEUE or self._total >= TOTAL_QUEUE:
             self.overflowed += 1
             raise OverloadedError(
@@ -137,35 +143,44 @@ class Activator:
             )
         self._waiting[key] += 1
         self._total += 1
+        gone = asyncio.ensure_future(_client_gone(reader))
+        work = asyncio.ensure_future(self._hand_over(key, head))
         try:
-            deadline = self._clock.monotonic() + WAIT_LIMIT_S
-            while True:
-                work = asyncio.ensure_future(self._wake(key))
-                gone = asyncio.ensure_future(_client_gone(reader))
-                done, _ = await asyncio.wait(
-                    {work, gone},
-                    timeout=deadline - self._clock.monotonic(),
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                gone.cancel()
-                if work not in done:
-                    work.cancel()
-                    if gone in done:
-                        return None
-                    raise WakeError(f"{key} was not ready within {WAIT_LIMIT_S:g} s")
-                instance = work.result()
-                try:
-                    return await asyncio.open_unix_connection(instance.http, limit=_CHUNK_BYTES)
-                except OSError:
-                    # The worker died between becoming ready and now; its burial is on the way, so ask again.
-                    await self._clock.sleep(0.002)
-                    if self._clock.monotonic() > deadline:
-                        raise WakeError(f"no worker of {key} stays up") from None
+            done, _ = await asyncio.wait(
+                {work, gone}, timeout=WAIT_LIMIT_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            if work in done:
+                return work.result()
+            if gone in done:
+                return None
+            raise WakeError(f"{key} was not ready within {WAIT_LIMIT_S:g} s")
         finally:
+            gone.cancel()
+            work.cancel()
             self._total -= 1
             self._waiting[key] -= 1
             if not self._waiting[key]:
                 del self._waiting[key]
+
+    async def _hand_over(self, key: str, head: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while True:
+            instance = await self._wake(key)
+            try:
+                up_reader, up_writer = await asyncio.open_unix_connection(instance.http, limit=_CHUNK_BYTES)
+            except OSError:
+                # The worker died between being chosen and now; its burial is on the way, so ask again.
+                await self._clock.sleep(0.002)
+                continue
+            try:
+                up_writer.write(head[:-2] + b"connection: close\r\n\r\n")
+                if instance.state == "starting":
+                    await instance.settled.wait()
+                    if instance.state == "gone":
+                        raise self._why_gone(key)
+            except BaseException:
+                up_writer.close()
+                raise
+            return up_reader, up_writer
 
     async def _not_found(self, writer: asyncio.StreamWriter, head: bytes) -> None:
         names = self._listing()

@@ -57,6 +57,7 @@ class Instance:
         page: Its load page once it is ready.
         peer: Connection to its ctl socket.
         started_at: CLOCK_MONOTONIC seconds.
+        listening: Set when its sockets take connections; what is sent then is answered once it is ready.
         settled: Set when it is ready or gone.
     """
 
@@ -71,6 +72,7 @@ class Instance:
     page: LoadPage | None = None
     peer: wire.Peer | None = None
     status: int | None = None
+    listening: asyncio.Event = field(default_factory=asyncio.Event)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -198,6 +200,7 @@ class InstanceManager:
             workload = msgspec.convert(body["workload"], Workload)
             self._uids[workload.key] = body["uid"]
             instance = self._new_instance(workload, body)
+            instance.listening.set()
             self._spawn_task(self._greet(instance), f"adopt-{instance.id}")
         revisions = {template["revision"] for template in listing["templates"]}
         for function in self._functions.values():
@@ -363,8 +366,13 @@ class InstanceManager:
 
     # -- wake and scale --------------------------------------------------------------------------------------
 
-    async def wake(self, key: str, *, timeout_s: float = START_TIMEOUT_S) -> Instance:
+    async def wake(self, key: str, *, timeout_s: float = START_TIMEOUT_S, early: bool = False) -> Instance:
         """Return a ready instance, starting one if there is none; callers share one start.
+
+        Args:
+            key: `namespace/name`.
+            timeout_s: Seconds to wait.
+            early: Return as soon as the instance's sockets take connections; its code may still be loading.
 
         Raises:
             WakeError: The function is unknown, its code does not start, or it took too long.
@@ -385,11 +393,24 @@ class InstanceManager:
                 starting = [self._start(function)]
             try:
                 async with asyncio.timeout(deadline - self._clock.monotonic()):
+                    if early:
+                        await starting[0].listening.wait()
+                        if starting[0].state == "starting":
+                            return starting[0]
                     await starting[0].settled.wait()
             except TimeoutError:
                 raise WakeError(f"{key} was not ready within {timeout_s:g} s") from None
             if starting[0].state == "gone" and function.failure:
-                raise WakeError(function.failure, where=key, hint=f"see: pelton logs {key.partition('/')[2]}")
+                raise self.why_gone(key)
+
+    def why_gone(self, key: str) -> WakeError:
+        """Return the error that says why the last instance of a function did not start."""
+        function = self._functions.get(key)
+        reason = function.failure if function is not None else ""
+        name = key.partition("/")[2]
+        return WakeError(
+            reason or "the worker ended while it started", where=key, hint=f"see: pelton logs {name}"
+        )
 
     async def scale(self, key: str, wanted: int) -> None:
         """Bring a function to `wanted` instances; starts at once, drains in the background."""
@@ -411,11 +432,7 @@ class InstanceManager:
 
     def _refuse_while_failing(self, function: _Function) -> None:
         if self._clock.monotonic() < function.retry_at:
-            raise WakeError(
-                function.failure,
-                where=function.key,
-                hint=f"see: pelton logs {function.key.partition('/')[2]}",
-            )
+            raise self.why_gone(function.key)
 
     def _start(self, function: _Function) -> Instance:
         assert function.desired is not None  # noqa: S101 -- callers checked
@@ -456,6 +473,7 @@ class InstanceManager:
     async def _bring_up(self, instance: Instance, body: dict[str, Any]) -> None:
         try:
             await self._call_zygote("spawn", body, START_TIMEOUT_S)
+            instance.listening.set()
         except (PeltonError, OSError, TimeoutError) as exc:
             self._failed(instance, f"no worker could be forked: {exc}")
             return
@@ -502,6 +520,7 @@ class InstanceManager:
         if instance.state == "gone":
             return
         instance.state = "gone"
+        instance.listening.set()
         instance.settled.set()
         instance.gone.set()
         self._instances.pop(instance.id, None)

@@ -26,7 +26,7 @@ from pelton.errors import FunctionLoadError
 from pelton.model.desired import Workload
 from pelton.model.invocation import Delivered, LoadedFunction, LoadRequest, Output
 
-__all__ = ["Convention", "enter_environment", "expose_shims", "load", "traceback_lines"]
+__all__ = ["Convention", "enter_environment", "expose_shims", "leave_packages", "load", "traceback_lines"]
 
 _LOG_TAIL_LINES: Final = 20
 # String work instead of pathlib throughout, which costs a worker 8 ms of imports.
@@ -87,13 +87,11 @@ def enter_environment(environment: str, bundle: str) -> None:
         environment: The environment's site-packages directory, absolute; "" for none.
         bundle: Directory of the source, absolute; becomes the working directory.
     """
-    _leave_packages()
-    expose_shims()
+    leave_packages()
     if environment:
         site.addsitedir(environment)
     sys.path.insert(0, bundle)
     sys.argv[:] = [""]
-    importlib.invalidate_caches()
     os.chdir(bundle)
     _free_root_logger()
 
@@ -102,7 +100,14 @@ _left: dict[str, ModuleType] = {}
 """What left `sys.modules`; kept, since freeing modules costs a cold start 1 ms and copied pages."""
 
 
-def _leave_packages() -> None:
+def leave_packages() -> None:
+    """Take Pelton's third-party packages out of reach of imports; safe to repeat.
+
+    The zygote does it once for all its children, after it has imported whatever they need.
+    """
+    expose_shims()
+    if _left:
+        return
     sys.path[:] = [entry for entry in sys.path if entry and _is_standard(entry)]
     for name in list(sys.path_importer_cache):
         if name not in sys.path:

@@ -25,19 +25,29 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from pelton.dataplane import loader
-from pelton.dataplane.isolation import Isolation, confine, outer_pid
+from pelton.dataplane.isolation import Isolation, confine, die_with_parent, outer_pid
 from pelton.dataplane.load_page import LoadPage
 from pelton.dataplane.streams import Streams
 from pelton.dataplane.wire import FrameReader, send_frame
-from pelton.dataplane.worker import Worker, WorkerSettings, run
+from pelton.dataplane.worker import Worker, WorkerSettings, prepare, run
 from pelton.errors import FunctionLoadError
 from pelton.model.desired import Workload
 from pelton.model.invocation import Delivered, LoadedFunction, Output
 
-__all__ = ["Birth", "become_template", "become_worker"]
+__all__ = ["Birth", "become_spare", "become_template", "become_worker"]
 
 _THREADS_ONE: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-_KEPT_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "HOME", "PELTON_PLATFORM")
+_KEPT_ENVIRONMENT: Final = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "HOME",
+    "PELTON_PLATFORM",
+)
 
 Resolve = Callable[[str], ModuleType]
 """Convention name -> its module; the table lives in `cli/`, so it is handed down."""
@@ -88,9 +98,13 @@ def become_worker(birth: Birth, instance: str, fds: Sequence[int]) -> NoReturn:
         fds: Descriptors in the order http, ctl, page, spool.
     """
     _shed((*fds, birth.isolation.outer_proc))
+    _go_on(birth, instance, fds, outer_pid(birth.isolation))
+
+
+def _go_on(birth: Birth, instance: str, fds: Sequence[int], pid: int) -> NoReturn:
     streams = _streams(fds[3])
     try:
-        page = _page(birth, fds[2])
+        page = _page(birth, fds[2], pid)
         _enter(birth)
         os.environ["POD_NAME"] = instance
         sender = _LateSender()
@@ -100,6 +114,35 @@ def become_worker(birth: Birth, instance: str, fds: Sequence[int]) -> NoReturn:
     except BaseException as exc:
         _die_of(exc)
     _serve(worker, function, fds)
+
+
+def become_spare(isolation: Isolation, control: socket.socket, resolve: Resolve, zygote_pid: int) -> NoReturn:
+    """Wait, forked ahead of need, for what to become; then go on as `become_worker`. Never returns.
+
+    Forking and the first touch of copied pages are half of a cold start: a spare has them behind it.
+
+    Args:
+        isolation: What the zygote could get.
+        control: This end of the socket pair with the zygote.
+        resolve: Finds conventions.
+        zygote_pid: Inner pid of the zygote.
+    """
+    _shed((control.fileno(), isolation.outer_proc))
+    die_with_parent(zygote_pid)
+    pid = outer_pid(isolation)
+    prepare()
+    reader = FrameReader(control)
+    messages: list[Any] = []
+    while not messages:
+        try:
+            messages = reader.read()
+        except (EOFError, OSError):
+            os._exit(0)
+    body = messages[0]
+    fds = reader.take_fds(4)
+    control.close()
+    birth = Birth(workload_from(body["workload"]), isolation, body["uid"], resolve, zygote_pid)
+    _go_on(birth, body["instance"], fds, pid)
 
 
 def become_template(birth: Birth, control: socket.socket, output: int) -> NoReturn:
@@ -181,7 +224,7 @@ def _fork_instance(
     os.dup2(fds[3], 1)
     os.dup2(fds[3], 2)
     try:
-        page = _page(birth, fds[2])
+        page = _page(birth, fds[2], outer_pid(birth.isolation))
         _await_parent(birth.zygote_pid)
         confine(Isolation("inherited"), uid=0, keep=(), parent=birth.zygote_pid)
         os.environ["POD_NAME"] = instance
@@ -241,9 +284,9 @@ def _streams(fd: int) -> Streams:
     return streams
 
 
-def _page(birth: Birth, fd: int) -> LoadPage:
+def _page(birth: Birth, fd: int, pid: int) -> LoadPage:
     page = LoadPage(fd, create=True)
-    page.pid = outer_pid(birth.isolation)
+    page.pid = pid
     os.close(fd)
     if birth.isolation.outer_proc >= 0:
         os.close(birth.isolation.outer_proc)  # nothing of the outer /proc reaches user code that runs here

@@ -276,10 +276,9 @@ def _error_to(exc: BaseException) -> dict[str, Any]:
 
 def _error_from(body: dict[str, Any]) -> errors.PeltonError:
     cls = getattr(errors, body.get("type", ""), errors.PeltonError)
-    if not (isinstance(cls, type) and issubclass(cls, errors.PeltonError)):
-        cls = errors.PeltonError
-    if issubclass(cls, errors.BuildError):
-        return cls(
-            body.get("message", ""), log_tail=tuple(body.get("log_tail", ())), hint=body.get("hint", "")
-        )
-    return cls(body.get("message", ""), where=body.get("where", ""), hint=body.get("hint", ""))
+    message, hint = body.get("message", ""), body.get("hint", "")
+    if isinstance(cls, type) and issubclass(cls, errors.BuildError):
+        return cls(message, log_tail=tuple(body.get("log_tail", ())), hint=hint)
+    if isinstance(cls, type) and issubclass(cls, errors.PeltonError):
+        return cls(message, where=body.get("where", ""), hint=hint)
+    return errors.PeltonError(message, hint=hint)

@@ -36,7 +36,7 @@ from pelton.dataplane.streams import INVOCATION, Streams
 from pelton.dataplane.threads import Threads
 from pelton.model.invocation import Delivered, Event, Invocation, LoadedFunction, Output, Reply
 
-__all__ = ["Worker", "WorkerSettings", "run"]
+__all__ = ["Worker", "WorkerSettings", "prepare", "run"]
 
 _INFINITY: Final = float("inf")
 _KEEP_NS: Final = InlineChoice.KEEP_NS
@@ -218,6 +218,12 @@ class Worker:
             head_timeout_s=settings.head_timeout_s,
         )
         self._server = Server(self, limits)
+        self._schedstat = -1
+        try:
+            self._schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # not every kernel has it
+            pass
+        self._run_delay_ns = self._read_run_delay()
         caught = (signal.SIGTERM, signal.SIGINT) if signals else ()
         try:
             if function.start is not None:
@@ -291,6 +297,8 @@ class Worker:
         if tasks:
             await asyncio.wait(tasks, timeout=1.0)
         self._threads.close()
+        if self._schedstat >= 0:
+            os.close(self._schedstat)
         if self._function.stop is not None:
             await self._function.stop()
         if self._spool is not None:
@@ -345,8 +353,7 @@ class Worker:
         page.end(token)
         now = page.changed_ns
         if now - start > _KEEP_NS:
-            if self._choice.record(now - start, now):
-                self._mode_changed()
+            self._slow_inline(now - start, now)
         else:
             self._choice.seen += 1
         if gate.waiting or self._draining:
@@ -531,6 +538,25 @@ class Worker:
         elif self._draining:
             self.quiet()
 
+    def _slow_inline(self, elapsed_ns: int, now_ns: int) -> None:
+        """Hold a slow inline call against the function, less the time in which the machine did not run it.
+
+        Without that a busy neighbour sends fast functions to threads, which helps nobody. The kernel counts the
+        waiting of this thread since it began; what came up before the last slow call is taken into account once.
+        """
+        before = self._run_delay_ns
+        self._run_delay_ns = self._read_run_delay()
+        elapsed_ns = max(0, elapsed_ns - (self._run_delay_ns - before))
+        if self._choice.record(elapsed_ns, now_ns):
+            self._mode_changed()
+
+    def _read_run_delay(self) -> int:
+        """Return the nanoseconds that the loop's thread was ready to run and had no CPU; 0 if unknown."""
+        try:
+            return int(os.pread(self._schedstat, 64, 0).split()[1])
+        except (OSError, IndexError, ValueError):
+            return 0
+
     def _mode_changed(self) -> None:
         self._inline = self._may_inline and self._choice.inline
         self._page.mode("inline" if self._inline else "thread")
@@ -669,6 +695,14 @@ async def _close_iterator(chunks: AsyncIterator[bytes] | Any) -> None:
             traceback.print_exc()
 
 
+_ahead: list[asyncio.AbstractEventLoop] = []
+
+
+def prepare() -> None:
+    """Make the event loop of a later `run` now, in a process that waits for what it will become."""
+    _ahead.append(uvloop.new_event_loop())
+
+
 def run(
     worker: Worker,
     function: LoadedFunction,
@@ -682,7 +716,7 @@ def run(
 
     Leaner than `asyncio.run`, whose ending imports and starts an executor only to shut it down.
     """
-    loop = uvloop.new_event_loop()
+    loop = _ahead.pop() if _ahead else uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
         loop.run_until_complete(worker.serve(function, http, control, on_ready=on_ready, signals=signals))

@@ -304,40 +304,46 @@ class UpstreamHttpOptions(_message.Message):
     def __init__(self, common_http_protocol_options: _Optional[_Union[CommonHttpProtocolOptions, _Mapping]] = ..., explicit_http_config: _Optional[_Union[UpstreamHttpOptions.ExplicitHttpConfig, _Mapping]] = ...) -> None: ...
 
 class RouteConfiguration(_message.Message):
-    __slots__ = ("name", "virtual_hosts", "validate_clusters", "ignore_port_in_host_matching")
+    __slots__ = ("name", "virtual_hosts", "request_headers_to_add", "validate_clusters", "request_headers_to_remove", "most_specific_header_mutations_wins", "ignore_port_in_host_matching")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VIRTUAL_HOSTS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_HEADERS_TO_ADD_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_CLUSTERS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_HEADERS_TO_REMOVE_FIELD_NUMBER: _ClassVar[int]
+    MOST_SPECIFIC_HEADER_MUTATIONS_WINS_FIELD_NUMBER: _ClassVar[int]
     IGNORE_PORT_IN_HOST_MATCHING_FIELD_NUMBER: _ClassVar[int]
     name: str
     virtual_hosts: _containers.RepeatedCompositeFieldContainer[VirtualHost]
+    request_headers_to_add: _containers.RepeatedCompositeFieldContainer[HeaderValueOption]
     validate_clusters: _wrappers_pb2.BoolValue
+    request_headers_to_remove: _containers.RepeatedScalarFieldContainer[str]
+    most_specific_header_mutations_wins: bool
     ignore_port_in_host_matching: bool
-    def __init__(self, name: _Optional[str] = ..., virtual_hosts: _Optional[_Iterable[_Union[VirtualHost, _Mapping]]] = ..., validate_clusters: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., ignore_port_in_host_matching: _Optional[bool] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., virtual_hosts: _Optional[_Iterable[_Union[VirtualHost, _Mapping]]] = ..., request_headers_to_add: _Optional[_Iterable[_Union[HeaderValueOption, _Mapping]]] = ..., validate_clusters: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., request_headers_to_remove: _Optional[_Iterable[str]] = ..., most_specific_header_mutations_wins: _Optional[bool] = ..., ignore_port_in_host_matching: _Optional[bool] = ...) -> None: ...
 
 class VirtualHost(_message.Message):
-    __slots__ = ("name", "domains", "routes")
+    __slots__ = ("name", "domains", "routes", "retry_policy")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DOMAINS_FIELD_NUMBER: _ClassVar[int]
     ROUTES_FIELD_NUMBER: _ClassVar[int]
+    RETRY_POLICY_FIELD_NUMBER: _ClassVar[int]
     name: str
     domains: _containers.RepeatedScalarFieldContainer[str]
     routes: _containers.RepeatedCompositeFieldContainer[Route]
-    def __init__(self, name: _Optional[str] = ..., domains: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ...) -> None: ...
+    retry_policy: RetryPolicy
+    def __init__(self, name: _Optional[str] = ..., domains: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., retry_policy: _Optional[_Union[RetryPolicy, _Mapping]] = ...) -> None: ...
 
 class Route(_message.Message):
-    __slots__ = ("match", "route", "request_headers_to_add", "request_headers_to_remove", "name")
+    __slots__ = ("match", "route", "request_headers_to_add", "name")
     MATCH_FIELD_NUMBER: _ClassVar[int]
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_HEADERS_TO_ADD_FIELD_NUMBER: _ClassVar[int]
-    REQUEST_HEADERS_TO_REMOVE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     match: RouteMatch
     route: RouteAction
     request_headers_to_add: _containers.RepeatedCompositeFieldContainer[HeaderValueOption]
-    request_headers_to_remove: _containers.RepeatedScalarFieldContainer[str]
     name: str
-    def __init__(self, match: _Optional[_Union[RouteMatch, _Mapping]] = ..., route: _Optional[_Union[RouteAction, _Mapping]] = ..., request_headers_to_add: _Optional[_Iterable[_Union[HeaderValueOption, _Mapping]]] = ..., request_headers_to_remove: _Optional[_Iterable[str]] = ..., name: _Optional[str] = ...) -> None: ...
+    def __init__(self, match: _Optional[_Union[RouteMatch, _Mapping]] = ..., route: _Optional[_Union[RouteAction, _Mapping]] = ..., request_headers_to_add: _Optional[_Iterable[_Union[HeaderValueOption, _Mapping]]] = ..., name: _Optional[str] = ...) -> None: ...
 
 class RouteMatch(_message.Message):
     __slots__ = ("prefix", "path", "path_separated_prefix")

@@ -86,6 +86,7 @@ _MAX_HEADER_KB: Final = 64
 # The worker's own 504 says which limit was passed; Envoy's is the net for a worker that is stuck.
 _TIMEOUT_MARGIN_S: Final = 2.0
 _NOBODY_TIMEOUT_S: Final = 10.0
+_USUAL_TIMEOUT_S: Final = 300.0
 # Dead sockets refuse at once, so a try costs about a millisecond; several workers may have died together.
 _RETRIES: Final = 3
 _MAX_SOCKET_BYTES: Final = 107
@@ -283,8 +284,15 @@ def route_table(routes: Iterable[Route], *, listed: bool) -> bytes:
         # A cluster may be named before it is warm; refusing the whole table for that would hit everyone.
         validate_clusters=BoolValue(value=False),
         ignore_port_in_host_matching=True,
+        # The table speaks first, then the route: what a client claims is gone before a route adds its own.
+        most_specific_header_mutations_wins=True,
+        request_headers_to_remove=_NEVER_FROM_CLIENT,
+        request_headers_to_add=[_FORWARDED_FOR],
     )
-    anyone = [_bytes(xds.VirtualHost(name="any", domains=["*"]))]
+    # The usual retry policy stands here once: Envoy's cost of a new table is mostly that of its policies.
+    anyone = [
+        _bytes(xds.VirtualHost(name="any", domains=["*"], retry_policy=_retry_policy(_USUAL_TIMEOUT_S)))
+    ]
     anyone += [_path_route(route) for route in ordered if route.path]
     anyone.append(_bytes(xds.VirtualHost(routes=[_nobody_route(listed=listed)])))
     hosts = [_virtual_host(route) for route in ordered if route.hosts]
@@ -410,9 +418,7 @@ def _virtual_host(route: Route) -> bytes:
                 name=key,
                 match=xds.RouteMatch(prefix="/"),
                 route=_action(key, route.timeout_s),
-                request_headers_to_add=_request_headers({FUNCTION_HEADER: key}),
-                # At the edge a client's prefix is a claim about a proxy that is not there.
-                request_headers_to_remove=[FUNCTION_HEADER, LISTENER_HEADER, *_PRIVATE, "x-forwarded-prefix"],
+                request_headers_to_add=_headers({FUNCTION_HEADER: key}),
             )
         ],
     )
@@ -423,7 +429,7 @@ def _virtual_host(route: Route) -> bytes:
 def _path_route(route: Route) -> bytes:
     """The path route of one function, as the field of a VirtualHost that holds it."""
     key = route_key(route)
-    action = _action(key, route.timeout_s)
+    action = _action(key, route.timeout_s, inherited_timeout_s=_USUAL_TIMEOUT_S)
     # A plain prefix rewrite to "/" would turn /ns/name/x into //x.
     action.regex_rewrite.pattern.regex = f"^{re.escape(route.path)}/?"
     action.regex_rewrite.substitution = "/"
@@ -434,15 +440,7 @@ def _path_route(route: Route) -> bytes:
                     name=f"{key}{route.path}",
                     match=xds.RouteMatch(path_separated_prefix=route.path),
                     route=action,
-                    request_headers_to_add=_request_headers(
-                        {FUNCTION_HEADER: key, "x-forwarded-prefix": route.path}
-                    ),
-                    request_headers_to_remove=[
-                        FUNCTION_HEADER,
-                        LISTENER_HEADER,
-                        *_PRIVATE,
-                        "x-forwarded-prefix",
-                    ],
+                    request_headers_to_add=_headers({FUNCTION_HEADER: key, "x-forwarded-prefix": route.path}),
                 )
             ]
         )
@@ -455,8 +453,13 @@ _FORWARDED_FOR: Final = xds.HeaderValueOption(
 )
 """Appends the address that really connected: the last element is the one to trust."""
 
-_PRIVATE: Final = ("x-envoy-external-address", "x-envoy-internal")
-"""Request headers that Envoy adds for other Envoys; x-forwarded-for says the same to everyone."""
+_NEVER_FROM_CLIENT: Final = (
+    FUNCTION_HEADER,
+    LISTENER_HEADER,
+    "x-forwarded-prefix",  # at the edge it would be a claim about a proxy that is not there
+    "x-envoy-external-address",  # Envoy's own word to other Envoys; x-forwarded-for says it to everyone
+    "x-envoy-internal",
+)
 
 
 def _nobody_route(*, listed: bool) -> xds.Route:
@@ -464,39 +467,39 @@ def _nobody_route(*, listed: bool) -> xds.Route:
         name=NOBODY,
         match=xds.RouteMatch(prefix="/"),
         route=_action(NOBODY, _NOBODY_TIMEOUT_S),
-        request_headers_to_add=_request_headers(
+        request_headers_to_add=_headers(
             {FUNCTION_HEADER: NOBODY, LISTENER_HEADER: "loopback" if listed else "public"}
         ),
-        request_headers_to_remove=[FUNCTION_HEADER, LISTENER_HEADER, *_PRIVATE],
     )
 
 
-def _action(key: str, timeout_s: float) -> xds.RouteAction:
-    """Forward to a cluster; a request is repeated only when no upstream has seen it.
+def _action(key: str, timeout_s: float, *, inherited_timeout_s: float = -1.0) -> xds.RouteAction:
+    """Forward to a cluster, with a retry policy of its own unless the virtual host's has the same limit."""
+    return xds.RouteAction(
+        cluster=key,
+        timeout=_seconds(0.0),
+        retry_policy=None if timeout_s == inherited_timeout_s else _retry_policy(timeout_s),
+    )
+
+
+def _retry_policy(timeout_s: float) -> xds.RetryPolicy:
+    """Repeat a request only when no upstream has seen it, and give each try a limit.
 
     The limit is that of the try, not of the route: it ends once the answer's headers have gone out, and a
     stream may then last. `retry_on` does not name timeouts, so a try that ran out of time is not repeated.
     """
-    return xds.RouteAction(
-        cluster=key,
-        timeout=_seconds(0.0),
-        retry_policy=xds.RetryPolicy(
-            retry_on="connect-failure,refused-stream,reset-before-request",
-            num_retries=UInt32Value(value=_RETRIES),
-            per_try_timeout=_seconds(timeout_s + _TIMEOUT_MARGIN_S) if timeout_s else None,
-            retry_priority=xds.RetryPolicy.RetryPriority(
-                name="envoy.retry_priorities.previous_priorities",
-                typed_config=_any(xds.PreviousPrioritiesConfig(update_frequency=1)),
-            ),
-            retry_back_off=xds.RetryPolicy.RetryBackOff(
-                base_interval=_seconds(0.001), max_interval=_seconds(0.005)
-            ),
+    return xds.RetryPolicy(
+        retry_on="connect-failure,refused-stream,reset-before-request",
+        num_retries=UInt32Value(value=_RETRIES),
+        per_try_timeout=_seconds(timeout_s + _TIMEOUT_MARGIN_S) if timeout_s else None,
+        retry_priority=xds.RetryPolicy.RetryPriority(
+            name="envoy.retry_priorities.previous_priorities",
+            typed_config=_any(xds.PreviousPrioritiesConfig(update_frequency=1)),
+        ),
+        retry_back_off=xds.RetryPolicy.RetryBackOff(
+            base_interval=_seconds(0.001), max_interval=_seconds(0.005)
         ),
     )
-
-
-def _request_headers(values: Mapping[str, str]) -> list[xds.HeaderValueOption]:
-    return [*_headers(values), _FORWARDED_FOR]
 
 
 def _headers(values: Mapping[str, str]) -> list[xds.HeaderValueOption]:

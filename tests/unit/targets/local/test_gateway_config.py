@@ -57,13 +57,16 @@ def test_route_table_joined_from_parts_equals_one_message():
     assert len(read.SerializeToString()) == len(encoded)
 
 
-def test_every_route_overwrites_the_function_header():
-    for host in table(route()).virtual_hosts:
+def test_every_route_sets_the_function_header_after_the_clients_is_gone():
+    read = table(route())
+
+    assert config.FUNCTION_HEADER in read.request_headers_to_remove
+    assert read.most_specific_header_mutations_wins
+    for host in read.virtual_hosts:
         for one in host.routes:
             added = {h.header.key: (h.header.value, h.append_action) for h in one.request_headers_to_add}
 
             assert added[config.FUNCTION_HEADER] == (one.route.cluster, 2)
-            assert config.FUNCTION_HEADER in one.request_headers_to_remove
 
 
 @pytest.mark.parametrize(("listed", "value"), [(True, "loopback"), (False, "public")])
@@ -84,6 +87,14 @@ def test_time_limit_is_the_tries_with_margin_and_the_route_has_none(limit_s, exp
     assert action.timeout.ToNanoseconds() == 0
     assert action.retry_policy.HasField("per_try_timeout") == (expected is not None)
     assert limit.ToNanoseconds() / 1e9 == (expected or 0.0)
+
+
+def test_path_route_inherits_the_usual_limit_and_has_its_own_otherwise():
+    anyone = table(route("a"), route("b", timeout_s=5.0)).virtual_hosts[-1]
+
+    own = {r.route.cluster: r.route.HasField("retry_policy") for r in anyone.routes}
+    assert anyone.retry_policy.per_try_timeout.seconds == 302
+    assert own == {"default/a": False, "default/b": True, "-": True}
 
 
 def test_retries_are_only_for_requests_that_nobody_has_seen():

@@ -15,7 +15,7 @@ import socket
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import uvloop
@@ -34,6 +34,7 @@ from pelton.targets.local.gateway_config import Listener
 
 __all__ = ["Node", "main"]
 
+_AFTER_WAKE_S: Final = 0.003
 _log = log.get(__name__)
 
 
@@ -178,9 +179,15 @@ class Node:
         for peer in self._watchers:
             self._tell(peer, key)
         sockets = tuple(sorted(instance.http for instance in self._instances.ready(key)))
-        if self._routed.get(key, ()) == sockets and sockets:
+        before = self._routed.get(key, ())
+        if before == sockets and sockets:
             return
         self._routed[key] = sockets
+        if len(sockets) > len(before):
+            # The request that woke the function goes first: encoding an update takes this loop milliseconds.
+            await self._clock.sleep(_AFTER_WAKE_S)
+            if self._routed.get(key) != sockets:
+                return  # a later change has taken over
         namespace, _, name = key.partition("/")
         try:
             await self._gateway.set_endpoints(namespace, name, sockets)

@@ -60,6 +60,7 @@ _SPECIAL: Final = frozenset(
         b"x-request-id",
     }
 )
+_STOPS: Final = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 _id_matches = re.compile(rb"[!-~]{1,128}").fullmatch
 _JOIN_BYTES: Final = 64 * 1024
 """Smaller bodies are copied behind their head and leave in one write."""
@@ -179,6 +180,7 @@ class Connection(asyncio.Protocol):
         "_parsing",
         "_pending",
         "_progress",
+        "_put_back",
         "_reading_paused",
         "_remaining",
         "_scheme",
@@ -223,7 +225,7 @@ class Connection(asyncio.Protocol):
         self._advancing = self._write_paused = self._reading_paused = False
         self._ended = self._continue_due = self._progress = False
         self._discarded = -1
-        self._client, self._scheme, self._url = "", "http", b""
+        self._client, self._scheme, self._put_back = "", "http", b""
         self._body: list[bytes] = []
         self._body_bytes = self._carried = 0
         self.call: Any = None
@@ -262,7 +264,7 @@ class Connection(asyncio.Protocol):
         self._progress = False
         try:
             self._parse(data)
-        except httptools.HttpParserError as stop:
+        except _STOPS as stop:
             self._parser_stopped(stop, data)
         if not self._progress:
             self._await_more(len(data))
@@ -365,6 +367,9 @@ class Connection(asyncio.Protocol):
         version = "1.1" if keep_alive and not self._noted else parser.get_http_version()
         if version != "1.1" or self._host_count != 1:
             self._check_version(version)
+        if self._noted and self._has_body and parser.should_upgrade():
+            self._put_back_without_upgrade(parser.get_method(), version)
+            return
         name = parser.get_method()
         method = _METHODS.get(name)
         if method is None:
@@ -449,12 +454,12 @@ class Connection(asyncio.Protocol):
         self._progress = False
         try:
             self._parse(data)
-        except httptools.HttpParserError as stop:
+        except _STOPS as stop:
             self._parser_stopped(stop, data)
         if not self._progress:
             self._await_more(len(data))
 
-    def _parser_stopped(self, stop: httptools.HttpParserError, data: bytes) -> None:
+    def _parser_stopped(self, stop: Exception, data: bytes) -> None:
         if self._ended:
             return
         if not isinstance(stop, httptools.HttpParserUpgrade):
@@ -464,7 +469,7 @@ class Connection(asyncio.Protocol):
         # client is not.
         self._parser = httptools.HttpRequestParser(self)
         self._parse = self._parser.feed_data
-        rest = data[stop.args[0] :]
+        rest, self._put_back = self._put_back + data[stop.args[0] :], b""
         if rest:
             self._feed(rest)
         self._progress = True
@@ -512,6 +517,17 @@ class Connection(asyncio.Protocol):
             self._reading_paused = False
             transport.resume_reading()
 
+    def _put_back_without_upgrade(self, method: bytes, version: str) -> None:
+        """Have a request with a body parsed again without its `upgrade` header.
+
+        The parser takes what follows such a head for another protocol; read as the next request, a body would
+        become a smuggled one.
+        """
+        lines = [b"%s %s HTTP/%s\r\n" % (method, self._url, version.encode())]
+        lines += [b"%s: %s\r\n" % header for header in self._headers if header[0] != b"upgrade"]
+        self._put_back = b"".join(lines) + b"\r\n"
+        self._reset_head()
+
     def _check_head_size(self) -> None:
         size = len(self._url) + 16 + sum(len(name) + len(value) + 4 for name, value in self._headers)
         self._carried = 0
@@ -525,6 +541,7 @@ class Connection(asyncio.Protocol):
         elif self._host_count > 1 or (version == "1.1" and not self._host_count):
             self._refuse(400, "a request needs exactly one Host header")
         else:
+            self._unusual = True
             return
         raise _Stop
 

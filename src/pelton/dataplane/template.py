@@ -27,9 +27,10 @@ import msgspec
 from pelton.dataplane import loader
 from pelton.dataplane.isolation import Isolation, confine, die_with_parent, outer_pid
 from pelton.dataplane.load_page import LoadPage
+from pelton.dataplane.rehearsal import rehearse
 from pelton.dataplane.streams import Streams
 from pelton.dataplane.wire import FrameReader, send_frame
-from pelton.dataplane.worker import Worker, WorkerSettings, prepare, run
+from pelton.dataplane.worker import Worker, WorkerSettings, run
 from pelton.errors import FunctionLoadError
 from pelton.model.desired import Workload
 from pelton.model.invocation import Delivered, LoadedFunction, Output
@@ -130,7 +131,7 @@ def become_spare(isolation: Isolation, control: socket.socket, resolve: Resolve,
     _shed((control.fileno(), isolation.outer_proc))
     die_with_parent(zygote_pid)
     pid = outer_pid(isolation)
-    prepare()
+    rehearse()
     reader = FrameReader(control)
     messages: list[Any] = []
     while not messages:

@@ -36,7 +36,7 @@ from pelton.dataplane.streams import INVOCATION, Streams
 from pelton.dataplane.threads import Threads
 from pelton.model.invocation import Delivered, Event, Invocation, LoadedFunction, Output, Reply
 
-__all__ = ["Worker", "WorkerSettings", "prepare", "run"]
+__all__ = ["Worker", "WorkerSettings", "keep_loop", "run"]
 
 _INFINITY: Final = float("inf")
 _KEEP_NS: Final = InlineChoice.KEEP_NS
@@ -541,8 +541,8 @@ class Worker:
     def _slow_inline(self, elapsed_ns: int, now_ns: int) -> None:
         """Hold a slow inline call against the function, less the time in which the machine did not run it.
 
-        Without that a busy neighbour sends fast functions to threads, which helps nobody. The kernel counts the
-        waiting of this thread since it began; what came up before the last slow call is taken into account once.
+        Without that a busy neighbour sends fast functions to threads, which helps nobody. The kernel counts
+        this thread's waiting since it began; what came up since the last slow call is deducted once.
         """
         before = self._run_delay_ns
         self._run_delay_ns = self._read_run_delay()
@@ -698,9 +698,9 @@ async def _close_iterator(chunks: AsyncIterator[bytes] | Any) -> None:
 _ahead: list[asyncio.AbstractEventLoop] = []
 
 
-def prepare() -> None:
-    """Make the event loop of a later `run` now, in a process that waits for what it will become."""
-    _ahead.append(uvloop.new_event_loop())
+def keep_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Keep a loop for a later `run` in this process; for processes that wait for what they will become."""
+    _ahead.append(loop)
 
 
 def run(

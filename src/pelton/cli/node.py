@@ -107,7 +107,10 @@ class Node:
             if self._instances.desired(desired.workload.key) != desired:
                 await self._instances.apply(desired)
         routes = [desired.route for desired in wanted if desired.route is not None]
-        await self._gateway.set_routes(routes)
+        try:
+            await self._gateway.set_routes(routes)
+        except PeltonError as exc:
+            _log.error("%s", exc)  # the valid ones are in; the others were refused at their apply, too
         return {}
 
     async def _apply(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:

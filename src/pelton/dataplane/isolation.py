@@ -258,7 +258,9 @@ def _cover(directory: str, readable: Sequence[str], writable: Sequence[str]) -> 
         item for item in wanted if not any(_inside(item[0], other) and w == item[1] for other, w in wanted)
     ]
     opened = [
-        (os.open(path, _O_PATH | os.O_CLOEXEC), path, rw) for path, rw in wanted if os.path.exists(path)
+        (os.open(path, _O_PATH | os.O_CLOEXEC), path, rw)
+        for path, rw in wanted
+        if os.path.exists(path)  # noqa: PTH110 -- as above
     ]
     real = os.path.realpath(directory)
     _mount("tmpfs", real, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=0755,size=1m")

@@ -1,8 +1,8 @@
 """A connection to another part that is made again whenever it breaks.
 
-`up` keeps one to the node and one to the runtime, the runtime keeps one to the node. Each time the other side is
-there (again), `on_up` brings it up to date before anybody else's call goes through: state is pushed in full, so a
-restarted part needs no memory.
+`up` keeps one to the node and one to the runtime, the runtime keeps one to the node. Each time the other side
+is there (again), `on_up` brings it up to date before anybody else's call goes through: state is pushed in
+full, so a restarted part needs no memory.
 """
 
 from __future__ import annotations
@@ -85,8 +85,9 @@ class Link:
                 assert self._peer is not None  # noqa: S101 -- set before the event
                 return await self._peer.call(op, body, timeout=timeout_s)
         except (TimeoutError, ConnectionError) as exc:
+            why = str(exc) or f"no answer in {timeout_s:g} s"
             raise PeltonError(
-                f"the {self._name} process did not answer {op!r}: {str(exc) or f'no answer in {timeout_s:g} s'}",
+                f"the {self._name} process did not answer {op!r}: {why}",
                 hint="it is being restarted if it died; see `pelton status`",
             ) from exc
 

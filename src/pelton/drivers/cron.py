@@ -1,7 +1,7 @@
 """The clock as a source of events: `bindings.cron` (contracts, Dapr components, section 4).
 
-Implements `ports.Bus` for one schedule: each due time is one delivery. There is no catch-up for times that passed
-while nobody listened. An event that was given back is delivered again while the process lives.
+Implements `ports.Bus` for one schedule: each due time is one delivery. There is no catch-up for times that
+passed while nobody listened. An event that was given back is delivered again while the process lives.
 """
 
 from __future__ import annotations

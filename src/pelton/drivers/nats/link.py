@@ -184,7 +184,9 @@ class Link:
                 await self._on_reconnected()
                 await self._closed.wait()
             except (nats.errors.Error, OSError, TimeoutError) as exc:
-                self._last_error = str(exc)
+                # A server that refuses credentials says so, then hangs up: the first of the two is the reason.
+                if "uthorization" not in self._last_error:
+                    self._last_error = str(exc)
             except asyncio.CancelledError:
                 if self._client is not client:
                     await asyncio.shield(_quietly_close(client))

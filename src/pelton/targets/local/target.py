@@ -1,7 +1,7 @@
 """The local target: desired state goes to the node (workers, routes) and to the runtime (events, outputs).
 
-Holds what was applied last, so that a part that was restarted can be brought up to date in one message. Implements
-`ports.Target`; `cli/up.py` hands in the two callers.
+Holds what was applied last, so that a part that was restarted can be brought up to date in one message.
+Implements `ports.Target`; `cli/up.py` hands in the two callers.
 """
 
 from __future__ import annotations

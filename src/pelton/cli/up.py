@@ -87,6 +87,7 @@ class _Platform:
         environment[MARKER] = home.tag
         self._supervisor = Supervisor(logs_dir=home.platform_logs, clock=self._clock, environment=environment)
         self._settings_path = ""
+        self._held: list[socket.socket] = []
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -131,8 +132,9 @@ class _Platform:
             notify_port=ports["notify"],
             durability=self._options.durability,
         )
-        for sock in (gateway, *chosen.values()):
-            sock.close()  # the parts bind them in a moment; they were held to find out that they are free
+        # Bound, not listening, as long as we live: parts bind the same ports beside us (SO_REUSEADDR), and
+        # nobody else is given one of them as a free port meanwhile, nor while a part is being restarted.
+        self._held = [gateway, *chosen.values()]
         self._home.save_state({**state, **ports})
         return settings, api_socket
 

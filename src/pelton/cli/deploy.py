@@ -46,9 +46,10 @@ def deploy(
         raise SourceError(
             f"{directory} is not a directory", hint="deploy takes the directory that holds the code"
         )
+    serving = _serving(trigger or "http")
     manifest = None if trigger else _own_manifest(source)
     if manifest is None:
-        manifest = _compose(source, name or _name_of(source), namespace, trigger or "http", convention)
+        manifest = _compose(source, name or _name_of(source), namespace, serving, convention)
     elif name:
         manifest["metadata"]["name"] = name
     manifest["metadata"].setdefault("namespace", namespace)
@@ -127,7 +128,9 @@ def _name_of(source: Path) -> str:
     return name
 
 
-def _compose(source: Path, name: str, namespace: str, trigger: str, convention: str | None) -> dict[str, Any]:
+def _compose(
+    source: Path, name: str, namespace: str, serving: dict[str, Any], convention: str | None
+) -> dict[str, Any]:
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"--name {name!r} is not a name",
@@ -152,7 +155,7 @@ def _compose(source: Path, name: str, namespace: str, trigger: str, convention: 
                 "env": {k: v for k, v in env.items() if v},
                 "srcRepo": {"url": source.as_uri()},
             },
-            "serving": _serving(trigger),
+            "serving": serving,
         },
     }
     return manifest

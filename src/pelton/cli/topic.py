@@ -42,7 +42,10 @@ def publish(home: Home, topic: str, data: Sequence[str], *, headers: Sequence[st
     """Publish messages, as CloudEvents unless `raw`; returns when the bus has stored all of them."""
     payloads = [payload for item in data for payload in _payloads(item)]
     fields = dict(_header(line) for line in headers)
-    asyncio.run(_publish(home, topic, payloads, fields, raw=raw))
+    try:
+        asyncio.run(_publish(home, topic, payloads, fields, raw=raw))
+    except ExceptionGroup as group:
+        raise _first(group) from None
     print(f"published {len(payloads)} message{'s' if len(payloads) != 1 else ''} on {topic}")
     return 0
 
@@ -59,6 +62,14 @@ async def _publish(
     async with _bus(home) as bus, asyncio.TaskGroup() as group:
         for payload in payloads:
             group.create_task(one(payload))
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """Return one of the errors: those of the other messages say the same."""
+    error: Exception = group
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _message(topic: str, payload: bytes, headers: dict[str, str], *, raw: bool) -> Message:

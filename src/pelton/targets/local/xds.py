@@ -14,6 +14,7 @@ import hashlib
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -216,6 +217,7 @@ class DeltaServer:
                 hint="The path must be writable and at most 107 bytes long.",
             ) from error
         await self._server.start()
+        Path(self._socket).chmod(0o600)  # as every socket of the platform, whatever the umask
         return self
 
     async def __aexit__(self, *exc: object) -> None:

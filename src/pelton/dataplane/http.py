@@ -270,7 +270,7 @@ class Connection(asyncio.Protocol):
             self._await_more(len(data))
         if self._pending:
             self._advance()
-        if self._stream is not None:
+        elif self._stream is not None:
             self.update_reading()
 
     def eof_received(self) -> None:

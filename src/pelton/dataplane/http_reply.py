@@ -88,9 +88,16 @@ def render_plain(reply: Reply) -> bytes:
         ReplyError: As in `render`.
     """
     body = reply.body
-    if type(body) is not bytes or reply.status in _BODILESS:
+    status = reply.status
+    if type(body) is not bytes or status in _BODILESS:
         return b"".join(render(reply, _PLAIN, closing=False))
-    parts = _head(reply)
+    lines = _lines
+    try:  # as _head does, without the call
+        parts = [_STATUS_LINES[status]]
+        for header in reply.headers:
+            parts.append(lines.get(header) or _line(header))  # noqa: PERF401 -- a comprehension makes a frame
+    except (KeyError, TypeError):
+        parts = _head(reply)
     size = len(body)
     parts.append(_LENGTH_LINES[size] if size < 1024 else b"content-length: %d\r\n\r\n" % size)
     parts.append(body)

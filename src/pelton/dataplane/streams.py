@@ -32,6 +32,7 @@ _MAX_PARTIAL: Final = 1024
 """Unfinished lines kept at most; beyond, all are written as they are."""
 
 _GAP_NS: Final = 200_000
+_CALM_AFTER: Final = 256
 _current = INVOCATION.get
 _lseek = os.lseek
 
@@ -57,6 +58,7 @@ class Streams:
         self._partial: dict[tuple[bytes, str | int], bytes] = {}
         self._start = self._end = -1
         self._left_ns = 0
+        self._calm = 0
         self._own_bytes = 0
         self._replaced: tuple[TextIO, TextIO] | None = None
 
@@ -116,18 +118,26 @@ class Streams:
     def enter(self, now_ns: int) -> None:
         """Note that an invocation began while no other ran.
 
+        Looking at the file costs as much as a tenth of a short request. Close behind the last look (0.2 ms) its
+        size still counts; and while hundreds of looks found no raw output, only one invocation per such gap is
+        looked at. Raw output that starts under such load is recorded like any other, but its first lines name
+        no invocation.
+
         Args:
-            now_ns: CLOCK_MONOTONIC nanoseconds. Close behind the last `leave` the size it saw still counts:
-            what
-                appears within 0.2 ms could as well have appeared while an invocation ran.
+            now_ns: CLOCK_MONOTONIC nanoseconds.
         """
         if now_ns - self._left_ns > _GAP_NS:
             try:
-                self._end = _lseek(self.fd, 0, 2)
+                size = _lseek(self.fd, 0, 2)
             except OSError:
-                self._end = -1
+                return
+            if size != self._end + self._own_bytes:
+                self._calm = 0
+            self._end = size
+            self._own_bytes = 0
+        elif self._calm > _CALM_AFTER:
+            return
         self._start = self._end
-        self._own_bytes = 0
 
     def disturb(self) -> None:
         """Note that an invocation began while another ran: raw output is nobody's until both have ended."""
@@ -145,16 +155,17 @@ class Streams:
             return
         self._start = -1
         try:
-            end = _lseek(
-                self.fd, 0, 2
-            )  # a third of the cost of fstat, and appending does not look at the offset
+            end = _lseek(self.fd, 0, 2)  # a third of the cost of fstat; appending does not look at the offset
         except OSError:
             return
+        raw = end - start > self._own_bytes
         self._end = end
+        self._own_bytes = 0
         self._left_ns = now_ns
-        if end - start > self._own_bytes:
+        self._calm += 1
+        if raw:
+            self._calm = 0
             self._put(b"\x1eM %s %d %d\n" % (label.encode("utf-8", "replace"), start, end))
-            self._left_ns = 0
 
     def flush_partial(self) -> None:
         """Write out all unfinished lines, e.g. before the process ends."""

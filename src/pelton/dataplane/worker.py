@@ -73,21 +73,16 @@ class WorkerSettings:
 class _Run:
     """An invocation that waits, has a task or a thread, or came as an event."""
 
-    __slots__ = (
-        "answered",
-        "call",
-        "connection",
-        "context",
-        "deadline",
-        "elapsed_ns",
-        "error",
-        "invocation",
-        "peer",
-        "reply",
-        "started",
-        "task",
-        "token",
-    )
+    # Class attributes instead of slots: most runs never set most of them, and one is made per async request.
+    answered = False  # nobody waits for the result any more
+    started = False
+    token = -1
+    task: asyncio.Task[None] | None = None
+    context: contextvars.Context | None = None
+    call: Callable[[Invocation], Any] | None = None
+    reply: Any = None
+    error: BaseException | None = None
+    elapsed_ns = 0
 
     def __init__(
         self, invocation: Invocation, connection: Connection | None, peer: wire.Peer | None, deadline: float
@@ -96,15 +91,6 @@ class _Run:
         self.connection = connection
         self.peer = peer
         self.deadline = deadline
-        self.answered = False  # nobody waits for the result any more
-        self.started = False
-        self.token = -1
-        self.task: asyncio.Task[None] | None = None
-        self.context: contextvars.Context | None = None
-        self.call: Callable[[Invocation], Any] | None = None
-        self.reply: Any = None
-        self.error: BaseException | None = None
-        self.elapsed_ns = 0
 
     def execute(self) -> None:
         """Run sync user code on a thread; see threads.Job."""
@@ -207,6 +193,7 @@ class Worker:
         self._call = function.call
         self.streams_body = function.streams_body
         self._unhandled = function.unhandled_paths
+        self._sync = function.sync
         self._may_inline = function.sync and not function.blocking
         ceiling = MAX_THREADS if function.sync else 0
         self._gate = Gate(settings.concurrency, ceiling=ceiling)
@@ -326,9 +313,15 @@ class Worker:
         invocation.deadline = deadline = _monotonic() + self._timeout_s
         gate = self._gate
         if not self._inline or gate.running >= gate.limit:
-            run = _Run(invocation, connection, None, deadline)
-            connection.call = run
-            self._offer(run)
+            connection.call = run = _Run(invocation, connection, None, deadline)
+            if self._sync or gate.running >= gate.limit:
+                self._offer(run)
+            else:  # what _offer does for async functions with room in the gate, without its detours
+                gate.running += 1
+                self._runs.add(run)
+                if deadline < self._timer_at:
+                    self._arm(deadline)
+                self._launch(run)
             return
         page = self._page
         token = page.begin(deadline)
@@ -421,15 +414,16 @@ class Worker:
         """Start one that is inside the gate."""
         invocation = run.invocation
         run.started = True
-        run.token = self._page.begin(run.deadline)
+        page = self._page
+        run.token = page.begin(run.deadline)
         spool = self._spool
         if spool is not None:
             if self._gate.running > 1:
                 spool.disturb()
             else:
-                spool.enter(self._page.changed_ns)
+                spool.enter(page.changed_ns)
         INVOCATION.set(invocation)
-        if not self._function.sync:
+        if not self._sync:
             run.task = asyncio.Task(self._drive(run), loop=self._loop)
         else:
             run.context = _copy_context()
@@ -518,8 +512,12 @@ class Worker:
         if run.answered or reply is None:
             return
         run.answered = True
-        if run.connection is not None:
-            self._answer(run.connection, run.invocation, reply)
+        connection = run.connection
+        if connection is not None:
+            try:
+                connection.reply(reply)
+            except ReplyError as exc:
+                self._answer_unsendable(connection, run.invocation, exc)
         elif run.peer is not None:
             if 200 <= reply.status < 300:
                 self._outcome(run.peer, run.invocation.id, "ok", "")
@@ -614,12 +612,6 @@ class Worker:
             run.task.cancel()
 
     # --- answers ------------------------------------------------------------------------------------------
-
-    def _answer(self, connection: Connection, invocation: Invocation, reply: Reply) -> None:
-        try:
-            connection.reply(reply)
-        except ReplyError as exc:
-            self._answer_unsendable(connection, invocation, exc)
 
     def _answer_unsendable(self, connection: Connection, invocation: Invocation, exc: ReplyError) -> None:
         text = f"the function's answer cannot be sent: {exc}"

@@ -198,3 +198,28 @@ def test_output_to_a_pipe_works_without_marks():
 
     assert os.read(read_end, 1000).endswith(b"\thello\n")
     os.close(read_end)
+
+
+def test_under_load_without_raw_output_the_file_is_looked_at_once_per_gap(spool):
+    """Raw output that begins in between is kept, and followed closely from the next look on."""
+    streams = spool.streams
+    now = 1_000_000
+    for _ in range(300):
+        streams.enter(now)
+        streams.leave("calm", now)
+    streams.enter(now + 1000)
+    os.write(spool.fd, b"first\n")
+    streams.leave("a", now + 2000)
+    streams.enter(now + 1_000_000)
+    os.write(spool.fd, b"second\n")
+    streams.leave("b", now + 1_001_000)
+    streams.enter(now + 1_002_000)
+    os.write(spool.fd, b"third\n")
+    streams.leave("c", now + 1_003_000)
+
+    marked = {line.split()[1]: line.split()[2:] for line in spool.lines() if line.startswith("\x1eM")}
+    data = spool.path.read_bytes()
+    assert list(marked) == ["b", "c"]
+    assert b"second" in data[int(marked["b"][0]) : int(marked["b"][1])]
+    assert b"first" not in data[int(marked["b"][0]) : int(marked["b"][1])]
+    assert b"third" in data[int(marked["c"][0]) : int(marked["c"][1])]

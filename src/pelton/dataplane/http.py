@@ -6,6 +6,7 @@ run, when and for how long is `dataplane/worker.py`, which calls this and is cal
 (budget: design.md section 7).
 Source: RFC 9110, RFC 9112. Not here: TLS, HTTP/2, WebSocket (an `Upgrade` header is ignored, as RFC 9110 7.8
 allows).
+Over 600 lines, since both directions of a connection share one state and every call between objects costs.
 """
 
 from __future__ import annotations

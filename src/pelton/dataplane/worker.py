@@ -5,6 +5,7 @@ when and where user code runs (event loop, task, thread), and turns what it retu
 outcomes (design decisions 4, 8, 9). Started by `dataplane/template.py` and `cli/`; knows no convention: a
 LoadedFunction is all it gets. A request to a fast sync function runs from parser to answer without a task, a
 closure or a record (`begin`).
+Over 600 lines, since HTTP, events, deadlines and modes all act on the same runs.
 """
 
 from __future__ import annotations

@@ -118,10 +118,10 @@ class Streams:
     def enter(self, now_ns: int) -> None:
         """Note that an invocation began while no other ran.
 
-        Looking at the file costs as much as a tenth of a short request. Close behind the last look (0.2 ms)
-        its size still counts; and while hundreds of looks found no raw output, only one invocation per such
-        gap is looked at. Raw output that starts under such load is recorded like any other, but its first lines name
-        no invocation.
+        Looking at the file costs as much as a tenth of a short request. Close behind the last look
+        (0.2 ms) its size still counts; and while hundreds of looks found no raw output, only one
+        invocation per such gap is looked at. Raw output that starts under such load is recorded
+        like any other, but its first lines name no invocation.
 
         Args:
             now_ns: CLOCK_MONOTONIC nanoseconds.

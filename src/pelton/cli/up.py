@@ -41,6 +41,12 @@ _INHERITED: Final = (
     "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_RUNTIME_DIR", "SSL_CERT_FILE", "SSL_CERT_DIR",
     "PYTHONPATH", "PELTON_ISOLATION", "LD_LIBRARY_PATH",
 )  # fmt: skip
+_STOP_S: Final = 4.0
+"""For stopping all parts; the promise is 5 s from SIGTERM to the exit."""
+
+_DRAIN_S: Final = 2.0
+"""For requests in flight to finish."""
+
 _log = log.get(__name__)
 
 
@@ -256,10 +262,18 @@ class _Platform:
 
     async def _stop_parts(self) -> None:
         """First what takes requests in, then what works on them, then what they rest on; under 5 s in all."""
-        await self._supervisor.stop(["envoy"])
-        await asyncio.gather(self._supervisor.stop(["runtime"]), self._supervisor.stop(["node"]))
-        await self._supervisor.stop(["zygote"])
-        await self._supervisor.stop(["nats"])
+        from pelton.targets.local.envoy import drain
+
+        try:
+            async with asyncio.timeout(_STOP_S):
+                await drain(str(self._run / "admin.sock"), timeout_s=_DRAIN_S)
+                await self._supervisor.stop(["envoy"])
+                await asyncio.gather(self._supervisor.stop(["runtime"]), self._supervisor.stop(["node"]))
+                await self._supervisor.stop(["zygote"])
+                await self._supervisor.stop(["nats"])
+        except TimeoutError:
+            _log.warning("not all parts ended within %g s; what is left is killed", _STOP_S)
+            await self._supervisor.kill()
         shutil.rmtree(self._run, ignore_errors=True)
 
 

@@ -8,6 +8,7 @@ serving its last configuration while the node is away. Facts: contract sheet gat
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -19,11 +20,14 @@ from pelton.targets.local import gateway_config as config
 from pelton.targets.local.gateway_config import Listener
 from pelton.targets.local.xds import Change, DeltaServer, RefusedError
 
-__all__ = ["Gateway", "Listener", "bootstrap", "envoy_command"]
+__all__ = ["Gateway", "Listener", "bootstrap", "drain", "envoy_command"]
 
 ACK_TIMEOUT_S: Final = 5.0
 # Envoy confirms on its main thread; its workers see the change a moment later (measured: well under 10 ms).
 _WORKER_POST_S: Final = 0.02
+_DRAIN_POLL_S: Final = 0.02
+_ACTIVE_PATH: Final = "/stats?filter=downstream_rq_active"
+_ACTIVE: Final = re.compile(rb"http\.gateway\.downstream_rq_active: [1-9]")
 
 _log = get(__name__)
 
@@ -428,3 +432,28 @@ def envoy_command(bootstrap_path: str, *, concurrency: int) -> list[str]:
         "--log-format",
         "%Y-%m-%dT%T.%e%z %L envoy %v",
     ]
+
+
+async def drain(admin_socket: str, *, timeout_s: float) -> None:
+    """Have Envoy take no new connections and wait until it serves no request; a dead Envoy serves none.
+
+    Args:
+        admin_socket: As given to `bootstrap`.
+        timeout_s: Seconds to wait at most; what is still in flight then is left to be cut off.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            await _ask_admin(admin_socket, "POST", "/drain_listeners")
+            while _ACTIVE.search(await _ask_admin(admin_socket, "GET", _ACTIVE_PATH)):  # noqa: ASYNC110 -- Envoy tells only who asks
+                await asyncio.sleep(_DRAIN_POLL_S)
+    except (OSError, TimeoutError):
+        return
+
+
+async def _ask_admin(admin_socket: str, method: str, path: str) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(admin_socket)
+    try:
+        writer.write(f"{method} {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n".encode())
+        return await reader.read()
+    finally:
+        writer.close()

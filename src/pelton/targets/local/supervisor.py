@@ -124,6 +124,14 @@ class Supervisor:
             if running is not None:
                 await self._end(running)
 
+    async def kill(self) -> None:
+        """End every part at once; returns when none is left."""
+        self._stopping = True
+        left = [r.process for r in self._running.values() if r.process and r.process.returncode is None]
+        for process in left:
+            _signal(process, signal.SIGKILL)
+        await asyncio.gather(*(process.wait() for process in left))
+
     async def _end(self, running: _Running) -> None:
         running.state = "stopped"
         process = running.process

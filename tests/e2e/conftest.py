@@ -20,6 +20,8 @@ import httpx
 import pytest
 
 from pelton.cli.home import MARKER, Home
+from pelton.cli.status import collect
+from pelton.drivers.logs import read_logs
 
 READY_S = 20
 STOP_S = 5
@@ -157,8 +159,8 @@ class Platform:
         return Ended(process.returncode, out, err)
 
     def status(self):
-        """Return what `pelton status -o json` says, whatever its exit code."""
-        return json.loads(self.cli("status", "-o", "json", code=None).out)
+        """Return what `pelton status -o json` prints; asked without a process, for it is polled."""
+        return collect(Home(self.home))
 
     def function(self, name):
         """Return a function's entry in the status, None without one."""
@@ -176,8 +178,8 @@ class Platform:
             return client.request(method, url, **more)
 
     def logs(self, name):
-        """Return what a function printed so far, shipped lines only."""
-        return self.cli("logs", name, code=None).out
+        """Return what a function printed so far, shipped lines only; without a process, for it is polled."""
+        return "".join(r.get("log", "") for r in read_logs(self.home / "logs", "default", name))
 
     # -- functions -------------------------------------------------------------------------------------------
 

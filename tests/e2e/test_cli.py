@@ -1,4 +1,4 @@
-"""Commands, and bad input: each says what, where and what to do, with the right exit code; the rest goes on."""
+"""Commands, and bad input: each says what, where and what to do, and ends with the right exit code."""
 
 import json
 import os

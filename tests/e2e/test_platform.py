@@ -92,8 +92,9 @@ def test_init_deploy_invoke_answers(shared, hello):
 def test_status_has_parts_and_functions(shared, hello):
     shared.request(hello)
 
-    found = shared.status()
+    found = json.loads(shared.cli("status", "-o", "json").out)
 
+    assert hello in shared.cli("status").out
     assert [part["name"] for part in found["parts"]] == ["up", "nats", "zygote", "node", "envoy", "runtime"]
     for part in found["parts"]:
         assert {"name", "pid", "state", "restarts"} <= set(part)

@@ -1,0 +1,42 @@
+"""Every example with an expect.yaml is run as its readers run it, and must show what that file says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+pytestmark = [pytest.mark.connected, pytest.mark.long, pytest.mark.timeout(300)]
+
+
+def _expectations():
+    return sorted(EXAMPLES.glob("*/expect.yaml"))
+
+
+def test_there_are_examples():
+    assert _expectations()
+
+
+@pytest.mark.parametrize("file", _expectations(), ids=lambda file: file.parent.name)
+def test_example_shows_what_it_promises(file, tmp_path):
+    expected = YAML(typ="safe", pure=True).load(file.read_text())
+    report = tmp_path / "report.json"
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "pelton.cli.main", *expected["command"].split()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PELTON_DEMO_REPORT": str(report)},
+    )
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    observed = json.loads(report.read_text())
+    assert {key: observed[key] for key in expected["observe"]} == expected["observe"]

@@ -1,0 +1,207 @@
+"""The generated pages of docs/reference, and the checks of all pages: links, file names, drift.
+
+`cli.md` is typer's own help, `errors.md` is read from the error classes; nobody edits them by hand. Run
+through `scripts/docs`; `tests/test_docs.py` calls the same functions.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+
+import pelton.apiserver
+from pelton import errors
+from pelton.cli.main import app
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+PAGES: Final = ("*.md", "docs/**/*.md", "examples/**/*.md", "bench/**/*.md")
+NAMES_FILES: Final = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/adr/*.md", "docs/glossary.md")
+"""Pages in which `path/file.py` means a file of this repository, from its root or from src/pelton."""
+
+_GENERATED: Final = "<!-- Written by scripts/docs; edit {source}, then run it again. -->"
+_WIDTH: Final = 100
+_FENCE: Final = re.compile(r"^(```|~~~).*?^\1\s*$", re.MULTILINE | re.DOTALL)
+_LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_FILE: Final = re.compile(r"`([\w.-]+(?:/[\w.-]+)+\.py)`")
+_HEADING: Final = re.compile(r"^#+\s+(.*?)\s*$", re.MULTILINE)
+
+
+def pages(root: Path = ROOT) -> list[Path]:
+    """Return every Markdown page of the project, sorted."""
+    return sorted({path for pattern in PAGES for path in root.glob(pattern)})
+
+
+def cli_page() -> str:
+    """Return docs/reference/cli.md: the help of every command."""
+    parts = [
+        "# Command line",
+        _GENERATED.format(source="src/pelton/cli/main.py"),
+        "Every command finds the running platform through `PELTON_HOME` (default `~/.pelton`, as root\n"
+        "`/var/lib/pelton`). Exit codes: 0 success; 1 failure; 2 a command line, manifest or source that\n"
+        "cannot be carried out as it is written (see [errors](errors.md)); 130 ended by Ctrl-C.",
+    ]
+    for name, text in _helps(typer.main.get_command(app), "pelton", None):
+        parts.append(f"## {name}" if name != "pelton" else "## pelton")
+        parts.append(f"```text\n{text}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def _helps(command: Any, name: str, parent: Any) -> Iterator[tuple[str, str]]:
+    """Yield (full name, help) of a command and of those below it."""
+    context = command.context_class(
+        command,
+        info_name=name,
+        parent=parent,
+        **{**command.context_settings, "terminal_width": _WIDTH, "max_content_width": _WIDTH},
+    )
+    yield context.command_path, command.get_help(context).rstrip()
+    for below, child in getattr(command, "commands", {}).items():
+        yield from _helps(child, below, context)
+
+
+def error_classes() -> list[type[errors.PeltonError]]:
+    """Return the error classes of `pelton.errors` and of `pelton.apiserver`, by code."""
+    found = pkgutil.iter_modules(pelton.apiserver.__path__)
+    modules = [errors, *(importlib.import_module(f"pelton.apiserver.{each.name}") for each in found)]
+    classes = {
+        value
+        for module in modules
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, errors.PeltonError)
+        and value.__module__ == module.__name__
+    }
+    return sorted(classes, key=lambda each: (each.code, each.__name__))
+
+
+def errors_page() -> str:
+    """Return docs/reference/errors.md: one entry per code."""
+    parts = [
+        "# Errors",
+        _GENERATED.format(source="src/pelton/errors.py"),
+        "A message has this form: where it happened, what happened, a code in brackets, and mostly a hint:",
+        "```text\nerror: <where>: <what happened> [<code>]\n  hint: <what to do next>\n```",
+        "Codes are stable: scripts may look for them. `exit` is the exit code of `pelton`, `HTTP` the\n"
+        "status with which the API answers, in a Kubernetes `Status` object.",
+    ]
+    rows = ["| code | exit | HTTP | meaning |", "|---|---|---|---|"]
+    for each in error_classes():
+        meaning = _summary(each)
+        rows.append(
+            f"| [{each.code}](#{each.code.lower()}) | {each.exit_code} | {_status(each)} | {meaning} |"
+        )
+    parts.append("\n".join(rows))
+    for each in error_classes():
+        details = _attributes(each)
+        text = [f"## {each.code}", f"`{each.__module__}.{each.__name__}`: {_summary(each)}"]
+        if details:
+            text.append("\n".join(f"- `{name}`: {meaning}" for name, meaning in details.items()))
+        parts += text
+    return "\n\n".join(parts) + "\n"
+
+
+def _status(error: type[errors.PeltonError]) -> str:
+    """Return the HTTP status; an error that takes one per instance has none of its own."""
+    return "varies" if "status" in inspect.signature(error).parameters else str(error.http_status)
+
+
+def _summary(error: type[errors.PeltonError]) -> str:
+    if error is errors.PeltonError:
+        return "A failure without a code of its own."
+    text = inspect.getdoc(error) or ""
+    return " ".join(text.partition("\n\n")[0].split())
+
+
+def _attributes(error: type[errors.PeltonError]) -> dict[str, str]:
+    """Return what an error carries beyond message, where and hint: name -> sentence."""
+    _, _, section = (inspect.getdoc(error) or "").partition("Args:\n")
+    found = dict(re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE))
+    shared = ("message", "where", "hint")
+    return {name: " ".join(text.split()) for name, text in found.items() if name not in shared}
+
+
+def generated() -> dict[str, str]:
+    """Return the generated pages: path from the root -> text."""
+    return {"docs/reference/cli.md": cli_page(), "docs/reference/errors.md": errors_page()}
+
+
+def drift(wanted: Mapping[str, str], root: Path = ROOT) -> list[str]:
+    """Return a sentence for each generated page that differs from what it should be."""
+    return [
+        f"{path} is out of date: run scripts/docs"
+        for path, text in wanted.items()
+        if not (root / path).is_file() or (root / path).read_text() != text
+    ]
+
+
+def broken_links(root: Path = ROOT) -> list[str]:
+    """Return a sentence for each relative link that leads nowhere, headings included."""
+    found = []
+    for page in pages(root):
+        for target in _LINK.findall(_FENCE.sub("", page.read_text())):
+            if re.match(r"[a-z][a-z0-9+.-]*:", target):
+                continue
+            path, _, heading = target.partition("#")
+            place = (page.parent / path) if path else page
+            where = f"{page.relative_to(root)}: link {target}"
+            if not place.exists():
+                found.append(f"{where}: no such file")
+            elif heading and heading not in anchors(place.read_text()):
+                found.append(f"{where}: no such heading")
+    return found
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    titles = _HEADING.findall(_FENCE.sub("", text))
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def missing_files(root: Path = ROOT) -> list[str]:
+    """Return a sentence for each `path/file.py` that is not in the repository."""
+    return [
+        f"{page.relative_to(root)}: there is no {name}"
+        for pattern in NAMES_FILES
+        for page in sorted(root.glob(pattern))
+        for name in _FILE.findall(page.read_text())
+        if not (root / name).is_file() and not (root / "src" / "pelton" / name).is_file()
+    ]
+
+
+def shared_codes() -> list[str]:
+    """Return a sentence for each code that two error classes have."""
+    owners: dict[str, str] = {}
+    return [
+        f"{each.__name__} and {owners[each.code]} share the code {each.code}"
+        for each in error_classes()
+        if owners.setdefault(each.code, each.__name__) != each.__name__
+    ]
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages, or with --check say what is wrong; returns the exit code."""
+    if arguments not in ([], ["--check"]):
+        print("usage: scripts/docs [--check]", file=sys.stderr)
+        return 2
+    wanted = generated()
+    if not arguments:
+        for path, text in wanted.items():
+            (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
+            (ROOT / path).write_text(text)
+        return 0
+    problems = [*drift(wanted), *shared_codes(), *broken_links(), *missing_files()]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import select
 import signal
 import socket
 import sys
@@ -49,6 +50,8 @@ _KEPT_ENVIRONMENT: Final = (
     "HOME",
     "PELTON_PLATFORM",
 )
+
+_SPARE_PAUSE_S: Final = 0.02
 
 Resolve = Callable[[str], ModuleType]
 """Convention name -> its module; the table lives in `cli/`, so it is handed down."""
@@ -132,16 +135,7 @@ def become_spare(isolation: Isolation, control: socket.socket, resolve: Resolve,
     die_with_parent(zygote_pid)
     pid = outer_pid(isolation)
     rehearse()
-    reader = FrameReader(control)
-    messages: list[Any] = []
-    while not messages:
-        try:
-            messages = reader.read()
-        except (EOFError, OSError):
-            os._exit(0)
-    body = messages[0]
-    fds = reader.take_fds(4)
-    control.close()
+    body, fds = _one_message(control)
     birth = Birth(workload_from(body["workload"]), isolation, body["uid"], resolve, zygote_pid)
     _go_on(birth, body["instance"], fds, pid)
 
@@ -184,57 +178,104 @@ def become_template(birth: Birth, control: socket.socket, output: int) -> NoRetu
     )
     gc.collect()
     gc.freeze()
+    template = _Template(birth, function, sender, streams)
     reader = FrameReader(control)
     while True:
+        # A spare is made when nothing else is to be done: the next wake must not wait for a fork.
+        pause = _SPARE_PAUSE_S if template.spare is None else None
+        if not select.select([control], [], [], pause)[0]:
+            template.spare = template.fork(rehearsed=True)
+            continue
         try:
             messages = reader.read()
         except (EOFError, OSError):
             os._exit(0)
         for message in messages:
             fds = reader.take_fds(4)
-            pid = _fork_instance(birth, message["instance"], fds, function, sender, streams)
-            if pid:
-                for fd in fds:
-                    os.close(fd)
-                send_frame(control, {"spawned": message["instance"], "pid": pid})
+            pid = template.instance(message, fds)
+            for fd in fds:
+                os.close(fd)
+            send_frame(control, {"spawned": message["instance"], "pid": pid})
 
 
-def _fork_instance(
-    birth: Birth,
-    instance: str,
-    fds: Sequence[int],
-    function: LoadedFunction,
-    sender: _LateSender,
-    streams: Streams,
-) -> int:
-    """Fork twice, so that the worker becomes the zygote's child; the template gets its pid."""
-    read_end, write_end = os.pipe()
-    middle = os.fork()
-    if middle:
-        os.close(write_end)
-        pid = int(os.read(read_end, 32) or b"0")
-        os.close(read_end)
-        os.waitpid(middle, 0)
-        return pid
-    worker_pid = os.fork()
-    if worker_pid:
-        os.write(write_end, str(worker_pid).encode())
-        os._exit(0)
-    _shed((*fds, streams.fd, birth.isolation.outer_proc))
-    os.dup2(fds[3], streams.fd)
-    os.dup2(fds[3], 1)
-    os.dup2(fds[3], 2)
-    try:
-        page = _page(birth, fds[2], outer_pid(birth.isolation))
-        _await_parent(birth.zygote_pid)
-        confine(Isolation("inherited"), uid=0, keep=(), parent=birth.zygote_pid)
-        os.environ["POD_NAME"] = instance
-        _reseed()
-        worker = _worker(birth, instance, page, streams)
-        sender.worker = worker
-    except BaseException as exc:
-        _die_of(exc)
-    _serve(worker, function, fds)
+@dataclass(slots=True)
+class _Template:
+    """A loaded revision in its own process; forks instances, one of them ahead of need.
+
+    Attributes:
+        spare: (pid, socket) of a child that waits for what to become, or None.
+    """
+
+    birth: Birth
+    function: LoadedFunction
+    sender: _LateSender
+    streams: Streams
+    spare: tuple[int, socket.socket] | None = None
+
+    def instance(self, message: dict[str, Any], fds: Sequence[int]) -> int:
+        """Turn the spare, or a fresh fork, into an instance; returns its pid."""
+        while True:
+            pid, sock = self.spare or self.fork(rehearsed=False)
+            self.spare = None
+            try:
+                send_frame(sock, message, fds)
+            except OSError:
+                continue  # it died meanwhile
+            finally:
+                sock.close()
+            return pid
+
+    def fork(self, *, rehearsed: bool) -> tuple[int, socket.socket]:
+        """Fork twice, so that the child becomes the zygote's; it waits for one message on the socket."""
+        ours, theirs = socket.socketpair()
+        read_end, write_end = os.pipe()
+        middle = os.fork()
+        if middle:
+            os.close(write_end)
+            theirs.close()
+            pid = int(os.read(read_end, 32) or b"0")
+            os.close(read_end)
+            os.waitpid(middle, 0)
+            return pid, ours
+        child = os.fork()
+        if child:
+            os.write(write_end, str(child).encode())
+            os._exit(0)
+        self._become_instance(theirs, rehearsed=rehearsed)
+
+    def _become_instance(self, control: socket.socket, *, rehearsed: bool) -> NoReturn:
+        birth = self.birth
+        _shed((control.fileno(), self.streams.fd, birth.isolation.outer_proc))
+        try:
+            _await_parent(birth.zygote_pid)
+            confine(Isolation("inherited"), uid=0, keep=(), parent=birth.zygote_pid)
+            pid = outer_pid(birth.isolation)
+            _reseed()
+            if rehearsed:
+                rehearse()
+            message, fds = _one_message(control)
+            for target in (self.streams.fd, 1, 2):
+                os.dup2(fds[3], target)
+            page = _page(birth, fds[2], pid)
+            os.environ["POD_NAME"] = message["instance"]
+            worker = _worker(birth, message["instance"], page, self.streams)
+            self.sender.worker = worker
+        except BaseException as exc:
+            _die_of(exc)
+        _serve(worker, self.function, fds)
+
+
+def _one_message(control: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Wait for the one message that says what this process becomes; ends the process when none will come."""
+    reader = FrameReader(control)
+    messages: list[Any] = []
+    while not messages:
+        try:
+            messages = reader.read()
+        except (EOFError, OSError):
+            os._exit(0)
+    control.close()
+    return messages[0], reader.take_fds(4)
 
 
 def _serve(worker: Worker, function: LoadedFunction, fds: Sequence[int]) -> NoReturn:

@@ -13,7 +13,9 @@ __all__ = ["get", "setup"]
 
 
 class _Line(logging.Formatter):
-    converter = time.gmtime
+    @staticmethod
+    def converter(seconds: float | None = None) -> time.struct_time:
+        return time.gmtime(seconds)
 
     def __init__(self, part: str) -> None:
         super().__init__(

@@ -25,6 +25,7 @@ class _Column:
     name: str
     type: str
     json_path: str
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,10 +135,10 @@ class _Table:
         self._include = include
         self._finders = [("string", table.find(".metadata.name"))]
         self._finders += [(column.type, table.find(column.json_path)) for column in shown]
-        headings = [("Name", "string", "name"), *((c.name, c.type, "") for c in shown)]
+        headings = [("Name", "string", "name", 0), *((c.name, c.type, "", c.priority) for c in shown)]
         self._definitions = [
-            {"name": name, "type": kind, "format": style, "description": name, "priority": 0}
-            for name, kind, style in headings
+            {"name": name, "type": kind, "format": style, "description": name, "priority": priority}
+            for name, kind, style, priority in headings
         ]
 
     def head(self, metadata: dict[str, Any]) -> bytes:

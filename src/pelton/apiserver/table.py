@@ -37,6 +37,11 @@ class Column(Protocol):
         """JSONPath of Kubernetes, with a leading dot."""
         ...
 
+    @property
+    def priority(self) -> int:
+        """0 for columns that are always shown, 1 for those of `-o wide`."""
+        ...
+
 
 def find(json_path: str) -> Callable[[Any], Any]:
     """Return a function that finds the value of a JSONPath in an object, None where there is none.

@@ -143,7 +143,18 @@ class _Demo:
             copy = text.replace("team-slack", "team-slack-channel").replace(slack_url, real)
             manifest.write_text(f"{text}---\n{copy}")
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "pelton.cli.main", "apply", "-f", str(work), "--wait", "--timeout", "60"),
+            *(
+                sys.executable,
+                "-P",
+                "-m",
+                "pelton.cli.main",
+                "apply",
+                "-f",
+                str(work),
+                "--wait",
+                "--timeout",
+                "60",
+            ),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
@@ -216,6 +227,7 @@ def _start_platform(log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [
                 sys.executable,
+                "-P",
                 "-m",
                 "pelton.cli.main",
                 "up",

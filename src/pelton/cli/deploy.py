@@ -36,6 +36,7 @@ def deploy(
     namespace: str,
     trigger: str | None,
     convention: str | None,
+    target: str | None,
     dry_run: bool,
     output: str,
     timeout_s: float,
@@ -49,7 +50,13 @@ def deploy(
     serving = _serving(trigger or "http")
     manifest = None if trigger else _own_manifest(source)
     if manifest is None:
-        manifest = _compose(source, name or _name_of(source), namespace, serving, convention)
+        manifest = _compose(
+            source,
+            name or _name_of(source),
+            namespace,
+            serving,
+            detect.Wanted(convention=convention or "", target=target or ""),
+        )
     elif name:
         manifest["metadata"]["name"] = name
     manifest["metadata"].setdefault("namespace", namespace)
@@ -129,7 +136,7 @@ def _name_of(source: Path) -> str:
 
 
 def _compose(
-    source: Path, name: str, namespace: str, serving: dict[str, Any], convention: str | None
+    source: Path, name: str, namespace: str, serving: dict[str, Any], wanted: detect.Wanted
 ) -> dict[str, Any]:
     if not _NAME.fullmatch(name):
         raise UsageError(
@@ -137,7 +144,7 @@ def _compose(
             hint="lower case letters, digits and dashes, at most 63 characters",
         )
     modules = {key: resolve_convention(key) for key in CONVENTIONS}
-    match = detect.detect(source, modules, detect.Wanted(convention=convention or ""))
+    match = detect.detect(source, modules, wanted)
     env = {"FUNC_NAME": match.target, "FUNC_SRC": match.source, "FUNC_TYPE": match.signature}
     manifest: dict[str, Any] = {
         "apiVersion": "core.openfunction.io/v1beta2",

@@ -26,7 +26,13 @@ def detached(home: Home, arguments: Sequence[str]) -> int:
     with log.open("ab") as output:
         begin = output.tell()
         process = subprocess.Popen(
-            [sys.executable, "-m", "pelton.cli.main", *(word for word in arguments if word != "--detach")],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "pelton.cli.main",
+                *(word for word in arguments if word != "--detach"),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -159,7 +159,8 @@ class Home:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             for directory in (self.bundles, self.environments):
                 directory.mkdir(exist_ok=True)
-                directory.chmod(0o755)  # functions read these under their own uid
+                # Functions read theirs under their own uid; names are digests, and nobody may list them.
+                directory.chmod(0o711)
             for directory in (self.spool, self.logs, self.platform_logs, self.pki, self.bus):
                 directory.mkdir(exist_ok=True, mode=0o700)
             with tempfile.TemporaryFile(dir=self.path):

@@ -107,6 +107,7 @@ def deploy(
         str | None, typer.Option(help="http, topic=TOPIC or cron=SCHEDULE; default: http, or the manifest's.")
     ] = None,
     convention: Annotated[str | None, typer.Option(help="Convention of the code; default: detected.")] = None,
+    target: Annotated[str | None, typer.Option(help="Function in the source; default: the only one.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the manifest, change nothing.")] = False,
     output: Annotated[str, typer.Option("-o", "--output", help="yaml or json, with --dry-run.")] = "yaml",
     timeout: Timeout = 180.0,
@@ -122,6 +123,7 @@ def deploy(
             namespace=namespace,
             trigger=trigger,
             convention=convention,
+            target=target,
             dry_run=dry_run,
             output=_one_of(output, "yaml", "json"),
             timeout_s=timeout,

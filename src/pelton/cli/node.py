@@ -235,6 +235,7 @@ class Node:
         pending = self._instances.pending(key)
         if not (count or queued or pending or scaling.min_replicas):
             self._autoscaler.forget(key)
+            self._instances.explain(key, 0, lambda: "0 wanted: nothing runs and nothing waits")
             return
         decision = self._autoscaler.observe(
             key,

@@ -199,7 +199,8 @@ class _Platform:
         start(Part("runtime", lambda: self._python("runtime"), ready=self._runtime.wait_up))
 
     def _python(self, module: str) -> Sequence[str]:
-        return (sys.executable, "-m", f"pelton.cli.{module}", self._settings_path)
+        # -P: the directory that `up` was started in has no business on the parts' import path.
+        return (sys.executable, "-P", "-m", f"pelton.cli.{module}", self._settings_path)
 
     def _envoy_command(self) -> Sequence[str]:
         """Write the bootstrap and return Envoy's command; imported late, it is not needed to begin."""

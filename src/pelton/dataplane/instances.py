@@ -636,7 +636,7 @@ def _last_words(spool: str) -> str:
     try:
         with Path(spool).open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
-            lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+            lines = [line for line in file.read().decode("utf-8", "replace").split("\n") if line.strip()]
     except OSError:
         return ""
     return lines[-1].split("\t", 1)[-1] if lines else ""

@@ -591,6 +591,7 @@ class Worker:
         connection, peer, invocation = run.connection, run.peer, run.invocation
         what = "did not finish" if run.started else "could not start"
         text = f"the function {what} within its time limit"
+        self._write_error(invocation, text + "\n")
         self._abandon(run)
         if connection is not None:
             connection.reply(plain_reply(504, text, invocation.id))

@@ -512,7 +512,7 @@ def _tail(output: int, log_tail: list[str]) -> list[str]:
     """Join what the code printed with the traceback; the last 20 lines, spool marks taken off."""
     size = os.fstat(output).st_size
     text = os.pread(output, 16384, max(0, size - 16384)).decode("utf-8", "replace")
-    printed = [line.split("\t", 1)[-1] for line in text.splitlines() if not line.startswith("\x1eM")]
+    printed = [line.split("\t", 1)[-1] for line in text.split("\n") if line and not line.startswith("\x1eM")]
     return [*printed, *log_tail][-20:]
 
 

@@ -57,11 +57,13 @@ class Column:
         name: Heading.
         type: `string`, `integer`, `boolean` or `date`.
         json_path: JSONPath of Kubernetes, with a leading dot.
+        priority: 0 for columns that are always shown, 1 for those of `-o wide`.
     """
 
     name: str
     type: str
     json_path: str
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,8 +122,9 @@ KINDS: tuple[Kind, ...] = (
         columns=(
             Column("BuildState", "string", ".status.build.state"),
             Column("ServingState", "string", ".status.serving.state"),
-            Column("Builder", "string", ".status.build.resourceRef"),
-            Column("Serving", "string", ".status.serving.resourceRef"),
+            # Whole mappings: the original prints them, nobody can read them, so only `-o wide` shows them.
+            Column("Builder", "string", ".status.build.resourceRef", 1),
+            Column("Serving", "string", ".status.serving.resourceRef", 1),
             Column("Address", "string", '.status.addresses[?(@.type=="Internal")].value'),
             _AGE,
         ),

@@ -34,6 +34,10 @@ def unhonoured(function: Function) -> list[Entry]:
     return entries
 
 
+OWN_BUILDER = "pelton"
+"""What `init` and `deploy` write into spec.build.builder, which the contract requires."""
+
+
 def _build(build: Build) -> Iterator[Entry]:
     source = build.source
     if source is not None:
@@ -42,7 +46,7 @@ def _build(build: Build) -> Iterator[Entry]:
         if source.credentials:
             yield "spec.build.srcRepo.credentials", "a local directory needs none"
     for field, given in (
-        ("builder", build.builder),
+        ("builder", "" if build.builder == OWN_BUILDER else build.builder),
         ("builderCredentials", build.builder_credentials),
         ("dockerfile", build.dockerfile),
         ("shipwright", build.shipwright),

@@ -184,7 +184,7 @@ class Link:
                 await self._on_reconnected()
                 await self._closed.wait()
             except (nats.errors.Error, OSError, TimeoutError) as exc:
-                # A server that refuses credentials says so, then hangs up: the first of the two is the reason.
+                # A server that refuses credentials says so, then hangs up: the first is the reason.
                 if "uthorization" not in self._last_error:
                     self._last_error = str(exc)
             except asyncio.CancelledError:

@@ -116,6 +116,26 @@ class Client:
         except httpx.TransportError as exc:
             raise NotRunningError(f"the API server went away: {exc}", hint="see `pelton status`") from exc
 
+    def follow(
+        self, kind: Kind, namespace: str | None, *, name: str = ""
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Iterate over (type, object) without an end: what exists, then every change."""
+        since = ""
+        while True:
+            try:
+                for change, obj in self.watch(kind, namespace, name=name, since=since):
+                    if change == "ERROR":
+                        raise PeltonError(obj.get("message", "the watch failed"))
+                    since = obj["metadata"]["resourceVersion"]
+                    if change != "BOOKMARK":
+                        yield change, obj
+            except NotRunningError:
+                raise
+            except PeltonError:
+                if not since:
+                    raise
+                since = ""  # too far behind to go on from there: begin with what exists
+
     def _call(
         self,
         method: str,

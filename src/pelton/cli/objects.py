@@ -75,13 +75,16 @@ def read_documents(files: Sequence[str]) -> tuple[list[text.Document], list[Mani
     documents: list[text.Document] = []
     errors: list[ManifestError] = []
     for name, content in _contents(files):
+        if isinstance(content, ManifestError):
+            errors.append(content)
+            continue
         parsed = text.parse(content, name)
         documents += parsed.documents
         errors += parsed.errors
     return documents, errors
 
 
-def _contents(files: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _contents(files: Sequence[str]) -> Iterator[tuple[str, str | ManifestError]]:
     for file in files:
         if file == "-":
             yield "-", sys.stdin.read()
@@ -89,13 +92,21 @@ def _contents(files: Sequence[str]) -> Iterator[tuple[str, str]]:
         path = Path(file)
         if path.is_dir():
             for child in sorted(path.iterdir()):
-                if child.suffix in _MANIFESTS:
-                    yield str(child), child.read_text()
+                if child.suffix in _MANIFESTS and not child.is_dir():
+                    yield str(child), _read_one(child)
             continue
         try:
             yield file, path.read_text()
         except (OSError, UnicodeDecodeError) as exc:
             raise UsageError(f"{file} cannot be read: {exc}") from exc
+
+
+def _read_one(path: Path) -> str | ManifestError:
+    """Read one file among others: a bad one must not stop the good ones."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        return ManifestError(f"cannot be read: {exc}", where=str(path), hint="manifests are UTF-8 text")
 
 
 def _apply_one(client: Client, document: text.Document, *, dry_run: bool) -> tuple[Kind, dict[str, Any], str]:
@@ -230,9 +241,7 @@ def get(home: Home, word: str, name: str, *, namespace: str | None, output: str,
 
 def _watch(client: Client, kind: Kind, name: str, *, namespace: str | None, output: str) -> int:
     first = True
-    for change, obj in client.watch(kind, namespace, name=name):
-        if change == "BOOKMARK":
-            continue
+    for change, obj in client.follow(kind, namespace, name=name):
         if output == "table":
             print_table(
                 client.table(kind, obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
@@ -290,18 +299,23 @@ def delete(
 ) -> int:
     """Delete objects by name or by manifest; with `wait`, return when they are gone."""
     targets: list[tuple[Kind, str, str]] = []
+    failed = False
     if files:
         documents, errors = read_documents(files)
-        for error in errors:
-            _complain(error)
         for document in documents:
-            kind = kinds.lookup(document.data.get("apiVersion"), document.data.get("kind"))
+            try:
+                kind = kinds.lookup(document.data.get("apiVersion"), document.data.get("kind"))
+            except ManifestError as exc:
+                errors.append(exc)
+                continue
             metadata = document.data["metadata"]
             targets.append((kind, metadata.get("namespace", "default"), metadata["name"]))
+        for error in errors:
+            _complain(error)
+        failed = bool(errors)
     else:
         kind = kinds.by_resource(word)
         targets += [(kind, namespace, name) for name in names]
-    failed = False
     with Client(home) as client:
         for kind, space, name in targets:
             try:

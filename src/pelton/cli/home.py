@@ -187,6 +187,17 @@ class Home:
         os.write(fd, str(os.getpid()).encode())
         self._lock_fd = fd
 
+    def _owner(self) -> int:
+        """Return the pid of the `pelton up` that has this home, 0 without one."""
+        fd = os.open(self.path / "up.lock", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return int(os.read(fd, 32) or b"0")
+        finally:
+            os.close(fd)
+        return 0
+
     def unlock(self) -> None:
         """Give the home back."""
         if self._lock_fd >= 0:
@@ -248,7 +259,8 @@ class Home:
         """Return where the running platform is; raises NotRunningError when none runs on this home."""
         try:
             found = Endpoints(**json.loads(self.endpoints_file.read_text()))
-            os.kill(found.pid, 0)
+            if self._owner() != found.pid:
+                raise ProcessLookupError  # it was killed; its pid may be somebody else's by now
         except PermissionError:
             raise NotRunningError(
                 f"the platform on {self.path} belongs to another user",

@@ -125,7 +125,8 @@ class Link:
         self._lose("the event bus was closed")
         client, self._client = self._client, None
         if client is not None and not client.is_closed:
-            await client.close()
+            with contextlib.suppress(OSError):  # a lost connection need not be told that we leave
+                await client.close()
 
     @property
     def connected(self) -> bool:

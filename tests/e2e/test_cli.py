@@ -61,6 +61,26 @@ def test_apply_takes_the_good_documents_and_names_the_place_of_the_broken_one(sh
     assert shared.function("second")["state"] == "Running"
 
 
+def test_apply_takes_the_good_files_beside_one_that_cannot_be_read(shared, many):
+    (many / "m.yaml").write_bytes(b"\xff\xfe\x00")
+
+    ended = shared.cli("apply", "-f", many, "--wait", code=1)
+
+    assert "m.yaml: cannot be read" in ended.err
+    assert shared.function("second")["state"] == "Running"
+
+
+def test_delete_takes_the_good_documents_and_fails_for_the_others(shared, many):
+    shared.cli("apply", "-f", many)
+    (many / "a.yaml").write_text("apiVersion: v9\nkind: Nope\nmetadata: {name: x}\n")
+
+    ended = shared.cli("delete", "-f", many, code=1)
+
+    assert '"Nope"' in ended.err
+    assert shared.function("first") is not None
+    assert shared.function("second") is None
+
+
 def test_apply_takes_the_good_documents_around_a_broken_one_in_the_same_file(shared, many):
     broken = GOOD.format(name="broken").replace("builder: pelton", "builder: [1, 2")
     (many / "a.yaml").write_text(
@@ -328,6 +348,16 @@ def test_commands_without_a_platform_say_how_to_start_one(cold):
         ended = cold.cli(*words, code=1)
         assert f"no platform runs on {cold.home}" in ended.err
         assert "pelton up" in ended.err
+
+
+def test_endpoints_of_a_killed_platform_are_not_taken_for_a_running_one(cold):
+    """The pid in the file may be anybody's by now: `down` must not end that process."""
+    cold.home.mkdir()
+    (cold.home / "up.lock").write_text(str(os.getpid()))
+    keys = ("gateway", "api", "ca", "kubeconfig", "nats", "notify")
+    (cold.home / "endpoints.json").write_text(json.dumps({**dict.fromkeys(keys, "x"), "pid": os.getpid()}))
+
+    assert "no platform runs on" in cold.cli("down", code=1).err
 
 
 @pytest.mark.parametrize("flag", ["--gateway", "--api"])

@@ -1,9 +1,10 @@
 """The gateway against the same Envoy with a static file, before the same socket, as ratios of one run.
 
-Two Envoys run side by side, one thread each on one CPU; the upstream and the load share the rest of the
-machine. They take turns of under a second, so that a neighbour's load hits both alike; the table shows
-medians over the turns. Then what only a dynamic gateway does: an endpoint change until the first request that
-sees it, and memory, both at one function and at a thousand. Run: python -m bench.gateway [--seconds 4]
+Two Envoys run side by side, one thread each on one CPU; the upstream and the load share the other CPUs. The
+static file asks for the same statistics and headers as Pelton's gateway does. They take turns of under a
+second, so that a neighbour's load hits both alike; the table shows medians over the turns. Then what only a
+dynamic gateway does: an endpoint change until the first request that sees it, and memory, both at one
+function and at a thousand. Run: python -m bench.gateway [--seconds 5]
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -26,13 +25,15 @@ from typing import Any, cast
 
 import uvloop
 
+from bench.functions import static_config
 from bench.load import Address, ask, load, quantile
-from bench.worker import Row, cpu_s
+from bench.machine import cpu_s, cpus, free_port, pin, pinned, rss_mb
+from bench.table import Row, render, spread
 from pelton.model.desired import Route
 from pelton.targets.local.envoy import Gateway, Listener, bootstrap, envoy_command
 
 CONNECTIONS = 32
-ROUNDS = 7
+ROUNDS = 10
 FUNCTIONS = 1000
 FLIPS = 50
 REQUEST = (
@@ -58,67 +59,6 @@ class Results:
     """Functions known to the gateway -> seconds from the change to the first request that saw it."""
     rss_mb: dict[int, float] = field(default_factory=dict)
     push_s: float = 0.0
-
-
-def static_config(port: int, upstream: str, admin: str) -> dict[str, Any]:
-    """Return what a careful person writes by hand: one listener, route and cluster, the same statistics."""
-    prefix = "type.googleapis.com/envoy.extensions.filters"
-    manager = {
-        "@type": f"{prefix}.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "gateway",
-        "route_config": {
-            "virtual_hosts": [
-                {
-                    "name": "hello",
-                    "domains": ["*"],
-                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "hello"}}],
-                }
-            ]
-        },
-        "http_filters": [
-            {
-                "name": "envoy.filters.http.router",
-                "typed_config": {"@type": f"{prefix}.http.router.v3.Router"},
-            }
-        ],
-    }
-    ours = bootstrap(xds_socket="", admin_socket=admin)
-    return {
-        **{key: ours[key] for key in ("admin", "overload_manager", "stats_config", "stats_flush_on_admin")},
-        "static_resources": {
-            "listeners": [
-                {
-                    "name": "gateway",
-                    "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
-                    "filter_chains": [
-                        {"filters": [{"name": "http", "typed_config": manager}]},
-                    ],
-                }
-            ],
-            "clusters": [
-                {
-                    "name": "hello",
-                    "type": "STATIC",
-                    "load_assignment": {
-                        "cluster_name": "hello",
-                        "endpoints": [
-                            {"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": upstream}}}}]}
-                        ],
-                    },
-                }
-            ],
-        },
-    }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return cast("int", probe.getsockname()[1])
-
-
-def rss_mb(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 @contextlib.asynccontextmanager
@@ -150,8 +90,9 @@ def envoy(folder: str, name: str, config: dict[str, Any]) -> list[str]:
 async def measure(seconds: float) -> Results:
     """Run everything; `seconds` of load on each of the two Envoys, and about as much again for the rest."""
     results = Results()
-    cpus = sorted(os.sched_getaffinity(0))
+    envoys, rest = cpus()
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(pinned(rest))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pb-"))
         upstreams = [f"{folder}/{name}.sock" for name in ("worker", "activator")]
         for path in upstreams:
@@ -169,7 +110,11 @@ async def measure(seconds: float) -> Results:
         await gateway.set_routes([route("hello")])
         await gateway.set_endpoints("default", "hello", upstreams[:1])
         commands = [
-            envoy(folder, "static", static_config(ports[0], upstreams[0], f"{folder}/static-admin.sock")),
+            envoy(
+                folder,
+                "static",
+                static_config(ports[0], f"{folder}/static-admin.sock", {"hello": upstreams[0]}),
+            ),
             envoy(
                 folder,
                 "pelton",
@@ -179,9 +124,7 @@ async def measure(seconds: float) -> Results:
         pids = []
         for command, port in zip(commands, ports, strict=True):
             pids.append(await stack.enter_async_context(running(command, ("127.0.0.1", port))))
-            os.sched_setaffinity(pids[-1], cpus[:1])
-            for task in Path(f"/proc/{pids[-1]}/task").iterdir():
-                os.sched_setaffinity(int(task.name), cpus[:1])
+            pin(pids[-1:], envoys)
         await take_turns(results, pids, ports, seconds)
         await flip(results, gateway, upstreams, ports[1], pids[1])
     return results
@@ -227,7 +170,7 @@ def route(name: str) -> Route:
     )
 
 
-def rows(seconds: float = 4.0) -> list[Row]:
+def rows(seconds: float = 5.0) -> list[Row]:
     """Measure and return the lines for a table; about four times `seconds` long."""
     return table(uvloop.run(measure(seconds)))
 
@@ -237,8 +180,22 @@ def table(results: Results) -> list[Row]:
     median = statistics.median
     few, many = results.flips_s[1], results.flips_s[FUNCTIONS]
     return [
-        Row("gateway: requests", median(ours.per_s), median(peer.per_s), "1/s", ">= 0.95"),
-        Row("gateway: CPU", median(ours.cpu_us), median(peer.cpu_us), "us/request"),
+        Row(
+            "gateway: requests",
+            median(ours.per_s),
+            median(peer.per_s),
+            "1/s",
+            ">= 0.95",
+            spread(ours.per_s, peer.per_s),
+        ),
+        Row(
+            "gateway: CPU",
+            median(ours.cpu_us),
+            median(peer.cpu_us),
+            "us/request",
+            "",
+            spread(ours.cpu_us, peer.cpu_us),
+        ),
         *(
             Row(
                 f"gateway: p{share * 100:.0f}",
@@ -293,8 +250,7 @@ def main() -> None:
         serve(options.serve)
         return
     results = uvloop.run(measure(options.seconds))
-    for row in table(results):
-        print(f"{row.name:72} {row.ours:10.1f} {row.peer:10.1f} {row.unit:11} {row.ratio:6.2f}  {row.budget}")
+    print(render(table(results)))
     print(f"{FUNCTIONS} routes pushed and confirmed in {results.push_s:.2f} s")
 
 

@@ -13,10 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
-__all__ = ["Address", "Load", "ask", "load", "quantile"]
+__all__ = ["Address", "Load", "Refused", "ask", "load", "quantile"]
+
+_LATE_S = 20.0
+"""How much longer than asked a run may take before it counts as stuck."""
 
 Address = str | tuple[str, int]
 """Path of a unix socket, or host and port."""
+
+
+class Refused(ConnectionError):
+    """A server answered something else than what was asked for, closed a connection, or hangs."""
 
 
 @dataclass
@@ -48,6 +55,11 @@ class _Connection(asyncio.Protocol):
         self.transport.write(self.request)
 
     def data_received(self, data: bytes) -> None:
+        if not self.got and not data.startswith(b"HTTP/1.1 200"):
+            if not self.ended.done():
+                self.ended.set_exception(Refused(f"the server answered {data[:40]!r} under load"))
+            self.transport.abort()
+            return
         self.got += len(data)
         if self.got < self.size:
             return
@@ -61,8 +73,10 @@ class _Connection(asyncio.Protocol):
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.ended.done():
+            return
         if time.perf_counter() < self.until:
-            self.ended.set_exception(ConnectionError("the server closed a connection under load"))
+            self.ended.set_exception(Refused("the server closed a connection under load"))
         else:
             self.ended.set_result(None)
 
@@ -76,7 +90,14 @@ async def load(address: Address, request: bytes, *, seconds: float, connections:
         return _Connection(request, size, began + seconds, result.latencies_s)
 
     running = [await _connect(factory, address) for _ in range(connections)]
-    await asyncio.gather(*(connection.ended for connection in running))
+    try:
+        async with asyncio.timeout(seconds + _LATE_S):
+            await asyncio.gather(*(connection.ended for connection in running))
+    except TimeoutError:
+        raise Refused(f"the server did not answer for {_LATE_S:g} s") from None
+    finally:
+        for connection in running:
+            connection.transport.abort()
     result.seconds = time.perf_counter() - began
     return result
 
@@ -91,7 +112,7 @@ async def ask(address: Address, request: bytes) -> bytes:
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200"):
-            raise ConnectionError(f"{address} answered {head[:40]!r}")
+            raise Refused(f"{address} answered {head[:40]!r}")
         length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
         return head + await reader.readexactly(length)
     finally:

@@ -5,6 +5,7 @@ from this process on another: 32 keep-alive connections, one request in flight o
 under a second, so that a neighbour's load on the machine hits all of them alike; the table shows medians over
 the turns. `bare` reads a request as every server has to (method, target, headers, keep-alive) and writes a
 canned answer; `canned` does not even look at the headers and is the floor under any server on this loop.
+Ours is what a user writes, loaded through its convention; `no convention` is the worker alone.
 Run: python -m bench.worker [--seconds 4] [--profile async|sync]
 """
 
@@ -23,18 +24,32 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import uvloop
 
+from bench.load import Load, ask, load, quantile
+from bench.machine import cpu_s, cpus, pin, pinned
+from bench.table import Row, render, spread
+
+if TYPE_CHECKING:
+    from pelton.model.invocation import LoadedFunction
+
 CONNECTIONS = 32
-ROUNDS = 5
+ROUNDS = 10
 REQUEST = (
     b"GET /hello?name=bench HTTP/1.1\r\nhost: hello.default.localhost\r\n"
     b"user-agent: bench/1\r\naccept: */*\r\n\r\n"
 )
 BODY = b"Hello, world!\n"
-SERVERS = ("bare", "canned", "async", "sync")
+OURS = {
+    "async": "async hello",
+    "sync": "sync hello",
+    "async-invocation": "async, no convention",
+    "sync-invocation": "sync, no convention",
+}
+SERVERS = ("bare", "canned", *OURS)
+_HELLO = "def hello(request):\n    return 'Hello, world!\\n'\n"
 
 
 @dataclass
@@ -44,103 +59,6 @@ class Measured:
     per_s: list[float] = field(default_factory=list)
     cpu_us: list[float] = field(default_factory=list)
     latencies_s: list[float] = field(default_factory=list)
-
-    def quantile_us(self, share: float) -> float:
-        ordered = sorted(self.latencies_s)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1e6
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: ours against the peer; `ratio` is how many times ours is the peer's."""
-
-    name: str
-    ours: float
-    peer: float
-    unit: str
-    budget: str = ""
-
-    @property
-    def ratio(self) -> float:
-        return self.ours / self.peer
-
-
-class Client(asyncio.Protocol):
-    """Sends the next request when an answer is complete; all answers of a server have the same length."""
-
-    def __init__(self, turn: Turn) -> None:
-        self.turn = turn
-        self.size = turn.size
-        self.got = 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-        self.send()
-
-    def send(self) -> None:
-        self.sent_at = time.perf_counter()
-        self.transport.write(REQUEST)
-
-    def data_received(self, data: bytes) -> None:
-        self.got += len(data)
-        if self.got < self.size:
-            return
-        self.got = 0
-        turn = self.turn
-        now = time.perf_counter()
-        turn.latencies_s.append(now - self.sent_at)
-        if now < turn.until:
-            self.sent_at = now
-            self.transport.write(REQUEST)
-        else:
-            self.transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.turn.open -= 1
-        if not self.turn.open:
-            self.turn.over.set()
-
-
-class Turn:
-    """One server under load for a while."""
-
-    def __init__(self, seconds: float, size: int) -> None:
-        self.until = time.perf_counter() + seconds
-        self.size = size
-        self.latencies_s: list[float] = []
-        self.open = CONNECTIONS
-        self.over = asyncio.Event()
-
-
-def answer_size(path: str) -> int:
-    """Ask once and return the length of a whole answer in bytes."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.connect(path)
-        sock.sendall(REQUEST)
-        data = b""
-        while not data.endswith(BODY):
-            data += sock.recv(65536)
-        return len(data)
-
-
-async def take_turn(path: str, seconds: float) -> Turn:
-    turn = Turn(seconds, answer_size(path))
-    loop = asyncio.get_running_loop()
-    for _ in range(CONNECTIONS):
-        await loop.create_unix_connection(lambda: Client(turn), path)
-    await turn.over.wait()
-    return turn
-
-
-def cpu_s(pid: int) -> float:
-    """Return the CPU seconds a process has used, all threads, user and system."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    coarse = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    total = 0
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            total += int((task / "schedstat").read_text().split()[0])
-    return total / 1e9 if total else coarse
 
 
 @contextlib.contextmanager
@@ -167,52 +85,74 @@ def server(kind: str, folder: str, profile: bool = False) -> Iterator[tuple[int,
         process.wait(10)
 
 
+async def take_turn(path: str, seconds: float) -> Load:
+    size = len(await ask(path, REQUEST))
+    return await load(path, REQUEST, seconds=seconds, connections=CONNECTIONS, size=size)
+
+
 def measure(seconds: float) -> dict[str, Measured]:
     """Let the servers take turns, `seconds` each in total."""
     results = {kind: Measured() for kind in SERVERS}
-    cpus = sorted(os.sched_getaffinity(0))
-    if len(cpus) > 1:
-        os.sched_setaffinity(0, cpus[1:])
+    servers, rest = cpus()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        stack.enter_context(pinned(rest))
         running = {kind: stack.enter_context(server(kind, folder)) for kind in SERVERS}
-        if len(cpus) > 1:
-            for pid, _path in running.values():
-                os.sched_setaffinity(pid, cpus[:1])
+        pin([pid for pid, _path in running.values()], servers)
 
         async def drive() -> None:
             for _pid, path in running.values():  # warm up: caches, and sync code moving to the loop
-                await take_turn(path, 0.2)
+                await take_turn(path, 0.3)
             for _ in range(ROUNDS):
                 for kind, (pid, path) in running.items():
-                    before, began = cpu_s(pid), time.perf_counter()
+                    before = cpu_s(pid)
                     turn = await take_turn(path, seconds / ROUNDS)
-                    took = time.perf_counter() - began
-                    done = len(turn.latencies_s)
-                    results[kind].per_s.append(done / took)
-                    results[kind].cpu_us.append((cpu_s(pid) - before) / done * 1e6)
+                    results[kind].per_s.append(turn.per_s)
+                    results[kind].cpu_us.append((cpu_s(pid) - before) / len(turn.latencies_s) * 1e6)
                     results[kind].latencies_s.extend(turn.latencies_s)
 
         uvloop.run(drive())
-    os.sched_setaffinity(0, cpus)
     return results
 
 
 def rows(seconds: float = 4.0) -> list[Row]:
-    """Measure and return the lines for a table; about four times `seconds` long."""
+    """Measure and return the lines for a table; about six times `seconds` long."""
     results = measure(seconds)
     bare, canned = results["bare"], results["canned"]
     median = statistics.median
     table = []
-    for kind in ("async", "sync"):
+    for kind, name in OURS.items():
         ours = results[kind]
-        name = f"worker, {kind} hello"
+        asked = ">= 0.6" if kind in ("async", "sync") else ""
+        table.append(
+            Row(
+                f"worker, {name}: requests",
+                median(ours.per_s),
+                median(bare.per_s),
+                "1/s",
+                asked,
+                spread(ours.per_s, bare.per_s),
+                f"{median(ours.per_s) / median(canned.per_s):.2f} of a canned answer",
+            )
+        )
+        table.append(
+            Row(
+                f"worker, {name}: CPU",
+                median(ours.cpu_us),
+                median(bare.cpu_us),
+                "us/request",
+                "",
+                spread(ours.cpu_us, bare.cpu_us),
+                f"canned answer: {median(canned.cpu_us):.1f} us",
+            )
+        )
         table += [
-            Row(f"{name}: requests", median(ours.per_s), median(bare.per_s), "1/s", ">= 0.6"),
-            Row(f"{name}: CPU", median(ours.cpu_us), median(bare.cpu_us), "us/request"),
-            Row(f"{name}: p50", ours.quantile_us(0.5), bare.quantile_us(0.5), "us"),
-            Row(f"{name}: p99", ours.quantile_us(0.99), bare.quantile_us(0.99), "us"),
-            Row(f"{name}: against canned", median(ours.per_s), median(canned.per_s), "1/s"),
-            Row(f"{name}: CPU against canned", median(ours.cpu_us), median(canned.cpu_us), "us/request"),
+            Row(
+                f"worker, {name}: p{share * 100:.0f}",
+                quantile(ours.latencies_s, share) * 1e6,
+                quantile(bare.latencies_s, share) * 1e6,
+                "us",
+            )
+            for share in (0.5, 0.99)
         ]
     return table
 
@@ -269,11 +209,44 @@ def serve_bare(path: str, *, canned: bool) -> None:
     uvloop.run(main())
 
 
-def serve_worker(path: str, *, sync: bool) -> None:
-    """Answer with the worker as it is deployed: load page, spool, gate, deadline."""
+def serve_worker(path: str, *, sync: bool, convention: bool) -> None:
+    """Answer with the worker as it is deployed: load page, spool, gate, deadline, and a function's code."""
     from pelton.dataplane.load_page import LoadPage
     from pelton.dataplane.streams import Streams
     from pelton.dataplane.worker import Worker, WorkerSettings, run
+
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(path)
+    sock.listen(256)
+    spool = Streams(os.open(f"{path}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND))
+    settings = WorkerSettings(instance="hello-1", namespace="default", name="hello", revision="1")
+    worker = Worker(settings, LoadPage(f"{path}.page", create=True), spool=spool)
+    run(worker, _user_function(path, sync) if convention else _invocation_function(sync), [sock])
+
+
+def _user_function(path: str, sync: bool) -> LoadedFunction:
+    """Load what a user writes, through its convention."""
+    from pelton.compat import gcf
+    from pelton.model.invocation import Delivered, LoadRequest, Output
+
+    def send(_output: Output) -> Delivered:
+        raise NotImplementedError
+
+    async def send_async(_output: Output) -> Delivered:
+        raise NotImplementedError
+
+    source = Path(path).with_suffix(".function") / "main.py"
+    source.parent.mkdir()
+    source.write_text(_HELLO if sync else f"async {_HELLO}")
+    return gcf.load(
+        LoadRequest(
+            source=str(source), target="hello", signature="http", context={}, send=send, send_async=send_async
+        )
+    )
+
+
+def _invocation_function(sync: bool) -> LoadedFunction:
+    """Return the least that the worker can call: what a convention costs is the difference."""
     from pelton.model.invocation import Invocation, LoadedFunction, Reply
 
     headers = [(b"content-type", b"text/plain")]
@@ -284,14 +257,8 @@ def serve_worker(path: str, *, sync: bool) -> None:
     async def hello_async(_invocation: Invocation) -> Reply:
         return Reply(200, headers, BODY)
 
-    sock = socket.socket(socket.AF_UNIX)
-    sock.bind(path)
-    sock.listen(256)
-    spool = Streams(os.open(f"{path}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND))
-    settings = WorkerSettings(instance="hello-1", namespace="default", name="hello", revision="1")
-    worker = Worker(settings, LoadPage(f"{path}.page", create=True), spool=spool)
     call: Any = hello if sync else hello_async
-    run(worker, LoadedFunction(call=call, sync=sync), [sock])
+    return LoadedFunction(call=call, sync=sync)
 
 
 def main() -> None:
@@ -304,7 +271,11 @@ def main() -> None:
     if options.serve in ("bare", "canned"):
         serve_bare(options.socket, canned=options.serve == "canned")
     elif options.serve:
-        serve_worker(options.socket, sync=options.serve == "sync")
+        serve_worker(
+            options.socket,
+            sync=options.serve.startswith("sync"),
+            convention=not options.serve.endswith("-invocation"),
+        )
     elif options.profile:
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -312,11 +283,7 @@ def main() -> None:
         ):
             uvloop.run(take_turn(path, options.seconds))
     else:
-        print(f"{'':38}{'ours':>12}{'peer':>12}  {'unit':12}{'ratio':>7}  budget")
-        for row in rows(options.seconds):
-            print(
-                f"{row.name:38}{row.ours:12.1f}{row.peer:12.1f}  {row.unit:12}{row.ratio:7.2f}  {row.budget}"
-            )
+        print(render(rows(options.seconds)))
 
 
 if __name__ == "__main__":

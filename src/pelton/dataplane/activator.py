@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from pelton.clock import Clock
-from pelton.dataplane.instances import Instance
+from pelton.dataplane.instance import Instance
 from pelton.errors import OverloadedError, PeltonError, WakeError
 from pelton.log import get
 
@@ -25,6 +25,9 @@ __all__ = ["Activator"]
 
 HEAD_LIMIT_BYTES: Final = 72 * 1024
 """Envoy's own limit is 64 KiB; its additions fit on top."""
+
+LINGER_S: Final = 5.0
+"""How long a client may go on sending a body that nobody reads any more."""
 
 WAIT_LIMIT_S: Final = 60.0
 FUNCTION_QUEUE: Final = 1_000
@@ -95,6 +98,7 @@ class Activator:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._one(reader, writer)
+            await _linger(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             self.abandoned += 1
         except asyncio.CancelledError:
@@ -246,6 +250,21 @@ async def _splice(
     finally:
         upward.cancel()
         up_writer.close()
+
+
+async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Say that nothing more comes, and read on for a while.
+
+    Closing with bytes unread resets the connection, and the answer that was just written is lost with it; a
+    worker that refuses a body answers before it has all of it.
+    """
+    writer.write_eof()
+    try:
+        async with asyncio.timeout(LINGER_S):
+            while await reader.read(_CHUNK_BYTES):
+                pass
+    except (TimeoutError, ConnectionError):
+        pass
 
 
 async def _answer(

@@ -9,12 +9,10 @@ workers' ctl sockets over `dataplane/wire.py`.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
 import zlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +20,7 @@ import msgspec
 
 from pelton.clock import Clock
 from pelton.dataplane import wire
+from pelton.dataplane.instance import FunctionState, Instance, ending, last_words
 from pelton.dataplane.load_page import LoadPage
 from pelton.errors import PeltonError, WakeError
 from pelton.log import get
@@ -33,6 +32,9 @@ __all__ = ["Instance", "InstanceManager"]
 START_TIMEOUT_S: Final = 60.0
 """From fork to ready; user code has already been loaded once by the check."""
 
+SLOW_START_S: Final = 0.05
+"""A start slower than this is worth a template, if the revision has none."""
+
 DRAIN_GRACE_S: Final = 30.0
 OVERRUN_GRACE_S: Final = 1.0
 """How late a worker may be with ending an overrun invocation before it is taken down."""
@@ -43,75 +45,6 @@ _UID_COUNT: Final = 60_000
 _ALPHABET: Final = "bcdfghjklmnpqrstvwxz2456789"
 
 _log = get(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class Instance:
-    """One worker process.
-
-    Attributes:
-        id: `<revision>-<5 chars>`.
-        workload: Its revision.
-        http, ctl, page_path, spool: Paths.
-        state: `starting`, `ready`, `draining` or `gone`.
-        page: Its load page once it is ready.
-        peer: Connection to its ctl socket.
-        started_at: CLOCK_MONOTONIC seconds.
-        listening: Set when its sockets take connections; what is sent then is answered once it is ready.
-        settled: Set when it is ready or gone.
-    """
-
-    id: str
-    workload: Workload
-    http: str
-    ctl: str
-    page_path: str
-    spool: str
-    started_at: float
-    state: str = "starting"
-    page: LoadPage | None = None
-    peer: wire.Peer | None = None
-    status: int | None = None
-    listening: asyncio.Event = field(default_factory=asyncio.Event)
-    settled: asyncio.Event = field(default_factory=asyncio.Event)
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def pid(self) -> int:
-        """Outer pid, 0 until known."""
-        return self.page.pid if self.page is not None else 0
-
-    @property
-    def in_flight(self) -> int:
-        """Invocations running now."""
-        return self.page.in_flight if self.page is not None else 0
-
-
-@dataclass(slots=True)
-class _Function:
-    key: str
-    desired: Desired | None = None
-    instances: dict[str, Instance] = field(default_factory=dict)
-    wanted: int = 0
-    template: str = "not-needed"
-    cold_starts: int = 0
-    past_seconds: float = 0.0
-    decision: Callable[[], str] = str
-    pending: int = 0
-    failure: str = ""
-    failures: int = 0
-    retry_at: float = 0.0
-    gathering: asyncio.Task[None] | None = None
-
-    def ready(self) -> list[Instance]:
-        return [instance for instance in self.instances.values() if instance.state == "ready"]
-
-    def current(self) -> list[Instance]:
-        """Instances of the wanted revision that are not on their way out."""
-        revision = self.desired.workload.revision if self.desired else ""
-        return [
-            i for i in self.instances.values() if i.state != "draining" and i.workload.revision == revision
-        ]
 
 
 class InstanceManager:
@@ -139,7 +72,7 @@ class InstanceManager:
         self._zygote_socket = zygote_socket
         self._clock = clock
         self._on_change = on_change
-        self._functions: dict[str, _Function] = {}
+        self._functions: dict[str, FunctionState] = {}
         self._instances: dict[str, Instance] = {}
         self._zygote: wire.Peer | None = None
         self._zygote_up = asyncio.Event()
@@ -231,16 +164,19 @@ class InstanceManager:
             result: CheckResult = msgspec.convert(
                 await self._call_zygote("check", body, timeout_s + 5), CheckResult, strict=False
             )
-        function = self._functions.setdefault(workload.key, _Function(workload.key))
-        function.template = result.template if result.ok else function.template
+        function = self._functions.setdefault(workload.key, FunctionState(workload.key))
+        if result.ok:
+            function.template, function.checked = result.template, workload.revision
         return result
 
     async def apply(self, desired: Desired) -> None:
         """Make this revision the one that serves; drain the old one's instances once the new can answer."""
         key = desired.workload.key
-        function = self._functions.setdefault(key, _Function(key))
+        function = self._functions.setdefault(key, FunctionState(key))
         previous = function.desired
         function.desired = desired
+        if previous is not None and previous.workload.revision != desired.workload.revision:
+            self._spawn_task(self._drop_template(previous.workload.revision), "drop-template")
         function.failures, function.retry_at = 0, 0.0
         old = [i for i in function.instances.values() if i.workload.revision != desired.workload.revision]
         floor = max(desired.scaling.min_replicas, desired.scaling.initial_scale if previous is None else 0)
@@ -250,13 +186,19 @@ class InstanceManager:
             self._retire(instance)
         await self._on_change(key)
 
+    async def _drop_template(self, revision: str) -> None:
+        try:
+            await self._call_zygote("drop-template", {"revision": revision}, 5)
+        except (PeltonError, OSError, TimeoutError) as exc:
+            _log.warning("the template of %s stays until room is needed: %s", revision, exc)
+
     async def remove(self, key: str) -> None:
         """Take a function away; returns when its workers are gone."""
         function = self._functions.get(key)
         if function is None:
             return
         if function.desired is not None:
-            await self._call_zygote("drop-template", {"revision": function.desired.workload.revision}, 5)
+            await self._drop_template(function.desired.workload.revision)
         function.desired = None
         leaving = list(function.instances.values())
         for instance in leaving:
@@ -426,15 +368,15 @@ class InstanceManager:
             for instance in ready[: len(current) - wanted]:
                 self._retire(instance)
 
-    async def _grow(self, function: _Function, wanted: int) -> None:
+    async def _grow(self, function: FunctionState, wanted: int) -> None:
         started = [self._start(function) for _ in range(wanted - len(function.current()))]
         await asyncio.gather(*(instance.settled.wait() for instance in started))
 
-    def _refuse_while_failing(self, function: _Function) -> None:
+    def _refuse_while_failing(self, function: FunctionState) -> None:
         if self._clock.monotonic() < function.retry_at:
             raise self.why_gone(function.key)
 
-    def _start(self, function: _Function) -> Instance:
+    def _start(self, function: FunctionState) -> Instance:
         assert function.desired is not None  # noqa: S101 -- callers checked
         workload = function.desired.workload
         suffix = "".join(self._random.choices(_ALPHABET, k=5))
@@ -466,7 +408,7 @@ class InstanceManager:
             self._clock.monotonic(),
         )
         self._instances[instance.id] = instance
-        function = self._functions.setdefault(workload.key, _Function(workload.key))
+        function = self._functions.setdefault(workload.key, FunctionState(workload.key))
         function.instances[instance.id] = instance
         return instance
 
@@ -477,7 +419,14 @@ class InstanceManager:
         except (PeltonError, OSError, TimeoutError) as exc:
             self._failed(instance, f"no worker could be forked: {exc}")
             return
+        forked = self._clock.monotonic()
         await self._greet(instance)
+        function = self._functions.get(instance.workload.key)
+        slow = self._clock.monotonic() - forked > SLOW_START_S
+        if slow and function is not None and function.checked != instance.workload.revision:
+            # Checked before the platform was restarted: its template went with the old zygote.
+            function.checked = instance.workload.revision
+            self._spawn_task(self._recheck(instance.workload), "recheck")
 
     async def _greet(self, instance: Instance) -> None:
         """Wait until a worker answers; then it is ready."""
@@ -489,7 +438,7 @@ class InstanceManager:
             instance.page = LoadPage(instance.page_path)
         except (PeltonError, OSError, TimeoutError, ValueError) as exc:
             self._failed(
-                instance, f"the worker ended before it was ready: {_last_words(instance.spool) or exc}"
+                instance, f"the worker ended before it was ready: {last_words(instance.spool) or exc}"
             )
             await self._signal(instance, signal.SIGKILL)
             return
@@ -599,12 +548,12 @@ class InstanceManager:
         instance.status = body["status"]
         key, was = instance.workload.key, instance.state
         if was == "starting":
-            words = _last_words(instance.spool)
-            self._failed(instance, f"the worker ended while it started ({_ending(body['status'])}): {words}")
+            words = last_words(instance.spool)
+            self._failed(instance, f"the worker ended while it started ({ending(body['status'])}): {words}")
             return
         self._bury(instance)
         if was == "ready":
-            _log.warning("%s ended by itself (%s)", instance.id, _ending(body["status"]))
+            _log.warning("%s ended by itself (%s)", instance.id, ending(body["status"]))
             await self._on_change(key)
 
     async def _template_changed(self, _peer: wire.Peer, body: dict[str, Any]) -> None:
@@ -623,20 +572,3 @@ class InstanceManager:
                 if uid not in taken
             )
         return self._uids[key]
-
-
-def _ending(status: int) -> str:
-    if status < 0:
-        return signal.Signals(-status).name
-    return f"exit code {status}"
-
-
-def _last_words(spool: str) -> str:
-    """Return the last line a worker printed."""
-    try:
-        with Path(spool).open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
-            lines = [line for line in file.read().decode("utf-8", "replace").split("\n") if line.strip()]
-    except OSError:
-        return ""
-    return lines[-1].split("\t", 1)[-1] if lines else ""

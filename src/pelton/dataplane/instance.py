@@ -1,0 +1,110 @@
+"""What the instance manager knows: one record per worker, one per function.
+
+Plain state and the questions it answers by itself; `dataplane/instances.py` changes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pelton.dataplane import wire
+from pelton.dataplane.load_page import LoadPage
+from pelton.model.desired import Desired, Workload
+
+__all__ = ["FunctionState", "Instance", "ending", "last_words"]
+
+
+@dataclass(slots=True, eq=False)
+class Instance:
+    """One worker process.
+
+    Attributes:
+        id: `<revision>-<5 chars>`.
+        workload: Its revision.
+        http, ctl, page_path, spool: Paths.
+        state: `starting`, `ready`, `draining` or `gone`.
+        page: Its load page once it is ready.
+        peer: Connection to its ctl socket.
+        started_at: CLOCK_MONOTONIC seconds.
+        listening: Set when its sockets take connections; what is sent then is answered once it is ready.
+        settled: Set when it is ready or gone.
+    """
+
+    id: str
+    workload: Workload
+    http: str
+    ctl: str
+    page_path: str
+    spool: str
+    started_at: float
+    state: str = "starting"
+    page: LoadPage | None = None
+    peer: wire.Peer | None = None
+    status: int | None = None
+    listening: asyncio.Event = field(default_factory=asyncio.Event)
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def pid(self) -> int:
+        """Outer pid, 0 until known."""
+        return self.page.pid if self.page is not None else 0
+
+    @property
+    def in_flight(self) -> int:
+        """Invocations running now."""
+        return self.page.in_flight if self.page is not None else 0
+
+
+@dataclass(slots=True)
+class FunctionState:
+    """A function and its workers, ready, starting or on their way out."""
+
+    key: str
+    desired: Desired | None = None
+    instances: dict[str, Instance] = field(default_factory=dict)
+    wanted: int = 0
+    template: str = "not-needed"
+    checked: str = ""  # revision that this process has had checked
+    cold_starts: int = 0
+    past_seconds: float = 0.0
+    decision: Callable[[], str] = str
+    pending: int = 0
+    failure: str = ""
+    failures: int = 0
+    retry_at: float = 0.0
+    gathering: asyncio.Task[None] | None = None
+
+    def ready(self) -> list[Instance]:
+        """Instances that can take work."""
+        return [instance for instance in self.instances.values() if instance.state == "ready"]
+
+    def current(self) -> list[Instance]:
+        """Instances of the wanted revision that are not on their way out."""
+        revision = self.desired.workload.revision if self.desired else ""
+        return [
+            i for i in self.instances.values() if i.state != "draining" and i.workload.revision == revision
+        ]
+
+
+def ending(status: int) -> str:
+    """Say how a process ended: `SIGKILL`, `exit code 3`."""
+    if status < 0:
+        return signal.Signals(-status).name
+    return f"exit code {status}"
+
+
+def last_words(spool: str) -> str:
+    """Return the last line a worker printed."""
+    try:
+        with Path(spool).open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+            lines = [line for line in file.read().decode("utf-8", "replace").split("\n") if line.strip()]
+    except OSError:
+        return ""
+    return lines[-1].split("\t", 1)[-1] if lines else ""

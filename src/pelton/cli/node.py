@@ -13,7 +13,6 @@ import ipaddress
 import signal
 import socket
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +25,7 @@ from pelton.clock import SystemClock
 from pelton.controlplane.autoscaler import OBSERVE_EVERY_S, Autoscaler
 from pelton.dataplane import wire
 from pelton.dataplane.activator import Activator
+from pelton.dataplane.instance import Instance
 from pelton.dataplane.instances import InstanceManager
 from pelton.errors import PeltonError
 from pelton.model.desired import Desired, Workload
@@ -56,8 +56,9 @@ class Node:
             clock=self._clock,
             on_change=self._changed,
         )
+        self._synced = asyncio.Event()
         self._activator = Activator(
-            wake=partial(self._instances.wake, early=True),
+            wake=self._wake_early,
             why_gone=self._instances.why_gone,
             listing=self._listing,
             clock=self._clock,
@@ -111,7 +112,13 @@ class Node:
             await self._gateway.set_routes(routes)
         except PeltonError as exc:
             _log.error("%s", exc)  # the valid ones are in; the others were refused at their apply, too
+        self._synced.set()
         return {}
+
+    async def _wake_early(self, key: str) -> Instance:
+        """Wake for a request; before the first sync nobody here knows which functions there are."""
+        await self._synced.wait()
+        return await self._instances.wake(key, early=True)
 
     async def _apply(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
         desired = msgspec.convert(body["desired"], Desired)

@@ -179,7 +179,7 @@ class Activator:
                 up_writer.write(head[:-2] + b"connection: close\r\n\r\n")
                 if instance.state == "starting":
                     await instance.settled.wait()
-                    if instance.state == "gone":
+                    if instance.state == "gone" and not instance.served:
                         raise self._why_gone(key)
             except BaseException:
                 up_writer.close()
@@ -249,6 +249,7 @@ async def _splice(
         return False
     finally:
         upward.cancel()
+        await asyncio.gather(upward, return_exceptions=True)  # whoever reads on must be the only reader
         up_writer.close()
 
 

@@ -31,6 +31,8 @@ class Instance:
         page: Its load page once it is ready.
         peer: Connection to its ctl socket.
         started_at: CLOCK_MONOTONIC seconds.
+        page_fd: The page's file until the page is mapped; its name goes with the worker. -1 without.
+        served: Whether it had begun an invocation when it ended before it was ready.
         listening: Set when its sockets take connections; what is sent then is answered once it is ready.
         settled: Set when it is ready or gone.
     """
@@ -46,6 +48,8 @@ class Instance:
     page: LoadPage | None = None
     peer: wire.Peer | None = None
     status: int | None = None
+    page_fd: int = -1
+    served: bool = False
     listening: asyncio.Event = field(default_factory=asyncio.Event)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
@@ -59,6 +63,39 @@ class Instance:
     def in_flight(self) -> int:
         """Invocations running now."""
         return self.page.in_flight if self.page is not None else 0
+
+    def hold_page(self) -> None:
+        """Keep the page's file open; a worker that is gone already leaves none."""
+        try:
+            self.page_fd = os.open(self.page_path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            self.page_fd = -1
+
+    def map_page(self) -> None:
+        """Map the page of a worker that has initialised it; raises OSError or ValueError."""
+        self.page = LoadPage(self.page_fd if self.page_fd >= 0 else self.page_path)
+        self._close_fd()
+
+    def begun(self) -> bool:
+        """Whether user code was called: then an early end is an invocation's outcome, no failed start."""
+        if self.page is None and self.page_fd >= 0:
+            try:
+                self.map_page()
+            except (OSError, ValueError):
+                return False  # it ended before it had a page
+        return self.page is not None and self.page.read().total > 0
+
+    def let_go(self) -> None:
+        """Unmap and close the page."""
+        self._close_fd()
+        if self.page is not None:
+            self.page.close()
+            self.page = None
+
+    def _close_fd(self) -> None:
+        if self.page_fd >= 0:
+            os.close(self.page_fd)
+            self.page_fd = -1
 
 
 @dataclass(slots=True)

@@ -21,7 +21,6 @@ import msgspec
 from pelton.clock import Clock
 from pelton.dataplane import wire
 from pelton.dataplane.instance import FunctionState, Instance, ending, last_words
-from pelton.dataplane.load_page import LoadPage
 from pelton.errors import PeltonError, WakeError
 from pelton.log import get
 from pelton.model.desired import Desired, Workload
@@ -74,6 +73,7 @@ class InstanceManager:
         self._on_change = on_change
         self._functions: dict[str, FunctionState] = {}
         self._instances: dict[str, Instance] = {}
+        self._kept: set[str] = set()  # revisions of templates that the zygote had when it was asked
         self._zygote: wire.Peer | None = None
         self._zygote_up = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -135,7 +135,7 @@ class InstanceManager:
             instance = self._new_instance(workload, body)
             instance.listening.set()
             self._spawn_task(self._greet(instance), f"adopt-{instance.id}")
-        revisions = {template["revision"] for template in listing["templates"]}
+        revisions = self._kept = {template["revision"] for template in listing["templates"]}
         for function in self._functions.values():
             if (
                 function.template == "kept"
@@ -177,6 +177,9 @@ class InstanceManager:
         function.desired = desired
         if previous is not None and previous.workload.revision != desired.workload.revision:
             self._spawn_task(self._drop_template(previous.workload.revision), "drop-template")
+        if previous is None and desired.workload.revision in self._kept:
+            # This process was restarted, the zygote was not.
+            function.template, function.checked = "kept", desired.workload.revision
         function.failures, function.retry_at = 0, 0.0
         old = [i for i in function.instances.values() if i.workload.revision != desired.workload.revision]
         floor = max(desired.scaling.min_replicas, desired.scaling.initial_scale if previous is None else 0)
@@ -342,16 +345,17 @@ class InstanceManager:
                     await starting[0].settled.wait()
             except TimeoutError:
                 raise WakeError(f"{key} was not ready within {timeout_s:g} s") from None
-            if starting[0].state == "gone" and function.failure:
+            if starting[0].state == "gone" and function.failure and not starting[0].served:
                 raise self.why_gone(key)
 
     def why_gone(self, key: str) -> WakeError:
         """Return the error that says why the last instance of a function did not start."""
         function = self._functions.get(key)
         reason = function.failure if function is not None else ""
-        name = key.partition("/")[2]
+        namespace, _, name = key.partition("/")
+        where = "" if namespace == "default" else f" -n {namespace}"
         return WakeError(
-            reason or "the worker ended while it started", where=key, hint=f"see: pelton logs {name}"
+            reason or "the worker ended while it started", where=key, hint=f"see: pelton logs {name}{where}"
         )
 
     async def scale(self, key: str, wanted: int) -> None:
@@ -415,6 +419,7 @@ class InstanceManager:
     async def _bring_up(self, instance: Instance, body: dict[str, Any]) -> None:
         try:
             await self._call_zygote("spawn", body, START_TIMEOUT_S)
+            instance.hold_page()
             instance.listening.set()
         except (PeltonError, OSError, TimeoutError) as exc:
             self._failed(instance, f"no worker could be forked: {exc}")
@@ -435,7 +440,7 @@ class InstanceManager:
             instance.peer = peer
             self._spawn_task(self._follow(instance, peer), f"follow-{instance.id}")
             await peer.call("hello", {"role": "node"}, timeout=START_TIMEOUT_S)
-            instance.page = LoadPage(instance.page_path)
+            instance.map_page()
         except (PeltonError, OSError, TimeoutError, ValueError) as exc:
             self._failed(
                 instance, f"the worker ended before it was ready: {last_words(instance.spool) or exc}"
@@ -449,6 +454,11 @@ class InstanceManager:
         await self._on_change(instance.workload.key)
 
     def _failed(self, instance: Instance, reason: str) -> None:
+        if instance.begun():
+            _log.warning("%s ended in its first invocation", instance.id)
+            instance.served = True
+            self._bury(instance)
+            return
         function = self._functions.get(instance.workload.key)
         if function is not None:
             function.failures += 1
@@ -476,9 +486,7 @@ class InstanceManager:
         function = self._functions.get(instance.workload.key)
         if function is not None and function.instances.pop(instance.id, None) is not None:
             function.past_seconds += self._clock.monotonic() - instance.started_at
-        if instance.page is not None:
-            instance.page.close()
-            instance.page = None
+        instance.let_go()
 
     # -- scale-down ------------------------------------------------------------------------------------------
 

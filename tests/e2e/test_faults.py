@@ -89,6 +89,14 @@ def test_failing_handler_answers_its_status_and_the_next_request_is_served(share
         shared.until("the traceback", lambda: "ValueError: on purpose" in shared.logs(naughty))
 
 
+def test_first_request_that_ends_its_worker_is_no_failed_start(shared, naughty):
+    """From zero the request is with the worker before the node knows that it is ready."""
+    shared.until_at_zero(naughty)
+
+    assert shared.request(naughty, "/exit").status_code == 502
+    assert shared.request(naughty, "/fine").status_code == 200
+
+
 def test_handler_that_never_returns_times_out_alone_and_its_worker_is_replaced(shared, naughty):
     before = shared.request(naughty, "/fine").json()["pid"]
     shared.until("one worker", lambda: len(shared.function(naughty)["workers"]) == 1)
@@ -285,7 +293,7 @@ def test_killed_part_is_back_and_nothing_accepted_is_lost(flow, part):
             for pid in victims:
                 os.kill(pid, signal.SIGKILL)
         else:
-            before = platform.part(part)
+            before = platform.until(f"{part} running", lambda: (now := platform.part(part))["pid"] and now)
             os.kill(before["pid"], signal.SIGKILL)
 
             def back():
@@ -307,6 +315,23 @@ def test_killed_part_is_back_and_nothing_accepted_is_lost(flow, part):
     assert load.answers[-1] == 200
     assert load.slowest < 10
     platform.until("every accepted event", lambda: all(seen[key] for key in load.accepted), timeout_s=30)
+
+
+def test_requests_for_a_function_at_zero_wait_for_a_restarted_node(flow):
+    platform, _seen = flow
+    platform.until_at_zero("answers")
+    before = platform.part("node")
+    os.kill(before["pid"], signal.SIGKILL)
+
+    texts = []
+
+    def answered():
+        answer = platform.request("answers")
+        texts.append(answer.text)
+        return answer.status_code == 200
+
+    platform.until("an answer", answered, timeout_s=10)
+    assert not [text for text in texts if "does not exist" in text]
 
 
 # -- the end of `up` -----------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def rows() -> list[Row]:
 
 async def _measure() -> list[Row]:
     async with platform() as here:
-        empty_mb = sum(map(pss_mb, here.processes()))
+        empty = memory_by_part(here)
         functions = [function(name, source) for name, source in hello_sources(here.root, FUNCTIONS)]
         began = time.perf_counter()
         busy = cpu_by_part(here)
@@ -42,7 +42,7 @@ async def _measure() -> list[Row]:
         spent = {name: cpu - busy.get(name, 0.0) for name, cpu in cpu_by_part(here).items()}
         await asyncio.sleep(_SETTLE_S)
         share, by_part = await _rest(here)
-        total_mb = sum(map(pss_mb, here.processes()))
+        held = memory_by_part(here)
         instances = sum(len(seen["instances"]) for seen in (await here.status()).values())
     return [
         Row(
@@ -71,11 +71,11 @@ async def _measure() -> list[Row]:
         ),
         Row(
             f"at rest: memory with {FUNCTIONS} functions at zero, PSS",
-            total_mb,
-            empty_mb,
+            sum(held.values()),
+            sum(empty.values()),
             "MB",
             "ours <= 400",
-            note="peer: the same platform without functions",
+            note=f"{_words(held)}; peer: the same platform without functions: {_words(empty)}",
         ),
     ]
 
@@ -111,6 +111,18 @@ def cpu_by_part(here: Platform) -> dict[str, float]:
         except OSError:
             continue
         found[name] = found.get(name, 0.0) + cpu
+    return found
+
+
+def memory_by_part(here: Platform) -> dict[str, float]:
+    """Return PSS in MB by kind of process."""
+    found: dict[str, float] = {}
+    for pid in here.processes():
+        try:
+            name, held = _part(pid), pss_mb(pid)
+        except OSError:
+            continue
+        found[name] = found.get(name, 0.0) + held
     return found
 
 

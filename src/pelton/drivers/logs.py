@@ -439,15 +439,11 @@ def read_logs(
         since: Epoch seconds; older records are left out.
     """
     directory = Path(logs_dir) / namespace / name
-    for path in [
-        *(directory / f"{number}.jsonl" for number in range(_FILES - 1, 0, -1)),
-        _current(directory),
-    ]:
-        try:
-            with path.open("rb") as handle:
+    for path in [*_older(directory), _current(directory)]:
+        handle = _open(path)
+        if handle is not None:
+            with handle:
                 yield from _records(handle, since)
-        except FileNotFoundError:
-            continue
 
 
 async def follow_logs(
@@ -455,17 +451,20 @@ async def follow_logs(
 ) -> AsyncIterator[dict[str, Any]]:
     """Yield the records of a function, then new ones as they come; never ends by itself."""
     directory = Path(logs_dir) / namespace / name
-    for found in read_logs(logs_dir, namespace, name, since=since):
-        yield found
-    handle: Any = None
+    # Opened before the older files are read and read on without a gap: what is written meanwhile comes later,
+    # and if it becomes one of the older files meanwhile, it is not read twice.
+    handle = _open(_current(directory))
     try:
+        for path in _older(directory):
+            older = _open(path)
+            if older is not None:
+                with older:
+                    if handle is None or not os.path.sameopenfile(older.fileno(), handle.fileno()):
+                        for found in _records(older, since):
+                            yield found
         while True:
             if handle is None:
-                try:
-                    handle = _current(directory).open("rb")
-                    handle.seek(0, os.SEEK_END)
-                except FileNotFoundError:
-                    handle = None
+                handle = _open(_current(directory))
             if handle is not None:
                 for found in _records(handle, since):
                     yield found
@@ -501,6 +500,18 @@ def _replaced(handle: Any, path: Path) -> bool:
         return path.stat().st_ino != os.fstat(handle.fileno()).st_ino
     except FileNotFoundError:
         return False
+
+
+def _older(directory: Path) -> list[Path]:
+    return [directory / f"{number}.jsonl" for number in range(_FILES - 1, 0, -1)]
+
+
+def _open(path: Path) -> Any:
+    """Open a file for reading; None when it is not there."""
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        return None
 
 
 def _current(directory: Path) -> Path:

@@ -291,5 +291,22 @@ async def test_follow_goes_on_through_a_rotation(tmp_path, monkeypatch):
     assert found == list(range(20))
 
 
+async def test_follow_that_begins_before_the_first_record_yields_it(tmp_path):
+    found = []
+
+    async def follow():
+        async for record in follow_logs(tmp_path, "ns", "fn", SystemClock()):
+            found.append(record["n"])
+
+    task = asyncio.create_task(follow())
+    await asyncio.sleep(0)
+    logs._append(tmp_path / "ns" / "fn", [b'{"n":0}', b'{"n":1}'])
+    await until(lambda: len(found) == 2)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+    assert found == [0, 1]
+
+
 async def test_read_of_a_function_without_logs_is_empty(tmp_path):
     assert list(read_logs(tmp_path, "ns", "nobody")) == []

@@ -217,6 +217,16 @@ def test_code_that_does_not_load_fails_with_its_reason_and_the_old_revision_serv
             assert printed in told
 
 
+def test_same_broken_code_again_fails_again_at_once(shared):
+    broken = "def other(request):\n    return 1\n"
+    shared.apply("stubborn", broken, expect=1)
+
+    ended = shared.apply("stubborn", broken, expect=1)
+
+    assert "unchanged" in ended.out
+    assert "no function 'main'" in ended.err
+
+
 def test_code_that_never_loads_is_mended_by_good_code(shared):
     ended = shared.apply(
         "mended", "raise RuntimeError('not today')\ndef main(request):\n    return 1\n", expect=1

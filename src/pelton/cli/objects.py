@@ -20,10 +20,10 @@ from pelton.cli.client import Client
 from pelton.cli.home import Home
 from pelton.cli.printing import print_table, print_yaml, progress
 from pelton.errors import ManifestError, NotFoundError, PeltonError, SourceError, UsageError
-from pelton.manifest import kinds, text
+from pelton.manifest import kinds, openfunction_core, text
 from pelton.manifest.kinds import Kind
 from pelton.model.desired import BuildRun
-from pelton.plan.function import SOURCE_DIGEST
+from pelton.plan.function import SOURCE_DIGEST, build_hash
 
 __all__ = ["apply", "delete", "describe", "get", "read_documents", "wait_settled"]
 
@@ -175,8 +175,9 @@ def wait_settled(client: Client, kind: Kind, obj: dict[str, Any], *, timeout_s: 
     metadata = obj["metadata"]
     namespace, name, generation = metadata["namespace"], metadata["name"], metadata.get("generation", 1)
     digest = metadata.get("annotations", {}).get(SOURCE_DIGEST, "")
-    # With new code under an unchanged spec, the status at hand is still about the old code.
-    stale = obj.get("status") if digest and digest != _built_digest(obj.get("status")) else None
+    # With new code under an unchanged spec, the status at hand is still about the old code; attempts at that
+    # may go on meanwhile, so it is not enough that the status changed.
+    content = build_hash(openfunction_core.decode(openfunction_core.default(obj))[0])
     deadline = time.monotonic() + timeout_s
     with progress(f"function {namespace}/{name}") as line:
         for change, seen in client.watch(kind, namespace, name=name, timeout_s=max(1, int(timeout_s))):
@@ -186,7 +187,7 @@ def wait_settled(client: Client, kind: Kind, obj: dict[str, Any], *, timeout_s: 
             observed = int(status.get("observedGeneration", 0))
             build, serving = status.get("build") or {}, status.get("serving") or {}
             line(f"build {build.get('state') or 'pending'}, serving {serving.get('state') or 'pending'}")
-            if observed >= generation and (stale is None or status != stale):
+            if observed >= generation and build.get("resourceHash", content) == content:
                 if build.get("state") in ("Failed", "Timeout"):
                     _explain(namespace, name, build)
                     return False

@@ -23,7 +23,7 @@ from pelton.plan.problem import Problem
 from pelton.plan.scaling import plan_scaling
 from pelton.quantity import parse_bytes, parse_duration
 
-__all__ = ["CONVENTION", "SOURCE_DIGEST", "Facts", "Plan", "Problem", "plan"]
+__all__ = ["CONVENTION", "SOURCE_DIGEST", "Facts", "Plan", "Problem", "build_hash", "plan"]
 
 CONVENTION = "pelton.dev/convention"
 """Annotation: name in the convention table, where detection should not decide."""
@@ -89,6 +89,12 @@ def plan(function: Function, facts: Facts, built: BuildResult | None = None) -> 
         serves=serves,
         partial=partial,
     )
+
+
+def build_hash(function: Function) -> str:
+    """Return what `Plan.build_hash` will be, for those who wait for a build of this very content."""
+    run = _build_run(function, [])
+    return _build_hash(function, run) if run else ""
 
 
 def _build_hash(function: Function, run: BuildRun) -> str:

@@ -4,6 +4,7 @@ After each fault the same must hold: whoever asked was answered, nothing accepte
 """
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+import pelton
 from pelton.drivers.nats import JetStreamBus
 from pelton.errors import PeltonError
 from pelton.ports import Message
@@ -447,7 +449,8 @@ def test_ordinary_user_can_do_the_same(cold):
         echo spied: $({pelton} invoke spy -d '{asked}')
         {pelton} status
     """
-    ways = _ways(sys.base_prefix, cold.root / "interpreter")
+    package = Path(pelton.__file__).parent
+    ways = _ways([sys.base_prefix, sys.prefix, package], cold.root / "interpreter")
     words = ["setpriv", f"--reuid={ORDINARY}", f"--regid={ORDINARY}", "--clear-groups", "sh", "-c", script]
     ended = subprocess.run(
         ["unshare", "-m", "sh", "-c", f'{ways}\nexec "$@"', "sh", *words],
@@ -484,12 +487,22 @@ def main(request):
 """
 
 
-def _ways(prefix, place):
-    """Return shell commands that make a directory reachable for everybody, in this mount namespace only."""
-    blocked = next((p for p in reversed(Path(prefix).parents) if not p.stat().st_mode & 0o001), None)
-    if blocked is None:
+def _ways(paths, place):
+    """Return shell commands that make directories reachable for everybody, in this mount namespace only."""
+    covers = {}
+    for path in sorted({str(path) for path in paths}):
+        blocked = next((p for p in reversed(Path(path).parents) if not p.stat().st_mode & 0o001), None)
+        if blocked is not None:
+            covers.setdefault(blocked, []).append(path)
+    if not covers:
         return ":"
-    return (
-        f"set -e; mkdir -p {place}; mount --make-rprivate /; mount --rbind {prefix} {place};"
-        f" mount -t tmpfs -o mode=755 none {blocked}; mkdir -p {prefix}; mount --rbind {place} {prefix}"
-    )
+    lines = ["set -e", "mount --make-rprivate /"]
+    for path in (path for group in covers.values() for path in group):
+        aside = f"{place}/{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+        lines.append(f"mkdir -p {aside}; mount --rbind {path} {aside}")
+    for blocked, group in covers.items():
+        lines.append(f"mount -t tmpfs -o mode=755 none {blocked}")
+        for path in group:
+            aside = f"{place}/{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+            lines.append(f"mkdir -p {path}; mount --rbind {aside} {path}")
+    return "\n".join(lines)

@@ -105,7 +105,7 @@ async def test_apply_get_and_delete(kubectl, store):
     assert unchanged.endswith("unchanged\n")
     assert changed.endswith("configured\n")
     heading, row = shown.splitlines()
-    assert heading.split() == ["NAME", "BUILDSTATE", "SERVINGSTATE", "BUILDER", "SERVING", "ADDRESS", "AGE"]
+    assert heading.split() == ["NAME", "BUILDSTATE", "SERVINGSTATE", "ADDRESS", "AGE"]
     assert row.startswith("hello ")
     assert json.loads(raw)["items"][0]["spec"]["version"] == "v2.0.0"
     assert "deleted" in deleted

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 from pelton.dataplane.http import Application, Connection, Limits, Shared
+from pelton.dataplane.wire import KEEP_SOCKET
 
 __all__ = ["Server"]
 
@@ -37,7 +38,7 @@ class Server:
         for sock in sockets:
             if sock.family == socket.AF_UNIX:
                 listener = await loop.create_unix_server(
-                    lambda: Connection(self.shared, trusted=True), sock=sock
+                    lambda: Connection(self.shared, trusted=True), sock=sock, **KEEP_SOCKET
                 )
             else:
                 listener = await loop.create_server(lambda: Connection(self.shared, trusted=False), sock=sock)

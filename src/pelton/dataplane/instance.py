@@ -65,9 +65,9 @@ class Instance:
         return self.page.in_flight if self.page is not None else 0
 
     def hold_page(self) -> None:
-        """Keep the page's file open; a worker that is gone already leaves none."""
+        """Keep the page's file open from before the worker is forked: a quick end takes its name away."""
         try:
-            self.page_fd = os.open(self.page_path, os.O_RDWR | os.O_CLOEXEC)
+            self.page_fd = os.open(self.page_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError:
             self.page_fd = -1
 

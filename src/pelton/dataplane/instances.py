@@ -418,8 +418,8 @@ class InstanceManager:
 
     async def _bring_up(self, instance: Instance, body: dict[str, Any]) -> None:
         try:
-            await self._call_zygote("spawn", body, START_TIMEOUT_S)
             instance.hold_page()
+            await self._call_zygote("spawn", body, START_TIMEOUT_S)
             instance.listening.set()
         except (PeltonError, OSError, TimeoutError) as exc:
             self._failed(instance, f"no worker could be forked: {exc}")

@@ -12,6 +12,7 @@ import asyncio
 import os
 import socket
 import struct
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from pelton import errors
 from pelton.log import get
 
 __all__ = [
+    "KEEP_SOCKET",
     "MAX_FRAME_BYTES",
     "VERSION",
     "FrameReader",
@@ -35,6 +37,10 @@ __all__ = [
 VERSION: Final = 1
 MAX_FRAME_BYTES: Final = 128 * 1024 * 1024
 HELLO, CALL, RESULT, ERROR, NOTE = range(5)
+
+# From 3.13 on a server removes its socket's file when it closes, and looks at it when it starts. A worker may
+# not even see the directory, and the file is the zygote's business.
+KEEP_SOCKET: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 Handlers = Mapping[str, Callable[..., Awaitable[Any]]]
 """Op name -> coroutine function taking (peer, body)."""
@@ -206,7 +212,7 @@ async def serve(
             on_connect(peer)
 
     if isinstance(path, socket.socket):
-        return await asyncio.start_unix_server(accept, sock=path)
+        return await asyncio.start_unix_server(accept, sock=path, **KEEP_SOCKET)
     if os.path.exists(path):  # noqa: PTH110 -- pathlib costs a worker 8 ms of imports
         os.unlink(path)  # noqa: PTH108 -- as above
     server = await asyncio.start_unix_server(accept, path=path)

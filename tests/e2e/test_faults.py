@@ -23,7 +23,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-import pelton
+from pelton import __file__ as package_file
 from pelton.drivers.nats import JetStreamBus
 from pelton.errors import PeltonError
 from pelton.ports import Message
@@ -449,7 +449,7 @@ def test_ordinary_user_can_do_the_same(cold):
         echo spied: $({pelton} invoke spy -d '{asked}')
         {pelton} status
     """
-    package = Path(pelton.__file__).parent
+    package = Path(package_file).parent
     ways = _ways([sys.base_prefix, sys.prefix, package], cold.root / "interpreter")
     words = ["setpriv", f"--reuid={ORDINARY}", f"--regid={ORDINARY}", "--clear-groups", "sh", "-c", script]
     ended = subprocess.run(
@@ -489,7 +489,7 @@ def main(request):
 
 def _ways(paths, place):
     """Return shell commands that make directories reachable for everybody, in this mount namespace only."""
-    covers = {}
+    covers: dict[Path, list[str]] = {}
     for path in sorted({str(path) for path in paths}):
         blocked = next((p for p in reversed(Path(path).parents) if not p.stat().st_mode & 0o001), None)
         if blocked is not None:

@@ -224,7 +224,10 @@ class Node:
     async def _tick(self) -> None:
         """Every 100 ms: observe what is active, decide, scale. A wake from zero does not wait for this."""
         while True:
-            for key in {*self._instances.active(), *self._activator.waiting()}:
+            keys = {*self._instances.active(), *self._activator.waiting()}
+            if not keys:  # nothing runs, nothing waits: no tick, no cost
+                await self._instances.until_busy()
+            for key in keys:
                 try:
                     await self._scale(key)
                 except Exception:

@@ -81,6 +81,7 @@ class InstanceManager:
         self._random = random.SystemRandom()
         self._isolation = ""
         self._uids: dict[str, int] = {}
+        self._busy = asyncio.Event()
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -175,6 +176,7 @@ class InstanceManager:
         function = self._functions.setdefault(key, FunctionState(key))
         previous = function.desired
         function.desired = desired
+        self._busy.set()  # a lower bound may ask for instances
         if previous is not None and previous.workload.revision != desired.workload.revision:
             self._spawn_task(self._drop_template(previous.workload.revision), "drop-template")
         if previous is None and desired.workload.revision in self._kept:
@@ -221,6 +223,11 @@ class InstanceManager:
         """Return `namespace/name` of all functions."""
         return list(self._functions)
 
+    async def until_busy(self) -> None:
+        """Wait until a function begins to need attention; call it when `active` is empty."""
+        self._busy.clear()
+        await self._busy.wait()
+
     def active(self) -> list[str]:
         """Return keys of functions that scaling has to look at; functions at rest cost nothing per tick."""
         return [
@@ -262,6 +269,7 @@ class InstanceManager:
         function = self._functions.get(key)
         if function is not None:
             function.pending = count
+            self._busy.set()
 
     def pending(self, key: str) -> int:
         """Return how many events wait for a function."""
@@ -414,6 +422,7 @@ class InstanceManager:
         self._instances[instance.id] = instance
         function = self._functions.setdefault(workload.key, FunctionState(workload.key))
         function.instances[instance.id] = instance
+        self._busy.set()
         return instance
 
     async def _bring_up(self, instance: Instance, body: dict[str, Any]) -> None:

@@ -153,9 +153,10 @@ def become_template(birth: Birth, control: socket.socket, output: int) -> NoRetu
     sender = _LateSender()
     try:
         _enter(birth)
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         function = _load(birth, sender)
         load_ms = (time.perf_counter() - started) * 1e3
+        busy_ms = (time.process_time() - busy) * 1e3
     except FunctionLoadError as exc:
         send_frame(control, {"ok": False, "message": exc.message, "log_tail": list(exc.log_tail)})
         os._exit(0)
@@ -171,6 +172,7 @@ def become_template(birth: Birth, control: socket.socket, output: int) -> NoRetu
         {
             "ok": True,
             "load_ms": load_ms,
+            "busy_ms": busy_ms,
             "signature": function.signature,
             "target": function.target,
             "threads": _threads(),

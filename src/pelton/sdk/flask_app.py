@@ -42,25 +42,41 @@ def environ(invocation: Invocation) -> dict[str, Any]:
         "SERVER_PROTOCOL": f"HTTP/{invocation.http_version}",
         "REMOTE_ADDR": invocation.client,
         "CONTENT_LENGTH": str(len(invocation.body)),
-        "wsgi.version": (1, 0),
         "wsgi.url_scheme": invocation.scheme,
         "wsgi.input": io.BytesIO(invocation.body),
-        "wsgi.input_terminated": True,
         "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": True,
-        "wsgi.run_once": False,
+        **_SAME,
     }
+    names = _names
     for key, value in invocation.headers:
-        name = key.decode("latin-1").upper().replace("-", "_")
+        name = names.get(key) or _name(key)
         text = value.decode("latin-1")
-        if name == "CONTENT_TYPE":
-            found["CONTENT_TYPE"] = text
-        elif name != "CONTENT_LENGTH":
-            name = f"HTTP_{name}"
+        if name in found and name.startswith("HTTP_"):
             joint = "; " if name == "HTTP_COOKIE" else ","
-            found[name] = f"{found[name]}{joint}{text}" if name in found else text
+            text = f"{found[name]}{joint}{text}"
+        elif name == "CONTENT_LENGTH":
+            continue
+        found[name] = text
     return found
+
+
+_SAME: Final[dict[str, Any]] = {
+    "wsgi.version": (1, 0),
+    "wsgi.input_terminated": True,
+    "wsgi.multithread": True,
+    "wsgi.multiprocess": True,
+    "wsgi.run_once": False,
+}
+_names: dict[bytes, str] = {}
+"""Header name -> key of the WSGI environment; bounded, since clients choose the names."""
+
+
+def _name(key: bytes) -> str:
+    text = key.decode("latin-1").upper().replace("-", "_")
+    name = text if text in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{text}"
+    if len(_names) < 512:
+        _names[key] = name
+    return name
 
 
 _absent = False

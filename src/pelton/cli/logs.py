@@ -27,6 +27,8 @@ def logs(home: Home, name: str, *, namespace: str, follow: bool, since: str | No
             f"function {namespace}/{name} has written nothing", hint="see: pelton get functions -A"
         )
     if follow:
+        if not written:
+            print(f"waiting for the first line of {namespace}/{name}", file=sys.stderr)
         asyncio.run(_follow(home, namespace, name, begin))
         return 0
     for record in read_logs(str(home.logs), namespace, name, since=begin):

@@ -89,6 +89,8 @@ def test_failing_handler_answers_its_status_and_the_next_request_is_served(share
     if what == "raise":
         assert "on purpose" not in answer.text  # that is for the log, not for whoever calls
         shared.until("the traceback", lambda: "ValueError: on purpose" in shared.logs(naughty))
+    if what == "exit":
+        shared.until("how it ended", lambda: "ended by itself" in shared.logs(naughty))
 
 
 def test_first_request_that_ends_its_worker_is_no_failed_start(shared, naughty):

@@ -6,17 +6,22 @@ Plain state and the questions it answers by itself; `dataplane/instances.py` cha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pelton.clock import Clock
 from pelton.dataplane import wire
 from pelton.dataplane.load_page import LoadPage
+from pelton.log import get
 from pelton.model.desired import Desired, Workload
 
 __all__ = ["FunctionState", "Instance", "ending", "last_words"]
+
+_log = get(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -84,6 +89,17 @@ class Instance:
             except (OSError, ValueError):
                 return False  # it ended before it had a page
         return self.page is not None and self.page.read().total > 0
+
+    def tell(self, clock: Clock, text: str) -> None:
+        """Warn in the platform's log and in the function's, where the worker itself cannot any more."""
+        _log.warning("%s: %s", self.id, text)
+        time_ns = int(clock.now().timestamp() * 1e9)
+        with contextlib.suppress(OSError):  # the function is deleted, and its spool with it
+            descriptor = os.open(self.spool, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, f"\x1e{time_ns} e -\tpelton: {text}\n".encode())
+            finally:
+                os.close(descriptor)
 
     def let_go(self) -> None:
         """Unmap and close the page."""

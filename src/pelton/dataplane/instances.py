@@ -73,6 +73,7 @@ class InstanceManager:
         self._on_change = on_change
         self._functions: dict[str, FunctionState] = {}
         self._instances: dict[str, Instance] = {}
+        self._lost: dict[str, Instance] = {}  # buried, until the zygote tells how it ended
         self._kept: set[str] = set()  # revisions of templates that the zygote had when it was asked
         self._zygote: wire.Peer | None = None
         self._zygote_up = asyncio.Event()
@@ -123,6 +124,7 @@ class InstanceManager:
             await peer.closed.wait()
             self._zygote_up.clear()
             _log.warning("the zygote is gone; its workers with it")
+            self._lost.clear()
             for instance in list(self._instances.values()):
                 self._bury(instance)
 
@@ -463,8 +465,10 @@ class InstanceManager:
         await self._on_change(instance.workload.key)
 
     def _failed(self, instance: Instance, reason: str) -> None:
+        if instance.state == "gone":
+            return  # told already: connection, greeting and zygote all notice an end, in any order
         if instance.begun():
-            _log.warning("%s ended in its first invocation", instance.id)
+            instance.tell(self._clock, "this instance ended by itself in its first invocation")
             instance.served = True
             self._bury(instance)
             return
@@ -479,9 +483,14 @@ class InstanceManager:
     async def _follow(self, instance: Instance, peer: wire.Peer) -> None:
         """A closed ctl connection means that the worker is gone."""
         await peer.closed.wait()
+        if instance.state == "starting":
+            words = last_words(instance.spool) or "it printed nothing"
+            self._failed(instance, f"the worker ended before it was ready: {words}")
+            return
         was_ready = instance.state == "ready"
         self._bury(instance)
         if was_ready:
+            self._lost[instance.id] = instance
             await self._on_change(instance.workload.key)
 
     def _bury(self, instance: Instance) -> None:
@@ -534,7 +543,7 @@ class InstanceManager:
                 continue
             if instance.page.read().earliest_deadline + OVERRUN_GRACE_S < now:
                 instance.state = "draining"
-                _log.warning("%s overran a deadline; it is taken down", instance.id)
+                instance.tell(self._clock, "an invocation overran its time limit; this instance is ended")
                 self._spawn_task(self._end_overrun(instance), f"overrun-{instance.id}")
 
     async def _end_overrun(self, instance: Instance) -> None:
@@ -559,7 +568,7 @@ class InstanceManager:
             _log.warning("%s could not be ended: %s", instance.id, exc)
 
     async def _exited(self, _peer: wire.Peer, body: dict[str, Any]) -> None:
-        instance = self._instances.get(body["instance"])
+        instance = self._instances.get(body["instance"]) or self._lost.pop(body["instance"], None)
         if instance is None:
             return
         instance.status = body["status"]
@@ -569,8 +578,8 @@ class InstanceManager:
             self._failed(instance, f"the worker ended while it started ({ending(body['status'])}): {words}")
             return
         self._bury(instance)
-        if was == "ready":
-            _log.warning("%s ended by itself (%s)", instance.id, ending(body["status"]))
+        if was in {"ready", "gone"}:  # gone: its connection has closed before this note
+            instance.tell(self._clock, f"this instance ended by itself ({ending(body['status'])})")
             await self._on_change(key)
 
     async def _template_changed(self, _peer: wire.Peer, body: dict[str, Any]) -> None:

@@ -132,6 +132,11 @@ def detect(
             f"there is no convention {wanted.convention!r}",
             hint=f"Known conventions: {', '.join(conventions)}.",
         )
+    if wanted.signature and wanted.signature not in _BY_SIGNATURE:
+        raise UnknownConventionError(
+            f"there is no signature type {wanted.signature!r}",
+            hint=f"Known signature types: {', '.join(_BY_SIGNATURE)}; without one it is detected.",
+        )
     trees = _trees(source_dir, wanted.source)
     found = _settle(_candidates(trees, conventions, wanted), trees, source_dir, wanted)
     implied = conventions[found.convention].IMPLIED if found.convention in conventions else {}

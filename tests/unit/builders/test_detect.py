@@ -136,6 +136,13 @@ def test_unknown_convention_lists_the_known_ones(tree):
     assert "openfunction, gcf" in raised.value.hint
 
 
+def test_unknown_signature_lists_the_known_ones(tree):
+    with pytest.raises(UnknownConventionError, match="no signature type 'htpp'") as caught:
+        detect(tree(main=OPENFUNCTION + "def f(context: UserContext): ...\n"), ALL, Wanted(signature="htpp"))
+
+    assert "cloudevent" in caught.value.hint
+
+
 def test_syntax_error_is_reported_with_file_and_line(tree):
     with pytest.raises(SourceError, match="syntax error") as raised:
         detect(tree(main="x = 1\ndef f(:\n"), ALL)

@@ -6,6 +6,7 @@ columns need: `.key`, `[number]` and `[?(@.key=="value")]`. Ages are printed as 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -95,7 +96,7 @@ def cells(finders: Iterable[tuple[str, Callable[[Any], Any]]], obj: Any, now: da
         elif value is None or isinstance(value, (str, int)):
             result.append("" if value is None else value)
         else:
-            result.append(str(value))
+            result.append(json.dumps(value, separators=(",", ":")))  # as a Kubernetes server prints maps
     return result
 
 

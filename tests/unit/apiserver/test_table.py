@@ -51,6 +51,10 @@ def test_find_walks_the_path(path, expected):
     assert find(path)({"a": {"b": 1}, "l": [{"t": "x", "v": 1}, {"t": "y", "v": 2}]}) == expected
 
 
+def test_maps_are_shown_as_json():
+    assert cells([("string", find(".a"))], {"a": {"b": 1, "c": None}}, NOW) == ['{"b":1,"c":null}']
+
+
 def test_find_refuses_what_columns_do_not_use():
     with pytest.raises(ValueError, match=r"\.\*"):
         find(".a.*")

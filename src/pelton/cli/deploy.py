@@ -26,6 +26,7 @@ __all__ = ["deploy"]
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _BUS: Final = "events"
 _CLOCK: Final = "schedule"
+_SAMPLE_EVENT: Final = {"specversion": "1.0", "id": "1", "source": "curl", "type": "test"}
 
 
 def deploy(
@@ -100,11 +101,19 @@ def _announce(obj: dict[str, Any], gateway: str) -> None:
         host = f"{name}.{namespace}.localhost"
         port = gateway.rpartition(":")[2]
         print(f"  url    http://{host}:{port}/   (or {gateway}/{namespace}/{name})")
-        print(f"  try    curl {gateway}/{namespace}/{name}")
+        print(f"  try    curl {gateway}/{namespace}/{name}{_event_flags(obj)}")
     for item in triggers.get("dapr", ()):
         if item.get("topic"):
             print(f"  topic  {item['topic']}")
             print(f'  try    pelton topic publish {item["topic"]} -d \'{{"hello": "world"}}\'')
+
+
+def _event_flags(obj: dict[str, Any]) -> str:
+    """Return what makes a `curl` line post an event, for a function that answers nothing else."""
+    if obj["spec"].get("build", {}).get("env", {}).get("FUNC_TYPE") != "cloudevent":
+        return ""
+    flags = "".join(f" -H 'ce-{k}: {v}'" for k, v in _SAMPLE_EVENT.items())
+    return f"{flags} -H 'content-type: application/json' -d '{{\"hello\": \"world\"}}'"
 
 
 def _own_manifest(source: Path) -> dict[str, Any] | None:

@@ -24,7 +24,8 @@ def logs(home: Home, name: str, *, namespace: str, follow: bool, since: str | No
     written = any((place / namespace / name).is_dir() for place in (home.logs, home.spool))
     if not written and not follow:
         raise NotFoundError(
-            f"function {namespace}/{name} has written nothing", hint="see: pelton get functions -A"
+            f"no function {namespace}/{name} has written anything on {home.path}",
+            hint="its name may be another one: pelton get functions -A",
         )
     if follow:
         if not written:

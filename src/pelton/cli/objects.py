@@ -281,7 +281,7 @@ def describe(home: Home, word: str, name: str, *, namespace: str) -> int:
     for condition in status.get("conditions", ()):
         print(
             f"Condition:  {condition['type']}={condition['status']}  {condition.get('reason', '')}"
-            f"  {condition.get('message', '')}"
+            f"  {condition.get('message', '').replace(chr(10), chr(10) + ' ' * 14)}"
         )
     print("Spec:")
     print_yaml(obj.get("spec", {}), indent=2)

@@ -82,7 +82,11 @@ class Hooks:
         for name in dict.fromkeys((*pre, *post)):
             found = self._resolve(name, module)
             if found is None:
-                logger.warning("hook %r is unknown and skipped", name)
+                logger.warning(
+                    "hook %r is unknown and skipped; a hook is a class with exec_pre_hook or exec_post_hook, "
+                    "of that name beside the function or in a file of that name",
+                    name,
+                )
             else:
                 self._classes[name] = found
         self._pre = [name for name in pre if name in self._classes]

@@ -227,8 +227,8 @@ def test_failing_and_unknown_hooks_are_logged_and_never_fatal(load, request_of, 
     reply = function.call(request_of())
 
     assert reply.body == b"function"
-    assert "hook 'nowhere' is unknown and skipped" in caplog.messages
-    assert "hook 'no.such' is unknown and skipped" in caplog.messages
+    assert "hook 'nowhere' is unknown and skipped" in caplog.text
+    assert "hook 'no.such' is unknown and skipped" in caplog.text
     assert "hook 'plugin_custom.Failing' failed in exec_pre_hook" in caplog.messages
 
 

@@ -13,7 +13,7 @@ import sys
 import uuid
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import uvloop
@@ -34,11 +34,12 @@ from pelton.errors import ComponentError, PeltonError
 from pelton.manifest import notification
 from pelton.model.desired import Component, Desired
 from pelton.notify.intake import create_app
-from pelton.notify.pipeline import Pipeline
+from pelton.notify.pipeline import Options, Pipeline
 from pelton.ports import Binding, Bus, Message
 
 __all__ = ["Runtime", "main"]
 
+_CLUSTER: Final = "default"
 _log = log.get(__name__)
 
 
@@ -78,7 +79,8 @@ class Runtime:
             on_pending=self._pending,
         )
         self._senders = {name: resolve_sender(name)(self._clock) for name in SENDERS}
-        self._pipeline = Pipeline(self._bus, self._senders, self._clock)
+        # One machine is one cluster; the label is what Notification Manager fills in (contracts, section 5).
+        self._pipeline = Pipeline(self._bus, self._senders, self._clock, options=Options(cluster=_CLUSTER))
         home = Path(settings.home)
         self._follower = SpoolFollower(
             home / "spool", home / "logs", publish=self._publish_log, clock=self._clock

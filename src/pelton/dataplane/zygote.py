@@ -365,8 +365,8 @@ class Zygote:
             self._drop(template.revision, "")
 
     def _verdict(self, template: _Template, message: dict[str, Any]) -> str:
-        # Processor time: on a busy machine everything takes 20 ms by the clock, and keeping it gains nothing.
-        if not template.keep or message["busy_ms"] <= TEMPLATE_LOAD_MS:
+        # Less the wait for a processor: on a busy machine everything takes 20 ms and nothing is gained.
+        if not template.keep or message["load_ms"] - message["waited_ms"] <= TEMPLATE_LOAD_MS:
             return "not-needed"
         if message["threads"]:
             return f"refused ({message['threads']} threads alive after import)"

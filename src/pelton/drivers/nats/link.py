@@ -185,9 +185,7 @@ class Link:
                 await self._on_reconnected()
                 await self._closed.wait()
             except (nats.errors.Error, OSError, TimeoutError) as exc:
-                # A server that refuses credentials says so, then hangs up: the first is the reason.
-                if "uthorization" not in self._last_error:
-                    self._last_error = str(exc)
+                self._note(exc)
             except asyncio.CancelledError:
                 if self._client is not client:
                     await asyncio.shield(_quietly_close(client))
@@ -199,8 +197,13 @@ class Link:
         self._failures += 1
         return servers[self._failures % len(servers)], min(2.0, 0.02 * 2 ** min(self._failures, 8))
 
+    def _note(self, exc: Exception) -> None:
+        """Keep why there is no connection; a server that refuses credentials says so, then hangs up."""
+        if "authorization" not in self._last_error.lower():
+            self._last_error = str(exc) or type(exc).__name__
+
     async def _on_error(self, exc: Exception) -> None:
-        self._last_error = str(exc) or type(exc).__name__
+        self._note(exc)
         _log.debug("%s: %s", self.where, self._last_error)
 
     async def _on_disconnected(self) -> None:
@@ -210,6 +213,7 @@ class Link:
 
     async def _on_reconnected(self) -> None:
         self._failures = 0
+        self._last_error = ""
         self._up.set()
         for notify in self.reconnected:
             notify()

@@ -71,8 +71,8 @@ class ControlPlane:
         self._receivers_changed = receivers_changed
 
     @asynccontextmanager
-    async def serving(self, sock: socket.socket, host: str) -> AsyncIterator[tuple[Reconciler, str]]:
-        """Run while the context lasts; yields the reconciler and the API's URL."""
+    async def serving(self, sock: socket.socket, host: str) -> AsyncIterator[str]:
+        """Run while the context lasts; yields the API's URL."""
         certs = certificates.ensure(self._home.pki, hosts=[host], now=self._clock.now())
         async with SqliteStore(
             self._home.store, durability=self._settings.durability, clock=self._clock
@@ -99,7 +99,7 @@ class ControlPlane:
                     asyncio.create_task(self._watch_receivers(store), name="receivers"),
                 ]
                 try:
-                    yield reconciler, server.url
+                    yield server.url
                 finally:
                     for task in tasks:
                         task.cancel()

@@ -20,7 +20,6 @@ from pelton.errors import HomeError, HomeInUseError, NotRunningError
 
 __all__ = ["Endpoints", "Home", "Settings"]
 
-ENDPOINT_KEYS: Final = ("gateway", "api", "ca", "kubeconfig", "nats", "notify", "pid")
 MARKER: Final = "PELTON_PLATFORM"
 """Environment variable that marks every process of a platform; its value is Home.tag."""
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 import uvloop
@@ -31,9 +31,6 @@ from pelton.errors import PeltonError
 from pelton.targets.local import nats
 from pelton.targets.local.supervisor import Part, Supervisor
 from pelton.targets.local.target import LocalTarget
-
-if TYPE_CHECKING:
-    from pelton.controlplane.reconciler import Reconciler
 
 __all__ = ["UpOptions", "up"]
 
@@ -88,7 +85,6 @@ class _Platform:
         )
         self._target = LocalTarget(self._node, self._runtime)
         self._receivers: list[dict[str, Any]] | None = None  # None: not known yet
-        self._reconciler: Reconciler | None = None
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         environment[MARKER] = home.tag
         self._supervisor = Supervisor(logs_dir=home.platform_logs, clock=self._clock, environment=environment)
@@ -231,10 +227,7 @@ class _Platform:
             clock=self._clock,
             receivers_changed=self._push_receivers,
         )
-        self._reconciler, url = await stack.enter_async_context(
-            plane.serving(api_socket, self._options.api[0])
-        )
-        return url
+        return await stack.enter_async_context(plane.serving(api_socket, self._options.api[0]))
 
     # -- bringing parts up to date ---------------------------------------------------------------------------
 

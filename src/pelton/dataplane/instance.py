@@ -131,7 +131,6 @@ class FunctionState:
     failure: str = ""
     failures: int = 0
     retry_at: float = 0.0
-    gathering: asyncio.Task[None] | None = None
 
     def ready(self) -> list[Instance]:
         """Instances that can take work."""

@@ -193,11 +193,9 @@ def _write(path: str, text: str) -> None:
 
 def _fork_and_wait() -> None:
     """Fork; the child returns, the parent relays TERM and INT, waits, and ends with the child's status."""
-    parent = os.getpid()
     child = os.fork()
     if child == 0:
         # The parent lives in the outer PID namespace, so getppid() is 0 here: only the signal can be set.
-        del parent
         die_with_parent()
         return
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -67,6 +67,7 @@ async def build(
         target=found.target,
         signature=found.signature,
         source=found.source,
+        options=dict(found.options),
     )
 
 

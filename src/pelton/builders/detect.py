@@ -1,23 +1,37 @@
-"""Which convention a source tree follows: syntax trees only, nothing is imported.
+"""Which convention a source tree follows: file names, documents and syntax trees only, nothing is imported.
 
-An explicit setting always wins; then FUNC_NAME/FUNCTION_TARGET and their kin; then the only candidate. A tie
-is never guessed: the error lists the candidates and the flag that settles it. Conventions are handed in by
-`cli/`.
+An explicit setting always wins. Then marker files (first match wins; markers of two platforms are a tie),
+then objects and annotations that say it (OpenFunction, ASGI, WSGI), then looks of functions: all such rules
+are evaluated, and several are a tie unless a platform's own import decides. A tie is never guessed: the error
+lists the candidates and the flag that settles it. Conventions are handed in by `cli/`; `examine` keeps the
+whole reasoning for `pelton why detect`.
 Source: `faas-conventions` contract, section 11; `openfunction` contract, section 7.4 (build environment).
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from pelton.errors import SourceError, UnknownConventionError
-from pelton.model.convention import Match
+from pelton.builders.foreign import UNSUPPORTED
+from pelton.builders.tree import SourceTree
+from pelton.errors import PeltonError, SourceError, UnknownConventionError
+from pelton.model.convention import ALIASES, Facts, Match, Tree, Trigger
 
-__all__ = ["Convention", "Detected", "Wanted", "detect", "from_build_env", "implied_packages"]
+__all__ = [
+    "Considered",
+    "Convention",
+    "Detected",
+    "Report",
+    "Wanted",
+    "detect",
+    "examine",
+    "from_build_env",
+    "implied_packages",
+]
 
 _BY_SIGNATURE = {
     "openfunction": "openfunction",
@@ -26,14 +40,16 @@ _BY_SIGNATURE = {
     "event": "gcf",
     "typed": "gcf",
 }
+_STAGES = ("marker", "object", "source")
 
 
 class Convention(Protocol):
     """What detection needs of a convention's module."""
 
     IMPLIED: Mapping[str, str]
+    FACTS: Facts
 
-    def detect(self, tree: ast.Module, *, entry: bool) -> tuple[Match, ...]:
+    def detect(self, tree: Tree) -> tuple[Match, ...]:
         """Return the functions that it recognises."""
         ...
 
@@ -44,7 +60,7 @@ class Wanted:
 
     Attributes:
         source: File relative to the source directory.
-        target: Name of the function.
+        target: Name of the function, as the convention writes it.
         signature: Signature type.
         convention: Name in the convention table.
     """
@@ -63,9 +79,11 @@ class Detected:
         convention: Name in the convention table.
         target: Name of the function.
         signature: Signature type, e.g. `http`, `cloudevent`, `openfunction`.
-        source: File relative to the source directory.
+        source: File relative to the source directory; "" when there is no single one.
         rule: What settled it, one sentence fragment.
         implied: Requirements that the convention's platform preinstalls and the source imports, sorted.
+        options: What the tree says about how to serve it, see `model/convention.Match`.
+        triggers: Triggers that the source declares.
     """
 
     convention: str
@@ -74,16 +92,49 @@ class Detected:
     source: str
     rule: str
     implied: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    triggers: tuple[Trigger, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Considered:
+    """One convention's verdict.
+
+    Attributes:
+        convention: Its name.
+        verdict: `chosen`, `candidate` (part of a tie), `outweighed` (a stronger rule decided) or `no match`.
+        why: The rule that matched and where, or what it looks for.
+    """
+
+    convention: str
+    verdict: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All of a detection's reasoning.
+
+    Attributes:
+        detected: The outcome, or None.
+        error: Why there is no outcome, or None.
+        considered: Every convention's verdict, in the table's order.
+    """
+
+    detected: Detected | None
+    error: PeltonError | None
+    considered: tuple[Considered, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
     convention: str
-    source: str
     match: Match
 
     def __str__(self) -> str:
-        return f"{self.source}:{self.match.line} {self.match.target} ({self.convention}: {self.match.rule})"
+        match = self.match
+        place = f"{match.source}:{match.line} " if match.line else f"{match.source} " if match.source else ""
+        return f"{place}{match.target or '(no target)'} ({self.convention}: {match.rule})"
 
 
 def from_build_env(env: Mapping[str, str]) -> Wanted:
@@ -110,17 +161,56 @@ def detect(
 
     Args:
         source_dir: The directory.
-        conventions: Name -> module with `detect` and `IMPLIED`, in order of precedence for messages.
+        conventions: Name -> module with `detect`, `IMPLIED` and `FACTS`, in order of precedence for messages.
         wanted: What was said explicitly.
         convention: Name in the convention table; wins over `wanted`'s.
 
     Raises:
         SourceError: No directory or file, a syntax error, or a target that is not there.
-        UnknownConventionError: Nothing is recognised, or several things are.
+        UnknownConventionError: Nothing is recognised, or several things are, or a platform that is not
+            supported.
     """
+    report = examine(source_dir, conventions, wanted, convention=convention)
+    if report.error is not None:
+        raise report.error
+    assert report.detected is not None  # noqa: S101 -- one of the two is always there
+    return report.detected
+
+
+def examine(
+    source_dir: Path,
+    conventions: Mapping[str, Any],
+    wanted: Wanted | None = None,
+    *,
+    convention: str | None = None,
+) -> Report:
+    """Detect with all reasons; arguments as for `detect`. Nothing is raised for what the source is."""
     wanted = wanted or Wanted()
-    if convention:
-        wanted = replace(wanted, convention=convention)
+    asked = convention or wanted.convention
+    wanted = replace(wanted, convention=ALIASES.get(asked, asked))
+    candidates: list[_Candidate] = []
+    kept: list[_Candidate] = []
+    chosen: _Candidate | None = None
+    error: PeltonError | None = None
+    detected: Detected | None = None
+    try:
+        tree = _open(source_dir, conventions, wanted)
+        candidates = _candidates(tree, conventions, wanted)
+        kept = _weigh(candidates, wanted)
+        chosen = _settle(kept, tree, wanted)
+        if chosen.convention not in conventions:
+            raise _unsupported(chosen, conventions, source_dir)
+        detected = _detected(chosen, conventions, source_dir, wanted)
+    except PeltonError as exc:
+        error = exc
+    return Report(
+        detected=detected,
+        error=error,
+        considered=_considered(conventions, candidates, kept, chosen if error is None else None),
+    )
+
+
+def _open(source_dir: Path, conventions: Mapping[str, Any], wanted: Wanted) -> SourceTree:
     if not source_dir.is_dir():
         raise SourceError(
             "there is no such source directory",
@@ -132,124 +222,99 @@ def detect(
             f"there is no convention {wanted.convention!r}",
             hint=f"Known conventions: {', '.join(conventions)}.",
         )
-    if wanted.signature and wanted.signature not in _BY_SIGNATURE:
+    if wanted.signature and not wanted.convention and wanted.signature not in _BY_SIGNATURE:
         raise UnknownConventionError(
             f"there is no signature type {wanted.signature!r}",
             hint=f"Known signature types: {', '.join(_BY_SIGNATURE)}; without one it is detected.",
         )
-    trees = _trees(source_dir, wanted.source)
-    found = _settle(_candidates(trees, conventions, wanted), trees, source_dir, wanted)
-    implied = conventions[found.convention].IMPLIED if found.convention in conventions else {}
-    return Detected(
-        convention=found.convention,
-        target=found.match.target,
-        signature=wanted.signature or found.match.signature,
-        source=found.source,
-        rule=found.match.rule,
-        implied=implied_packages(source_dir, implied),
-    )
-
-
-def _trees(source_dir: Path, source: str) -> dict[str, ast.Module]:
-    """Parse the named file, or main.py and the other files beside it; main.py comes first."""
-    if source:
-        path = source_dir / source
-        if not path.resolve().is_relative_to(source_dir.resolve()):
-            raise SourceError(
-                f"the source file {source!r} is outside of the source directory", where=str(source_dir)
-            )
-        if not path.is_file():
-            raise SourceError(
-                f"there is no file {source!r} in the source",
-                where=str(source_dir),
-                hint=f"Python files there: {_names(source_dir)}.",
-            )
-        return {source: _parse(path)}
-    files = sorted(source_dir.glob("*.py"), key=lambda path: (path.name != "main.py", path.name))
-    if not files:
+    tree = SourceTree(source_dir, source=wanted.source, target=wanted.target, asked=wanted.convention)
+    if not tree.files:
         raise SourceError(
-            "there is no Python file in the source directory",
+            "the source directory is empty",
             where=str(source_dir),
-            hint="Put the function into main.py, or name its file with FUNC_SRC.",
+            hint="Put the function into main.py, or name another directory.",
         )
-    trees = {files[0].name: _parse(files[0])}
-    for path in files[1:]:
-        try:
-            trees[path.name] = _parse(path)
-        except SourceError:
-            if files[0].name != "main.py":
-                raise
-            # With a main.py the other files are its business: it may never import this one.
-    return trees
+    return tree
 
 
-def _names(source_dir: Path) -> str:
-    return ", ".join(sorted(path.name for path in source_dir.glob("*.py"))) or "none"
-
-
-def _parse(path: Path) -> ast.Module:
-    try:
-        return ast.parse(path.read_bytes(), filename=str(path))
-    except SyntaxError as exc:
-        text = f" in `{exc.text.strip()}`" if exc.text and exc.text.strip() else ""
-        raise SourceError(f"syntax error: {exc.msg}{text}", where=f"{path}:{exc.lineno}") from exc
-    except ValueError as exc:  # null bytes
-        raise SourceError(f"not Python: {exc}", where=str(path)) from exc
-    except OSError as exc:
-        raise SourceError(f"cannot be read: {exc.strerror}", where=str(path)) from exc
-
-
-def _candidates(
-    trees: Mapping[str, ast.Module], conventions: Mapping[str, Any], wanted: Wanted
-) -> list[_Candidate]:
-    names = [wanted.convention] if wanted.convention else list(conventions)
-    found: list[_Candidate] = []
-    for source, tree in trees.items():
-        entry = bool(wanted.source) or source == "main.py" or len(trees) == 1
-        here = [
-            _Candidate(name, source, match)
-            for name in names
-            for match in conventions[name].detect(tree, entry=entry)
-            if not wanted.target or match.target == wanted.target
+def _candidates(tree: SourceTree, conventions: Mapping[str, Any], wanted: Wanted) -> list[_Candidate]:
+    asked = {wanted.convention: conventions[wanted.convention]} if wanted.convention else conventions
+    found = [_Candidate(name, match) for name, module in asked.items() for match in module.detect(tree)]
+    if not wanted.convention:
+        found += [
+            _Candidate(name, match) for name, rule in UNSUPPORTED.items() for match in rule.detect(tree)
         ]
-        found += here
-        if here and source == "main.py":
-            break  # main.py is where every framework looks first; other files are its helpers
+    if wanted.target:
+        found = [item for item in found if item.match.target == wanted.target]
     by_signature = _BY_SIGNATURE.get(wanted.signature)
     if by_signature and any(item.convention == by_signature for item in found):
         found = [item for item in found if item.convention == by_signature]
-    rank = min((item.match.rank for item in found), default=0)
-    return [item for item in found if item.match.rank == rank]
+    return found
 
 
-def _settle(
-    candidates: list[_Candidate], trees: Mapping[str, ast.Module], source_dir: Path, wanted: Wanted
-) -> _Candidate:
+def _weigh(candidates: list[_Candidate], wanted: Wanted) -> list[_Candidate]:
+    """Keep the candidates of the strongest stage, and of each convention the strongest rule."""
+    for stage in _STAGES:
+        kept = [item for item in candidates if item.match.stage == stage]
+        if not kept:
+            continue
+        if stage != "marker":
+            # main.py is where every framework looks first; other files are its helpers.
+            main = [item for item in kept if item.match.source == "main.py"]
+            kept = main or kept
+        if stage == "source" and any(item.match.own_import for item in kept):
+            kept = [item for item in kept if item.match.own_import]
+        best = {
+            name: min(_weight(item.match) for item in kept if item.convention == name)
+            for name in {item.convention for item in kept}
+        }
+        return [item for item in kept if _weight(item.match) == best[item.convention]]
+    return []
+
+
+def _weight(match: Match) -> tuple[int, int]:
+    """Order a convention's own matches: marker rows by their number, then by rank."""
+    row = int(match.row) if match.stage == "marker" and match.row.isdigit() else 0
+    return row, match.rank
+
+
+def _settle(candidates: list[_Candidate], tree: SourceTree, wanted: Wanted) -> _Candidate:
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
-        raise _tie(candidates, source_dir)
-    defined = {
-        source: [n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-        for source, tree in trees.items()
-    }
+        raise _tie(candidates, tree.directory)
     if wanted.target:
+        defined = {
+            item.name: [
+                n.name for n in item.module.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+            ]
+            for item in tree.sources
+        }
         for source, names in defined.items():
             if wanted.target in names:
-                return _said_outright(source, wanted, source_dir)
+                return _said_outright(source, wanted, tree.directory)
         listed = ", ".join(name for names in defined.values() for name in names) or "none"
         raise SourceError(
             f"there is no function {wanted.target!r}",
-            where=str(source_dir / next(iter(trees))),
+            where=str(tree.directory / next(iter(defined), "")),
             hint=f"Functions found: {listed}.",
         )
+    if not any(name.endswith(".py") for name in tree.files):
+        raise UnknownConventionError(
+            "no function is recognised in the source, and there is no Python file",
+            where=str(tree.directory),
+            hint="For a program that listens on $PORT name it with --command or the annotation "
+            "pelton.dev/command; for a function put it into main.py, or name its file with FUNC_SRC.",
+        )
     raise UnknownConventionError(
-        "no function is recognised in the source",
-        where=str(source_dir),
+        f"no function of the convention {wanted.convention} is recognised in the source"
+        if wanted.convention
+        else "no function is recognised in the source",
+        where=str(tree.directory),
         hint=(
-            "Recognised: `def f(context: UserContext)` (OpenFunction); functions decorated with "
-            "@functions_framework.http or .cloud_event, main.py with `def f(request)` or `f(cloud_event)` "
-            "(Google Cloud Functions). Or say it: --target with --signature or --convention."
+            "`pelton why detect` lists what each convention looks for, e.g. `def f(context: UserContext)` "
+            "(OpenFunction) or a function decorated with @functions_framework.http (Google Cloud Functions). "
+            "Or say it: --target with --signature or --convention."
         ),
     )
 
@@ -263,24 +328,84 @@ def _said_outright(source: str, wanted: Wanted, source_dir: Path) -> _Candidate:
             where=str(source_dir / source),
             hint="Say which: --signature http|cloudevent|openfunction (FUNC_TYPE), or --convention.",
         )
-    signature = wanted.signature or ("openfunction" if convention == "openfunction" else "http")
-    match = Match(target=wanted.target, signature=signature, rule="said explicitly")
-    return _Candidate(convention, source, match)
+    signature = wanted.signature or {"gcf": "http"}.get(convention, convention)
+    match = Match(target=wanted.target, signature=signature, rule="said explicitly", source=source)
+    return _Candidate(convention, match)
 
 
 def _tie(candidates: list[_Candidate], source_dir: Path) -> UnknownConventionError:
     listed = "; ".join(str(item) for item in candidates)
-    if len({item.match.target for item in candidates}) > 1:
+    conventions = {item.convention for item in candidates}
+    if len(conventions) > 1:
+        what = f"{len(conventions)} conventions fit"
+        flag = f"--convention {'|'.join(dict.fromkeys(item.convention for item in candidates))}"
+        flag += " (annotation pelton.dev/convention)"
+        if len({item.match.target for item in candidates}) > 1:
+            flag += " or --target NAME (FUNC_NAME)"
+    elif len({item.match.target for item in candidates}) > 1:
+        what = f"{len(candidates)} functions could be meant"
         flag = "--target NAME (FUNC_NAME or FUNCTION_TARGET in the environment)"
-    elif len({item.source for item in candidates}) > 1:
-        flag = "FUNC_SRC or FUNCTION_SOURCE"
     else:
-        flag = "--convention NAME"
+        what = f"{len(candidates)} functions could be meant"
+        flag = "FUNC_SRC or FUNCTION_SOURCE"
+    return UnknownConventionError(f"{what}: {listed}", where=str(source_dir), hint=f"Choose with {flag}.")
+
+
+def _unsupported(
+    chosen: _Candidate, conventions: Mapping[str, Any], source_dir: Path
+) -> UnknownConventionError:
     return UnknownConventionError(
-        f"{len(candidates)} functions could be meant: {listed}",
+        f"this is a function for {UNSUPPORTED[chosen.convention].title}, which is not supported: {chosen}",
         where=str(source_dir),
-        hint=f"Choose with {flag}.",
+        hint="Give it the signature of one that is and name it with --convention, or run it as a program of "
+        f"its own with --command. Supported: {', '.join(conventions)}.",
     )
+
+
+def _detected(
+    chosen: _Candidate, conventions: Mapping[str, Any], source_dir: Path, wanted: Wanted
+) -> Detected:
+    match = chosen.match
+    return Detected(
+        convention=chosen.convention,
+        target=match.target,
+        signature=wanted.signature or match.signature,
+        source=match.source,
+        rule=match.rule,
+        implied=implied_packages(source_dir, conventions[chosen.convention].IMPLIED),
+        options=match.options,
+        triggers=match.triggers,
+    )
+
+
+def _considered(
+    conventions: Mapping[str, Any],
+    candidates: list[_Candidate],
+    kept: list[_Candidate],
+    chosen: _Candidate | None,
+) -> tuple[Considered, ...]:
+    made: list[Considered] = []
+    titles = {name: module.FACTS.looks_for for name, module in conventions.items()}
+    titles |= {name: rule.looks_for for name, rule in UNSUPPORTED.items()}
+    for name, looks_for in titles.items():
+        own = [item for item in candidates if item.convention == name]
+        if chosen is not None and chosen.convention == name:
+            made.append(Considered(convention=name, verdict="chosen", why=_rule(chosen)))
+            own = [item for item in own if item is not chosen]
+        elif not own:
+            made.append(Considered(convention=name, verdict="no match", why=f"looks for {looks_for}"))
+            continue
+        for item in own:
+            verdict = "candidate" if item in kept and chosen is None else "outweighed"
+            made.append(Considered(convention=name, verdict=verdict, why=_rule(item)))
+    return tuple(made)
+
+
+def _rule(item: _Candidate) -> str:
+    match = item.match
+    place = f"{match.source}:{match.line}" if match.line else match.source
+    row = f"row {match.row}: " if match.row.isdigit() else ""
+    return f"{row}{match.rule}" + (f" ({place})" if place else "")
 
 
 def implied_packages(source_dir: Path, implied: Mapping[str, str]) -> tuple[str, ...]:
@@ -299,17 +424,25 @@ def implied_packages(source_dir: Path, implied: Mapping[str, str]) -> tuple[str,
         try:
             text = path.read_bytes()
             if any(name.encode() in text for name in implied):
-                imported |= _imports(ast.parse(text))
+                imported |= _imports(ast.parse(text).body)
         except (OSError, SyntaxError, ValueError):
             continue
     return tuple(sorted(requirement for name, requirement in implied.items() if name in imported))
 
 
-def _imports(tree: ast.Module) -> set[str]:
+def _imports(body: Iterable[ast.AST]) -> set[str]:
+    """Return the imported names, dotted ones in all their prefixes."""
     names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names.update(item.name.partition(".")[0] for item in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module.partition(".")[0])
+    for top in body:
+        for node in ast.walk(top):
+            if isinstance(node, ast.Import):
+                for item in node.names:
+                    names |= _prefixes(item.name)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names |= _prefixes(node.module)
     return names
+
+
+def _prefixes(dotted: str) -> set[str]:
+    parts = dotted.split(".")
+    return {".".join(parts[: end + 1]) for end in range(len(parts))}

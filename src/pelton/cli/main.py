@@ -343,6 +343,12 @@ def run(
     port: Annotated[int | None, typer.Option(help="Port, 0 takes a free one; PORT; default 8080.")] = None,
     reload: Annotated[bool, typer.Option("--reload", help="Start again when a file changes.")] = False,
     install: Annotated[bool, typer.Option("--install/--no-install", help="Install requirements.txt.")] = True,
+    command: Annotated[
+        str | None, typer.Option(help="Program to run instead of a function; it listens on $PORT.")
+    ] = None,
+    annotation: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE, as a pelton.dev/KEY annotation would say it.")
+    ] = None,
 ) -> None:
     """Serve one function without a platform."""
     from pelton.cli.run import run as serve
@@ -357,6 +363,8 @@ def run(
             port=port,
             reload=reload,
             install=install,
+            command=command,
+            annotations=tuple(annotation or ()),
         )
     )
 

@@ -30,6 +30,7 @@ from pelton.cli.tables import CONVENTIONS, resolve_convention
 from pelton.dataplane import loader, worker
 from pelton.dataplane.load_page import LoadPage
 from pelton.errors import BuildError, PeltonError, PortInUseError, SourceError, UsageError
+from pelton.model.convention import SERIAL
 from pelton.model.desired import Workload
 from pelton.sdk.context import RuntimeContext
 
@@ -52,6 +53,7 @@ class _Wanted:
     port: int
     context: Mapping[str, Any]
     install: bool
+    options: Mapping[str, str]
 
 
 def run(
@@ -63,6 +65,8 @@ def run(
     port: int | None = None,
     reload: bool = False,
     install: bool = True,
+    command: str | None = None,
+    annotations: tuple[str, ...] = (),
 ) -> int:
     """Serve one function until SIGTERM or Ctrl-C; returns the exit code, errors are printed.
 
@@ -75,9 +79,12 @@ def run(
         port: TCP port, 0 for a free one; PORT, else the port of FUNC_CONTEXT, else 8080.
         reload: Start again whenever a file of the source changes.
         install: Whether requirements.txt is installed into its environment.
+        command: Program to run instead of a function.
+        annotations: `KEY=VALUE` each, with or without the prefix `pelton.dev/`.
     """
     try:
-        wanted = _wanted(source, target, signature, convention, host, port, install)
+        options = _options(command, annotations)
+        wanted = _wanted(source, target, signature, convention, host, port, install, options)
         sock = _listen(wanted.host, wanted.port)
         if reload:
             return _keep_running(wanted, sock)
@@ -98,6 +105,7 @@ def _wanted(
     host: str | None,
     port: int | None,
     install: bool,
+    options: Mapping[str, str],
 ) -> _Wanted:
     env = os.environ
     # The command line's default is the working directory; a framework's variable is more specific than that.
@@ -115,12 +123,25 @@ def _wanted(
         file="" if path.is_dir() else path.name,
         target=target or env.get("FUNCTION_TARGET", ""),
         signature=signature or env.get("FUNCTION_SIGNATURE_TYPE", ""),
-        convention=convention or "",
+        convention=convention or options.get("convention") or ("process" if "command" in options else ""),
         host=host or "127.0.0.1",
         port=port if port is not None else _port(env, context),
         context=context,
         install=install,
+        options=options,
     )
+
+
+def _options(command: str | None, annotations: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for item in annotations:
+        name, separator, value = item.partition("=")
+        if not separator or not name:
+            raise UsageError(f"--annotation {item!r} has no value", hint="Write --annotation KEY=VALUE.")
+        found[name.removeprefix("pelton.dev/")] = value
+    if command:
+        found["command"] = command
+    return found
 
 
 def _context(env: Mapping[str, str]) -> Mapping[str, Any]:
@@ -209,6 +230,8 @@ def _serve(wanted: _Wanted, sock: socket.socket) -> None:
         target=found.target,
         signature=found.signature,
         context=dict(wanted.context),
+        concurrency=1 if found.convention in SERIAL else 0,
+        options={**found.options, **wanted.options},
     )
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # text streams of this process
@@ -243,6 +266,9 @@ def _settings(workload: Workload) -> worker.WorkerSettings:
         name=workload.name,
         revision=workload.revision,
         grace_s=_GRACE_S,
+        concurrency=workload.concurrency,
+        request_timeout_s=workload.request_timeout_s,
+        body_limit_bytes=workload.body_limit_bytes,
     )
 
 

@@ -24,8 +24,17 @@ __all__ = [
 CONVENTIONS: Final[Mapping[str, str]] = {
     "openfunction": "pelton.compat.openfunction",
     "gcf": "pelton.compat.gcf",
+    "lambda": "pelton.compat.aws_lambda",
+    "azure": "pelton.compat.azure",
+    "fission": "pelton.compat.fission",
+    "openwhisk": "pelton.compat.openwhisk",
+    "kubeless": "pelton.compat.kubeless",
+    "knative-func": "pelton.compat.knative_func",
+    "asgi": "pelton.compat.asgi",
+    "wsgi": "pelton.compat.wsgi",
+    "process": "pelton.compat.process",
 }
-"""Name -> module with NAME, IMPLIED, detect and load."""
+"""Name -> module with NAME, IMPLIED, FACTS, detect and load."""
 
 DRIVERS: Final[Mapping[str, str]] = {
     "bindings.http": "pelton.drivers.http:HttpBinding",

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from pelton.errors import FunctionLoadError, ProtocolError
 from pelton.model import cloudevent
-from pelton.model.convention import Match
+from pelton.model.convention import Facts, Match, Tree
 from pelton.model.invocation import Invocation, LoadedFunction, LoadRequest, Reply
 from pelton.sdk.event import CloudEvent, as_request, attributes_of, json_or_raw
 from pelton.sdk.flask_app import FlaskApp, open_app
@@ -25,11 +25,32 @@ from pelton.sdk.request import Request
 from pelton.sdk.response import http_error_reply, to_reply
 from pelton.sdk.source import find_function, import_source
 
-__all__ = ["IMPLIED", "NAME", "detect", "load"]
+__all__ = ["FACTS", "IMPLIED", "NAME", "detect", "load"]
 
 NAME: Final = "gcf"
 # functions_framework itself is served by the shim. cloudevents 2 dropped `cloudevents.http`.
 IMPLIED: Final = {"flask": "flask>=2.2,<4", "cloudevents": "cloudevents>=1.10,<2"}
+FACTS: Final = Facts(
+    title="Google Cloud Functions",
+    looks_for="a function decorated by functions_framework, or main.py with def f(request), f(cloud_event) or "
+    "f(data, context)",
+    triggers="HTTP; CloudEvent; legacy background event",
+    input="flask.Request; CloudEvent; (data, context); an object of the function's own class",
+    output="Flask response value; ignored for events",
+    address="the function, 0.0.0.0",
+    protocol="HTTP",
+    port="$PORT, 8080",
+    code="main.py ($FUNCTION_SOURCE), $FUNCTION_TARGET, signature by decorator or $FUNCTION_SIGNATURE_TYPE",
+    forms={
+        "http": "flask.Request",
+        "cloudevent": "CloudEvent",
+        "timer": "CloudEvent",
+        "record": "CloudEvent",
+    },
+    failure="500 with X-Google-Status: crash; 400 for what is no event",
+    concurrency="many (THREADS)",
+    implied="flask and cloudevents where imported",
+)
 _DECORATORS: Final = {"http": "http", "cloud_event": "cloudevent", "typed": "typed"}
 _PARAMETERS: Final = {
     ("request",): "http",
@@ -39,51 +60,59 @@ _PARAMETERS: Final = {
     ("data", "context"): "event",
     ("event", "context"): "event",
 }
-_LAMBDA_NAMES: Final = {"lambda_handler", "handler"}
+_LAMBDA_NAME: Final = "lambda_handler"
 _UNHANDLED: Final = frozenset({b"/robots.txt", b"/favicon.ico"})
 _TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
 _HTML: Final = (b"content-type", b"text/html; charset=utf-8")
 
 
-def detect(tree: ast.Module, *, entry: bool) -> tuple[Match, ...]:
-    """Return the functions that look like Google's: decorated, or with the usual parameters.
+def detect(tree: Tree) -> tuple[Match, ...]:
+    """Return the functions that look like Google's: decorated, or with the usual parameters."""
+    return tuple(
+        m for source in tree.sources for m in _matches(source.module, source.name, entry=source.entry)
+    )
 
-    Args:
-        tree: Syntax tree of a file.
-        entry: Whether it is main.py or the file that the user named.
-    """
-    names = _decorator_names(tree)
-    imports_framework = bool(names)
+
+def _matches(module: ast.Module, source: str, *, entry: bool) -> list[Match]:
+    names = _decorator_names(module)
+    own_import = bool(names)
     found = []
-    for node in tree.body:
+    for node in module.body:
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         for decorator in node.decorator_list:
             said = names.get(_dotted(decorator.func if isinstance(decorator, ast.Call) else decorator))
             if said:
-                rule = f"decorated with functions_framework.{said}"
-                found.append(
-                    Match(target=node.name, signature=_DECORATORS[said], rule=rule, line=node.lineno)
-                )
+                rule, signature, rank = f"decorated with functions_framework.{said}", _DECORATORS[said], 0
                 break
         else:
-            match = _by_parameters(node) if entry or imports_framework else None
-            if match is not None:
-                found.append(match)
-    return tuple(found)
+            by_habit = _by_parameters(node) if entry or own_import else None
+            if by_habit is None:
+                continue
+            rule, signature, rank = *by_habit, 1
+        found.append(
+            Match(
+                target=node.name,
+                signature=signature,
+                rule=rule,
+                row="11",
+                rank=rank,
+                source=source,
+                line=node.lineno,
+                own_import=own_import,
+            )
+        )
+    return found
 
 
-def _by_parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Match | None:
+def _by_parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> tuple[str, str] | None:
     if node.name.startswith("_") or node.args.vararg or node.args.kwarg or node.args.kwonlyargs:
         return None
     parameters = tuple(item.arg for item in [*node.args.posonlyargs, *node.args.args])
-    if parameters == ("event", "context") and node.name in _LAMBDA_NAMES:
+    if parameters == ("event", "context") and node.name == _LAMBDA_NAME:
         return None
     signature = _PARAMETERS.get(parameters)
-    if signature is None:
-        return None
-    rule = f"def {node.name}({', '.join(parameters)}) in the entry file"
-    return Match(target=node.name, signature=signature, rule=rule, rank=1, line=node.lineno)
+    return (f"def {node.name}({', '.join(parameters)}) in the entry file", signature) if signature else None
 
 
 def _decorator_names(tree: ast.Module) -> dict[str, str]:
@@ -166,7 +195,7 @@ def _platform_environment(request: LoadRequest) -> None:
 
 def _only_candidate(source: str) -> tuple[str, str]:
     with open(source, "rb") as file:  # noqa: PTH123 -- pathlib costs a worker 8 ms of imports
-        matches = detect(ast.parse(file.read()), entry=True)
+        matches = _matches(ast.parse(file.read()), source, entry=True)
     best = [match for match in matches if match.rank == min(m.rank for m in matches)]
     if len(best) == 1:
         return best[0].target, best[0].signature

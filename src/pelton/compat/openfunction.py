@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pelton.errors import FunctionLoadError
-from pelton.model.convention import Match
+from pelton.model.convention import Facts, Match, Tree
 from pelton.model.invocation import Invocation, LoadedFunction, LoadRequest, Reply
 from pelton.sdk.context import RuntimeContext, UserContext
 from pelton.sdk.flask_app import FlaskApp, find_flask, open_app
@@ -25,32 +25,59 @@ from pelton.sdk.hooks import Hooks
 from pelton.sdk.response import http_error_reply, to_reply
 from pelton.sdk.source import find_function, import_source
 
-__all__ = ["IMPLIED", "NAME", "detect", "load"]
+__all__ = ["FACTS", "IMPLIED", "NAME", "detect", "load"]
 
 NAME: Final = "openfunction"
 IMPLIED: Final = {"flask": "flask>=2.2,<4"}
+FACTS: Final = Facts(
+    title="OpenFunction",
+    looks_for="a function whose only parameter is annotated UserContext",
+    triggers="HTTP; Dapr bindings and topics",
+    input="a UserContext: HTTP request, binding request or topic event",
+    output="Flask response value; context.send to named outputs",
+    address="the function, 0.0.0.0",
+    protocol="HTTP (Flask); gRPC AppCallback for Dapr triggers",
+    port="trigger port, else the context's, else 8080; Dapr 50051",
+    code="main.py, `def f(context: UserContext)`",
+    forms={
+        "http": "context.get_http_request()",
+        "cloudevent": "context.get_http_request()",
+        "timer": "context.get_binding_request()",
+        "record": "context.get_topic_event()",
+    },
+    failure="500 with X-OpenFunction-Status: crash",
+    concurrency="many",
+    implied="flask where imported",
+)
 _STATUS: Final = b"x-openfunction-status"
 _TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
 _UNHANDLED: Final = frozenset({b"/robots.txt", b"/favicon.ico"})
 
 
-def detect(tree: ast.Module, *, entry: bool) -> tuple[Match, ...]:
-    """Return the functions whose only parameter is annotated `UserContext`.
+def detect(tree: Tree) -> tuple[Match, ...]:
+    """Return the functions whose only parameter is annotated `UserContext`."""
+    return tuple(match for source in tree.sources for match in _matches(source.module, source.name))
 
-    Args:
-        tree: Syntax tree of a file.
-        entry: Whether it is the entry file; makes no difference here, the annotation says it all.
-    """
-    del entry
+
+def _matches(module: ast.Module, source: str) -> list[Match]:
     found = []
-    for node in tree.body:
+    for node in module.body:
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         parameters = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
         if len(parameters) == 1 and _says_user_context(parameters[0].annotation):
-            rule = f"its parameter {parameters[0].arg} is a UserContext"
-            found.append(Match(target=node.name, signature=NAME, rule=rule, line=node.lineno))
-    return tuple(found)
+            found.append(
+                Match(
+                    target=node.name,
+                    signature=NAME,
+                    rule=f"its parameter {parameters[0].arg} is a UserContext",
+                    row="openfunction",
+                    stage="object",
+                    source=source,
+                    line=node.lineno,
+                )
+            )
+    return found
 
 
 def _says_user_context(annotation: ast.expr | None) -> bool:
@@ -91,7 +118,7 @@ def load(request: LoadRequest) -> LoadedFunction:
 
 def _only_candidate(source: str) -> str:
     with open(source, "rb") as file:  # noqa: PTH123 -- pathlib costs a worker 8 ms of imports
-        matches = detect(ast.parse(file.read()), entry=True)
+        matches = _matches(ast.parse(file.read()), source)
     if len(matches) == 1:
         return matches[0].target
     names = ", ".join(match.target for match in matches)

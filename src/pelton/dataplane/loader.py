@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol
 
 from pelton.errors import FunctionLoadError
 from pelton.model.desired import Workload
-from pelton.model.invocation import Delivered, LoadedFunction, LoadRequest, Output
+from pelton.model.invocation import Deferred, Delivered, LoadedFunction, LoadRequest, Output
 
 __all__ = ["Convention", "enter_environment", "expose_shims", "leave_packages", "load", "traceback_lines"]
 
@@ -151,6 +151,7 @@ def load(
     convention: Convention,
     send: Callable[[Output], Delivered],
     send_async: Callable[[Output], Awaitable[Delivered]],
+    defer: Callable[[Deferred], Awaitable[Delivered]] | None = None,
 ) -> LoadedFunction:
     """Import a workload's code by its convention.
 
@@ -159,18 +160,28 @@ def load(
         convention: The convention's module.
         send: As in LoadRequest.
         send_async: As in LoadRequest.
+        defer: As in LoadRequest.
 
     Raises:
         FunctionLoadError: User code raised, exited, has a syntax error, or lacks the function; `log_tail`
             holds the last 20 lines of the user's traceback, if there is one.
     """
     request = LoadRequest(
-        source=f"{workload.bundle.rstrip('/')}/{workload.source}",
+        source=f"{workload.bundle.rstrip('/')}/{workload.source}".rstrip("/"),
         target=workload.target,
         signature=workload.signature,
         context=workload.context,
         send=send,
         send_async=send_async,
+        defer=defer,
+        bundle=workload.bundle,
+        namespace=workload.namespace,
+        name=workload.name,
+        revision=workload.revision,
+        options=workload.options,
+        timeout_s=workload.request_timeout_s,
+        concurrency=workload.concurrency,
+        body_limit_bytes=workload.body_limit_bytes,
     )
     try:
         return convention.load(request)

@@ -6,12 +6,14 @@ Made by `builders/`, kept in the Function's status so that the same content is n
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["BuildResult"]
 
 _PREFIX = "pelton.dev/"
+_OPTIONS = "pelton.dev/options"
 _FIELDS = ("bundle", "digest", "environment", "convention", "target", "signature", "source")
 
 
@@ -26,7 +28,8 @@ class BuildResult:
         convention: Name in the convention table, e.g. `openfunction`.
         target: Function name found in the source.
         signature: Signature type found, e.g. `http`.
-        source: Source file relative to the bundle, e.g. `main.py`.
+        source: Source file relative to the bundle, e.g. `main.py`; "" when there is no single one.
+        options: What detection found about how to serve it; see `model/convention.Match`.
         log_tail: Last 20 lines of the build's output, oldest first; not part of the record.
     """
 
@@ -37,11 +40,15 @@ class BuildResult:
     target: str = ""
     signature: str = ""
     source: str = "main.py"
+    options: dict[str, str] = field(default_factory=dict)
     log_tail: tuple[str, ...] = ()
 
     def to_refs(self) -> dict[str, str]:
         """Return the record kept in `status.build.resourceRef`, key -> text; empty fields are left out."""
-        return {f"{_PREFIX}{name}": value for name in _FIELDS if (value := getattr(self, name))}
+        refs = {f"{_PREFIX}{name}": value for name in _FIELDS if (value := getattr(self, name))}
+        if self.options:
+            refs[_OPTIONS] = json.dumps(self.options, sort_keys=True, separators=(",", ":"))
+        return refs
 
     @classmethod
     def from_refs(cls, refs: Mapping[str, str]) -> BuildResult | None:
@@ -49,4 +56,8 @@ class BuildResult:
         values = {name: refs.get(f"{_PREFIX}{name}", "") for name in _FIELDS}
         if not values["bundle"] or not values["digest"]:
             return None
-        return cls(**values)  # type: ignore[arg-type]  # `values` holds the text fields only
+        try:
+            options = json.loads(refs.get(_OPTIONS, "") or "{}")
+        except ValueError:
+            return None
+        return cls(**values, options=options)  # type: ignore[arg-type]  # `values` holds the text fields only

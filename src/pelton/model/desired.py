@@ -56,6 +56,7 @@ class Workload:
         concurrency: Hard limit of concurrent invocations per instance; 0 for none.
         request_timeout_s: Seconds per invocation; 0 for none.
         body_limit_bytes: Largest request body.
+        options: How its convention serves it, see `LoadRequest.options`.
     """
 
     namespace: str
@@ -72,6 +73,7 @@ class Workload:
     concurrency: int = 0
     request_timeout_s: float = 300.0
     body_limit_bytes: int = 32 * 1024 * 1024
+    options: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -126,6 +128,9 @@ class Route:
         namespace, name: The Function's.
         hosts: Host names without port, lower case.
         path: Path prefix on any other host, e.g. `/default/hello`; "" for none.
+        fronts: Further path prefixes on any other host that reach it with the path kept, e.g.
+            `/2015-03-31/functions/hello`.
+        h2c: Whether the function speaks HTTP/2 itself.
         timeout_s: End-to-end limit at the gateway; 0 for none.
     """
 
@@ -133,6 +138,8 @@ class Route:
     name: str
     hosts: tuple[str, ...] = ()
     path: str = ""
+    fronts: tuple[str, ...] = ()
+    h2c: bool = False
     timeout_s: float = 300.0
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
+    "Deferred",
     "Delivered",
     "Event",
     "Handler",
@@ -32,7 +33,7 @@ class Event:
     """An event as the dispatcher hands it to a worker.
 
     Attributes:
-        kind: `topic` (publish/subscribe) or `binding`.
+        kind: `topic` (publish/subscribe), `binding`, or `deferred` (accepted earlier for this function).
         component: Name of the Dapr component it came through.
         component_type: Its type, e.g. `pubsub.jetstream`.
         topic: Topic for `topic` events, else "".
@@ -148,6 +149,25 @@ class Delivered:
     error: str = ""
 
 
+@dataclass(slots=True, kw_only=True)
+class Deferred:
+    """An invocation that is accepted now and carried out later; it survives the process that accepted it.
+
+    It comes back as an Event of kind `deferred` with the same id, data, content type and metadata.
+
+    Attributes:
+        id: Its invocation id; the same id twice is carried out once.
+        data: Payload bytes.
+        content_type: Media type of `data`.
+        metadata: Whatever the convention needs to know again, name -> value.
+    """
+
+    id: str
+    data: bytes
+    content_type: str = "application/json"
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
 Handler = Callable[[Invocation], Awaitable[Reply]]
 """The one shape that conventions, hooks, retries, traces and limits wrap."""
 
@@ -169,6 +189,16 @@ class LoadedFunction:
         start, stop: Optional lifespan coroutines run once in the worker's loop before the first and after the
             last call.
         unhandled_paths: Paths answered 404 without calling the function, e.g. {b"/favicon.ico"}.
+        refuse: The convention's answer for what the worker itself refuses: (status, text, invocation) ->
+            Reply, or None for the worker's own. Status is 413 (body too long; its invocation has no body),
+            503 (queue full) or 504 (time limit passed). Never called for events.
+        body_limit_bytes: Longest request body by the convention's own rules; the lower of this and the
+            function's limit counts. 0 for none.
+        upgrade: Takes over a connection whose request asks for another protocol: (invocation, transport,
+            bytes already received after the head) -> the asyncio.Protocol that goes on, or None to answer the
+            request as usual.
+        raw: (connection's transport) -> the asyncio.Protocol that gets every byte of a connection: HTTP is
+            not parsed at all (h2c). None for HTTP/1.1.
     """
 
     call: Callable[[Invocation], Any]
@@ -181,6 +211,10 @@ class LoadedFunction:
     start: Callable[[], Awaitable[None]] | None = None
     stop: Callable[[], Awaitable[None]] | None = None
     unhandled_paths: frozenset[bytes] = frozenset()
+    refuse: Callable[[int, str, Invocation], Reply | None] | None = None
+    body_limit_bytes: int = 0
+    upgrade: Callable[[Invocation, Any, bytes], Any] | None = None
+    raw: Callable[[Any], Any] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -188,14 +222,22 @@ class LoadRequest:
     """What a convention needs to load user code; made by `dataplane/loader.py`.
 
     Attributes:
-        source: Path of the source file inside the bundle, absolute.
+        source: Path of the source file, absolute; the bundle's directory when there is no single file.
         target: Name of the function, or "" to let the convention find it.
         signature: Signature type asked for, or "".
         context: The function context (contracts: OpenFunction section 8.3, merged form); {} when there is
-        none. send: Hands an Output to the runtime and returns its Delivered; blocks the calling thread,
-        raises when
+            none.
+        send: Hands an Output to the runtime and returns its Delivered; blocks the calling thread, raises when
             called on the event loop's thread.
         send_async: The same for coroutines.
+        defer: Hands over an invocation to be carried out later; its Delivered is ok once it is stored.
+        bundle: Directory of the source, absolute; the working directory.
+        namespace, name, revision: The Function's.
+        options: How to serve it, e.g. {"http-event": "alb"}: what detection found, then `pelton.dev/...`
+            annotations without the prefix.
+        timeout_s: Seconds per invocation, 0 for no limit.
+        concurrency: Invocations that may run at once, 0 for no limit.
+        body_limit_bytes: Longest request body of the function.
     """
 
     source: str
@@ -204,3 +246,12 @@ class LoadRequest:
     context: Mapping[str, Any]
     send: Callable[[Output], Delivered]
     send_async: Callable[[Output], Awaitable[Delivered]]
+    defer: Callable[[Deferred], Awaitable[Delivered]] | None = None
+    bundle: str = ""
+    namespace: str = "default"
+    name: str = ""
+    revision: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float = 300.0
+    concurrency: int = 0
+    body_limit_bytes: int = 32 * 1024 * 1024

@@ -131,7 +131,7 @@ def test_nothing_recognised_names_what_would_be(tree):
 
 def test_unknown_convention_lists_the_known_ones(tree):
     with pytest.raises(UnknownConventionError) as raised:
-        detect(tree(main="x = 1\n"), ALL, convention="lambda")
+        detect(tree(main="x = 1\n"), ALL, convention="nope")
 
     assert "openfunction, gcf" in raised.value.hint
 
@@ -170,7 +170,7 @@ def test_source_file_must_be_in_the_directory(tree, wanted, message):
 def test_missing_directory_and_directory_without_python_are_said(tmp_path):
     with pytest.raises(SourceError, match="no such source directory"):
         detect(tmp_path / "nope", ALL)
-    with pytest.raises(SourceError, match="no Python file"):
+    with pytest.raises(SourceError, match="is empty"):
         detect(tmp_path, ALL)
 
 

@@ -61,11 +61,13 @@ class Served:
             text=True,
             env={**os.environ, "PELTON_HOME": str(home), "COLUMNS": "200", **(env or {})},
         )
+        assert self.process.stdout is not None
+        self._output = self.process.stdout
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self):
-        for line in self.process.stdout:
+        for line in self._output:
             with self._changed:
                 self.lines.append(line.rstrip("\n"))
                 self._changed.notify_all()
@@ -117,7 +119,7 @@ class Served:
                 self.process.kill()
                 self.process.wait()
         self._reader.join(5)
-        self.process.stdout.close()
+        self._output.close()
         return self.process.returncode
 
 
@@ -127,7 +129,7 @@ def serve(tmp_path, clients_home):
 
     `clients=True` gives the function the real client packages.
     """
-    running = []
+    running: list[Served] = []
 
     def run(source, *flags, clients=False, env=None):
         if isinstance(source, dict):

@@ -110,6 +110,14 @@ class Application(Protocol):
         """A connection became idle or ended while the server drains."""
         ...
 
+    def refusal(self, status: int, text: str, invocation: Invocation) -> Reply:
+        """Return the answer for what is refused before the function is called."""
+        ...
+
+    def upgrade(self, connection: Connection, invocation: Invocation, rest: bytes) -> bool:
+        """Take the connection over for another protocol; False to answer the request in this one."""
+        ...
+
 
 class Shared:
     """What the connections of one server have in common.
@@ -137,11 +145,12 @@ class Shared:
 class _Refusal:
     """Stands in the queue of requests for one that is answered without the function."""
 
-    __slots__ = ("status", "text")
+    __slots__ = ("invocation", "status", "text")
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, invocation: Invocation) -> None:
         self.status = status
         self.text = text
+        self.invocation = invocation
 
 
 class Connection(asyncio.Protocol):
@@ -466,6 +475,11 @@ class Connection(asyncio.Protocol):
         if not isinstance(stop, httptools.HttpParserUpgrade):
             self._refuse(400, f"the request is malformed: {stop}")
             return
+        if self._current is None and len(self._pending) == 1 and not self._put_back:
+            asking = self._pending[0]
+            if type(asking) is Invocation and self._app.upgrade(self, asking, data[stop.args[0] :]):
+                self._pending.clear()
+                return
         # The request asked for another protocol; it is answered in this one. The parser is done, the
         # client is not.
         self._parser = httptools.HttpRequestParser(self)
@@ -590,13 +604,13 @@ class Connection(asyncio.Protocol):
     def _refuse(self, status: int, text: str) -> None:
         """Answer the request being parsed with an error, in its turn, and read no further one."""
         self._ended = True
-        self._parsing = None
+        invocation, self._parsing = self._parsing or _NOBODY, None
         self._body = []
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.finish(BodyError(status, text))
         else:
-            self._pending.append(_Refusal(status, text))
+            self._pending.append(_Refusal(status, text, invocation))
 
     def _discard(self, count: int) -> None:
         """Ignore what comes after the last request; a client that never stops is cut off."""
@@ -621,7 +635,7 @@ class Connection(asyncio.Protocol):
                 self._app.begin(self, item)
             else:
                 refusal = cast("_Refusal", item)
-                self._refuse_now(refusal.status, refusal.text)
+                self._refuse_now(refusal)
         self._advancing = False
         if pending or self._unusual:
             self._look_around()
@@ -749,12 +763,25 @@ class Connection(asyncio.Protocol):
         elif not self._advancing:
             self._advance()
 
-    def _refuse_now(self, status: int, text: str) -> None:
+    def _refuse_now(self, refusal: _Refusal) -> None:
         if self.transport is None:
             return
-        phrase = plain_reply(status, text)
-        self._write(b"".join(render(phrase, _NOBODY, closing=True)))
+        invocation = refusal.invocation
+        answer = self._app.refusal(refusal.status, refusal.text, invocation)
+        try:
+            parts = render(answer, invocation, closing=True)
+        except ReplyError:
+            parts = render(plain_reply(refusal.status, refusal.text), invocation, closing=True)
+        self._write(b"".join(parts))
         self._finish(linger=True)
+
+    def hand_over(self, protocol: asyncio.Protocol) -> None:
+        """Give the transport to another protocol; this object is done."""
+        transport, self.transport = self.transport, None
+        self._ended = True
+        self._shared.connections.discard(self)
+        if transport is not None:
+            transport.set_protocol(protocol)
 
     def _finish(self, *, linger: bool) -> None:
         """Close once everything is sent; a client in the middle of a request may finish its sentence first.

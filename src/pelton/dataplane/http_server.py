@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pelton.dataplane.http import Application, Connection, Limits, Shared
 from pelton.dataplane.wire import KEEP_SOCKET
@@ -32,16 +32,25 @@ class Server:
         self._listeners: list[asyncio.AbstractServer] = []
         self._sweeper: asyncio.TimerHandle | None = None
 
-    async def start(self, sockets: Sequence[socket.socket]) -> None:
-        """Accept connections on listening sockets, unix or TCP."""
+    async def start(
+        self, sockets: Sequence[socket.socket], *, raw: Callable[[], asyncio.Protocol] | None = None
+    ) -> None:
+        """Accept connections on listening sockets, unix or TCP.
+
+        Args:
+            sockets: They listen already.
+            raw: Makes a protocol per connection instead of the HTTP/1.1 one.
+        """
         loop = asyncio.get_running_loop()
         for sock in sockets:
             if sock.family == socket.AF_UNIX:
                 listener = await loop.create_unix_server(
-                    lambda: Connection(self.shared, trusted=True), sock=sock, **KEEP_SOCKET
+                    raw or (lambda: Connection(self.shared, trusted=True)), sock=sock, **KEEP_SOCKET
                 )
             else:
-                listener = await loop.create_server(lambda: Connection(self.shared, trusted=False), sock=sock)
+                listener = await loop.create_server(
+                    raw or (lambda: Connection(self.shared, trusted=False)), sock=sock
+                )
                 if self._sweeper is None and self.shared.limits.head_timeout_s != float("inf"):
                     self._sweep()
             self._listeners.append(listener)

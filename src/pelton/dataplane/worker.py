@@ -21,7 +21,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import uvloop
 
@@ -35,11 +35,13 @@ from pelton.dataplane.http_server import Server
 from pelton.dataplane.load_page import LoadPage
 from pelton.dataplane.streams import INVOCATION, Streams
 from pelton.dataplane.threads import Threads
+from pelton.dataplane.upgraded import Upgraded
 from pelton.model.invocation import Delivered, Event, Invocation, LoadedFunction, Output, Reply
 
 __all__ = ["Worker", "WorkerSettings", "keep_loop", "run"]
 
 _INFINITY: Final = float("inf")
+_NOBODY: Final = Invocation("-", "", b"", [])
 _KEEP_NS: Final = InlineChoice.KEEP_NS
 _monotonic = time.monotonic
 _copy_context = contextvars.copy_context
@@ -134,6 +136,7 @@ class Worker:
         self._draining = False
         self._quiet: asyncio.Event | None = None
         self._control: Control | None = None
+        self._upgraded: set[Upgraded] = set()
 
     # --- outputs ------------------------------------------------------------------------------------------
 
@@ -202,7 +205,7 @@ class Worker:
         self._threads: Threads[_Run] = Threads(loop, min(ceiling, self._gate.limit), self._thread_done)
         limits = Limits(
             head_bytes=settings.header_limit_bytes,
-            body_bytes=settings.body_limit_bytes,
+            body_bytes=min(settings.body_limit_bytes, function.body_limit_bytes or settings.body_limit_bytes),
             head_timeout_s=settings.head_timeout_s,
         )
         self._server = Server(self, limits)
@@ -216,7 +219,10 @@ class Worker:
         try:
             if function.start is not None:
                 await function.start()
-            await self._server.start(http)
+            raw = function.raw
+            await self._server.start(
+                http, raw=None if raw is None else lambda: cast("asyncio.Protocol", raw(self._begin_raw))
+            )
             if control is not None:
                 self._control = Control(
                     describe=self._describe,
@@ -244,6 +250,8 @@ class Worker:
         """
         self._draining = True
         self._server.drain()
+        for upgraded in list(self._upgraded):
+            upgraded.shutdown()
         try:
             async with asyncio.timeout(grace_s):
                 while self._gate.running or self._server.busy:
@@ -370,6 +378,55 @@ class Worker:
         self._track(run)
         run.task = asyncio.create_task(self._stream(run, reply))
 
+    def refusal(self, status: int, text: str, invocation: Invocation) -> Reply:
+        """See http.Application: the convention's own answer where it has one."""
+        refuse = self._function.refuse
+        if refuse is not None:
+            try:
+                reply = refuse(status, text, invocation)
+            except Exception as exc:
+                self._report(invocation, exc)
+            else:
+                if reply is not None:
+                    return self._checked(invocation, reply)
+        return plain_reply(status, text, invocation.id)
+
+    def upgrade(self, connection: Connection, invocation: Invocation, rest: bytes) -> bool:
+        """See http.Application; what takes over counts as one invocation without a deadline."""
+        hook = self._function.upgrade
+        if hook is None or connection.transport is None or self._gate.running >= self._gate.limit:
+            return False
+        try:
+            protocol = hook(invocation, connection.transport, rest)
+        except Exception as exc:
+            self._report(invocation, exc)
+            return False
+        if protocol is None:
+            return False
+        upgraded = Upgraded(protocol, self._begin_raw(), self._upgraded.discard)
+        self._upgraded.add(upgraded)
+        connection.hand_over(upgraded)
+        if self._draining:
+            upgraded.shutdown()
+        return True
+
+    def _begin_raw(self) -> Callable[[], None]:
+        """Count an invocation whose bytes the worker does not look at; returns what ends it."""
+        self._gate.running += 1
+        token = self._page.begin(_INFINITY)
+        if self._spool is not None:
+            self._spool.disturb()
+        over = False
+
+        def end() -> None:
+            nonlocal over
+            if not over:
+                over = True
+                self._page.end(token)
+                self._leave(_NOBODY)
+
+        return end
+
     def gone(self, connection: Connection) -> None:
         """See http.Application."""
         self.clients_gone += 1
@@ -401,7 +458,7 @@ class Worker:
         if verdict is Admission.FULL:
             if run.connection is not None:
                 text = "the function is busy and its queue is full"
-                run.connection.reply(plain_reply(503, text, run.invocation.id))
+                run.connection.reply(self.refusal(503, text, run.invocation))
             elif run.peer is not None:
                 self._outcome(run.peer, run.invocation.id, "busy", "the instance's queue is full")
             return
@@ -594,7 +651,7 @@ class Worker:
         self._write_error(invocation, text + "\n")
         self._abandon(run)
         if connection is not None:
-            connection.reply(plain_reply(504, text, invocation.id))
+            connection.reply(self.refusal(504, text, invocation))
         elif peer is not None:
             self._outcome(peer, invocation.id, "error" if run.started else "busy", text)
 

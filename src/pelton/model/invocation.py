@@ -197,8 +197,11 @@ class LoadedFunction:
         upgrade: Takes over a connection whose request asks for another protocol: (invocation, transport,
             bytes already received after the head) -> the asyncio.Protocol that goes on, or None to answer the
             request as usual.
-        raw: (connection's transport) -> the asyncio.Protocol that gets every byte of a connection: HTTP is
-            not parsed at all (h2c). None for HTTP/1.1.
+            The hook has called its `connection_made` and fed it; the worker counts it as one invocation until
+            its `connection_lost`, and calls its `shutdown`, if it has one, when it drains.
+        raw: Makes the asyncio.Protocol that gets every byte of a connection, so that HTTP is not parsed at
+            all (h2c). It is given `begin`: to be called when an invocation begins, it returns a function to
+            be called when that one has ended; scaling and draining go by it. None for HTTP/1.1.
     """
 
     call: Callable[[Invocation], Any]
@@ -214,7 +217,7 @@ class LoadedFunction:
     refuse: Callable[[int, str, Invocation], Reply | None] | None = None
     body_limit_bytes: int = 0
     upgrade: Callable[[Invocation, Any, bytes], Any] | None = None
-    raw: Callable[[Any], Any] | None = None
+    raw: Callable[[Callable[[], Callable[[], None]]], Any] | None = None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -701,6 +701,12 @@ class Recorder(asyncio.Transport):
     def quiet(self):
         pass
 
+    def refusal(self, status, text, invocation):
+        return plain_reply(status, text)
+
+    def upgrade(self, connection, invocation, rest):
+        return False
+
 
 REQUESTS = st.sampled_from(
     [

@@ -17,6 +17,7 @@ from pelton import errors
 from pelton.dataplane import wire
 from pelton.log import get
 from pelton.model.invocation import Delivered, Event, Output
+from pelton.model.state import StateAnswer, StateCall
 
 __all__ = ["OUTPUT_WAIT_S", "Control"]
 
@@ -122,6 +123,40 @@ class Control:
         except (errors.PeltonError, msgspec.ValidationError) as exc:
             message = exc.message if isinstance(exc, errors.PeltonError) else str(exc)
             return Delivered(ok=False, error=message)
+
+    async def state(self, call: StateCall, invocation_id: str, deadline: float) -> StateAnswer:
+        """Have the runtime use a state store and return the answer.
+
+        A runtime that is away is waited for. One that went away with the call gets it again when that changes
+        nothing; a call that depends on what is stored may have been carried out, which only a new read tells.
+
+        Args:
+            call: What to do.
+            invocation_id: Who asks; "-" outside an invocation.
+            deadline: CLOCK_MONOTONIC seconds; OUTPUT_WAIT_S from now at most.
+
+        Raises:
+            PeltonError: The store refused, or the runtime did not answer.
+        """
+        deadline = min(deadline, time.monotonic() + OUTPUT_WAIT_S)
+        body = {"invocation_id": invocation_id, "call": call}
+        try:
+            while True:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    peer = await self._runtime_peer()
+                try:
+                    answer = await peer.call("state", body, timeout=max(0.0, deadline - time.monotonic()))
+                    return msgspec.convert(answer, StateAnswer)
+                except ConnectionError:
+                    if not call.repeatable:
+                        raise errors.DeliveryError(
+                            "state: the platform's runtime went away with the call",
+                            hint="It may have been carried out: read the value and its etag again.",
+                        ) from None
+        except TimeoutError:
+            known = self._runtime is not None and not self._runtime.closed.is_set()
+            why = "did not answer in time" if known else "is not connected"
+            raise errors.DeliveryError(f"state: the platform's runtime {why}") from None
 
     async def _runtime_peer(self) -> wire.Peer:
         while self._runtime is None or self._runtime.closed.is_set():

@@ -20,6 +20,7 @@ from pelton.dataplane import wire
 from pelton.log import get
 from pelton.model.desired import Subscription
 from pelton.model.invocation import Delivered, Event, Output
+from pelton.model.state import StateAnswer, StateCall
 from pelton.ports import EventResult
 
 __all__ = ["WorkerInvoker"]
@@ -39,6 +40,9 @@ _log = get(__name__)
 
 Outputs = Callable[[str, str, Output], Awaitable[Delivered]]
 """(namespace, function, output) -> what the destination answered."""
+
+States = Callable[[str, str, StateCall], Awaitable[StateAnswer]]
+"""(namespace, function, call) -> the store's answer; raises PeltonError."""
 
 Wake = Callable[[str, str], Awaitable[None]]
 """(namespace, function): returns when an instance is ready; raises PeltonError or OSError."""
@@ -162,10 +166,12 @@ class WorkerInvoker:
     Args:
         outputs: Serves the outputs that functions send.
         wake: Asks the node for an instance.
+        states: Serves the state stores that functions use; None refuses them all.
     """
 
-    def __init__(self, *, outputs: Outputs, wake: Wake) -> None:
+    def __init__(self, *, outputs: Outputs, wake: Wake, states: States | None = None) -> None:
         self._outputs = outputs
+        self._states = states
         self._wake = wake
         self._functions: dict[tuple[str, str], _Function] = {}
 
@@ -298,11 +304,16 @@ class WorkerInvoker:
             sent = msgspec.convert(body["output"], Output)
             return await self._outputs(function.namespace, function.name, sent)
 
+        async def state(_peer: wire.Peer, body: Any) -> Any:
+            if self._states is None:
+                raise errors.ComponentError("no state stores are served here")
+            call = msgspec.convert(body["call"], StateCall)
+            return await self._states(function.namespace, function.name, call)
+
+        handlers = {"outcomes": outcomes, "output": output, "state": state}
         try:
             async with asyncio.timeout(_CONNECT_S):
-                peer = await wire.connect(
-                    worker.path, {"outcomes": outcomes, "output": output}, name=f"worker {worker.instance}"
-                )
+                peer = await wire.connect(worker.path, handlers, name=f"worker {worker.instance}")
             await peer.call("hello", {"role": "runtime"}, timeout=_CONNECT_S)
             return peer
         except (errors.PeltonError, OSError, TimeoutError) as exc:

@@ -25,6 +25,7 @@ from typing import Any, Final, Protocol
 from pelton.errors import FunctionLoadError
 from pelton.model.desired import Workload
 from pelton.model.invocation import Deferred, Delivered, LoadedFunction, LoadRequest, Output
+from pelton.model.state import StateAnswer, StateCall
 
 __all__ = ["Convention", "enter_environment", "expose_shims", "leave_packages", "load", "traceback_lines"]
 
@@ -152,6 +153,9 @@ def load(
     send: Callable[[Output], Delivered],
     send_async: Callable[[Output], Awaitable[Delivered]],
     defer: Callable[[Deferred], Awaitable[Delivered]] | None = None,
+    *,
+    state: Callable[[StateCall], StateAnswer] | None = None,
+    state_async: Callable[[StateCall], Awaitable[StateAnswer]] | None = None,
 ) -> LoadedFunction:
     """Import a workload's code by its convention.
 
@@ -161,6 +165,8 @@ def load(
         send: As in LoadRequest.
         send_async: As in LoadRequest.
         defer: As in LoadRequest.
+        state: As in LoadRequest.
+        state_async: As in LoadRequest.
 
     Raises:
         FunctionLoadError: User code raised, exited, has a syntax error, or lacks the function; `log_tail`
@@ -174,6 +180,8 @@ def load(
         send=send,
         send_async=send_async,
         defer=defer,
+        state=state,
+        state_async=state_async,
         bundle=workload.bundle,
         namespace=workload.namespace,
         name=workload.name,

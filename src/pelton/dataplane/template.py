@@ -35,6 +35,7 @@ from pelton.dataplane.worker import Worker, WorkerSettings, run
 from pelton.errors import FunctionLoadError
 from pelton.model.desired import Workload
 from pelton.model.invocation import Delivered, LoadedFunction, Output
+from pelton.model.state import StateAnswer, StateCall
 
 __all__ = ["Birth", "become_spare", "become_template", "become_worker"]
 
@@ -91,6 +92,16 @@ class _LateSender:
         if self.worker is None:
             raise RuntimeError("outputs can be sent only while an invocation runs")
         return await self.worker.send_async(output)
+
+    def state(self, call: StateCall) -> StateAnswer:
+        if self.worker is None:
+            raise RuntimeError("state can be used only while an invocation runs")
+        return self.worker.state(call)
+
+    async def state_async(self, call: StateCall) -> StateAnswer:
+        if self.worker is None:
+            raise RuntimeError("state can be used only while an invocation runs")
+        return await self.worker.state_async(call)
 
 
 def become_worker(birth: Birth, instance: str, fds: Sequence[int]) -> NoReturn:
@@ -364,7 +375,14 @@ def _await_parent(zygote_pid: int) -> None:
 def _load(birth: Birth, sender: _LateSender) -> LoadedFunction:
     convention = birth.resolve(birth.workload.convention)
     loader.enter_environment(birth.workload.environment, birth.workload.bundle)
-    return loader.load(birth.workload, convention, sender.send, sender.send_async)
+    return loader.load(
+        birth.workload,
+        convention,
+        sender.send,
+        sender.send_async,
+        state=sender.state,
+        state_async=sender.state_async,
+    )
 
 
 def _worker(birth: Birth, instance: str, page: LoadPage, streams: Streams) -> Worker:

@@ -36,7 +36,9 @@ from pelton.dataplane.load_page import LoadPage
 from pelton.dataplane.streams import INVOCATION, Streams
 from pelton.dataplane.threads import Threads
 from pelton.dataplane.upgraded import Upgraded
+from pelton.errors import DeliveryError
 from pelton.model.invocation import Delivered, Event, Invocation, LoadedFunction, Output, Reply
+from pelton.model.state import StateAnswer, StateCall
 
 __all__ = ["Worker", "WorkerSettings", "keep_loop", "run"]
 
@@ -165,6 +167,31 @@ class Worker:
         if invocation is None:
             return await self._control.deliver(output, "-", _INFINITY)
         return await self._control.deliver(output, invocation.id, invocation.deadline)
+
+    def state(self, call: StateCall) -> StateAnswer:
+        """Use a state store from a thread and wait for its answer.
+
+        Raises:
+            RuntimeError: As `send` does.
+            PeltonError: The store refused, or no platform is there to ask.
+        """
+        if self._loop is None:
+            raise RuntimeError("state can be used only while the function is being called")
+        if threading.get_ident() == self._loop_thread:
+            raise RuntimeError("this call would block the event loop; await it in a coroutine function")
+        future = asyncio.run_coroutine_threadsafe(self._use_state(call, INVOCATION.get()), self._loop)
+        return future.result()
+
+    async def state_async(self, call: StateCall) -> StateAnswer:
+        """Use a state store and return its answer; raises PeltonError."""
+        return await self._use_state(call, INVOCATION.get())
+
+    async def _use_state(self, call: StateCall, invocation: Invocation | None) -> StateAnswer:
+        if self._control is None:
+            raise DeliveryError("state: no platform is connected")
+        if invocation is None:
+            return await self._control.state(call, "-", _INFINITY)
+        return await self._control.state(call, invocation.id, invocation.deadline)
 
     # --- life ---------------------------------------------------------------------------------------------
 

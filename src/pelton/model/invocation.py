@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pelton.model.state import StateAnswer, StateCall
+
 __all__ = [
     "Deferred",
     "Delivered",
@@ -234,6 +236,9 @@ class LoadRequest:
             called on the event loop's thread.
         send_async: The same for coroutines.
         defer: Hands over an invocation to be carried out later; its Delivered is ok once it is stored.
+        state: Uses a state store and returns its answer; blocks the calling thread as `send` does. Raises
+            PeltonError for what the store refuses.
+        state_async: The same for coroutines.
         bundle: Directory of the source, absolute; the working directory.
         namespace, name, revision: The Function's.
         options: How to serve it, e.g. {"http-event": "alb"}: what detection found, then `pelton.dev/...`
@@ -250,6 +255,8 @@ class LoadRequest:
     send: Callable[[Output], Delivered]
     send_async: Callable[[Output], Awaitable[Delivered]]
     defer: Callable[[Deferred], Awaitable[Delivered]] | None = None
+    state: Callable[[StateCall], StateAnswer] | None = None
+    state_async: Callable[[StateCall], Awaitable[StateAnswer]] | None = None
     bundle: str = ""
     namespace: str = "default"
     name: str = ""

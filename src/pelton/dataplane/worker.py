@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -37,7 +37,7 @@ from pelton.dataplane.streams import INVOCATION, Streams
 from pelton.dataplane.threads import Threads
 from pelton.dataplane.upgraded import Upgraded
 from pelton.errors import DeliveryError
-from pelton.model.invocation import Delivered, Event, Invocation, LoadedFunction, Output, Reply
+from pelton.model.invocation import Deferred, Delivered, Event, Invocation, LoadedFunction, Output, Reply
 from pelton.model.state import StateAnswer, StateCall
 
 __all__ = ["Worker", "WorkerSettings", "keep_loop", "run"]
@@ -161,6 +161,13 @@ class Worker:
             raise RuntimeError("outputs can be sent only while the function is being called")
         return await self._deliver(output, INVOCATION.get())
 
+    async def defer(self, deferred: Deferred) -> Delivered:
+        """Have the runtime store an invocation for later; ok once it survives this process."""
+        if self._control is None:
+            return Delivered(ok=False, error="no platform is connected that could do it later")
+        invocation = INVOCATION.get()
+        return await self._control.defer(deferred, invocation.deadline if invocation else _INFINITY)
+
     async def _deliver(self, output: Output, invocation: Invocation | None) -> Delivered:
         if self._control is None:
             return Delivered(ok=False, error=f"output {output.name!r}: no platform is connected")
@@ -224,6 +231,7 @@ class Worker:
         self._call = function.call
         self.streams_body = function.streams_body
         self._unhandled = function.unhandled_paths
+        self._aside = function.aside
         self._sync = function.sync
         self._may_inline = function.sync and not function.blocking
         ceiling = MAX_THREADS if function.sync else 0
@@ -347,6 +355,8 @@ class Worker:
             connection.reply(plain_reply(404, "not found", invocation.id))
             return
         invocation.deadline = deadline = _monotonic() + self._timeout_s
+        if self._aside is not None and self._begin_aside(connection, invocation):
+            return
         gate = self._gate
         if not self._inline or gate.running >= gate.limit:
             connection.call = run = _Run(invocation, connection, None, deadline)
@@ -395,6 +405,39 @@ class Worker:
             connection.reply(reply)
         except ReplyError as exc:
             self._answer_unsendable(connection, invocation, exc)
+
+    def _begin_aside(self, connection: Connection, invocation: Invocation) -> bool:
+        """Let the convention answer without user code, whatever runs; False when it has no such answer."""
+        assert self._aside is not None  # noqa: S101 -- checked by the caller, on the hot path
+        answer = self._aside(invocation)
+        if answer is None:
+            return False
+        connection.call = run = _Run(invocation, connection, None, invocation.deadline)
+        run.started = True
+        self._track(run)
+        run.task = asyncio.create_task(self._answer_aside(run, answer))
+        return True
+
+    async def _answer_aside(self, run: _Run, answer: Awaitable[Reply]) -> None:
+        INVOCATION.set(run.invocation)
+        try:
+            reply = self._checked(run.invocation, await answer)
+            if type(reply.body) is not bytes:
+                raise TypeError("what is answered aside cannot be streamed")
+        except asyncio.CancelledError:
+            if not run.answered:
+                raise
+            return
+        except Exception as exc:
+            reply = self._failure(run.invocation, exc)
+        finally:
+            self._runs.discard(run)
+        if not run.answered and run.connection is not None:
+            run.answered = True
+            try:
+                run.connection.reply(reply)
+            except ReplyError as exc:
+                self._answer_unsendable(run.connection, run.invocation, exc)
 
     def _begin_stream(self, connection: Connection, invocation: Invocation, token: int, reply: Reply) -> None:
         """Go on as a task when an inline call returned a streamed answer."""

@@ -196,6 +196,9 @@ class LoadedFunction:
             503 (queue full) or 504 (time limit passed). Never called for events.
         body_limit_bytes: Longest request body by the convention's own rules; the lower of this and the
             function's limit counts. 0 for none.
+        aside: Answers what needs no user code and so no place in the gate (an invocation that is only to be
+            accepted, a question about one): invocation -> awaitable of the Reply, or None for everything
+            else. Must not block. Never called for events.
         upgrade: Takes over a connection whose request asks for another protocol: (invocation, transport,
             bytes already received after the head) -> the asyncio.Protocol that goes on, or None to answer the
             request as usual.
@@ -218,6 +221,7 @@ class LoadedFunction:
     unhandled_paths: frozenset[bytes] = frozenset()
     refuse: Callable[[int, str, Invocation], Reply | None] | None = None
     body_limit_bytes: int = 0
+    aside: Callable[[Invocation], Awaitable[Reply] | None] | None = None
     upgrade: Callable[[Invocation, Any, bytes], Any] | None = None
     raw: Callable[[Callable[[], Callable[[], None]]], Any] | None = None
 

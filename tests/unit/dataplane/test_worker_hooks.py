@@ -14,7 +14,7 @@ from pelton.model.invocation import LoadedFunction, Reply
 @pytest.fixture
 async def start(tmp_path):
     """Serve a LoadedFunction on a unix socket; returns (worker, path, page)."""
-    ends: list = []
+    ends: list[tuple[asyncio.Task[None], LoadPage]] = []
 
     async def run(function, **settings):
         fd = os.memfd_create("page")
@@ -130,3 +130,34 @@ async def test_raw_connection_is_not_parsed_and_counted_as_its_protocol_says(sta
     async with asyncio.timeout(5):
         while page.read().in_flight:
             await asyncio.sleep(0.001)
+
+
+async def test_what_needs_no_user_code_is_answered_aside_of_a_full_gate(start):
+    began = asyncio.Event()
+
+    async def call(invocation):
+        began.set()
+        await asyncio.Event().wait()
+
+    async def accepted():
+        return Reply(202, [], b"later")
+
+    async def broken():
+        raise ValueError("no store")
+
+    def aside(invocation):
+        return {b"/later": accepted, b"/broken": broken}.get(invocation.target, lambda: None)()
+
+    _, path, page = await start(LoadedFunction(call=call, sync=False, aside=aside), concurrency=1)
+    _, busy = await asyncio.open_unix_connection(path)
+    busy.write(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+    await began.wait()
+
+    _, writer, answer = await ask(path, b"GET /later HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 202 ") and answer.endswith(b"later")
+    writer.close()
+    _, writer, answer = await ask(path, b"GET /broken HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert page.read().in_flight == 1
+    writer.close()
+    busy.close()

@@ -30,7 +30,7 @@ from pelton.model.build import BuildResult
 from pelton.model.desired import BuildRun
 from pelton.model.function import Function
 from pelton.plan.eventing import Facts
-from pelton.plan.function import CONVENTION
+from pelton.plan.function import asked_convention
 from pelton.targets.local.target import LocalTarget
 
 __all__ = ["ControlPlane"]
@@ -126,7 +126,7 @@ class ControlPlane:
     async def _build(self, run: BuildRun, function: Function) -> BuildResult:
         return await build(
             run,
-            convention=function.annotations.get(CONVENTION, ""),
+            convention=asked_convention(function),
             conventions={name: resolve_convention(name) for name in CONVENTIONS},
             bundles_dir=self._home.bundles,
             environments_dir=self._home.environments,

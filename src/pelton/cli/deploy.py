@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,14 +17,17 @@ from pelton.builders import detect
 from pelton.cli.client import Client
 from pelton.cli.home import Home
 from pelton.cli.objects import note_source, read_documents, wait_settled
+from pelton.cli.options import PREFIX
 from pelton.cli.printing import to_yaml
 from pelton.cli.tables import CONVENTIONS, resolve_convention
 from pelton.errors import PeltonError, SourceError, UsageError
 from pelton.manifest import kinds
+from pelton.model.convention import Trigger
 
 __all__ = ["deploy"]
 
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_GROUP: Final = "core.openfunction.io/"
 _BUS: Final = "events"
 _CLOCK: Final = "schedule"
 _SAMPLE_EVENT: Final = {"specversion": "1.0", "id": "1", "source": "curl", "type": "test"}
@@ -38,6 +42,7 @@ def deploy(
     trigger: str | None,
     convention: str | None,
     target: str | None,
+    annotations: Mapping[str, str],
     dry_run: bool,
     output: str,
     timeout_s: float,
@@ -48,7 +53,7 @@ def deploy(
         raise SourceError(
             f"{directory} is not a directory", hint="deploy takes the directory that holds the code"
         )
-    serving = _serving(trigger or "http")
+    serving = _serving(trigger) if trigger else None
     manifest = None if trigger else _own_manifest(source)
     if manifest is None:
         manifest = _compose(
@@ -56,10 +61,17 @@ def deploy(
             name or _name_of(source),
             namespace,
             serving,
-            detect.Wanted(convention=convention or "", target=target or ""),
+            detect.Wanted(
+                convention=convention
+                or annotations.get("convention")
+                or ("process" if "command" in annotations else ""),
+                target=target or "",
+            ),
         )
     elif name:
         manifest["metadata"]["name"] = name
+    noted = manifest["metadata"].setdefault("annotations", {})
+    noted.update({f"{PREFIX}{key}": value for key, value in annotations.items()})
     manifest["metadata"].setdefault("namespace", namespace)
     admitted = kinds.admit(manifest)
     if dry_run:
@@ -118,8 +130,17 @@ def _event_flags(obj: dict[str, Any]) -> str:
 
 def _own_manifest(source: Path) -> dict[str, Any] | None:
     """Return the directory's only Function manifest, its source resolved; None when it has none."""
-    documents, errors = read_documents([str(source)])
-    found = [document for document in documents if document.data.get("kind") == "Function"]
+    files = [
+        str(path)
+        for path in sorted(source.glob("*.y*ml"))
+        if _GROUP in path.read_text(encoding="utf-8", errors="replace")  # other platforms have files, too
+    ]
+    documents, errors = read_documents(files) if files else ([], [])
+    found = [
+        document
+        for document in documents
+        if document.data.get("kind") == "Function" and str(document.data.get("apiVersion")).startswith(_GROUP)
+    ]
     if errors and not found:
         raise errors[0]
     if not found:
@@ -145,7 +166,7 @@ def _name_of(source: Path) -> str:
 
 
 def _compose(
-    source: Path, name: str, namespace: str, serving: dict[str, Any], wanted: detect.Wanted
+    source: Path, name: str, namespace: str, serving: dict[str, Any] | None, wanted: detect.Wanted
 ) -> dict[str, Any]:
     if not _NAME.fullmatch(name):
         raise UsageError(
@@ -154,7 +175,9 @@ def _compose(
         )
     modules = {key: resolve_convention(key) for key in CONVENTIONS}
     match = detect.detect(source, modules, wanted)
-    env = {"FUNC_NAME": match.target, "FUNC_SRC": match.source, "FUNC_TYPE": match.signature}
+    env = {"FUNC_NAME": match.target, "FUNC_TYPE": match.signature}
+    if match.source.endswith(".py"):
+        env["FUNC_SRC"] = match.source
     manifest: dict[str, Any] = {
         "apiVersion": "core.openfunction.io/v1beta2",
         "kind": "Function",
@@ -171,10 +194,29 @@ def _compose(
                 "env": {k: v for k, v in env.items() if v},
                 "srcRepo": {"url": source.as_uri()},
             },
-            "serving": serving,
+            "serving": serving or _declared(match.triggers),
         },
     }
     return manifest
+
+
+def _declared(triggers: Iterable[Trigger]) -> dict[str, Any]:
+    """Return serving for the triggers that the source declares, and HTTP, which everything answers."""
+    serving: dict[str, Any] = {"triggers": {"http": {"port": 8080}}}
+    for trigger in dict.fromkeys(triggers):
+        if trigger.kind == "http":
+            continue
+        more = _serving(f"{trigger.kind}={trigger.value}")
+        for section in ("bindings", "pubsub"):
+            for name, component in more.get(section, {}).items():
+                # Each schedule is a component of its own; topics share the bus.
+                own = f"{name}-{len(serving.get(section, {}))}" if section == "bindings" else name
+                serving.setdefault(section, {})[own] = component
+                entry = {**more["triggers"]["dapr"][0], "name": own}
+                if trigger.name:
+                    entry["inputName"] = trigger.name
+                serving["triggers"].setdefault("dapr", []).append(entry)
+    return serving
 
 
 def _serving(trigger: str) -> dict[str, Any]:

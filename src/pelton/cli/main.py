@@ -108,12 +108,19 @@ def deploy(
     ] = None,
     convention: Annotated[str | None, typer.Option(help="Convention of the code; default: detected.")] = None,
     target: Annotated[str | None, typer.Option(help="Function in the source; default: the only one.")] = None,
+    command: Annotated[
+        str | None, typer.Option(help="Program to run instead of a function; it listens on $PORT.")
+    ] = None,
+    annotation: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE for an annotation pelton.dev/KEY.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the manifest, change nothing.")] = False,
     output: Annotated[str, typer.Option("-o", "--output", help="yaml or json, with --dry-run.")] = "yaml",
     timeout: Timeout = 180.0,
 ) -> None:
     """Turn a source directory into a running function."""
     from pelton.cli.deploy import deploy as run
+    from pelton.cli.options import pelton_annotations
 
     _exit(
         run(
@@ -124,6 +131,7 @@ def deploy(
             trigger=trigger,
             convention=convention,
             target=target,
+            annotations=pelton_annotations(command, annotation or ()),
             dry_run=dry_run,
             output=_one_of(output, "yaml", "json"),
             timeout_s=timeout,
@@ -351,6 +359,7 @@ def run(
     ] = None,
 ) -> None:
     """Serve one function without a platform."""
+    from pelton.cli.options import pelton_annotations
     from pelton.cli.run import run as serve
 
     _exit(
@@ -363,8 +372,7 @@ def run(
             port=port,
             reload=reload,
             install=install,
-            command=command,
-            annotations=tuple(annotation or ()),
+            options=pelton_annotations(command, annotation or ()),
         )
     )
 

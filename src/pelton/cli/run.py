@@ -65,8 +65,7 @@ def run(
     port: int | None = None,
     reload: bool = False,
     install: bool = True,
-    command: str | None = None,
-    annotations: tuple[str, ...] = (),
+    options: Mapping[str, str] | None = None,
 ) -> int:
     """Serve one function until SIGTERM or Ctrl-C; returns the exit code, errors are printed.
 
@@ -79,12 +78,10 @@ def run(
         port: TCP port, 0 for a free one; PORT, else the port of FUNC_CONTEXT, else 8080.
         reload: Start again whenever a file of the source changes.
         install: Whether requirements.txt is installed into its environment.
-        command: Program to run instead of a function.
-        annotations: `KEY=VALUE` each, with or without the prefix `pelton.dev/`.
+        options: What annotations `pelton.dev/KEY` would say, without the prefix.
     """
     try:
-        options = _options(command, annotations)
-        wanted = _wanted(source, target, signature, convention, host, port, install, options)
+        wanted = _wanted(source, target, signature, convention, host, port, install, options or {})
         sock = _listen(wanted.host, wanted.port)
         if reload:
             return _keep_running(wanted, sock)
@@ -130,18 +127,6 @@ def _wanted(
         install=install,
         options=options,
     )
-
-
-def _options(command: str | None, annotations: tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for item in annotations:
-        name, separator, value = item.partition("=")
-        if not separator or not name:
-            raise UsageError(f"--annotation {item!r} has no value", hint="Write --annotation KEY=VALUE.")
-        found[name.removeprefix("pelton.dev/")] = value
-    if command:
-        found["command"] = command
-    return found
 
 
 def _context(env: Mapping[str, str]) -> Mapping[str, Any]:
@@ -245,7 +230,7 @@ def _serve(wanted: _Wanted, sock: socket.socket) -> None:
         control = run_outputs.start(workload.namespace, workload.name, outputs)
     instance = worker.Worker(_settings(workload), _page())
     loader.enter_environment(packages, workload.bundle)
-    function = loader.load(workload, convention, instance.send, instance.send_async)
+    function = loader.load(workload, convention, instance.send, instance.send_async, instance.defer)
 
     def ready() -> None:
         shown = f"[{address}]" if ":" in address else address

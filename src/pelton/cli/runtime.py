@@ -70,7 +70,7 @@ class Runtime:
             clock=self._clock,
             new_id=lambda: str(uuid.uuid4()),
         )
-        self._invoker = WorkerInvoker(outputs=self._outputs.send, wake=self._wake)
+        self._invoker = WorkerInvoker(outputs=self._outputs.send, wake=self._wake, defer=self._outputs.defer)
         self._dispatcher = Dispatcher(
             invoker=self._invoker,
             ledger=self._bus,

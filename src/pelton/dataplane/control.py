@@ -16,7 +16,7 @@ import msgspec
 from pelton import errors
 from pelton.dataplane import wire
 from pelton.log import get
-from pelton.model.invocation import Delivered, Event, Output
+from pelton.model.invocation import Deferred, Delivered, Event, Output
 from pelton.model.state import StateAnswer, StateCall
 
 __all__ = ["OUTPUT_WAIT_S", "Control"]
@@ -105,21 +105,28 @@ class Control:
             invocation_id: Who sends it; "-" outside an invocation.
             deadline: CLOCK_MONOTONIC seconds; OUTPUT_WAIT_S from now at most.
         """
-        deadline = min(deadline, time.monotonic() + OUTPUT_WAIT_S)
         body = {"invocation_id": invocation_id, "output": output}
+        return await self._handed_over("output", body, deadline, f"output {output.name!r}")
+
+    async def defer(self, deferred: Deferred, deadline: float) -> Delivered:
+        """Have the runtime store an invocation for later; as `deliver`."""
+        return await self._handed_over("defer", {"deferred": deferred}, deadline, "what is to be done later")
+
+    async def _handed_over(self, op: str, body: dict[str, Any], deadline: float, what: str) -> Delivered:
+        deadline = min(deadline, time.monotonic() + OUTPUT_WAIT_S)
         try:
             while True:
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                     peer = await self._runtime_peer()
                 try:
-                    answer = await peer.call("output", body, timeout=max(0.0, deadline - time.monotonic()))
+                    answer = await peer.call(op, body, timeout=max(0.0, deadline - time.monotonic()))
                     return msgspec.convert(answer, Delivered)
                 except ConnectionError:
                     continue
         except TimeoutError:
             known = self._runtime is not None and not self._runtime.closed.is_set()
             why = "did not answer in time" if known else "is not connected"
-            return Delivered(ok=False, error=f"output {output.name!r}: the platform's runtime {why}")
+            return Delivered(ok=False, error=f"{what}: the platform's runtime {why}")
         except (errors.PeltonError, msgspec.ValidationError) as exc:
             message = exc.message if isinstance(exc, errors.PeltonError) else str(exc)
             return Delivered(ok=False, error=message)

@@ -69,6 +69,22 @@ def to_event(subscription: Subscription, message: Message, *, key: str, attempt:
         attempt: 1 for the first.
     """
     component = subscription.component
+    metadata = {**message.headers, "Topic": message.topic}
+    offset = key.rpartition(":")[2]
+    if offset.isdecimal():
+        metadata.setdefault("__offset", offset)
+    if subscription.deferred:
+        return Event(
+            kind="deferred",
+            component=component.name,
+            component_type=component.type,
+            topic="",
+            data=message.data,
+            content_type=message.headers.get("Content-Type", ""),
+            attributes={"id": message.headers.get("Nats-Msg-Id") or message.id or key},
+            metadata=metadata,
+            attempt=attempt,
+        )
     found = cloudevent.from_message(message.headers, message.data)
     if found is not None:
         attributes, data, content_type = found.attributes(), found.data, found.content_type
@@ -96,7 +112,7 @@ def to_event(subscription: Subscription, message: Message, *, key: str, attempt:
         data=data,
         content_type=content_type,
         attributes=attributes if subscription.topic else {},
-        metadata={**message.headers, "Topic": message.topic},
+        metadata=metadata,
         attempt=attempt,
     )
 

@@ -19,7 +19,7 @@ from pelton import errors
 from pelton.dataplane import wire
 from pelton.log import get
 from pelton.model.desired import Subscription
-from pelton.model.invocation import Delivered, Event, Output
+from pelton.model.invocation import Deferred, Delivered, Event, Output
 from pelton.model.state import StateAnswer, StateCall
 from pelton.ports import EventResult
 
@@ -43,6 +43,9 @@ Outputs = Callable[[str, str, Output], Awaitable[Delivered]]
 
 States = Callable[[str, str, StateCall], Awaitable[StateAnswer]]
 """(namespace, function, call) -> the store's answer; raises PeltonError."""
+
+Defer = Callable[[str, str, Deferred], Awaitable[Delivered]]
+"""(namespace, function, what to do later) -> ok once it is stored."""
 
 Wake = Callable[[str, str], Awaitable[None]]
 """(namespace, function): returns when an instance is ready; raises PeltonError or OSError."""
@@ -167,11 +170,15 @@ class WorkerInvoker:
         outputs: Serves the outputs that functions send.
         wake: Asks the node for an instance.
         states: Serves the state stores that functions use; None refuses them all.
+        defer: Stores what functions accept for later; None refuses it.
     """
 
-    def __init__(self, *, outputs: Outputs, wake: Wake, states: States | None = None) -> None:
+    def __init__(
+        self, *, outputs: Outputs, wake: Wake, states: States | None = None, defer: Defer | None = None
+    ) -> None:
         self._outputs = outputs
         self._states = states
+        self._defer = defer
         self._wake = wake
         self._functions: dict[tuple[str, str], _Function] = {}
 
@@ -310,7 +317,14 @@ class WorkerInvoker:
             call = msgspec.convert(body["call"], StateCall)
             return await self._states(function.namespace, function.name, call)
 
-        handlers = {"outcomes": outcomes, "output": output, "state": state}
+        async def defer(_peer: wire.Peer, body: Any) -> Any:
+            if self._defer is None:
+                return Delivered(ok=False, error="nothing can be deferred here")
+            return await self._defer(
+                function.namespace, function.name, msgspec.convert(body["deferred"], Deferred)
+            )
+
+        handlers = {"outcomes": outcomes, "output": output, "state": state, "defer": defer}
         try:
             async with asyncio.timeout(_CONNECT_S):
                 peer = await wire.connect(worker.path, handlers, name=f"worker {worker.instance}")

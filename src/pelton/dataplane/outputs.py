@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable
 from pelton import errors
 from pelton.clock import Clock, rfc3339
 from pelton.model import cloudevent
-from pelton.model.desired import Component, Desired, OutputBinding
-from pelton.model.invocation import Delivered, Output
+from pelton.model.desired import DEFERRED_NAME, Component, Desired, OutputBinding
+from pelton.model.invocation import Deferred, Delivered, Output
+from pelton.plan import names
 from pelton.ports import Binding, Bus, Message
 
 __all__ = ["Outputs"]
@@ -71,6 +72,25 @@ class Outputs:
             return await self._publish(namespace, name, target, output)
         except (errors.PeltonError, ConnectionError, TimeoutError) as exc:
             return Delivered(ok=False, error=str(exc) or type(exc).__name__)
+
+    async def defer(self, namespace: str, name: str, deferred: Deferred) -> Delivered:
+        """Store what a function accepted for later, where its own subscription finds it; never raises for it.
+
+        The same id twice is stored once.
+        """
+        component = Component(namespace=namespace, name=DEFERRED_NAME, type="pubsub.jetstream")
+        message = Message(
+            topic=names.deferred_topic(namespace, name),
+            data=deferred.data,
+            headers={**deferred.metadata, "Content-Type": deferred.content_type},
+            id=deferred.id,
+        )
+        try:
+            bus = await self._bus_of(component)
+            await bus.publish(message)
+        except (errors.PeltonError, ConnectionError, TimeoutError) as exc:
+            return Delivered(ok=False, error=str(exc) or type(exc).__name__)
+        return Delivered(ok=True, metadata={"id": deferred.id})
 
     async def close(self) -> None:
         """Close all connections."""

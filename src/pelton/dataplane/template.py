@@ -34,7 +34,7 @@ from pelton.dataplane.wire import FrameReader, send_frame
 from pelton.dataplane.worker import Worker, WorkerSettings, run
 from pelton.errors import FunctionLoadError
 from pelton.model.desired import Workload
-from pelton.model.invocation import Delivered, LoadedFunction, Output
+from pelton.model.invocation import Deferred, Delivered, LoadedFunction, Output
 from pelton.model.state import StateAnswer, StateCall
 
 __all__ = ["Birth", "become_spare", "become_template", "become_worker"]
@@ -92,6 +92,11 @@ class _LateSender:
         if self.worker is None:
             raise RuntimeError("outputs can be sent only while an invocation runs")
         return await self.worker.send_async(output)
+
+    async def defer(self, deferred: Deferred) -> Delivered:
+        if self.worker is None:
+            raise RuntimeError("work can be deferred only while an invocation runs")
+        return await self.worker.defer(deferred)
 
     def state(self, call: StateCall) -> StateAnswer:
         if self.worker is None:
@@ -380,6 +385,7 @@ def _load(birth: Birth, sender: _LateSender) -> LoadedFunction:
         convention,
         sender.send,
         sender.send_async,
+        sender.defer,
         state=sender.state,
         state_async=sender.state_async,
     )

@@ -17,8 +17,13 @@ __all__ = ["ALIASES", "DEFERRED", "SERIAL", "Facts", "Match", "SourceFile", "Tre
 SERIAL: Final = frozenset({"lambda", "openwhisk"})
 """Conventions whose code may keep per-process state: one invocation at a time, HTTP and events together."""
 
-DEFERRED: Final = frozenset({"lambda", "openwhisk", "fission"})
-"""Conventions whose platforms take an invocation now and carry it out later, durably."""
+DEFERRED: Final[Mapping[str, tuple[int, float, float]]] = {
+    "lambda": (3, 60.0, 120.0),
+    "openwhisk": (1, 1.0, 1.0),
+    "fission": (3, 1.0, 60.0),
+}
+"""Conventions whose platforms take an invocation now and carry it out later, durably: attempts, seconds
+before the second one, longest pause. Source: `faas-conventions` contract, 2.5, 5.2 and 6.2."""
 
 ALIASES: Final[Mapping[str, str]] = {
     "aws": "lambda",

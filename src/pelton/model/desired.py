@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
+    "DEFERRED_NAME",
     "BuildRun",
     "Component",
     "Desired",
@@ -19,6 +20,10 @@ __all__ = [
     "Subscription",
     "Workload",
 ]
+
+
+DEFERRED_NAME = "pelton-deferred"
+"""Name of the subscription and the component of invocations that a function accepted for later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +133,7 @@ class Route:
         namespace, name: The Function's.
         hosts: Host names without port, lower case.
         path: Path prefix on any other host, e.g. `/default/hello`; "" for none.
-        fronts: Further path prefixes on any other host that reach it with the path kept, e.g.
-            `/2015-03-31/functions/hello`.
+        fronts: Regular expressions (RE2) over whole paths that reach it on any other host, the path kept.
         h2c: Whether the function speaks HTTP/2 itself.
         timeout_s: End-to-end limit at the gateway; 0 for none.
     """
@@ -187,6 +191,11 @@ class Subscription:
     backoff_s: float = 0.5
     max_backoff_s: float = 60.0
     max_in_flight: int = 1000
+
+    @property
+    def deferred(self) -> bool:
+        """Whether it carries out what the function itself accepted for later."""
+        return self.name == DEFERRED_NAME
 
     @property
     def id(self) -> str:

@@ -11,12 +11,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pelton.model.component import ComponentResource, ComponentSpec
-from pelton.model.desired import Component, OutputBinding, Subscription
+from pelton.model.convention import DEFERRED
+from pelton.model.desired import DEFERRED_NAME, Component, OutputBinding, Subscription
 from pelton.model.function import DaprOutput, DaprTrigger, Function, Serving
 from pelton.plan import names
 from pelton.plan.problem import Problem
 
-__all__ = ["Facts", "Link", "component_names", "links", "outputs", "secret_names", "subscriptions"]
+__all__ = [
+    "Facts",
+    "Link",
+    "component_names",
+    "deferred",
+    "links",
+    "outputs",
+    "secret_names",
+    "subscriptions",
+]
 
 _TRIGGERS = "spec.serving.triggers.dapr"
 _OUTPUTS = "spec.serving.outputs"
@@ -202,6 +212,29 @@ def subscriptions(
             continue  # the same component and topic twice would be two consumers of one name
         made.append(subscription)
     return tuple(made), problems
+
+
+def deferred(function: Function, convention: str, *, max_attempts: int | None) -> tuple[Subscription, ...]:
+    """Return the subscription to what a function accepted for later; () where its platform has no such thing.
+
+    Attempts and pauses are the platform's own: Lambda's two retries come after one and two minutes.
+    """
+    if convention not in DEFERRED:
+        return ()
+    attempts, backoff_s, max_backoff_s = DEFERRED[convention]
+    return (
+        Subscription(
+            namespace=function.namespace,
+            function=function.name,
+            name=DEFERRED_NAME,
+            input_name=DEFERRED_NAME,
+            component=Component(namespace=function.namespace, name=DEFERRED_NAME, type="pubsub.jetstream"),
+            topic=names.deferred_topic(function.namespace, function.name),
+            max_attempts=max_attempts or attempts,
+            backoff_s=backoff_s,
+            max_backoff_s=max_backoff_s,
+        ),
+    )
 
 
 def outputs(

@@ -13,17 +13,28 @@ from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from pelton.model.build import BuildResult
+from pelton.model.convention import ALIASES, SERIAL
 from pelton.model.desired import BuildRun, Desired, Route, Workload
 from pelton.model.function import Build, Function, Serving
 from pelton.plan import names
 from pelton.plan.context import DEFAULT_PORT, function_context, to_text
-from pelton.plan.eventing import Facts, Link, links, outputs, subscriptions
+from pelton.plan.eventing import Facts, Link, deferred, links, outputs, subscriptions
+from pelton.plan.fronts import fronts
 from pelton.plan.partial import environment_of, unhonoured
 from pelton.plan.problem import Problem
 from pelton.plan.scaling import plan_scaling
 from pelton.quantity import parse_bytes, parse_duration
 
-__all__ = ["CONVENTION", "SOURCE_DIGEST", "Facts", "Plan", "Problem", "build_hash", "plan"]
+__all__ = [
+    "CONVENTION",
+    "SOURCE_DIGEST",
+    "Facts",
+    "Plan",
+    "Problem",
+    "asked_convention",
+    "build_hash",
+    "plan",
+]
 
 CONVENTION = "pelton.dev/convention"
 """Annotation: name in the convention table, where detection should not decide."""
@@ -32,6 +43,9 @@ SOURCE_DIGEST = "pelton.dev/source-digest"
 _REQUEST_TIMEOUT = "pelton.dev/request-timeout"
 _BODY_LIMIT = "pelton.dev/body-limit"
 _MAX_ATTEMPTS = "pelton.dev/max-attempts"
+_COMMAND = "pelton.dev/command"
+_PREFIX = "pelton.dev/"
+_OWN = frozenset({CONVENTION, SOURCE_DIGEST, _REQUEST_TIMEOUT, _BODY_LIMIT, _MAX_ATTEMPTS})
 _DEFAULTS = Workload(namespace="", name="", revision="", bundle="")
 # The Google builder's names for the same three; the short ones win (contracts, OpenFunction, section 7.4).
 _BUILD_ALIASES = {
@@ -100,6 +114,8 @@ def build_hash(function: Function) -> str:
 def _build_hash(function: Function, run: BuildRun) -> str:
     """Name what decides a build's outcome; its time limit does not."""
     notes = {key: function.annotations.get(key, "") for key in (SOURCE_DIGEST, CONVENTION)}
+    if _COMMAND in function.annotations:
+        notes[_COMMAND] = "process"
     return names.content_hash([run.source_url, run.sub_path, run.env, notes])
 
 
@@ -173,7 +189,8 @@ def _desired(
     if serving is None:
         return None, tuple(partial)
     limits = _limits(function, serving, problems)
-    scaling, concurrency, bad, more = plan_scaling(function)
+    convention = _convention(function, built)
+    scaling, concurrency, bad, more = plan_scaling(function, serial=convention in SERIAL)
     problems += bad
     partial += more
     triggers, destinations = links(function, facts)
@@ -183,12 +200,13 @@ def _desired(
     partial += dangling
     if built is None:
         return None, tuple(partial)
-    workload = _workload(function, serving, built, limits, concurrency, triggers, destinations)
+    workload = _workload(function, serving, built, convention, limits, concurrency, triggers, destinations)
+    subscribed += deferred(function, convention, max_attempts=limits.max_attempts)
     return (
         Desired(
             workload=workload,
             scaling=scaling,
-            route=_route(function, serving, limits),
+            route=_route(function, serving, limits, workload),
             subscriptions=subscribed,
             outputs=sends,
             partial=tuple(partial),
@@ -239,13 +257,13 @@ def _workload(
     function: Function,
     serving: Serving,
     built: BuildResult,
+    convention: str,
     limits: _Limits,
     concurrency: int,
     triggers: dict[str, Link],
     destinations: dict[str, Link],
 ) -> Workload:
     context = function_context(function, triggers, destinations)
-    convention = function.annotations.get(CONVENTION, "") or built.convention
     http = serving.triggers.http if serving.triggers else None
     env = {
         "APP_PROTOCOL": "grpc",
@@ -276,13 +294,38 @@ def _workload(
         concurrency=concurrency,
         request_timeout_s=limits.request_timeout_s,
         body_limit_bytes=limits.body_limit_bytes,
+        options=_options(function, serving, built),
     )
     # The digest stands for the bundle, so that moving the home directory makes no new revision of it.
     revision = names.revision_name(function.name, replace(workload, bundle=built.digest))
     return replace(workload, revision=revision, env={**env, "K_REVISION": revision})
 
 
-def _route(function: Function, serving: Serving, limits: _Limits) -> Route | None:
+def asked_convention(function: Function) -> str:
+    """Return the convention that a Function's annotations ask for; "" when the source decides."""
+    asked = function.annotations.get(CONVENTION, "").strip()
+    return ALIASES.get(asked, asked) or ("process" if _COMMAND in function.annotations else "")
+
+
+def _convention(function: Function, built: BuildResult | None) -> str:
+    return asked_convention(function) or (built.convention if built is not None else "")
+
+
+def _options(function: Function, serving: Serving, built: BuildResult) -> dict[str, str]:
+    """Return how the convention serves it: what detection found, then the annotations that are not ours."""
+    found = dict(built.options)
+    for notes in (function.annotations, serving.annotations):
+        found.update(
+            {
+                name.removeprefix(_PREFIX): value
+                for name, value in notes.items()
+                if name.startswith(_PREFIX) and name not in _OWN
+            }
+        )
+    return found
+
+
+def _route(function: Function, serving: Serving, limits: _Limits, workload: Workload) -> Route | None:
     http = serving.triggers.http if serving.triggers else None
     if http is None:
         return None
@@ -293,5 +336,7 @@ def _route(function: Function, serving: Serving, limits: _Limits) -> Route | Non
         name=function.name,
         hosts=tuple(dict.fromkeys(hosts)),
         path=names.path(function.namespace, function.name),
+        fronts=fronts(workload.convention, function.namespace, function.name),
+        h2c=workload.options.get("protocol", "").strip().lower() in {"h2c", "grpc"},
         timeout_s=limits.request_timeout_s,
     )

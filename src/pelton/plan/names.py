@@ -16,6 +16,7 @@ __all__ = [
     "FINALIZER",
     "app_id",
     "content_hash",
+    "deferred_topic",
     "host",
     "instance_name",
     "log_subject",
@@ -66,6 +67,11 @@ def path(namespace: str, name: str) -> str:
 def log_subject(namespace: str, name: str) -> str:
     """Return the bus subject of a function's log records."""
     return f"logs.{namespace}.{name}"
+
+
+def deferred_topic(namespace: str, name: str) -> str:
+    """Return the bus subject of what a function accepted to do later."""
+    return f"deferred.{namespace}.{name}"
 
 
 def app_id(namespace: str, name: str) -> str:

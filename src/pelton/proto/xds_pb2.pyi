@@ -346,14 +346,16 @@ class Route(_message.Message):
     def __init__(self, match: _Optional[_Union[RouteMatch, _Mapping]] = ..., route: _Optional[_Union[RouteAction, _Mapping]] = ..., request_headers_to_add: _Optional[_Iterable[_Union[HeaderValueOption, _Mapping]]] = ..., name: _Optional[str] = ...) -> None: ...
 
 class RouteMatch(_message.Message):
-    __slots__ = ("prefix", "path", "path_separated_prefix")
+    __slots__ = ("prefix", "path", "path_separated_prefix", "safe_regex")
     PREFIX_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     PATH_SEPARATED_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    SAFE_REGEX_FIELD_NUMBER: _ClassVar[int]
     prefix: str
     path: str
     path_separated_prefix: str
-    def __init__(self, prefix: _Optional[str] = ..., path: _Optional[str] = ..., path_separated_prefix: _Optional[str] = ...) -> None: ...
+    safe_regex: RegexMatcher
+    def __init__(self, prefix: _Optional[str] = ..., path: _Optional[str] = ..., path_separated_prefix: _Optional[str] = ..., safe_regex: _Optional[_Union[RegexMatcher, _Mapping]] = ...) -> None: ...
 
 class RouteAction(_message.Message):
     __slots__ = ("cluster", "timeout", "retry_policy", "regex_rewrite")

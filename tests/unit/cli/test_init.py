@@ -33,7 +33,7 @@ def test_empty_directory_is_taken_and_a_full_one_is_refused(tmp_path, monkeypatc
 def test_unknown_convention_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    with pytest.raises(UnknownConventionError, match="lambda"):
-        init("hello", convention="lambda")
+    with pytest.raises(UnknownConventionError, match="nope"):
+        init("hello", convention="nope")
 
     assert list(tmp_path.iterdir()) == []

@@ -170,6 +170,11 @@ def check_route(route: Route) -> None:
             where=where,
             hint="Write it as /namespace/name, without a slash at the end, `.`, `..` or percent signs.",
         )
+    for front in route.fronts:
+        try:
+            re.compile(front)
+        except re.error as exc:
+            raise GatewayError(f"front {front!r} is no regular expression: {exc}", where=where) from None
     if route.timeout_s < 0:
         raise GatewayError(f"timeout of {route.timeout_s} s is negative", where=where)
 
@@ -190,8 +195,8 @@ def check_sockets(key: str, sockets: Iterable[str]) -> None:
 
 
 def claims(route: Route) -> list[str]:
-    """Return what only one route may have: its hosts, and its path (which starts with `/`)."""
-    return [*route.hosts, *([route.path] if route.path else [])]
+    """Return what only one route may have: its hosts, its path (which starts with `/`), and its fronts."""
+    return [*route.hosts, *([route.path] if route.path else []), *route.fronts]
 
 
 def cluster(key: str) -> bytes:
@@ -293,6 +298,7 @@ def route_table(routes: Iterable[Route], *, listed: bool) -> bytes:
     anyone = [
         _bytes(xds.VirtualHost(name="any", domains=["*"], retry_policy=_retry_policy(_USUAL_TIMEOUT_S)))
     ]
+    anyone += [_front_routes(route) for route in ordered if route.fronts]
     anyone += [_path_route(route) for route in ordered if route.path]
     anyone.append(_bytes(xds.VirtualHost(routes=[_nobody_route(listed=listed)])))
     hosts = [_virtual_host(route) for route in ordered if route.hosts]
@@ -442,6 +448,25 @@ def _path_route(route: Route) -> bytes:
                     route=action,
                     request_headers_to_add=_headers({FUNCTION_HEADER: key, "x-forwarded-prefix": route.path}),
                 )
+            ]
+        )
+    )
+
+
+@lru_cache(maxsize=4_096)
+def _front_routes(route: Route) -> bytes:
+    """The routes of a function's fronts, as fields of a VirtualHost; user code sees the path as it came."""
+    key = route_key(route)
+    return _bytes(
+        xds.VirtualHost(
+            routes=[
+                xds.Route(
+                    name=f"{key} front {number}",
+                    match=xds.RouteMatch(safe_regex=xds.RegexMatcher(regex=front)),
+                    route=_action(key, route.timeout_s, inherited_timeout_s=_USUAL_TIMEOUT_S),
+                    request_headers_to_add=_headers({FUNCTION_HEADER: key}),
+                )
+                for number, front in enumerate(route.fronts)
             ]
         )
     )

@@ -29,6 +29,8 @@ topic_app = typer.Typer(help="Publish to topics, read them, see what waits.", no
 dlq_app = typer.Typer(help="Dead letters: events that a function did not accept.", no_args_is_help=True)
 app.add_typer(topic_app, name="topic")
 app.add_typer(dlq_app, name="dlq")
+why_app = typer.Typer(help="Ask for the reasons of a decision.", no_args_is_help=True)
+app.add_typer(why_app, name="why")
 
 Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace of the function.")]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait.")]
@@ -373,6 +375,30 @@ def run(
             reload=reload,
             install=install,
             options=pelton_annotations(command, annotation or ()),
+        )
+    )
+
+
+@why_app.command("detect")
+def why_detect(
+    directory: Annotated[str, typer.Argument(help="Directory or Python file.")] = ".",
+    convention: Annotated[str | None, typer.Option(help="As if this one had been asked for.")] = None,
+    target: Annotated[str | None, typer.Option(help="As if this target had been asked for.")] = None,
+    signature: Annotated[
+        str | None, typer.Option(help="As if this signature type had been asked for.")
+    ] = None,
+    output: Output = "table",
+) -> None:
+    """Show which convention a source follows, by which rule, and why not the others."""
+    from pelton.cli.why import why_detect as run
+
+    _exit(
+        run(
+            directory,
+            convention=convention,
+            target=target,
+            signature=signature,
+            output=_one_of(output, "table", "yaml", "json"),
         )
     )
 

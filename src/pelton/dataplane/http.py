@@ -17,7 +17,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
@@ -221,7 +221,7 @@ class Connection(asyncio.Protocol):
         self._ids = shared.ids
         self._id_prefix = shared.id_prefix
         self._streams_body = shared.app.streams_body
-        self._unusual = shared.app.streams_body
+        self._unusual = False
         self._pending: deque[Invocation | _Refusal] = deque()
         self._held: deque[bytes] = deque()
         self._current: Invocation | None = None
@@ -397,7 +397,7 @@ class Connection(asyncio.Protocol):
         if not keep_alive:
             self._final = invocation
             self._unusual = True
-        if self._has_body or self._streams_body:
+        if self._has_body:
             self._open_body(invocation)
         # _reset_head, written out: a call per request is 2 % of the budget
         self._url = b""
@@ -439,7 +439,11 @@ class Connection(asyncio.Protocol):
         stream = self._stream
         if stream is not None:
             self._stream = None
-            stream.finish()
+            if invocation is self._current:
+                stream.finish()
+            else:  # nobody has seen the stream yet
+                invocation.body = stream.take()
+                invocation.stream = None
         else:
             if self._body:
                 invocation.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
@@ -708,19 +712,17 @@ class Connection(asyncio.Protocol):
                     raise ReplyError(f"a chunk of the body is {type(chunk).__name__}, not bytes")
                 if not chunk:
                     continue
-                if self._current is None:
-                    raise ClientGoneError("the client left before the end of the answer")
-                if framing == CHUNKED:
-                    self._write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
-                elif framing == LENGTH and len(chunk) > self._remaining:
-                    raise ReplyError("the body is longer than its content-length")
-                else:
-                    self._remaining -= len(chunk)
-                    self._write(chunk)
+                self.write_chunk(chunk)
                 if self._write_paused:
-                    await self._drained()
-            if framing == LENGTH and self._remaining:
-                raise ReplyError("the body is shorter than its content-length")
+                    await self.drained()
+        self.end_stream()
+
+    def write_chunk(self, chunk: bytes | bytearray | memoryview) -> bool:
+        """Send a piece of a streamed body; returns whether to wait for `drained` before the next.
+
+        Raises:
+            ClientGoneError, ReplyError: As in `pump`.
+        """
         if self._current is None:
             raise ClientGoneError("the client left before the end of the answer")
         if framing == CHUNKED:
@@ -736,10 +738,29 @@ class Connection(asyncio.Protocol):
             return
         if self._framing == UNTIL_CLOSE:
             self.transport.abort()  # an orderly end would look like the end of the body
+        framing = self._framing
+        if not chunk or framing == NOTHING:
+            return False
         else:
+            self._write(b"%x\r\n%b\r\n" % (len(chunk), chunk))  # type: ignore[str-format]  # buffers, too
+        elif framing == LENGTH and len(chunk) > self._remaining:
+            raise ReplyError("the body is longer than its content-length")
+        else:
+            self._remaining -= len(chunk)
+            self._write(chunk)
+        return self._write_paused
+
+    def end_stream(self) -> None:
+        """End a streamed answer; raises as `write_chunk`."""
+        if self._framing == LENGTH and self._remaining:
+            raise ReplyError("the body is shorter than its content-length")
+        if self._current is None:
+            raise ClientGoneError("the client left before the end of the answer")
+        if self._framing == CHUNKED:
             self.transport.close()
 
-    async def _drained(self) -> None:
+    async def drained(self) -> None:
+        """Wait until the client has read enough for more to be sent, or left."""
         self._writable = asyncio.get_running_loop().create_future()
         try:
             await self._writable

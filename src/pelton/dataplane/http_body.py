@@ -85,6 +85,11 @@ class BodyStream:
         self.buffered += len(chunk)
         self._wake()
 
+    def take(self) -> bytes:
+        """Return all that has arrived, for a body that is complete before anybody reads it."""
+        chunks = self._chunks
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
     def finish(self, error: Exception | None = None) -> None:
         """Note the end of the body, or why there is none."""
         self.complete = self.complete or error is None

@@ -46,6 +46,8 @@ _INFINITY: Final = float("inf")
 _NOBODY: Final = Invocation("-", "", b"", [])
 _KEEP_NS: Final = InlineChoice.KEEP_NS
 _monotonic = time.monotonic
+_LEFT_S: Final = 10.0
+"""How long a function may go on answering a client that left; Daphne's limit for ASGI applications."""
 _copy_context = contextvars.copy_context
 
 
@@ -110,6 +112,91 @@ class _Run:
 
 class Worker:
     """One instance of a function.
+
+class _Exchange(_Run):
+    """A run whose function answers by itself; the second argument of `LoadedFunction.serve`.
+
+    Args:
+        worker: Whose run it is; the rest as for `_Run`.
+    """
+
+    gone = False
+    on_gone: Callable[[], None] | None = None
+    streaming = False
+    kept: Reply | None = None  # what an event's function answered: its outcome, once it has ended
+
+    def __init__(
+        self,
+        invocation: Invocation,
+        connection: Connection | None,
+        peer: wire.Peer | None,
+        deadline: float,
+        worker: Worker,
+    ) -> None:
+        super().__init__(invocation, connection, peer, deadline)
+        self._worker = worker
+
+    def reply(self, reply: Reply) -> None:
+        """See model.invocation.Answer."""
+        if self.answered:
+            return
+        connection = self.connection
+        if connection is None:
+            self.kept = self.kept or reply
+            return
+        self._answers()
+        try:
+            connection.reply(reply)
+        except ReplyError as exc:
+            self._worker._answer_unsendable(connection, self.invocation, exc)
+        INVOCATION.set(self.invocation)  # the connection may have begun its next one in this context
+
+    def start(self, reply: Reply) -> None:
+        """See model.invocation.Answer."""
+        connection = self.connection
+        if connection is None:
+            self._check_client()
+            self.kept = self.kept or Reply(reply.status, reply.headers)
+        elif self.answered:
+            raise ClientGoneError("the answer has been given: the time limit has passed")
+        else:
+            connection.start_stream(reply)
+            self.streaming = True
+            self._answers()
+
+    async def write(self, chunk: bytes) -> None:
+        """See model.invocation.Answer."""
+        connection = self.connection
+        if connection is None or not self.streaming:
+            self._check_client()
+        elif connection.write_chunk(chunk):
+            await connection.drained()
+
+    def end(self) -> None:
+        """See model.invocation.Answer."""
+        connection = self.connection
+        if connection is not None and self.streaming:
+            connection.end_stream()
+            self.streaming = False
+            INVOCATION.set(self.invocation)
+
+    def leave(self) -> None:
+        """Take note that the client left."""
+        self.gone = True
+        self.connection = None
+        if self.on_gone is not None:
+            self.on_gone()
+
+    def _answers(self) -> None:
+        """Note that the answer is on its way: from here on nothing limits the time."""
+        self.answered = True
+        self.deadline = _INFINITY
+        self._worker._page.exempt(self.token)
+
+    def _check_client(self) -> None:
+        if self.gone:
+            raise ClientGoneError("the client left before the end of the answer")
+
 
     Args:
         settings: Who it is and what it may.
@@ -238,6 +325,8 @@ class Worker:
         self._gate = Gate(settings.concurrency, ceiling=ceiling)
         self._page.mode("thread" if function.sync else "async")
         self._threads: Threads[_Run] = Threads(loop, min(ceiling, self._gate.limit), self._thread_done)
+        self._exchange = None if function.sync else function.serve
+        self._main = self._drive if self._exchange is None else self._attend
         limits = Limits(
             head_bytes=settings.header_limit_bytes,
             body_bytes=min(settings.body_limit_bytes, function.body_limit_bytes or settings.body_limit_bytes),
@@ -359,7 +448,7 @@ class Worker:
             return
         gate = self._gate
         if not self._inline or gate.running >= gate.limit:
-            connection.call = run = _Run(invocation, connection, None, deadline)
+            connection.call = run = self._run_of(invocation, connection, None, deadline)
             if self._sync or gate.running >= gate.limit:
                 self._offer(run)
             else:  # what _offer does for async functions with room in the gate, without its detours
@@ -501,7 +590,12 @@ class Worker:
         """See http.Application."""
         self.clients_gone += 1
         run, connection.call = connection.call, None
-        if isinstance(run, _Run):
+        if isinstance(run, _Exchange) and run.started:
+            run.leave()
+            if run.streaming:
+                run.deadline = _monotonic() + _LEFT_S
+                self._track(run)
+        elif isinstance(run, _Run):
             self._abandon(run)
 
     def _accept_event(self, peer: wire.Peer, invocation_id: str, event: Event, timeout_s: float) -> None:
@@ -512,7 +606,14 @@ class Worker:
         invocation = Invocation(
             invocation_id, "POST", b"/", [], body=event.data, deadline=deadline, event=event
         )
-        self._offer(_Run(invocation, None, peer, deadline))
+        self._offer(self._run_of(invocation, None, peer, deadline))
+
+    def _run_of(
+        self, invocation: Invocation, connection: Connection | None, peer: wire.Peer | None, deadline: float
+    ) -> _Run:
+        if self._exchange is None:
+            return _Run(invocation, connection, peer, deadline)
+        return _Exchange(invocation, connection, peer, deadline, self)
 
     def _cancel_event(self, peer: wire.Peer, invocation_id: str) -> None:
         for run in self._runs:
@@ -552,7 +653,7 @@ class Worker:
                 spool.enter(page.changed_ns)
         INVOCATION.set(invocation)
         if not self._sync:
-            run.task = asyncio.Task(self._drive(run), loop=self._loop)
+            run.task = asyncio.Task(self._main(run), loop=self._loop)
         else:
             run.context = _copy_context()
             run.call = self._call
@@ -606,6 +707,23 @@ class Worker:
         connection = run.connection
         answer: Reply | None = None
         try:
+    async def _attend(self, run: Any) -> None:
+        """Run async user code that answers by itself, and see to it that there is an answer."""
+        reply: Reply | None = None
+        try:
+            await self._exchange(run.invocation, run)  # type: ignore[misc]  # set with _main
+        except BaseException as exc:
+            cancelled = isinstance(exc, asyncio.CancelledError)
+            if not run.answered and not run.gone and run.kept is None:
+                reply = self._failure(run.invocation, exc)
+            elif not cancelled and not (run.gone and _is_of_leaving(exc)):
+                self._report(run.invocation, exc)
+        if run.streaming and run.connection is not None:
+            run.connection.break_off()
+        if run.peer is not None and not run.answered:
+            reply = run.kept or reply
+        self._finish(run, reply)
+
             if run.peer is not None:
                 async for (
                     _chunk
@@ -716,6 +834,8 @@ class Worker:
 
     def _time_out(self, run: _Run) -> None:
         connection, peer, invocation = run.connection, run.peer, run.invocation
+            elif isinstance(run, _Exchange) and run.gone:
+                self._abandon(run)
         what = "did not finish" if run.started else "could not start"
         text = f"the function {what} within its time limit"
         self._write_error(invocation, text + "\n")
@@ -810,6 +930,15 @@ async def _close_iterator(chunks: AsyncIterator[bytes] | Any) -> None:
     """Run an async generator's `finally` blocks now, not whenever it is collected."""
     close = getattr(chunks, "aclose", None)
     if close is not None:
+def _is_of_leaving(exc: BaseException | None) -> bool:
+    """Tell whether an exception comes from writing to a client that left, which is no fault."""
+    while exc is not None:
+        if isinstance(exc, ClientGoneError):
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
+
+
         try:
             await close()
         except Exception:

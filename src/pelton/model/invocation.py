@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from pelton.model.state import StateAnswer, StateCall
 
 __all__ = [
+    "Answer",
     "Deferred",
     "Delivered",
     "Event",
@@ -68,7 +69,8 @@ class Invocation:
         target: Request target as received, path and query, e.g. b"/a%20b?x=1".
         headers: Lower-case names, wire order; empty for events.
         body: Whole body, bytes; b"" while `stream` is set.
-        stream: Body chunks, for functions that asked for streaming; else None.
+        stream: Body chunks, for functions that asked for streaming and have not got the whole body; else
+            None.
         deadline: CLOCK_MONOTONIC seconds at which the invocation is given up; inf for none.
         scheme: `http` or `https`, as the client used it.
         client: Client address as text; may be "".
@@ -170,6 +172,33 @@ class Deferred:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
+class Answer(Protocol):
+    """Where a function that answers by itself puts its answer, see `LoadedFunction.serve`.
+
+    Either one `reply`, or `start`, any number of `write` and one `end`. Of a client that left, `gone` is set,
+    `on_gone` is called, a `reply` goes nowhere, and `start` and `write` raise ConnectionError.
+    """
+
+    gone: bool
+    on_gone: Callable[[], None] | None
+
+    def reply(self, reply: Reply) -> None:
+        """Send a whole answer; its body is bytes."""
+        ...
+
+    def start(self, reply: Reply) -> None:
+        """Send status and headers of an answer whose body follows; the reply's own body is not looked at."""
+        ...
+
+    async def write(self, chunk: bytes) -> None:
+        """Send a piece of the body, no faster than the client reads."""
+        ...
+
+    def end(self) -> None:
+        """End the body."""
+        ...
+
+
 Handler = Callable[[Invocation], Awaitable[Reply]]
 """The one shape that conventions, hooks, retries, traces and limits wrap."""
 
@@ -184,13 +213,18 @@ class LoadedFunction:
         sync: True for plain functions: the worker runs `call` inline or on a thread.
         blocking: True when a sync call may wait for the platform itself (an output's answer); such a call
             never runs inline on the event loop.
-        streams_body: True when `call` wants `Invocation.stream` instead of the whole body.
+        streams_body: True when a request is to begin before its body has arrived; `Invocation.stream` then
+            has it, unless the whole body came with the head.
         on_error: Maps an exception raised by `call` to the convention's error answer.
         signature: What was found, e.g. `http`, `cloudevent`, `openfunction`.
         target: Name of the function in the user's module.
         start, stop: Optional lifespan coroutines run once in the worker's loop before the first and after the
             last call.
         unhandled_paths: Paths answered 404 without calling the function, e.g. {b"/favicon.ico"}.
+        serve: Used instead of `call` by async functions that may go on after their answer: a coroutine
+            function of (invocation, Answer). It is not cancelled when the client leaves, but told; only one
+            that goes on for 10 s after its client left a streamed answer is, and one that has no answer when
+            its time is up.
         refuse: The convention's answer for what the worker itself refuses: (status, text, invocation) ->
             Reply, or None for the worker's own. Status is 413 (body too long; its invocation has no body),
             503 (queue full) or 504 (time limit passed). Never called for events.
@@ -219,6 +253,7 @@ class LoadedFunction:
     start: Callable[[], Awaitable[None]] | None = None
     stop: Callable[[], Awaitable[None]] | None = None
     unhandled_paths: frozenset[bytes] = frozenset()
+    serve: Callable[[Invocation, Answer], Awaitable[None]] | None = None
     refuse: Callable[[int, str, Invocation], Reply | None] | None = None
     body_limit_bytes: int = 0
     aside: Callable[[Invocation], Awaitable[Reply] | None] | None = None

@@ -725,23 +725,10 @@ class Connection(asyncio.Protocol):
         """
         if self._current is None:
             raise ClientGoneError("the client left before the end of the answer")
-        if framing == CHUNKED:
-            self._write(b"0\r\n\r\n")
-        self._done(closing=self._closing)
-
-    def break_off(self) -> None:
-        """End the connection in the middle of an answer, so that the client notices that it is not whole."""
-        self._current = None
-        self.call = None
-        self._ended = True
-        if self.transport is None:
-            return
-        if self._framing == UNTIL_CLOSE:
-            self.transport.abort()  # an orderly end would look like the end of the body
         framing = self._framing
         if not chunk or framing == NOTHING:
             return False
-        else:
+        if framing == CHUNKED:
             self._write(b"%x\r\n%b\r\n" % (len(chunk), chunk))  # type: ignore[str-format]  # buffers, too
         elif framing == LENGTH and len(chunk) > self._remaining:
             raise ReplyError("the body is longer than its content-length")
@@ -757,6 +744,19 @@ class Connection(asyncio.Protocol):
         if self._current is None:
             raise ClientGoneError("the client left before the end of the answer")
         if self._framing == CHUNKED:
+            self._write(b"0\r\n\r\n")
+        self._done(closing=self._closing)
+
+    def break_off(self) -> None:
+        """End the connection in the middle of an answer, so that the client notices that it is not whole."""
+        self._current = None
+        self.call = None
+        self._ended = True
+        if self.transport is None:
+            return
+        if self._framing == UNTIL_CLOSE:
+            self.transport.abort()  # an orderly end would look like the end of the body
+        else:
             self.transport.close()
 
     async def drained(self) -> None:

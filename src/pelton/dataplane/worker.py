@@ -45,9 +45,9 @@ __all__ = ["Worker", "WorkerSettings", "keep_loop", "run"]
 _INFINITY: Final = float("inf")
 _NOBODY: Final = Invocation("-", "", b"", [])
 _KEEP_NS: Final = InlineChoice.KEEP_NS
-_monotonic = time.monotonic
 _LEFT_S: Final = 10.0
 """How long a function may go on answering a client that left; Daphne's limit for ASGI applications."""
+_monotonic = time.monotonic
 _copy_context = contextvars.copy_context
 
 
@@ -109,9 +109,6 @@ class _Run:
             self.error = exc
         self.elapsed_ns = time.perf_counter_ns() - start
 
-
-class Worker:
-    """One instance of a function.
 
 class _Exchange(_Run):
     """A run whose function answers by itself; the second argument of `LoadedFunction.serve`.
@@ -197,6 +194,9 @@ class _Exchange(_Run):
         if self.gone:
             raise ClientGoneError("the client left before the end of the answer")
 
+
+class Worker:
+    """One instance of a function.
 
     Args:
         settings: Who it is and what it may.
@@ -320,13 +320,13 @@ class _Exchange(_Run):
         self._unhandled = function.unhandled_paths
         self._aside = function.aside
         self._sync = function.sync
+        self._exchange = None if function.sync else function.serve
+        self._main = self._drive if self._exchange is None else self._attend
         self._may_inline = function.sync and not function.blocking
         ceiling = MAX_THREADS if function.sync else 0
         self._gate = Gate(settings.concurrency, ceiling=ceiling)
         self._page.mode("thread" if function.sync else "async")
         self._threads: Threads[_Run] = Threads(loop, min(ceiling, self._gate.limit), self._thread_done)
-        self._exchange = None if function.sync else function.serve
-        self._main = self._drive if self._exchange is None else self._attend
         limits = Limits(
             head_bytes=settings.header_limit_bytes,
             body_bytes=min(settings.body_limit_bytes, function.body_limit_bytes or settings.body_limit_bytes),
@@ -701,12 +701,6 @@ class _Exchange(_Run):
                 return
         self._finish(run, reply)
 
-    async def _stream(self, run: _Run, reply: Reply) -> None:
-        """Send a streamed answer; its deadline ends when the headers are sent."""
-        chunks: Any = reply.body
-        connection = run.connection
-        answer: Reply | None = None
-        try:
     async def _attend(self, run: Any) -> None:
         """Run async user code that answers by itself, and see to it that there is an answer."""
         reply: Reply | None = None
@@ -724,6 +718,12 @@ class _Exchange(_Run):
             reply = run.kept or reply
         self._finish(run, reply)
 
+    async def _stream(self, run: _Run, reply: Reply) -> None:
+        """Send a streamed answer; its deadline ends when the headers are sent."""
+        chunks: Any = reply.body
+        connection = run.connection
+        answer: Reply | None = None
+        try:
             if run.peer is not None:
                 async for (
                     _chunk
@@ -828,14 +828,14 @@ class _Exchange(_Run):
             run.deadline = _INFINITY
             if not run.answered:
                 self._time_out(run)
+            elif isinstance(run, _Exchange) and run.gone:
+                self._abandon(run)
         earliest = min((run.deadline for run in self._runs), default=_INFINITY)
         if earliest < _INFINITY:
             self._arm(earliest)
 
     def _time_out(self, run: _Run) -> None:
         connection, peer, invocation = run.connection, run.peer, run.invocation
-            elif isinstance(run, _Exchange) and run.gone:
-                self._abandon(run)
         what = "did not finish" if run.started else "could not start"
         text = f"the function {what} within its time limit"
         self._write_error(invocation, text + "\n")
@@ -926,10 +926,6 @@ class _Exchange(_Run):
             self._control.outcome(peer, invocation_id, outcome, reason)
 
 
-async def _close_iterator(chunks: AsyncIterator[bytes] | Any) -> None:
-    """Run an async generator's `finally` blocks now, not whenever it is collected."""
-    close = getattr(chunks, "aclose", None)
-    if close is not None:
 def _is_of_leaving(exc: BaseException | None) -> bool:
     """Tell whether an exception comes from writing to a client that left, which is no fault."""
     while exc is not None:
@@ -939,6 +935,10 @@ def _is_of_leaving(exc: BaseException | None) -> bool:
     return False
 
 
+async def _close_iterator(chunks: AsyncIterator[bytes] | Any) -> None:
+    """Run an async generator's `finally` blocks now, not whenever it is collected."""
+    close = getattr(chunks, "aclose", None)
+    if close is not None:
         try:
             await close()
         except Exception:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from pelton.model.desired import Desired, Subscription
 from pelton.model.invocation import Delivered, Event
 from pelton.model.snapshot import FunctionObserved
+from pelton.model.state import StateChange, StateItem
 
 __all__ = [
     "Binding",
@@ -23,6 +24,7 @@ __all__ = [
     "Message",
     "SendResult",
     "Sender",
+    "StateStore",
     "Store",
     "Target",
     "WatchEvent",
@@ -117,6 +119,33 @@ class Binding(Protocol):
 
     async def close(self) -> None:
         """Release connections; safe after a failed open."""
+        ...
+
+
+class StateStore(Protocol):
+    """Keeps values by key, with etags, concurrency modes and time-to-live (`model/state.py`)."""
+
+    async def get(self, keys: Sequence[str]) -> list[StateItem]:
+        """Return an item per key in the order of the keys; one without data where there is no value."""
+        ...
+
+    async def write(self, changes: Sequence[StateChange]) -> None:
+        """Carry out all changes in order, or none; what was written survives the death of this process.
+
+        Cancelling it leaves open whether the changes happened.
+
+        Raises:
+            ConflictError: A stored value is not the one that a change is meant for.
+            ComponentError: The store cannot be used, or a change asks for what it cannot do.
+        """
+        ...
+
+    async def scan(self, prefix: str, *, limit: int) -> list[StateItem]:
+        """Return at most `limit` items whose key begins so, in order of their keys."""
+        ...
+
+    async def close(self) -> None:
+        """Release what it holds; safe after a failed open."""
         ...
 
 

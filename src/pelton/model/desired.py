@@ -17,6 +17,7 @@ __all__ = [
     "OutputBinding",
     "Route",
     "Scaling",
+    "StateBinding",
     "Subscription",
     "Workload",
 ]
@@ -224,6 +225,21 @@ class OutputBinding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StateBinding:
+    """A state store that a function may use.
+
+    Attributes:
+        name: Name of the state as the function uses it.
+        component: The store.
+        prefix: What stands before every key of this function in the store, `||` included; "" for nothing.
+    """
+
+    name: str
+    component: Component
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
     """Everything one Function needs on a target.
 
@@ -233,6 +249,7 @@ class Desired:
         route: How HTTP reaches it; None when it has no HTTP trigger.
         subscriptions: Events that drive it; may be empty.
         outputs: Where it may send; may be empty.
+        states: State stores that it may use, the default one first; may be empty.
         partial: (field path, sentence) for each field that this target accepts but cannot honour.
     """
 
@@ -241,4 +258,5 @@ class Desired:
     route: Route | None = None
     subscriptions: tuple[Subscription, ...] = ()
     outputs: tuple[OutputBinding, ...] = ()
+    states: tuple[StateBinding, ...] = ()
     partial: tuple[tuple[str, str], ...] = ()

@@ -1,7 +1,8 @@
 """State of functions: one call shape from the user's `context.state` to a store's driver, and its rules.
 
 `sdk/state.py` makes a StateCall, the worker's control socket carries it, `dataplane/states.py` answers it
-with a driver behind `ports.StateStore`. Concurrency and time-to-live are decided here, the same for every driver.
+with a driver behind `ports.StateStore`. Concurrency and time-to-live are decided here, the same for every
+driver.
 Source: `dapr-runtime` contract, section 4.
 """
 

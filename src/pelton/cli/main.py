@@ -359,6 +359,12 @@ def run(
     annotation: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE, as a pelton.dev/KEY annotation would say it.")
     ] = None,
+    event: Annotated[
+        str | None, typer.Option(help="Handle one saved event from a file (- for stdin), and end.")
+    ] = None,
+    access_log: Annotated[
+        bool, typer.Option("--access-log/--no-access-log", help="A line per HTTP answer.")
+    ] = True,
 ) -> None:
     """Serve one function without a platform."""
     from pelton.cli.options import pelton_annotations
@@ -375,6 +381,8 @@ def run(
             reload=reload,
             install=install,
             options=pelton_annotations(command, annotation or ()),
+            event=event,
+            access_log=access_log,
         )
     )
 

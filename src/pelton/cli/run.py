@@ -1,59 +1,41 @@
 """`pelton run SOURCE`: one function in this process, without a platform.
 
-Wires `builders/detect.py`, `builders/environment.py`, `dataplane/loader.py` and `dataplane/worker.py`.
-Listens on 127.0.0.1 unless told otherwise: this is a developer's machine, not a container. With `--reload`
-a parent process keeps the socket and forks a child per version of the source. Outputs go where they can
-without a platform: `bindings.http` for real, topics to the terminal.
+Listens on 127.0.0.1 unless told otherwise: this is a developer's machine, not a container. This process keeps
+the socket and forks a child (`run_serve.py`) per version of the source; the child is the function's. It ends
+and replaces a child that overruns its time limit, as the node does, and with `--reload` one whose source has
+changed.
 Source: the frameworks' variables PORT, FUNCTION_TARGET, FUNCTION_SOURCE, FUNCTION_SIGNATURE_TYPE,
 FUNC_CONTEXT.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import select
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from pelton.builders import bundle, detect, environment
-from pelton.cli.home import Home
+from pelton.cli import run_serve
 from pelton.cli.ports_owner import claim
-from pelton.cli.tables import CONVENTIONS, resolve_convention
-from pelton.dataplane import loader, worker
+from pelton.cli.run_serve import Asked, report
 from pelton.dataplane.load_page import LoadPage
-from pelton.errors import BuildError, PeltonError, PortInUseError, SourceError, UsageError
-from pelton.model.convention import SERIAL
-from pelton.model.desired import Workload
-from pelton.sdk.context import RuntimeContext
+from pelton.errors import PeltonError, PortInUseError, SourceError, UsageError
 
 __all__ = ["run"]
 
-_POLL_S: Final = 0.5
-_GRACE_S: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """What flags and environment say; "" for what they do not."""
-
-    folder: Path
-    file: str
-    target: str
-    signature: str
-    convention: str
-    host: str
-    port: int
-    context: Mapping[str, Any]
-    install: bool
-    options: Mapping[str, str]
+_LOOK_S: Final = 0.1
+_GRACE_S: Final = run_serve.GRACE_S
+_OVERRUN_GRACE_S: Final = 1.0
+"""How long past its deadline an invocation may go on before its process is ended; the node's number."""
+_DEBOUNCE_MS: Final = 10
+"""Changes that come this close together are one: editors write several files for one save."""
 
 
 def run(
@@ -66,6 +48,8 @@ def run(
     reload: bool = False,
     install: bool = True,
     options: Mapping[str, str] | None = None,
+    event: str | None = None,
+    access_log: bool = True,
 ) -> int:
     """Serve one function until SIGTERM or Ctrl-C; returns the exit code, errors are printed.
 
@@ -79,19 +63,23 @@ def run(
         reload: Start again whenever a file of the source changes.
         install: Whether requirements.txt is installed into its environment.
         options: What annotations `pelton.dev/KEY` would say, without the prefix.
+        event: File with a saved event: handle it, print the outcome, and end.
+        access_log: Whether each HTTP answer is a line on standard error.
     """
     try:
-        wanted = _wanted(source, target, signature, convention, host, port, install, options or {})
-        sock = _listen(wanted.host, wanted.port)
-        if reload:
-            return _keep_running(wanted, sock)
-        _serve(wanted, sock)
+        wanted = _wanted(
+            source, target, signature, convention, host, port, install, options or {}, access_log
+        )
+        if event is not None:
+            from pelton.cli.run_event import run_event
+
+            return run_event(wanted, event)
+        return _keep_running(wanted, _listen(wanted.host, wanted.port), reload=reload)
     except PeltonError as exc:
-        _report(exc)
+        report(exc)
         return exc.exit_code
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def _wanted(
@@ -103,7 +91,8 @@ def _wanted(
     port: int | None,
     install: bool,
     options: Mapping[str, str],
-) -> _Wanted:
+    access_log: bool,
+) -> Asked:
     env = os.environ
     # The command line's default is the working directory; a framework's variable is more specific than that.
     named = source if source not in {None, "", "."} else env.get("FUNCTION_SOURCE") or "."
@@ -115,7 +104,7 @@ def _wanted(
             hint="Check the path and its spelling.",
         )
     context = _context(env)
-    return _Wanted(
+    return Asked(
         folder=path if path.is_dir() else path.parent,
         file="" if path.is_dir() else path.name,
         target=target or env.get("FUNCTION_TARGET", ""),
@@ -126,6 +115,7 @@ def _wanted(
         context=context,
         install=install,
         options=options,
+        access_log=access_log,
     )
 
 
@@ -168,171 +158,172 @@ def _listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def _report(exc: PeltonError) -> None:
-    if isinstance(exc, BuildError):
-        for line in exc.log_tail:
-            print(line, file=sys.stderr)
-    print(f"error: {exc}", file=sys.stderr, flush=True)
+# --- the parent ---
 
 
-# --- one version of the source ---
+def _keep_running(wanted: Asked, sock: socket.socket, *, reload: bool) -> int:
+    """Keep a child running until SIGTERM or Ctrl-C; returns the exit code.
 
-
-def _prepare(wanted: _Wanted) -> tuple[detect.Detected, str]:
-    """Detect and install; returns what was found and the environment's package directory ("" for none)."""
-    found = detect.detect(
-        wanted.folder,
-        {name: resolve_convention(name) for name in CONVENTIONS},
-        detect.Wanted(
-            source=wanted.file,
-            target=wanted.target,
-            signature=wanted.signature,
-            convention=wanted.convention,
-        ),
-    )
-    environment.check_python(wanted.folder)
-    if not wanted.install:
-        return found, ""
-    requirements = environment.read_requirements(wanted.folder)
-    if environment.key_of(requirements, found.implied):
-        made = environment.ensure(requirements, found.implied, envs_dir=Home().environments)
-        return found, asyncio.run(made).site_packages
-    return found, ""
-
-
-def _serve(wanted: _Wanted, sock: socket.socket) -> None:
-    """Load and serve in this process, which is the function's from here on."""
-    found, packages = _prepare(wanted)
-    convention = resolve_convention(found.convention)
-    workload = Workload(
-        namespace="default",
-        name=str(wanted.context.get("name") or wanted.folder.name),
-        revision="run",
-        bundle=str(wanted.folder),
-        environment=packages,
-        convention=found.convention,
-        source=found.source,
-        target=found.target,
-        signature=found.signature,
-        context=dict(wanted.context),
-        concurrency=1 if found.convention in SERIAL else 0,
-        options={**found.options, **wanted.options},
-    )
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # text streams of this process
-    address, port = sock.getsockname()[:2]
-    os.environ.setdefault("PORT", str(port))
-    outputs = RuntimeContext.of(workload.context).outputs
-    control = None
-    if outputs:
-        from pelton.cli import run_outputs  # drivers are heavy and most functions need none
-
-        control = run_outputs.start(workload.namespace, workload.name, outputs)
-    instance = worker.Worker(_settings(workload), _page())
-    loader.enter_environment(packages, workload.bundle)
-    function = loader.load(workload, convention, instance.send, instance.send_async, instance.defer)
-
-    def ready() -> None:
-        shown = f"[{address}]" if ":" in address else address
-        print(
-            f"ready http://{shown}:{port} convention={found.convention} target={function.target} "
-            f"signature={function.signature}",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    worker.run(instance, function, http=[sock], control=control, on_ready=ready)
-
-
-def _settings(workload: Workload) -> worker.WorkerSettings:
-    return worker.WorkerSettings(
-        instance="run",
-        namespace=workload.namespace,
-        name=workload.name,
-        revision=workload.revision,
-        grace_s=_GRACE_S,
-        concurrency=workload.concurrency,
-        request_timeout_s=workload.request_timeout_s,
-        body_limit_bytes=workload.body_limit_bytes,
-    )
-
-
-def _page() -> LoadPage:
-    """Return a load page that nobody reads."""
-    fd = os.memfd_create("pelton-load-page")
-    try:
-        return LoadPage(fd, create=True)
-    finally:
-        os.close(fd)
-
-
-# --- --reload ---
-
-
-def _keep_running(wanted: _Wanted, sock: socket.socket) -> int:
-    """Fork a child per version of the source until SIGTERM or Ctrl-C."""
+    Without `reload` this ends with its child, unless the child was ended for overrunning its time limit.
+    """
     stopping: list[int] = []
+    waker, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _frame: stopping.append(number))
-    while not stopping:
-        stamp = _stamp(wanted.folder)
-        child = _fork(wanted, sock)
-        pidfd = os.pidfd_open(child)
-        ended = False
-        try:
-            while not stopping and _stamp(wanted.folder) == stamp:
-                if ended:
-                    time.sleep(_POLL_S)
-                else:
-                    ended = bool(_wait(pidfd, _POLL_S))
-                    if ended:
-                        print("waiting for a change of the source", file=sys.stderr, flush=True)
-            if not ended:
-                _end(child, pidfd)
-        finally:
-            os.close(pidfd)
-            os.waitpid(child, 0)
-        if not stopping:
-            print("the source changed: starting again", file=sys.stderr, flush=True)
-    return 0
-
-
-def _wait(pidfd: int, seconds: float) -> list[int]:
+    changes = _Changes(wanted.folder) if reload else None
+    page = run_serve.shared_page()
+    code = 0
     try:
-        return select.select([pidfd], [], [], seconds)[0]
+        while not stopping:
+            page.reset()
+            child = _Child(wanted, sock, page)
+            why, code = _watch(child, page, waker, stopping, changes)
+            if why == "ended" and reload:
+                print("waiting for a change of the source", file=sys.stderr, flush=True)
+                why = _await_change(changes, waker, stopping)
+            if why == "ended":
+                break
+            if why == "changed":
+                print("the source changed: starting again", file=sys.stderr, flush=True)
+            elif why == "overran":
+                print("ended: it overran its time limit; starting again", file=sys.stderr, flush=True)
+    finally:
+        signal.set_wakeup_fd(-1)
+        if changes is not None:
+            changes.close()
+        page.close()
+        waker.close()
+        wake.close()
+    return 0 if stopping else code
+
+
+class _Child:
+    """A forked process that serves one version of the source."""
+
+    def __init__(self, wanted: Asked, sock: socket.socket, page: LoadPage) -> None:
+        parent = os.getpid()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _be_child(wanted, sock, page, parent)
+        self.fd = os.pidfd_open(self.pid)
+
+    def end(self) -> None:
+        """Let it finish what runs, then kill it."""
+        os.kill(self.pid, signal.SIGTERM)
+        if not _readable([self.fd], _GRACE_S + 1):
+            self.kill()
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def collect(self) -> int:
+        """Return its exit code; 128 and the signal's number for a killed one, as shells do."""
+        os.close(self.fd)
+        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return status if status >= 0 else 128 - status
+
+
+def _watch(
+    child: _Child, page: LoadPage, waker: socket.socket, stopping: list[int], changes: _Changes | None
+) -> tuple[str, int]:
+    """Wait until the child ends or has to; returns why (`ended`, `changed`, `overran`) and its exit code."""
+    watched = [child.fd, waker.fileno(), *([changes.fd] if changes is not None else [])]
+    why = "ended"
+    while True:
+        ready = _readable(watched, _LOOK_S)
+        if child.fd in ready:
+            break
+        if stopping:
+            child.end()
+            break
+        if changes is not None and changes.fd in ready and changes.take():
+            why = "changed"
+            child.end()
+            break
+        if page.read().earliest_deadline + _OVERRUN_GRACE_S < time.monotonic():
+            why = "overran"
+            child.kill()
+            break
+    return why, child.collect()
+
+
+def _await_change(changes: _Changes | None, waker: socket.socket, stopping: list[int]) -> str:
+    while changes is not None and not stopping:
+        if changes.fd in _readable([changes.fd, waker.fileno()], None) and changes.take():
+            return "changed"
+    return "ended"
+
+
+def _readable(fds: list[int], seconds: float | None) -> list[int]:
+    try:
+        return select.select(fds, [], [], seconds)[0]
     except InterruptedError:
         return []
 
 
-def _end(child: int, pidfd: int) -> None:
-    """Let the child finish what runs, then kill it."""
-    os.kill(child, signal.SIGTERM)
-    if not _wait(pidfd, _GRACE_S + 1):
-        os.kill(child, signal.SIGKILL)
+class _Changes:
+    """Tells through a descriptor that a file of the source has changed; watchfiles waits in a thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stop = threading.Event()
+        self._stamp = run_serve.stamp(folder)
+        self._ours, self._theirs = socket.socketpair()
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+        self._thread.start()
+
+    @property
+    def fd(self) -> int:
+        return self._ours.fileno()
+
+    def take(self) -> bool:
+        """Return whether what is served has really changed, and not a cache or a log beside it."""
+        self._ours.recv(4096)
+        stamp = run_serve.stamp(self._folder)
+        changed, self._stamp = stamp != self._stamp, stamp
+        return changed
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(1.0)
+        self._ours.close()
+        self._theirs.close()
+
+    def _wait(self) -> None:
+        from watchfiles import watch
+
+        for _changes in watch(
+            self._folder,
+            stop_event=self._stop,
+            debounce=_DEBOUNCE_MS,
+            step=1,
+            rust_timeout=200,
+            raise_interrupt=False,
+            watch_filter=None,
+        ):
+            try:
+                self._theirs.send(b"c")
+            except OSError:
+                return
 
 
-def _fork(wanted: _Wanted, sock: socket.socket) -> int:
-    parent = os.getpid()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        _be_child(wanted, sock, parent)
-    return child
-
-
-def _be_child(wanted: _Wanted, sock: socket.socket, parent: int) -> NoReturn:
+def _be_child(wanted: Asked, sock: socket.socket, page: LoadPage, parent: int) -> NoReturn:
     from pelton.dataplane.isolation import die_with_parent
 
     code = 1
     try:
+        signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         die_with_parent(parent)
-        _serve(wanted, sock)
+        run_serve.serve(wanted, sock, page)
         code = 0
     except PeltonError as exc:
-        _report(exc)
+        report(exc)
         code = exc.exit_code
     except KeyboardInterrupt:
         code = 130
@@ -340,11 +331,3 @@ def _be_child(wanted: _Wanted, sock: socket.socket, parent: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Return name, time and size of every file that matters; compared, never interpreted."""
-    try:
-        return tuple((name, status.st_mtime_ns, status.st_size) for name, status in bundle.walk(folder))
-    except SourceError:
-        return ()  # the directory is being replaced; the next look will see

@@ -129,6 +129,8 @@ class Shared:
     Attributes:
         connections: All open ones.
         draining: Answers end their connection.
+        on_answer: Told of each answer: invocation, status, seconds from its turn to its answer's head. None,
+            the default, costs nothing.
         id_prefix, ids: Joined, they make the ids of requests that bring none.
     """
 
@@ -137,6 +139,7 @@ class Shared:
         self.limits = limits
         self.connections: set[Connection] = set()
         self.draining = False
+        self.on_answer: Callable[[Invocation, int, float], None] | None = None
         # Unique without a system call each; the prefix keeps instances and restarts apart.
         self.id_prefix = os.urandom(6).hex() + "-"
         self.ids = itertools.count(1)
@@ -163,6 +166,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_advancing",
         "_app",
+        "_began",
         "_body",
         "_body_bytes",
         "_carried",
@@ -185,6 +189,7 @@ class Connection(asyncio.Protocol):
         "_ids",
         "_length",
         "_noted",
+        "_on_answer",
         "_parse",
         "_parser",
         "_parsing",
@@ -212,6 +217,8 @@ class Connection(asyncio.Protocol):
     def __init__(self, shared: Shared, *, trusted: bool) -> None:
         self._shared = shared
         self._app = shared.app
+        self._on_answer = shared.on_answer
+        self._began = 0.0
         # on a unix socket the gateway is at the other end, and its forwarding headers hold
         self._trusted = trusted
         self._head_limit = shared.limits.head_bytes
@@ -636,6 +643,8 @@ class Connection(asyncio.Protocol):
             item = pending.popleft()
             if type(item) is Invocation:
                 self._current = item
+                if self._on_answer is not None:
+                    self._began = time.monotonic()
                 self._app.begin(self, item)
             else:
                 refusal = cast("_Refusal", item)
@@ -666,6 +675,8 @@ class Connection(asyncio.Protocol):
         invocation = self._current
         if invocation is None:
             return
+        if self._on_answer is not None:
+            self._on_answer(invocation, reply.status, time.monotonic() - self._began)
         if not self._unusual:
             self._write(render_plain(reply))
             self._current = self.call = None
@@ -694,6 +705,8 @@ class Connection(asyncio.Protocol):
         head, self._framing, self._remaining = render_stream_head(reply, invocation, closing=self._closing)
         if self._framing == UNTIL_CLOSE:
             self._closing = True
+        if self._on_answer is not None:
+            self._on_answer(invocation, reply.status, time.monotonic() - self._began)
         self._write(head)
 
     async def pump(self, chunks: AsyncIterator[bytes]) -> None:
@@ -789,6 +802,8 @@ class Connection(asyncio.Protocol):
             return
         invocation = refusal.invocation
         answer = self._app.refusal(refusal.status, refusal.text, invocation)
+        if self._on_answer is not None:
+            self._on_answer(invocation, answer.status, 0.0)
         try:
             parts = render(answer, invocation, closing=True)
         except ReplyError:

@@ -17,17 +17,17 @@ import os
 import site
 import sys
 import sysconfig
-import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from types import ModuleType
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from pelton.errors import FunctionLoadError
 from pelton.model.desired import Workload
 from pelton.model.invocation import Deferred, Delivered, LoadedFunction, LoadRequest, Output
 from pelton.model.state import StateAnswer, StateCall
+from pelton.sdk import registry, tracebacks
 
-__all__ = ["Convention", "enter_environment", "expose_shims", "leave_packages", "load", "traceback_lines"]
+__all__ = ["Convention", "enter_environment", "expose_shims", "leave_packages", "load"]
 
 _LOG_TAIL_LINES: Final = 20
 # String work instead of pathlib throughout, which costs a worker 8 ms of imports.
@@ -35,7 +35,8 @@ _PELTON: Final = os.path.abspath(__file__).rpartition("/dataplane/")[0]  # noqa:
 _SHIMS: Final = f"{_PELTON}/sdk/shims"
 # Looked up before the fork: 0.5 ms that no cold start pays.
 _STANDARD: Final = tuple(os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
-_SERVED: Final = ("functions_framework",)
+_SERVED: Final = frozenset({"functions_framework"})
+_OWN: Final = frozenset({"functions_framework.context", "functions_framework.openfunction"})
 
 
 class Convention(Protocol):
@@ -49,26 +50,57 @@ class Convention(Protocol):
 class _Shims(importlib.abc.MetaPathFinder):
     """Finds `pelton` and the packages that Pelton serves under foreign names, wherever `sys.path` leads.
 
-    An installed package of the same name stays reachable below the shim: its directory ends the shim's path,
-    so submodules that the shim lacks come from there.
+    An installed package of the same name wins, and the shim's directory ends its path: modules that it lacks
+    come from there. Only the names in `_OWN` are the shim's in any case, since Pelton makes their objects.
     """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Return a spec for the served top-level names, None for all others."""
-        if fullname in _SERVED:
-            folder = f"{_SHIMS}/{fullname}"
-            installed = [f"{entry}/{fullname}" for entry in sys.path if entry]
-            locations = [folder, *(place for place in installed if os.path.isdir(place))]  # noqa: PTH112 -- as above
-            return importlib.util.spec_from_file_location(
-                fullname, f"{folder}/__init__.py", submodule_search_locations=locations
-            )
+        """Return a spec for the served names, None for all others."""
         if fullname == "pelton":
             return importlib.util.spec_from_file_location(
                 fullname, f"{_PELTON}/__init__.py", submodule_search_locations=[_PELTON]
             )
+        if fullname in _SERVED:
+            return _installed(fullname) or _shim(fullname, ())
+        if fullname in _OWN:
+            return _shim(fullname, path or ())
         return None
+
+
+class _Installed(importlib.machinery.SourceFileLoader):
+    """Loads an installed package of a served name."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run it, and hand over what its own server would have set by now."""
+        super().exec_module(module)
+        if hasattr(module, "errorhandler"):
+            module.errorhandler = registry.errorhandler
+
+
+def _installed(fullname: str) -> importlib.machinery.ModuleSpec | None:
+    found = importlib.machinery.PathFinder.find_spec(fullname)
+    if found is None or found.origin is None or not isinstance(
+        found.loader, importlib.machinery.SourceFileLoader
+    ):
+        return None  # nothing there, or a directory that is no package
+    return importlib.util.spec_from_file_location(
+        fullname,
+        found.origin,
+        loader=_Installed(fullname, found.origin),
+        submodule_search_locations=[*(found.submodule_search_locations or ()), f"{_SHIMS}/{fullname}"],
+    )
+
+
+def _shim(fullname: str, path: Sequence[str]) -> importlib.machinery.ModuleSpec | None:
+    folder = f"{_SHIMS}/{fullname.replace('.', '/')}"
+    name = fullname.rpartition(".")[2]
+    others = [f"{entry}/{name}" for entry in path if f"{entry}/{name}" != folder]
+    locations = [folder, *(place for place in others if os.path.isdir(place))]  # noqa: PTH112 -- as above
+    return importlib.util.spec_from_file_location(
+        fullname, f"{folder}/__init__.py", submodule_search_locations=locations
+    )
 
 
 def expose_shims() -> None:
@@ -195,7 +227,10 @@ def load(
         return convention.load(request)
     except FunctionLoadError as exc:
         raise FunctionLoadError(
-            exc.message, log_tail=exc.log_tail, where=_relative(exc.where, workload.bundle), hint=exc.hint
+            exc.message,
+            log_tail=exc.log_tail,
+            where=tracebacks.relative(exc.where, workload.bundle),
+            hint=exc.hint,
         ) from None
     except KeyboardInterrupt:
         raise
@@ -212,59 +247,10 @@ def load(
 
 
 def _failed(workload: Workload, what: str, exc: BaseException, hint: str = "") -> FunctionLoadError:
-    lines = traceback_lines(exc, workload.bundle)
+    lines = tracebacks.lines(exc, workload.bundle)
     return FunctionLoadError(
         f"{workload.source} {what}",
         log_tail=tuple(lines[-_LOG_TAIL_LINES:]),
-        where=_place(exc, workload.bundle),
+        where=tracebacks.place(exc, workload.bundle),
         hint=hint,
     )
-
-
-def traceback_lines(exc: BaseException, bundle: str = "") -> list[str]:
-    """Return an exception's traceback without Pelton's and the import system's frames, one line per item.
-
-    Args:
-        exc: The exception; its causes and contexts are included.
-        bundle: File names below this directory are given relative to it.
-    """
-    summary = traceback.TracebackException.from_exception(exc)
-    _strip(summary, bundle, set())
-    return [line for chunk in summary.format() for line in chunk.rstrip("\n").split("\n")]
-
-
-def _strip(summary: traceback.TracebackException, bundle: str, seen: set[int]) -> None:
-    if id(summary) in seen:
-        return
-    seen.add(id(summary))
-    kept = [frame for frame in summary.stack if not _is_own(frame.filename, bundle)]
-    for frame in kept:
-        frame.filename = _relative(frame.filename, bundle)
-    summary.stack[:] = kept
-    if getattr(summary, "filename", None):  # a syntax error's place
-        summary.filename = _relative(str(summary.filename), bundle)
-    inner: list[Any] = [summary.__cause__, summary.__context__, *(getattr(summary, "exceptions", None) or ())]
-    for other in inner:
-        if other is not None:
-            _strip(other, bundle, seen)
-
-
-def _is_own(filename: str, bundle: str) -> bool:
-    if bundle and filename.startswith(f"{bundle.rstrip('/')}/"):
-        return False  # a bundle may lie below Pelton's own directory: the examples of the wheel
-    return filename.startswith((f"{_PELTON}/", "<frozen importlib"))
-
-
-def _relative(path: str, bundle: str) -> str:
-    return path.removeprefix(bundle.rstrip("/") + "/") if bundle else path
-
-
-def _place(exc: BaseException, bundle: str) -> str:
-    """Return `file:line` of the user's innermost frame, or of the syntax error."""
-    if isinstance(exc, SyntaxError) and exc.filename:
-        return f"{_relative(exc.filename, bundle)}:{exc.lineno}"
-    place = ""
-    for frame in traceback.extract_tb(exc.__traceback__):
-        if frame.filename.startswith(f"{bundle.rstrip('/')}/"):
-            place = f"{_relative(frame.filename, bundle)}:{frame.lineno}"
-    return place

@@ -398,6 +398,7 @@ def _worker(birth: Birth, instance: str, page: LoadPage, streams: Streams) -> Wo
         namespace=workload.namespace,
         name=workload.name,
         revision=workload.revision,
+        bundle=workload.bundle,
         concurrency=workload.concurrency,
         request_timeout_s=workload.request_timeout_s,
         body_limit_bytes=workload.body_limit_bytes,

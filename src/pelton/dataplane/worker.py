@@ -39,6 +39,7 @@ from pelton.dataplane.upgraded import Upgraded
 from pelton.errors import DeliveryError
 from pelton.model.invocation import Deferred, Delivered, Event, Invocation, LoadedFunction, Output, Reply
 from pelton.model.state import StateAnswer, StateCall
+from pelton.sdk import tracebacks
 
 __all__ = ["Worker", "WorkerSettings", "keep_loop", "run"]
 
@@ -57,6 +58,7 @@ class WorkerSettings:
 
     Attributes:
         instance, namespace, name, revision: Who it is.
+        bundle: Directory of its source, for tracebacks; "" unknown.
         concurrency: Invocations that may run at once, 0 for no limit.
         request_timeout_s: Seconds an invocation may take, 0 for no limit.
         body_limit_bytes: Longest request body.
@@ -69,6 +71,7 @@ class WorkerSettings:
     namespace: str
     name: str
     revision: str
+    bundle: str = ""
     concurrency: int = 0
     request_timeout_s: float = 300.0
     body_limit_bytes: int = 32 * 1024 * 1024
@@ -296,6 +299,7 @@ class Worker:
         control: socket.socket | None,
         *,
         on_ready: Callable[[], None] | None = None,
+        on_answer: Callable[[Invocation, int, float], None] | None = None,
         signals: bool = True,
     ) -> None:
         """Answer until drained by SIGTERM, SIGINT or the control socket.
@@ -305,6 +309,7 @@ class Worker:
             http: Listening sockets, unix or TCP.
             control: Listening unix socket, or None when there is no platform.
             on_ready: Called when connections are accepted.
+            on_answer: Told of each HTTP answer: invocation, status, seconds.
             signals: Whether to handle SIGTERM and SIGINT; False in embedding programs.
 
         Cancelling it ends everything without waiting for what runs.
@@ -333,6 +338,7 @@ class Worker:
             head_timeout_s=settings.head_timeout_s,
         )
         self._server = Server(self, limits)
+        self._server.shared.on_answer = on_answer
         self._schedstat = -1
         try:
             self._schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
@@ -910,10 +916,8 @@ class Worker:
         return plain_reply(500, text, invocation.id)
 
     def _report(self, invocation: Invocation, exc: BaseException) -> None:
-        tb = exc.__traceback__
-        while tb is not None and tb.tb_frame.f_code.co_filename == __file__:
-            tb = tb.tb_next  # the worker's own frames say nothing about the function
-        self._write_error(invocation, "".join(traceback.format_exception(type(exc), exc, tb)))
+        text = "\n".join(tracebacks.lines(exc, self.settings.bundle))
+        self._write_error(invocation, f"{text}\n")
 
     def _write_error(self, invocation: Invocation, text: str) -> None:
         if self._spool is not None:
@@ -960,6 +964,7 @@ def run(
     control: socket.socket | None = None,
     *,
     on_ready: Callable[[], None] | None = None,
+    on_answer: Callable[[Invocation, int, float], None] | None = None,
     signals: bool = True,
 ) -> None:
     """Start a uvloop in this process and serve until drained; arguments as in `Worker.serve`.
@@ -969,7 +974,10 @@ def run(
     loop = _ahead.pop() if _ahead else uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        loop.run_until_complete(worker.serve(function, http, control, on_ready=on_ready, signals=signals))
+        served = worker.serve(
+            function, http, control, on_ready=on_ready, on_answer=on_answer, signals=signals
+        )
+        loop.run_until_complete(served)
     finally:
         tasks = asyncio.all_tasks(loop)
         for task in tasks:

@@ -1,0 +1,126 @@
+"""`pelton run` as a developer meets it: reload, access lines, saved events, broken and stuck functions."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import httpx
+import pytest
+
+HELLO = "def f(request):\n    return {!r}\n"
+
+
+def test_address_curl_line_and_access_lines_are_printed(serve):
+    served = serve({"main.py": "def f(request):\n    return 'x', 201 if request.path == '/' else 500\n"})
+
+    assert served.get("/").status_code == 201
+    assert served.get("/broken?q=1").status_code == 500
+    served.wait_for(rf"^try +curl {served.url}/$")
+    served.wait_for(r"^GET / 201 \d+\.\d ms cold$")
+    served.wait_for(r"^GET /broken\?q=1 500 \d+\.\d ms warm$")
+
+
+def test_saved_source_serves_at_once_and_a_broken_one_shows_its_traceback(serve, tmp_path):
+    served = serve({"main.py": HELLO.format("one"), "helper.py": ""}, "--reload")
+    main = tmp_path / "function-0" / "main.py"
+    assert served.get().text == "one"
+
+    main.write_text("import json\n\ndef g():\n    json.loads('{')\n\ng()\n\ndef f(request): ...\n")
+    found = served.wait_for(
+        r"(?s)main.py\", line 6.*main.py\", line 4, in g\n.*JSONDecodeError.*error: [^\n]*"
+    )
+    assert "failed after" in found[0] or "failed after" in served.output
+    served.wait_for("waiting for a change of the source")
+    main.write_text(HELLO.format("two"))
+    served.wait_for(r"(?s)waiting for a change.*\nready ")
+    assert served.get().text == "two"
+    assert served.stop() == 0
+
+
+def test_function_that_overruns_its_limit_is_ended_and_served_anew(serve):
+    served = serve(
+        {
+            "main.py": """
+            import os, time
+            def f(request):
+                if request.path == "/stuck":
+                    time.sleep(3600)
+                return str(os.getpid())
+            """
+        },
+        "--annotation",
+        "request-timeout=0.2s",
+        "--annotation",
+        "concurrency=1",
+    )
+    first = served.get().text
+
+    stuck = served.get("/stuck")
+    assert stuck.status_code == 504
+    served.wait_for("it overran its time limit")
+    assert served.get().text != first
+
+
+def test_crash_of_the_process_ends_the_command_with_its_code(serve):
+    served = serve({"main.py": "import os\ndef f(request):\n    os._exit(9)\n"})
+
+    with pytest.raises(httpx.HTTPError):
+        served.get()
+    assert served.process.wait(10) == 9
+
+
+SOURCES = {
+    "gcf": "import functions_framework\n@functions_framework.cloud_event\ndef f(event):\n"
+    "    print(event['type'], event.data)\n    assert event.data != {'bad': 1}\n",
+    "http": "def f(request):\n    return {'got': request.get_json()}\n",
+}
+EVENT = {"specversion": "1.0", "id": "1", "source": "s", "type": "order.made", "data": {"n": 1}}
+
+
+@pytest.mark.parametrize(
+    ("source", "event", "code", "said"),
+    [
+        ("gcf", EVENT, 0, r"order.made {'n': 1}"),
+        ("gcf", EVENT | {"data": {"bad": 1}}, 1, r"event failed: AssertionError"),
+        ("gcf", EVENT | {"type": ""}, 1, r"type"),
+        ("http", {"plain": True}, 0, r'{"got":\s?{"plain":\s?true}}'),
+    ],
+)
+def test_saved_event_is_handled_once_with_an_exit_code(tmp_path, clients_home, source, event, code, said):
+    (tmp_path / "main.py").write_text(SOURCES[source])
+    (tmp_path / "event.json").write_text(json.dumps(event))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pelton.cli.main", "run", tmp_path, "--event", tmp_path / "event.json"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, "PELTON_HOME": str(clients_home)},
+    )
+
+    assert done.returncode == code, done.stdout + done.stderr
+    import re
+
+    assert re.search(said, done.stdout + done.stderr), done.stdout + done.stderr
+
+
+def test_client_that_sends_a_byte_a_second_hinders_nobody(serve):
+    served = serve({"main.py": HELLO.format("ok")})
+    import socket
+
+    host, port = served.url.removeprefix("http://").split(":")
+    slow = [socket.create_connection((host, int(port))) for _ in range(20)]
+    for connection in slow:
+        connection.sendall(b"GET / HT")
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(served.get().text)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for connection in slow:
+        connection.close()
+
+    assert results == ["ok"] * 4

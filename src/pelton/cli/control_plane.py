@@ -21,7 +21,7 @@ from pelton.apiserver.server import ApiServer
 from pelton.apiserver.store import SqliteStore
 from pelton.builders.build import build
 from pelton.cli.home import Home, Settings
-from pelton.cli.tables import CONVENTIONS, DRIVERS, resolve_convention
+from pelton.cli.tables import CONVENTIONS, DRIVERS, STATES, resolve_convention
 from pelton.clock import Clock
 from pelton.controlplane.reconciler import Reconciler
 from pelton.log import get
@@ -110,6 +110,7 @@ class ControlPlane:
             variables=dict(os.environ),
             trigger_types=_TRIGGERS & DRIVERS.keys(),
             output_types=_OUTPUTS & DRIVERS.keys(),
+            state_types=frozenset(STATES),
         )
         gateway = f"http://{self._settings.gateway_host}:{self._settings.gateway_port}"
         return Reconciler(

@@ -133,6 +133,11 @@ class Home:
         return self.path / "nats"
 
     @property
+    def states(self) -> Path:
+        """Functions' state in files, where a component names no place of its own."""
+        return self.path / "states"
+
+    @property
     def kubeconfig(self) -> Path:
         """Credentials for kubectl and our own commands."""
         return self.path / "kubeconfig"

@@ -20,14 +20,15 @@ import uvloop
 
 from pelton import log
 from pelton.apiserver.server import ApiServer
-from pelton.cli.home import Settings
-from pelton.cli.tables import SENDERS, resolve_driver, resolve_sender
+from pelton.cli.home import Home, Settings
+from pelton.cli.tables import SENDERS, resolve_driver, resolve_sender, resolve_state
 from pelton.clock import SystemClock
 from pelton.dataplane import wire
 from pelton.dataplane.dispatcher import Dispatcher
 from pelton.dataplane.invoker import WorkerInvoker
 from pelton.dataplane.link import Link
 from pelton.dataplane.outputs import Outputs
+from pelton.dataplane.states import States
 from pelton.drivers.logs import SpoolFollower
 from pelton.drivers.nats import JetStreamBus, is_embedded
 from pelton.errors import ComponentError, PeltonError
@@ -35,7 +36,7 @@ from pelton.manifest import notification
 from pelton.model.desired import Component, Desired
 from pelton.notify.intake import create_app
 from pelton.notify.pipeline import Options, Pipeline
-from pelton.ports import Binding, Bus, Message
+from pelton.ports import Binding, Bus, Message, StateStore
 
 __all__ = ["Runtime", "main"]
 
@@ -70,7 +71,13 @@ class Runtime:
             clock=self._clock,
             new_id=lambda: str(uuid.uuid4()),
         )
-        self._invoker = WorkerInvoker(outputs=self._outputs.send, wake=self._wake, defer=self._outputs.defer)
+        self._states = States(store_of=self._store)
+        self._invoker = WorkerInvoker(
+            outputs=self._outputs.send,
+            wake=self._wake,
+            defer=self._outputs.defer,
+            states=self._states.perform,
+        )
         self._dispatcher = Dispatcher(
             invoker=self._invoker,
             ledger=self._bus,
@@ -108,6 +115,7 @@ class Runtime:
             await self._dispatcher.start()
             stack.push_async_callback(self._invoker.close)
             stack.push_async_callback(self._outputs.close)
+            stack.push_async_callback(self._states.close)
             stack.push_async_callback(self._dispatcher.stop, 1.0)
             server = await wire.serve(
                 str(self._run / "runtime.sock"),
@@ -130,6 +138,7 @@ class Runtime:
         self._wanted = {desired.workload.key: desired for desired in wanted}
         for desired in wanted:
             self._outputs.apply(desired)
+            self._states.apply(desired)
         await self._dispatcher.sync(wanted)
         return {}
 
@@ -137,6 +146,7 @@ class Runtime:
         desired = msgspec.convert(body["desired"], Desired)
         self._wanted[desired.workload.key] = desired
         self._outputs.apply(desired)
+        self._states.apply(desired)
         await self._dispatcher.apply(desired)
         return {}
 
@@ -146,6 +156,7 @@ class Runtime:
         await self._dispatcher.remove(namespace, name)
         self._invoker.forget(namespace, name)
         self._outputs.remove(namespace, name)
+        self._states.remove(namespace, name)
         return {}
 
     async def _receivers(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
@@ -218,6 +229,11 @@ class Runtime:
             bus = await self._open_bus(component)
             self._buses[key] = (component, bus)
             return bus
+
+    def _store(self, component: Component) -> StateStore:
+        folder = Home(Path(self._settings.home)).states
+        store: StateStore = resolve_state(component.type)(component, clock=self._clock, folder=folder)
+        return store
 
     async def _open_bus(self, component: Component) -> Bus:
         driver = resolve_driver(component.type)

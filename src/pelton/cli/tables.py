@@ -16,9 +16,11 @@ __all__ = [
     "CONVENTIONS",
     "DRIVERS",
     "SENDERS",
+    "STATES",
     "resolve_convention",
     "resolve_driver",
     "resolve_sender",
+    "resolve_state",
 ]
 
 CONVENTIONS: Final[Mapping[str, str]] = {
@@ -43,6 +45,12 @@ DRIVERS: Final[Mapping[str, str]] = {
 }
 """Component type -> class that implements the port."""
 
+STATES: Final[Mapping[str, str]] = {
+    "state.sqlite": "pelton.drivers.state_sqlite:SqliteStates",
+    "state.in-memory": "pelton.drivers.state_memory:MemoryStates",
+}
+"""Component type -> class that implements StateStore."""
+
 SENDERS: Final[Mapping[str, str]] = {
     "slack": "pelton.drivers.slack:SlackSender",
     "webhook": "pelton.drivers.webhook:WebhookSender",
@@ -64,6 +72,11 @@ def resolve_convention(name: str) -> ModuleType:
 def resolve_driver(component_type: str) -> Any:
     """Import the class for a component type; raises ComponentError that lists the known types."""
     return _attribute(DRIVERS, component_type, "component type")
+
+
+def resolve_state(component_type: str) -> Any:
+    """Import the class for a state store's type; raises ComponentError that lists the known types."""
+    return _attribute(STATES, component_type, "type of state store")
 
 
 def resolve_sender(receiver_type: str) -> Any:

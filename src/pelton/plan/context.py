@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pelton.model.component import ComponentSpec
 from pelton.model.function import DaprTrigger, Function, Serving, Tracing
 from pelton.plan.eventing import Link
 
@@ -26,7 +27,10 @@ def to_text(context: Mapping[str, Any]) -> str:
 
 
 def function_context(
-    function: Function, triggers: Mapping[str, Link], outputs: Mapping[str, Link]
+    function: Function,
+    triggers: Mapping[str, Link],
+    outputs: Mapping[str, Link],
+    states: Mapping[str, Link] | None = None,
 ) -> dict[str, Any]:
     """Return the context of a Function.
 
@@ -34,6 +38,7 @@ def function_context(
         function: With defaults filled in.
         triggers: Name of a dapr trigger -> its component, as found by `plan/eventing`.
         outputs: Name of an output -> its component.
+        states: Name of a state -> its component; None when nothing is known about them.
     """
     serving = function.serving or Serving()
     asked = serving.triggers
@@ -69,10 +74,14 @@ def function_context(
         }
     if serving.states:
         context["states"] = {
-            name: {"componentName": name, "componentType": spec.type if spec else ""}
+            name: {"componentName": name, "componentType": _type_of(name, spec, states or {})}
             for name, spec in serving.states.items()
         }
     return context | _surroundings(serving)
+
+
+def _type_of(name: str, spec: ComponentSpec | None, states: Mapping[str, Link]) -> str:
+    return spec.type if spec else states[name].type if name in states else ""
 
 
 def _trigger(trigger: DaprTrigger, link: Link) -> dict[str, str]:

@@ -25,11 +25,13 @@ __all__ = [
     "links",
     "outputs",
     "secret_names",
+    "state_links",
     "subscriptions",
 ]
 
 _TRIGGERS = "spec.serving.triggers.dapr"
 _OUTPUTS = "spec.serving.outputs"
+_STATES = "spec.serving.states"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,7 @@ class Facts:
         variables: Environment variables that `envRef` may name.
         trigger_types: Component types that can drive a function here; None = unknown, nothing is refused.
         output_types: Component types that a function can send to here; None as above.
+        state_types: Component types that can keep state here; None as above.
     """
 
     components: Mapping[str, ComponentResource] = field(default_factory=dict)
@@ -49,6 +52,7 @@ class Facts:
     variables: Mapping[str, str] = field(default_factory=dict)
     trigger_types: frozenset[str] | None = None
     output_types: frozenset[str] | None = None
+    state_types: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,34 +106,48 @@ def links(function: Function, facts: Facts) -> tuple[dict[str, Link], dict[str, 
     serving = function.serving or Serving()
     dapr = serving.triggers.dapr if serving.triggers else ()
     found = (
-        {t.name: _link(function, t, f"{_TRIGGERS}[{i}]", facts) for i, t in enumerate(dapr)},
-        {o.name: _link(function, o, f"{_OUTPUTS}[{i}].dapr", facts) for i, o in enumerate(serving.outputs)},
+        {t.name: _refer(function, t, f"{_TRIGGERS}[{i}]", facts) for i, t in enumerate(dapr)},
+        {o.name: _refer(function, o, f"{_OUTPUTS}[{i}].dapr", facts) for i, o in enumerate(serving.outputs)},
     )
     return found
 
 
-def _link(function: Function, reference: DaprTrigger | DaprOutput, path: str, facts: Facts) -> Link:
+def state_links(function: Function, facts: Facts) -> dict[str, Link]:
+    """Return name of a state -> link, in written order."""
+    states = function.serving.states if function.serving else {}
+    return {
+        name: _link(function, name, "", spec, f"{_STATES}.{name}", facts) for name, spec in states.items()
+    }
+
+
+def _refer(function: Function, reference: DaprTrigger | DaprOutput, path: str, facts: Facts) -> Link:
     serving = function.serving or Serving()
-    name = reference.name
-    spec = serving.component(name)
+    inline = serving.component(reference.name)
+    return _link(function, reference.name, reference.type, inline, f"{path}.name", facts)
+
+
+def _link(
+    function: Function, name: str, kind: str, spec: ComponentSpec | None, path: str, facts: Facts
+) -> Link:
+    """Resolve a reference; `kind` is the type it insists on ("" = none), `spec` what is declared inline."""
     if spec is None:
         resource = facts.components.get(name)
         if resource is None:
             sentence = (
-                f'no component "{name}" in serving.bindings, serving.pubsub or the namespace '
+                f'no component "{name}" in serving.bindings, serving.pubsub, serving.states or the namespace '
                 f'"{function.namespace}"; declare it inline or apply a Component of that name'
             )
-            return Link(path=f"{path}.name", type=reference.type, why=("ComponentNotFound", sentence))
+            return Link(path=path, type=kind, why=("ComponentNotFound", sentence))
         app = names.app_id(function.namespace, function.name)
         if resource.scopes and app not in resource.scopes and function.name not in resource.scopes:
             sentence = f'Component "{name}" is limited to other apps; add "{app}" to its scopes'
-            return Link(path=f"{path}.name", type=reference.type, why=("ComponentOutOfScope", sentence))
+            return Link(path=path, type=kind, why=("ComponentOutOfScope", sentence))
         spec = resource.spec
-    kind = reference.type or spec.type
+    kind = kind or spec.type
     component, missing = _resolve(function, name, spec, facts)
     if missing:
-        return Link(path=f"{path}.name", type=kind, why=("SecretNotFound", missing))
-    return Link(path=f"{path}.name", type=kind, component=component)
+        return Link(path=path, type=kind, why=("SecretNotFound", missing))
+    return Link(path=path, type=kind, component=component)
 
 
 def _resolve(

@@ -18,11 +18,12 @@ from pelton.model.desired import BuildRun, Desired, Route, Workload
 from pelton.model.function import Build, Function, Serving
 from pelton.plan import names
 from pelton.plan.context import DEFAULT_PORT, function_context, to_text
-from pelton.plan.eventing import Facts, Link, deferred, links, outputs, subscriptions
+from pelton.plan.eventing import Facts, Link, deferred, links, outputs, state_links, subscriptions
 from pelton.plan.fronts import fronts
 from pelton.plan.partial import environment_of, unhonoured
 from pelton.plan.problem import Problem
 from pelton.plan.scaling import plan_scaling
+from pelton.plan.states import states
 from pelton.quantity import parse_bytes, parse_duration
 
 __all__ = [
@@ -194,13 +195,17 @@ def _desired(
     problems += bad
     partial += more
     triggers, destinations = links(function, facts)
+    stores = state_links(function, facts)
     subscribed, bad = subscriptions(function, triggers, facts, max_attempts=limits.max_attempts)
     problems += bad
     sends, dangling = outputs(function, destinations, facts)
     partial += dangling
+    keeps, missing = states(function, stores, facts)
+    partial += missing
     if built is None:
         return None, tuple(partial)
-    workload = _workload(function, serving, built, convention, limits, concurrency, triggers, destinations)
+    found = (triggers, destinations, stores)
+    workload = _workload(function, serving, built, convention, limits, concurrency, found)
     subscribed += deferred(function, convention, max_attempts=limits.max_attempts)
     return (
         Desired(
@@ -209,6 +214,7 @@ def _desired(
             route=_route(function, serving, limits, workload),
             subscriptions=subscribed,
             outputs=sends,
+            states=keeps,
             partial=tuple(partial),
         ),
         tuple(partial),
@@ -260,10 +266,9 @@ def _workload(
     convention: str,
     limits: _Limits,
     concurrency: int,
-    triggers: dict[str, Link],
-    destinations: dict[str, Link],
+    found: tuple[dict[str, Link], dict[str, Link], dict[str, Link]],
 ) -> Workload:
-    context = function_context(function, triggers, destinations)
+    context = function_context(function, *found)
     http = serving.triggers.http if serving.triggers else None
     env = {
         "APP_PROTOCOL": "grpc",

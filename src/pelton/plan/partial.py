@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pelton.model.function import Build, Function, HttpRoute, Serving
+from pelton.model.function import Build, Function, HttpRoute, Serving, Tracing
 
 __all__ = ["environment_of", "unhonoured"]
 
@@ -61,15 +61,24 @@ def _serving(serving: Serving) -> Iterator[Entry]:
         yield from _route(triggers.http.route)
     if triggers is not None and triggers.inputs:
         yield "spec.serving.triggers.inputs", "extra data sources are not served yet"
-    if serving.states:
-        yield "spec.serving.states", "state stores are not served yet"
     if serving.template:
         yield from _template(serving.template)
-    tracing = serving.tracing
-    if tracing is not None and tracing.enabled:
-        yield "spec.serving.tracing.provider", "traces are not exported yet"
+    if serving.tracing is not None and serving.tracing.enabled:
+        yield from _tracing(serving.tracing)
     if serving.workload_type not in ("", "Deployment"):
         yield "spec.serving.workloadType", "instances run as long-lived workers"
+
+
+def _tracing(tracing: Tracing) -> Iterator[Entry]:
+    path = "spec.serving.tracing.provider"
+    provider = tracing.provider
+    if provider is None:
+        return
+    if provider.name == "skywalking" and not provider.oap_server.startswith(("http://", "https://")):
+        yield f"{path}.oapServer", "spans are written to the log; an http:// address gets them as JSON"
+    exporter = provider.exporter
+    if exporter is not None and "grpc" in exporter.protocol.lower():
+        yield f"{path}.exporter.protocol", "spans are written to the log; OTLP is spoken over HTTP, as JSON"
 
 
 def _route(route: HttpRoute) -> Iterator[Entry]:

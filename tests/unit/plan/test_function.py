@@ -488,12 +488,12 @@ def test_every_unhonoured_field_is_listed_with_its_path():
         "spec.build.dockerfile",
         "spec.serving.triggers.http.route.gatewayRef",
         "spec.serving.triggers.http.route.rules[1]",
-        "spec.serving.states",
         "spec.serving.template.volumes",
         "spec.serving.template.containers[0].resources",
         "spec.serving.template.containers[1]",
-        "spec.serving.tracing.provider",
+        "spec.serving.tracing.provider.oapServer",
         "spec.serving.workloadType",
+        "spec.serving.states.s",
     ]
 
 

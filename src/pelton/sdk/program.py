@@ -95,7 +95,7 @@ def socket_path(folder: str = "") -> str:
 def command_line(command: str, bundle: str) -> list[str]:
     """Return the argv of a command, its program as an absolute path.
 
-    No shell: quotes group words and nothing is expanded. The program is looked up in the bundle, then in PATH.
+    No shell: quotes group words, nothing is expanded. The program is looked up in the bundle, then in PATH.
 
     Args:
         command: E.g. `node server.js`.

@@ -103,15 +103,33 @@ def test_pelton_and_the_shims_need_no_install(in_worker):
     assert in_worker(body) == [True, True, "http"]
 
 
-def test_installed_framework_fills_what_the_shim_lacks(in_worker):
+def test_installed_framework_wins_and_openfunctions_context_is_still_ours(in_worker):
     package = in_worker.environment / "functions_framework"
-    package.mkdir()
-    (package / "__init__.py").write_text("raise ImportError('the shim comes first')\n")
+    (package / "context").mkdir(parents=True)
+    (package / "__init__.py").write_text("REAL = 6\n")
     (package / "extra.py").write_text("VALUE = 7\n")
+    (package / "context" / "__init__.py").write_text("raise ImportError('its objects are not made')\n")
+    (package / "context" / "user_context.py").write_text("UserContext = None\n")
+    (package / "context" / "more.py").write_text("VALUE = 8\n")
+    body = (
+        "import functions_framework, pelton\n"
+        "from functions_framework.extra import VALUE\n"
+        "from functions_framework.context.more import VALUE as MORE\n"
+        "from functions_framework import aio\n"
+        "def f(context: UserContext):\n"
+        "    ours = UserContext is pelton.UserContext\n"
+        "    return [functions_framework.REAL, VALUE, MORE, ours, aio.__name__]\n"
+    )
+
+    assert in_worker(body) == [6, 7, 8, True, "functions_framework.aio"]
+
+
+def test_directory_called_like_the_framework_hides_nothing(in_worker):
+    (in_worker.bundle / "functions_framework").mkdir()
 
     assert in_worker(
-        "from functions_framework.extra import VALUE\ndef f(context: UserContext):\n    return [VALUE]\n"
-    ) == [7]
+        "from functions_framework import http\ndef f(context: UserContext):\n    return [http.__name__]\n"
+    ) == ["http"]
 
 
 def test_working_directory_and_logging_belong_to_the_function(in_worker):

@@ -1,18 +1,18 @@
-"""Serves `import functions_framework`: Google's decorators, and OpenFunction's `context` package.
+"""Serves `import functions_framework` where the function's environment has no real one.
 
-The decorators only note what the function is; Pelton calls it. Modules of an installed functions-framework
-that are not here come from the installed one, since `dataplane/loader.py` adds its directory to this
-package's path.
+The decorators only note what the function is; Pelton calls it. OpenFunction's `context` and `openfunction`
+packages below are served in any case (`dataplane/loader.py` decides), since Pelton makes those objects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, TypeVar
 
-from pelton.sdk.registry import SIGNATURES
+from pelton.sdk.registry import INPUT_TYPES, SIGNATURES, errorhandler
 
-__all__ = ["cloud_event", "http", "typed"]
+__all__ = ["cloud_event", "errorhandler", "http", "typed"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,12 +30,13 @@ def cloud_event(func: F) -> F:
 
 
 def typed(*args: Any) -> Any:
-    """Mark a function that takes an object of its own class."""
+    """Mark a function that takes an object of its own class: `@typed`, or `@typed(Class)`."""
+    plain = len(args) == 1 and isinstance(args[0], FunctionType)
+    input_type = None if plain or not args else args[0]
 
     def mark(func: F) -> F:
         SIGNATURES[func.__name__] = "typed"
+        INPUT_TYPES[func.__name__] = input_type
         return func
 
-    if len(args) == 1 and callable(args[0]) and not isinstance(args[0], type):
-        return mark(args[0])
-    return mark
+    return mark(args[0]) if plain else mark

@@ -37,7 +37,10 @@ def load(tmp_path, platform, monkeypatch):
     modules = set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
-    for name in ("FUNCTION_TARGET", "FUNCTION_SIGNATURE_TYPE", "K_SERVICE", "K_CONFIGURATION"):
+    for name in (
+        *("FUNCTION_TARGET", "FUNCTION_SIGNATURE_TYPE"),
+        *("K_SERVICE", "K_REVISION", "K_CONFIGURATION", "PORT"),
+    ):
         monkeypatch.setenv(name, "set-by-test")
     loader.expose_shims()
 

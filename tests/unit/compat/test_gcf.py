@@ -130,19 +130,6 @@ def test_event_of_the_platform_reaches_an_http_function_as_post(load, event_of):
     assert json.loads(reply.body) == ["POST", {"a": 1}, "a%20b%E2%82%AC", "t"]
 
 
-@pytest.mark.parametrize(
-    ("source", "signature"),
-    [
-        ("def f(data, context):\n    pass\n", ""),
-        ("import functions_framework\n@functions_framework.typed\ndef f(x):\n    pass\n", ""),
-        ("def f(x):\n    pass\n", "event"),
-    ],
-)
-def test_signatures_that_come_later_are_refused_clearly(load, source, signature):
-    with pytest.raises(FunctionLoadError, match="not supported yet"):
-        load(source, "gcf", target="f" if signature else "", signature=signature)
-
-
 def test_several_candidates_are_listed(load):
     with pytest.raises(FunctionLoadError, match="a, b") as raised:
         load("def a(request): ...\ndef b(request): ...\n", "gcf")

@@ -159,6 +159,7 @@ def refuse(_output):
 @pytest.fixture
 def failure(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
 
     def fail(source):
         (tmp_path / "main.py").write_text(textwrap.dedent(source))
@@ -222,7 +223,8 @@ def test_every_way_to_fail_has_its_own_sentence(failure, source, message):
     assert message in failure(source).message
 
 
-def test_missing_source_file_is_said(tmp_path):
+def test_missing_source_file_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
     workload = Workload(namespace="d", name="f", revision="r", bundle=str(tmp_path), source="nope.py")
 
     with pytest.raises(FunctionLoadError, match=r"no file 'nope\.py'"):

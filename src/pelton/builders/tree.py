@@ -11,7 +11,7 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from pelton.errors import SourceError
 from pelton.model.convention import SourceFile
@@ -114,6 +114,14 @@ class SourceTree:
         if name not in self._documents:
             self._documents[name] = _documents(self.text(name))
         return self._documents[name]
+
+    def open(self, name: str) -> IO[bytes] | None:
+        """See Tree."""
+        path = self.directory / name
+        try:
+            return path.open("rb") if path.is_file() else None
+        except OSError:
+            return None
 
     def executable(self, name: str) -> bool:
         """See Tree."""

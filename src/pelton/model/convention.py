@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import IO, Any, Final, Protocol
 
 __all__ = ["ALIASES", "DEFERRED", "SERIAL", "Facts", "Match", "SourceFile", "Tree", "Trigger"]
 
@@ -85,6 +85,10 @@ class Tree(Protocol):
 
     def documents(self, name: str) -> list[Any]:
         """Return the documents of a YAML or JSON file as plain data; [] when it is missing or neither."""
+        ...
+
+    def open(self, name: str) -> IO[bytes] | None:
+        """Open a file of any size for reading bytes; None when it is missing."""
         ...
 
     def executable(self, name: str) -> bool:

@@ -44,14 +44,19 @@ def detect(tree: Tree) -> tuple[Match, ...]:
 def load(request: LoadRequest) -> LoadedFunction:
     """Load a handler into this process, or start its runtime.
 
-    The signature decides: `runtime` (a `bootstrap`, or any with the option `runtime=ric`) means a process
-    that asks the Runtime API for its invocations, everything else a Python handler in this one.
+    The signature `runtime` (a `bootstrap`), a `command`, or the option `lambda-runtime=awslambdaric` means a
+    process that asks the Runtime API for its invocations, everything else a Python handler in this one.
 
     Raises:
         FunctionLoadError: The handler names nothing.
     """
-    if request.signature == "runtime" or request.options.get("runtime") == "ric":
-        from pelton.compat.aws_lambda import runtime_api  # asyncio.subprocess; only these functions need it
+    options = request.options
+    if (
+        request.signature == "runtime"
+        or "command" in options
+        or options.get("lambda-runtime") == "awslambdaric"
+    ):
+        from pelton.compat.aws_lambda import runtime_api  # its own server; only these functions need it
 
         return runtime_api.load(request)
     return handler.load(request)

@@ -89,7 +89,7 @@ def plan_of(request: LoadRequest, info: FunctionInfo) -> RuntimePlan:
     env = {"LAMBDA_RUNTIME_DIR": "/var/runtime"}
     if command:
         argv = command_line(command, info.task_root)
-    elif request.options.get("lambda-runtime") == "awslambdaric" or request.options.get("runtime") == "ric":
+    elif request.options.get("lambda-runtime") == "awslambdaric":
         _check_client(request)
         argv = [python, "-m", "awslambdaric", info.handler]
     else:

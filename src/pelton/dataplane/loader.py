@@ -25,7 +25,7 @@ from pelton.errors import FunctionLoadError
 from pelton.model.desired import Workload
 from pelton.model.invocation import Deferred, Delivered, LoadedFunction, LoadRequest, Output
 from pelton.model.state import StateAnswer, StateCall
-from pelton.sdk import registry, tracebacks
+from pelton.sdk import borrowed, registry, tracebacks
 
 __all__ = ["Convention", "enter_environment", "expose_shims", "leave_packages", "load"]
 
@@ -141,6 +141,7 @@ def leave_packages() -> None:
     expose_shims()
     if _left:
         return
+    borrowed.own_entries[:] = [entry for entry in sys.path if entry and not _is_standard(entry)]
     sys.path[:] = [entry for entry in sys.path if entry and _is_standard(entry)]
     for name in list(sys.path_importer_cache):
         if name not in sys.path:

@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -327,6 +328,8 @@ def _be_child(wanted: Asked, sock: socket.socket, page: LoadPage, parent: int) -
         code = exc.exit_code
     except KeyboardInterrupt:
         code = 130
+    except BaseException:
+        traceback.print_exc()  # the process ends without unwinding: nobody else would say it
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,7 +1,8 @@
 """Tracebacks as the author of a function wants them: own frames in full, everybody else's folded.
 
 Pelton's and the import system's frames are left out; runs of frames of installed packages become one line
-that names the packages. Used where user code is loaded (`dataplane/loader.py`) and called (`dataplane/worker.py`).
+that names the packages. Used where user code is loaded (`dataplane/loader.py`) and called
+(`dataplane/worker.py`).
 """
 
 from __future__ import annotations

@@ -53,13 +53,22 @@ def test_decorator_means_gcf_under_any_name(tree, imports, decorator, signature)
         ("request", "http"),
         ("cloud_event", "cloudevent"),
         ("data, context", "event"),
-        ("event, context", "event"),
     ],
 )
 def test_main_with_the_usual_parameters_means_gcf(tree, parameters, signature):
     found = detect(tree(main=f"def f({parameters}): ...\n"), ALL)
 
     assert (found.convention, found.signature) == ("gcf", signature)
+
+
+def test_event_and_context_in_main_fit_several_platforms_and_are_never_guessed(tree):
+    folder = tree(main="def f(event, context): ...\n")
+
+    with pytest.raises(UnknownConventionError, match="conventions fit") as raised:
+        detect(folder, ALL)
+
+    assert "--convention gcf|" in raised.value.hint
+    assert detect(folder, ALL, convention="gcf").signature == "event"
 
 
 def test_handler_with_event_and_context_is_left_to_other_conventions(tree):

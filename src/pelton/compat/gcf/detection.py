@@ -75,6 +75,8 @@ def _matches(module: ast.Module, source: str, *, entry: bool, asked: bool) -> li
         decorated = _by_decorator(node, names)
         implied = _AIO if decorated is not None and decorated[0].startswith(_AIO_RULE) else ()
         said = decorated or (_by_parameters(node) if entry or own_import else None)
+        if said is not None and _shared(node) and not (own_import or asked or source.endswith("main.py")):
+            continue  # Lambda's and Kubeless' parameters, too: only in main.py are they Google's habit
         if said is None and asked and entry:
             said = _by_count(node)
         if said is None:
@@ -115,6 +117,10 @@ def _by_parameters(node: _Def) -> tuple[str, str, int] | None:
     if signature is None:
         return None
     return f"def {node.name}({', '.join(parameters)}) in the entry file", signature, 1
+
+
+def _shared(node: _Def) -> bool:
+    return _parameters(node) == ("event", "context")
 
 
 def _by_count(node: _Def) -> tuple[str, str, int] | None:

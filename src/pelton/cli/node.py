@@ -9,6 +9,7 @@ serves node.sock for `up` (desired state) and for the runtime (endpoints, wakes,
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ipaddress
 import signal
 import socket
@@ -28,7 +29,7 @@ from pelton.dataplane.activator import Activator
 from pelton.dataplane.instance import Instance
 from pelton.dataplane.instances import InstanceManager
 from pelton.errors import PeltonError
-from pelton.model.desired import Desired, Workload
+from pelton.model.desired import Desired, Route, Workload
 from pelton.targets.local.envoy import Gateway
 from pelton.targets.local.gateway_config import Listener
 
@@ -68,6 +69,7 @@ class Node:
             activator_socket=str(self._run / "activator.sock"),
             listeners=[Listener(host=_numeric(settings.gateway_host), port=settings.gateway_port)],
             admin_socket=str(self._run / "admin.sock"),
+            h2c_activator=lambda key: str(self._h2c_socket(key)),
         )
         self._autoscaler = Autoscaler(self._clock)
         self._watchers: set[wire.Peer] = set()
@@ -108,6 +110,8 @@ class Node:
             if self._instances.desired(desired.workload.key) != desired:
                 await self._instances.apply(desired)
         routes = [desired.route for desired in wanted if desired.route is not None]
+        for route in routes:
+            await self._listen_h2c(route)
         try:
             await self._gateway.set_routes(routes)
         except PeltonError as exc:
@@ -124,14 +128,25 @@ class Node:
         desired = msgspec.convert(body["desired"], Desired)
         await self._instances.apply(desired)
         if desired.route is not None:
+            await self._listen_h2c(desired.route)
             await self._gateway.set_route(desired.route)
         else:
             await self._gateway.remove_route(desired.workload.namespace, desired.workload.name)
         return {}
 
+    def _h2c_socket(self, key: str) -> Path:
+        """Return the activator's socket for a function that speaks HTTP/2; the same after a restart."""
+        return self._run / "h2c" / f"{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.sock"
+
+    async def _listen_h2c(self, route: Route) -> None:
+        if route.h2c:
+            key = f"{route.namespace}/{route.name}"
+            await self._activator.serve_h2c(key, self._h2c_socket(key))
+
     async def _remove(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
         await self._gateway.remove_route(body["namespace"], body["name"])
         key = f"{body['namespace']}/{body['name']}"
+        self._activator.forget_h2c(key)
         self._autoscaler.forget(key)
         self._routed.pop(key, None)
         await self._instances.remove(key)

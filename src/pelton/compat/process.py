@@ -69,7 +69,8 @@ def load(request: LoadRequest) -> LoadedFunction:
     """
     _enter_venv()
     argv = command_line(request.options.get("command", ""), request.bundle)
-    protocol = request.options.get("protocol") or "http"
+    protocol = request.options.get("protocol", "").strip().lower() or "http"
+    protocol = "h2c" if protocol == "grpc" else protocol
     if protocol not in ("http", "h2c"):
         raise FunctionLoadError(
             f"there is no protocol {protocol!r}",

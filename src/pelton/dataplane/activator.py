@@ -4,7 +4,8 @@ Envoy sends it what no worker can take (priority 1), with the header `x-pelton-f
 reads one request head, waits for a ready instance within bounded queues, then copies bytes both ways; it
 parses nothing else, so bodies of any size stream. Each connection carries one request: `connection: close` is
 put on the request, so that the next one meets Envoy's fresh choice. Also answers requests that no route
-matches (header `-`).
+matches (header `-`). Functions that speak HTTP/2 themselves have a socket each (ADR 0014): their headers are
+compressed, and only the bytes are passed on (`sdk/h2.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pelton.clock import Clock
 from pelton.dataplane.instance import Instance
 from pelton.errors import OverloadedError, PeltonError, WakeError
 from pelton.log import get
+from pelton.sdk.h2 import Splice, refusal
 
 __all__ = ["Activator"]
 
@@ -70,6 +72,7 @@ class Activator:
         self._total = 0
         self._server: asyncio.AbstractServer | None = None
         self._path: Path | None = None
+        self._h2c: dict[str, asyncio.AbstractServer] = {}
         self.overflowed = 0
         self.abandoned = 0
 
@@ -86,6 +89,30 @@ class Activator:
         """Stop listening; what is being copied goes on until the process ends."""
         if self._server is not None:
             self._server.close()
+        for server in self._h2c.values():
+            server.close()
+
+    async def serve_h2c(self, key: str, path: Path) -> None:
+        """Listen on a unix socket for one function that speaks HTTP/2 itself; safe to repeat."""
+        if key in self._h2c:
+            return
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.unlink(missing_ok=True)
+        self._h2c[key] = await asyncio.get_running_loop().create_unix_server(
+            lambda: self._h2c_connection(key), path=str(path), backlog=1024
+        )
+        path.chmod(0o600)
+
+    def forget_h2c(self, key: str) -> None:
+        """Stop listening for a function; what is being passed on goes on. Safe to repeat."""
+        server = self._h2c.pop(key, None)
+        if server is not None:
+            server.close()
+
+    def _h2c_connection(self, key: str) -> Splice:
+        """Return the protocol of one connection of Envoy's; like every other one, it serves one wake only."""
+        waiting = _Streams(self, key)
+        return Splice(waiting.connect, waiting.begin, failed=waiting.failed, farewell=True)
 
     def queued(self, key: str) -> int:
         """Return requests that wait for an instance of a function."""
@@ -139,14 +166,8 @@ class Activator:
         The head is sent as soon as the socket takes it, so that the worker finds it when its code has loaded;
         this returns when the worker is ready.
         """
-        if self._waiting[key] >= FUNCTION_QUEUE or self._total >= TOTAL_QUEUE:
-            self.overflowed += 1
-            raise OverloadedError(
-                f"{self._waiting[key]} requests already wait for {key}",
-                hint="retry after the time in Retry-After",
-            )
-        self._waiting[key] += 1
-        self._total += 1
+        self._check_queue(key)
+        self._count(key, 1)
         gone = asyncio.ensure_future(_client_gone(reader))
         work = asyncio.ensure_future(self._hand_over(key, head))
         try:
@@ -161,10 +182,21 @@ class Activator:
         finally:
             gone.cancel()
             work.cancel()
-            self._total -= 1
-            self._waiting[key] -= 1
-            if not self._waiting[key]:
-                del self._waiting[key]
+            self._count(key, -1)
+
+    def _check_queue(self, key: str, *, more: int = 1) -> None:
+        if self._waiting[key] + more > FUNCTION_QUEUE or self._total + more > TOTAL_QUEUE:
+            self.overflowed += 1
+            raise OverloadedError(
+                f"{self._waiting[key]} requests already wait for {key}",
+                hint="retry after the time in Retry-After",
+            )
+
+    def _count(self, key: str, change: int) -> None:
+        self._total += change
+        self._waiting[key] += change
+        if not self._waiting[key]:
+            del self._waiting[key]
 
     async def _hand_over(self, key: str, head: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while True:
@@ -186,10 +218,95 @@ class Activator:
                 raise
             return up_reader, up_writer
 
+    async def reach_h2c(self, key: str, factory: Callable[[], asyncio.Protocol]) -> asyncio.Transport:
+        """Wake a function and return a connection to an instance that is ready.
+
+        Args:
+            key: `namespace/name`.
+            factory: Makes the connection's protocol.
+
+        Raises:
+            PeltonError: No instance, in time or at all.
+        """
+        self._check_queue(key, more=0)
+        try:
+            async with asyncio.timeout(WAIT_LIMIT_S):
+                instance, transport = await self._open_h2c(key, factory)
+                try:
+                    if instance.state == "starting":
+                        await instance.settled.wait()
+                        if instance.state == "gone" and not instance.served:
+                            raise self._why_gone(key)
+                except BaseException:
+                    transport.abort()
+                    raise
+                return transport
+        except TimeoutError:
+            raise WakeError(f"{key} was not ready within {WAIT_LIMIT_S:g} s") from None
+
+    async def _open_h2c(
+        self, key: str, factory: Callable[[], asyncio.Protocol]
+    ) -> tuple[Instance, asyncio.Transport]:
+        while True:
+            instance = await self._wake(key)
+            try:
+                transport, _ = await asyncio.get_running_loop().create_unix_connection(factory, instance.http)
+            except OSError:
+                await self._clock.sleep(0.002)  # as in _hand_over
+                continue
+            return instance, transport
+
+    def count_waiting(self, key: str, change: int) -> None:
+        """Add to, or take from, the requests that wait for a function."""
+        self._count(key, change)
+
     async def _not_found(self, writer: asyncio.StreamWriter, head: bytes) -> None:
         names = self._listing()
         known = ("functions here:\n" + "\n".join(f"  {line}" for line in names)) if names else ""
         await _answer(writer, 404, "no function answers at this address", hint=known, head=head)
+
+
+class _Streams:
+    """The HTTP/2 streams of one connection of Envoy's, which count as waiting until an instance has them."""
+
+    def __init__(self, activator: Activator, key: str) -> None:
+        self._activator = activator
+        self._key = key
+        self._waiting = 0
+        self._over = False
+
+    def begin(self) -> Callable[[], None]:
+        if self._over:
+            return _nothing
+        self._change(1)
+
+        def end() -> None:
+            if not self._over:
+                self._change(-1)
+
+        return end
+
+    def _change(self, by: int) -> None:
+        self._waiting += by
+        self._activator.count_waiting(self._key, by)
+
+    async def connect(self, factory: Callable[[], asyncio.Protocol]) -> asyncio.Transport:
+        try:
+            return await self._activator.reach_h2c(self._key, factory)
+        finally:
+            self._change(-self._waiting)
+            self._over = True
+
+    def failed(self, exc: Exception, streams: tuple[int, ...]) -> bytes:
+        if not isinstance(exc, PeltonError):
+            _log.error("a request could not be forwarded", exc_info=exc)
+            return refusal(streams, "the request could not be forwarded", retry_after_s=RETRY_AFTER_S)
+        text = exc.message + (f"; {exc.hint}" if exc.hint else "")
+        return refusal(streams, text, retry_after_s=RETRY_AFTER_S)
+
+
+def _nothing() -> None:
+    """Stands for the end of what is not counted."""
 
 
 def _function_of(head: bytes) -> str:

@@ -303,6 +303,9 @@ def _serve(worker: Worker, function: LoadedFunction, fds: Sequence[int]) -> NoRe
         control = socket.socket(fileno=fds[1])
         run(worker, function, http=[http], control=control)
         atexit._run_exitfuncs()
+    except FunctionLoadError as exc:  # a program that does not start: no traceback says more than this
+        sys.stderr.write(f"{exc.message}. {exc.hint}".rstrip() + "\n")
+        code = 3
     except BaseException:
         traceback.print_exc()
         code = 1

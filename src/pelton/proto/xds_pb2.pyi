@@ -293,10 +293,12 @@ class LeastRequest(_message.Message):
 class UpstreamHttpOptions(_message.Message):
     __slots__ = ("common_http_protocol_options", "explicit_http_config")
     class ExplicitHttpConfig(_message.Message):
-        __slots__ = ("http_protocol_options",)
+        __slots__ = ("http_protocol_options", "http2_protocol_options")
         HTTP_PROTOCOL_OPTIONS_FIELD_NUMBER: _ClassVar[int]
+        HTTP2_PROTOCOL_OPTIONS_FIELD_NUMBER: _ClassVar[int]
         http_protocol_options: Http1ProtocolOptions
-        def __init__(self, http_protocol_options: _Optional[_Union[Http1ProtocolOptions, _Mapping]] = ...) -> None: ...
+        http2_protocol_options: Http2ProtocolOptions
+        def __init__(self, http_protocol_options: _Optional[_Union[Http1ProtocolOptions, _Mapping]] = ..., http2_protocol_options: _Optional[_Union[Http2ProtocolOptions, _Mapping]] = ...) -> None: ...
     COMMON_HTTP_PROTOCOL_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     EXPLICIT_HTTP_CONFIG_FIELD_NUMBER: _ClassVar[int]
     common_http_protocol_options: CommonHttpProtocolOptions

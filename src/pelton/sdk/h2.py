@@ -145,7 +145,7 @@ def refusal(streams: tuple[int, ...], text: str, *, retry_after_s: int = 1) -> b
     )
     block = b"\x08\x03503"  # :status, literal value without indexing
     for name, value in (
-        ("content-type", "text/plain; charset=utf-8"),
+        ("content-length", "0"),
         ("retry-after", str(retry_after_s)),
         ("grpc-status", "14"),
         ("grpc-message", message[:1024]),
@@ -153,8 +153,8 @@ def refusal(streams: tuple[int, ...], text: str, *, retry_after_s: int = 1) -> b
         block += b"\x00" + _text(name) + _text(value)
     parts = [_frame(SETTINGS, 0, 0), _frame(SETTINGS, _ACK, 0)]
     for stream in streams:
-        parts.append(_frame(HEADERS, _END_HEADERS, stream, block))
-        parts.append(_frame(DATA, _END_STREAM, stream, text.encode()[:4096] + b"\n"))
+        # without a body: gRPC's clients look for a message in it
+        parts.append(_frame(HEADERS, _END_HEADERS | _END_STREAM, stream, block))
     parts.append(_frame(GOAWAY, 0, 0, max(streams, default=0).to_bytes(4, "big") + bytes(4)))
     return b"".join(parts)
 
@@ -284,6 +284,9 @@ class Splice(asyncio.Protocol):
             server.abort()
             return
         self._server = server
+        if server.is_closing():
+            self._client.close()
+            return
         server.write(bytes(self._held))
         self._held.clear()
         self._client.resume_reading()
@@ -318,7 +321,7 @@ class Splice(asyncio.Protocol):
 
     def server_gone(self) -> None:
         """The server closed: what it sent still leaves, then the client's connection ends."""
-        if self._client is not None:
+        if self._client is not None and self._server is not None:  # before that `connect` has the word
             self._client.close()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -62,6 +62,9 @@ class Gateway:
         listeners: Ports of the gateway, names unique.
         admin_socket: Envoy's admin socket; kept for those who ask this object for Envoy's numbers.
         ack_timeout_s: How long a change may wait for Envoy's word, seconds.
+        h2c_activator: Route key -> the activator's socket for a function that speaks HTTP/2 itself, whose
+            requests name no function in a way that the activator could read; it must listen there before
+            `set_route`.
     """
 
     def __init__(
@@ -72,16 +75,19 @@ class Gateway:
         listeners: Sequence[Listener],
         admin_socket: str,
         ack_timeout_s: float = ACK_TIMEOUT_S,
+        h2c_activator: Callable[[str], str] | None = None,
     ) -> None:
         config.check_sockets("the activator", [activator_socket])
         self.admin_socket = admin_socket
         self._activator = activator_socket
+        self._h2c_activator = h2c_activator
         self._listeners = tuple(listeners)
         self._ack_timeout_s = ack_timeout_s
         self._server = DeltaServer(xds_socket)
         self._routes: dict[str, Route] = {}
         self._endpoints: dict[str, tuple[str, ...]] = {}
         self._clusters: set[str] = set()
+        self._h2c: set[str] = set()
         self._jobs: list[_Job] = []
         self._work = asyncio.Event()
         self._committer: asyncio.Task[None] | None = None
@@ -261,7 +267,10 @@ class Gateway:
     async def _switch(self, routes: dict[str, Route], *, full: bool) -> None:
         """Clusters before the routes that name them, and after them when they go."""
         self._routes = routes
-        added = self._cluster_changes([key for key in routes if key not in self._clusters])
+        h2c = {key for key, route in routes.items() if route.h2c}
+        changed = (h2c ^ self._h2c) & routes.keys()
+        self._h2c = h2c
+        added = self._cluster_changes([k for k in routes if k not in self._clusters or k in changed])
         removed = [key for key in self._clusters if key not in routes and key != config.NOBODY]
         table = [self._table_change()]
         if full and not self._server.opened:
@@ -287,7 +296,10 @@ class Gateway:
     def _restore(self, routes: dict[str, Route]) -> None:
         """Go back to a state that Envoy had; clusters left without a route go with the next change."""
         self._routes = routes
-        self._server.record([self._table_change()])
+        h2c = {key for key, route in routes.items() if route.h2c}
+        changed, self._h2c = h2c ^ self._h2c, h2c
+        again = self._cluster_changes([key for key in changed if key in routes])
+        self._server.record([*again, self._table_change()])
 
     async def _apply(self, changes: Sequence[Change]) -> None:
         await self._server.apply(changes, timeout_s=self._ack_timeout_s)
@@ -295,13 +307,16 @@ class Gateway:
     def _cluster_changes(self, keys: Sequence[str]) -> list[Change]:
         self._clusters.update(keys)
         return [
-            *(Change(config.CLUSTER, key, config.cluster(key)) for key in keys),
+            *(Change(config.CLUSTER, key, config.cluster(key, h2c=key in self._h2c)) for key in keys),
             *(self._endpoints_change(key) for key in keys),
         ]
 
     def _endpoints_change(self, key: str) -> Change:
         sockets = self._endpoints.get(key, ())
-        return Change(config.ENDPOINTS, key, config.endpoints(key, sockets, self._activator))
+        activator = self._activator
+        if self._h2c_activator is not None and key in self._h2c:
+            activator = self._h2c_activator(key)
+        return Change(config.ENDPOINTS, key, config.endpoints(key, sockets, activator))
 
     def _table_change(self) -> Change:
         listed = all(listener.loopback for listener in self._listeners)

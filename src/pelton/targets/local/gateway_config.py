@@ -199,8 +199,13 @@ def claims(route: Route) -> list[str]:
     return [*route.hosts, *([route.path] if route.path else []), *route.fronts]
 
 
-def cluster(key: str) -> bytes:
-    """Return the Cluster of one function; constant but for its name, so endpoint changes never rebuild it."""
+def cluster(key: str, *, h2c: bool = False) -> bytes:
+    """Return the Cluster of one function; constant but for this, so endpoint changes never rebuild it.
+
+    Args:
+        key: `namespace/name`, or NOBODY.
+        h2c: Whether its endpoints speak HTTP/2 without TLS instead of HTTP/1.1.
+    """
     breaker = UInt32Value(value=_BREAKER)
     message = xds.Cluster(
         name=key,
@@ -239,7 +244,8 @@ def cluster(key: str) -> bytes:
             max_response_headers_kb=UInt32Value(value=_MAX_HEADER_KB),
         ),
     )
-    options.explicit_http_config.http_protocol_options.SetInParent()
+    spoken = options.explicit_http_config
+    (spoken.http2_protocol_options if h2c else spoken.http_protocol_options).SetInParent()
     message.typed_extension_protocol_options[
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     ].CopyFrom(_any(options))

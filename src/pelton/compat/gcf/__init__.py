@@ -198,9 +198,6 @@ def _flask_is_used(bundle: str) -> bool:
     framework = registry.real_framework()
     if flask is None or framework is None:
         return flask is not None
-    order = list(sys.modules)
-    if order.index("flask") < order.index(framework.__name__):
-        return True
     names = {id(flask), *(id(vars(flask)[name]) for name in _FLASK_NAMES if name in vars(flask))}
     known = sys.stdlib_module_names | {"flask", "functions_framework", "werkzeug", "pelton"}
     for name, module in list(sys.modules.items()):

@@ -81,7 +81,8 @@ class Detected:
         signature: Signature type, e.g. `http`, `cloudevent`, `openfunction`.
         source: File relative to the source directory; "" when there is no single one.
         rule: What settled it, one sentence fragment.
-        implied: Requirements that the convention's platform preinstalls and the source imports, sorted.
+        implied: Requirements that the convention's platform preinstalls: those that the source imports, and
+            those that it needs without importing them; sorted.
         options: What the tree says about how to serve it, see `model/convention.Match`.
         triggers: Triggers that the source declares.
     """
@@ -372,7 +373,9 @@ def _detected(
         signature=wanted.signature or match.signature,
         source=match.source,
         rule=match.rule,
-        implied=implied_packages(source_dir, conventions[chosen.convention].IMPLIED),
+        implied=tuple(
+            sorted({*implied_packages(source_dir, conventions[chosen.convention].IMPLIED), *match.implied})
+        ),
         options=match.options,
         triggers=match.triggers,
     )

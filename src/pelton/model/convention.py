@@ -130,6 +130,7 @@ class Match:
         options: What the tree says about how to serve it; the same keys as `pelton.dev/...` annotations,
             without the prefix. Annotations win.
         triggers: Triggers that the source declares.
+        implied: Requirements that the platform preinstalls whether the source imports them or not.
     """
 
     target: str
@@ -143,6 +144,7 @@ class Match:
     own_import: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     triggers: tuple[Trigger, ...] = ()
+    implied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

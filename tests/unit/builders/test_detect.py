@@ -195,3 +195,48 @@ def test_own_variables_win_over_googles_over_the_frameworks():
     env = {"FUNC_NAME": "a", "GOOGLE_FUNCTION_TARGET": "b", "FUNCTION_SOURCE": "c.py", "FUNC_TYPE": ""}
 
     assert from_build_env(env) == Wanted(target="a", source="c.py")
+
+
+@pytest.mark.parametrize(
+    ("imports", "decorator"),
+    [
+        ("import functions_framework.aio", "functions_framework.aio.http"),
+        ("import functions_framework.aio as fa", "fa.http"),
+        ("from functions_framework import aio", "aio.cloud_event"),
+        ("from functions_framework.aio import http as web", "web"),
+        ("import functions_framework as ff", "ff.aio.http"),
+    ],
+)
+def test_asgi_decorators_bring_the_starlette_that_their_platform_has(tree, imports, decorator):
+    found = detect(tree(main=f"{imports}\n@{decorator}\nasync def f(x): ...\n"), ALL)
+
+    assert (found.convention, found.target) == ("gcf", "f")
+    assert [item.partition(">")[0] for item in found.implied] == ["starlette"]
+    assert "functions_framework.aio." in found.rule
+
+
+@pytest.mark.parametrize(
+    ("definition", "signature"),
+    [
+        ("def f(anything): ...", "http"),
+        ("def f(x: CloudEvent): ...", "cloudevent"),
+        ("def f(a, b): ...", "event"),
+    ],
+)
+def test_any_function_will_do_where_google_was_asked_for(tree, definition, signature):
+    folder = tree(main=f"from cloudevents.http import CloudEvent\n{definition}\n")
+
+    found = detect(folder, ALL, convention="gcf")
+
+    assert (found.target, found.signature) == ("f", signature)
+    with pytest.raises(UnknownConventionError):
+        detect(folder, ALL)
+
+
+def test_import_of_googles_context_decides_a_tie(tree):
+    source = "from google.cloud.functions.context import Context\ndef f(event, context): ...\n"
+
+    found = detect(tree(main=source), ALL)
+
+    assert (found.convention, found.signature) == ("gcf", "event")
+    assert found.implied == ("functions-framework>=3.5,<4",)

@@ -1,7 +1,8 @@
 """The generated pages of docs/reference, and the checks of all pages: links, file names, drift.
 
-`cli.md` is typer's own help, `errors.md` is read from the error classes; nobody edits them by hand. Run
-through `scripts/docs`; `tests/test_docs.py` calls the same functions.
+`cli.md` is typer's own help, `errors.md` is read from the error classes, `conventions.md` from the FACTS
+of `compat/`; nobody edits them by hand. Run through `scripts/docs`; `tests/test_docs.py` calls the same
+functions.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ import typer
 import pelton.apiserver
 from pelton import errors
 from pelton.cli.main import app
+from pelton.cli.tables import CONVENTIONS, resolve_convention
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGES: Final = ("*.md", "docs/**/*.md", "examples/**/*.md", "bench/**/*.md")
@@ -128,9 +130,61 @@ def _attributes(error: type[errors.PeltonError]) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in found.items() if name not in shared}
 
 
+def conventions_page() -> str:
+    """Return docs/reference/conventions.md: how each platform calls code, and the form of every trigger."""
+    facts = {name: resolve_convention(name).FACTS for name in CONVENTIONS}
+    parts = [
+        "# Conventions",
+        _GENERATED.format(source="FACTS in src/pelton/compat"),
+        "A convention is how a platform calls code. Pelton finds it from the source (`pelton why detect`\n"
+        "shows how), or is told by `--convention NAME` or the annotation `pelton.dev/convention`. Why they\n"
+        "differ, and what Pelton chose: [function models](../explanation/function-models.md).",
+        "## What calls a function, what it gets, what it gives",
+        _table(
+            ("convention", "name", "triggers", "input", "output"),
+            [(f.title, f"`{name}`", f.triggers, f.input, f.output) for name, f in facts.items()],
+        ),
+        "## Where the original listens\n\nUnder Pelton every function is reached the same way: by the\n"
+        "gateway, or at the address that `pelton run` prints.",
+        _table(
+            ("convention", "address", "protocol", "port"),
+            [(f.title, f.address, f.protocol, f.port) for f in facts.values()],
+        ),
+        "## Code form",
+        _table(
+            ("convention", "file, entry, signature", "recognised by", "preinstalled"),
+            [(f.title, f.code, f.looks_for, f.implied or "-") for f in facts.values()],
+        ),
+        "## Any trigger to any convention\n\nThe form in which each trigger reaches the code;\n"
+        "`tests/conformance` runs every cell. A record is a message of JetStream or Kafka.",
+        _table(
+            ("convention", "HTTP request", "CloudEvent", "timer", "record"),
+            [
+                (f.title, *(f.forms.get(key, "-") for key in ("http", "cloudevent", "timer", "record")))
+                for f in facts.values()
+            ],
+        ),
+        "## Failure and concurrency",
+        _table(
+            ("convention", "a client sees", "invocations per process"),
+            [(f.title, f.failure, f.concurrency) for f in facts.values()],
+        ),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
 def generated() -> dict[str, str]:
     """Return the generated pages: path from the root -> text."""
-    return {"docs/reference/cli.md": cli_page(), "docs/reference/errors.md": errors_page()}
+    return {
+        "docs/reference/cli.md": cli_page(),
+        "docs/reference/conventions.md": conventions_page(),
+        "docs/reference/errors.md": errors_page(),
+    }
 
 
 def drift(wanted: Mapping[str, str], root: Path = ROOT) -> list[str]:

@@ -60,6 +60,7 @@ class Agent:
         events: What it subscribed to.
         phase: What it is doing.
         waiting: Its open requests for the next event.
+        last: The shutdown event that it has not asked for yet.
     """
 
     def __init__(self, name: str, *, external: bool) -> None:
@@ -69,6 +70,7 @@ class Agent:
         self.events: frozenset[str] = frozenset()
         self.phase = AgentPhase.STARTED
         self.waiting: list[Request] = []
+        self.last: dict[str, Any] | None = None
 
     def move(self, wanted: AgentPhase) -> Refusal | None:
         """Go to another phase, or say why not."""
@@ -160,17 +162,21 @@ class Extensions:
             "invokedFunctionArn": call.arn or self._info.arn,
             "tracing": {"type": "X-Amzn-Trace-Id", "value": call.trace_id},
         }
-        self._send("INVOKE", event)
+        for agent in self._agents.values():
+            if "INVOKE" in agent.events and agent.waiting:
+                agent.send(event)
 
     def shut_down(self, reason: str, deadline_ms: int) -> bool:
         """Tell of the end (`spindown`, `timeout` or `failure`); False when nobody wants to know."""
         event = {"eventType": "SHUTDOWN", "deadlineMs": deadline_ms, "shutdownReason": reason}
-        return self._send("SHUTDOWN", event)
-
-    def _send(self, kind: str, event: dict[str, Any]) -> bool:
-        told = [agent for agent in self._agents.values() if kind in agent.events and agent.waiting]
+        told = [
+            agent for agent in self._agents.values() if agent.phase in _ALIVE and "SHUTDOWN" in agent.events
+        ]
         for agent in told:
-            agent.send(event)
+            if agent.waiting:
+                agent.send(event)
+            else:  # it is still busy with the last invocation
+                agent.last = event
         return bool(told)
 
     # --- requests -----------------------------------------------------------------------------------------
@@ -256,7 +262,10 @@ class Extensions:
             return
         agent.waiting.append(request)
         request.work = agent
-        self._tell.moved()
+        if agent.last is not None:
+            agent.send(agent.last)
+        else:
+            self._tell.moved()
 
     def _error(self, request: Request) -> None:
         agent = self._identified(request)

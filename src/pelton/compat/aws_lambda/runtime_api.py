@@ -187,11 +187,13 @@ class _Fault:
         reason: The platform's word for it: `timeout` or `failure`.
         result: What its invocations end with; None says that it was killed.
         in_init: Whether its init failed, which its successor would do, too.
+        exits: Whether the runtime is about to exit by itself.
     """
 
     reason: str
     result: LambdaResult | None = None
     in_init: bool = False
+    exits: bool = False
 
 
 class Runtime:
@@ -277,13 +279,13 @@ class Runtime:
                 await self._bury(_exit_text(program.exited.result()))
                 return
         fault = self._fault.result()
-        if fault.in_init and self._program is not None:  # let it print what it has to say
+        if fault.exits and self._program is not None:  # let it print what it has to say
             await asyncio.wait({self._program.exited}, timeout=_SHUTDOWN_S)
         why = _exit_text(-signal.SIGKILL)
         for pending in self._api.handed:
             result = _of_request(pending, fault.result) if fault.result is not None else None
             pending.resolve(result or _exit_result(pending, why))
-        in_init = not self._api.states.polled
+        in_init = fault.in_init or not self._api.states.polled
         await self._end(fault.reason)
         self._api.reset()
         if in_init:
@@ -388,7 +390,7 @@ class Runtime:
 
     def init_failed(self, result: LambdaResult) -> None:
         """See api.Watcher; the runtime is expected to exit, and is ended if it does not."""
-        self._break(_Fault("failure", result, in_init=True))
+        self._break(_Fault("failure", result, in_init=True, exits=True))
 
     def may_invoke(self) -> bool:
         """See api.Watcher."""

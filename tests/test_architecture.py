@@ -26,7 +26,7 @@ FORBIDDEN = {
     "layers": ("model/build.py", "import pelton.cli.home"),
     "pure": ("plan/names.py", "import asyncio"),
     "targets": ("targets/kubernetes/target.py", "import pelton.targets.local.target"),
-    "compat": ("compat/gcf/__init__.py", "import pelton.compat.openfunction"),
+    "compat": ("compat/gcf/events.py", "import pelton.compat.openfunction"),
     "drivers": ("drivers/console.py", "import pelton.drivers.webhook"),
     "clients": ("drivers/http.py", "import nats"),
     "light-worker": ("dataplane/zygote.py", "import sqlite3"),

@@ -75,14 +75,16 @@ class _Installed(importlib.machinery.SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         """Run it, and hand over what its own server would have set by now."""
         super().exec_module(module)
-        if hasattr(module, "errorhandler"):
-            module.errorhandler = registry.errorhandler
+        if "errorhandler" in vars(module):
+            vars(module)["errorhandler"] = registry.errorhandler
 
 
 def _installed(fullname: str) -> importlib.machinery.ModuleSpec | None:
     found = importlib.machinery.PathFinder.find_spec(fullname)
-    if found is None or found.origin is None or not isinstance(
-        found.loader, importlib.machinery.SourceFileLoader
+    if (
+        found is None
+        or found.origin is None
+        or not isinstance(found.loader, importlib.machinery.SourceFileLoader)
     ):
         return None  # nothing there, or a directory that is no package
     return importlib.util.spec_from_file_location(

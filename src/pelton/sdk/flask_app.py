@@ -1,7 +1,7 @@
 """The bridge to a real Flask, where the function's own environment has it.
 
 Pelton does not depend on Flask: it is imported here after the worker entered the function's environment, and
-only if user code mentions it. Called by `compat/gcf.py`, `compat/openfunction.py` and, for rare attributes,
+only if user code mentions it. Called by `compat/gcf/`, `compat/openfunction.py` and, for rare attributes,
 `sdk/request.py`.
 """
 

@@ -1,6 +1,6 @@
 """The light HTTP request: flask.Request's common surface, nothing parsed before it is asked for.
 
-Used by the conventions whose platforms hand over a Flask request (`compat/gcf.py`, `compat/openfunction.py`)
+Used by the conventions whose platforms hand over a Flask request (`compat/gcf/`, `compat/openfunction.py`)
 when user code does not import Flask itself: a handler that reads nothing costs one small object. A name that
 is not here comes from the real `flask.Request` where the function's environment has Flask, else the error
 says to add it.

@@ -1,6 +1,6 @@
 """From what a function returns to a Reply, by Flask's rules.
 
-Called by `compat/gcf.py` and `compat/openfunction.py`. The common cases (str, bytes, dict) come first since
+Called by `compat/gcf/` and `compat/openfunction.py`. The common cases (str, bytes, dict) come first since
 this is on the hot path of every request.
 Source: Flask 3, `make_response` and its JSON provider.
 """

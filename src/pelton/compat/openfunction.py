@@ -1,7 +1,8 @@
 """OpenFunction Python: `def f(context: UserContext)`, for HTTP requests and Dapr triggers alike.
 
 Found by `builders/detect.py` and loaded by `dataplane/loader.py`; what user code touches is in
-`sdk/context.py`. Source: `openfunction` contract, section 10.1, hooks and outcome codes by 10.2. Decided
+`sdk/context.py`. Source: `openfunction` contract, section 10.1; hooks, outcome codes and tracing, which the
+Python original only reads, by 10.2, `context.state` by 10.3. Decided
 where the original is silent: None answers 200 with an empty body; both trigger kinds work at once; `async
 def` is accepted (`await context.send_async`); an output that was not accepted fails an event's invocation, so
 that the event comes back.
@@ -14,16 +15,20 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pelton.errors import FunctionLoadError
 from pelton.model.convention import Facts, Match, Tree
 from pelton.model.invocation import Invocation, LoadedFunction, LoadRequest, Reply
-from pelton.sdk.context import RuntimeContext, UserContext
+from pelton.sdk import inner_event
+from pelton.sdk.context import FunctionOut, RuntimeContext, UserContext
 from pelton.sdk.flask_app import FlaskApp, find_flask, open_app
 from pelton.sdk.hooks import Hooks
 from pelton.sdk.response import http_error_reply, to_reply
 from pelton.sdk.source import find_function, import_source
+
+if TYPE_CHECKING:
+    from pelton.sdk.tracing import Trace, Tracer
 
 __all__ = ["FACTS", "IMPLIED", "NAME", "detect", "load"]
 
@@ -34,7 +39,7 @@ FACTS: Final = Facts(
     looks_for="a function whose only parameter is annotated UserContext",
     triggers="HTTP; Dapr bindings and topics",
     input="a UserContext: HTTP request, binding request or topic event",
-    output="Flask response value; context.send to named outputs",
+    output="Flask response value; context.send to named outputs; context.state",
     address="the function, 0.0.0.0",
     protocol="HTTP (Flask); gRPC AppCallback for Dapr triggers",
     port="trigger port, else the context's, else 8080; Dapr 50051",
@@ -101,18 +106,38 @@ def load(request: LoadRequest) -> LoadedFunction:
     runtime = RuntimeContext.of(request.context)
     logger = _logger(runtime.name or target)
     hooks = Hooks(runtime.pre_hooks, runtime.post_hooks, module, logger)
+    tracer = _tracer(runtime, request, target, logger)
     app = open_app(module.__name__, request.source.rpartition("/")[0], request.source)
     find_flask()  # get_http_request gives Flask's wherever it is: imported now, so that templates hold it
     is_async = inspect.iscoroutinefunction(function)
-    call = (_async_call if is_async else _sync_call)(function, runtime, logger, hooks, app, request)
+    around = _Around(hooks, tracer) if hooks or tracer is not None else None
+    call = (_async_call if is_async else _sync_call)(function, runtime, logger, around, app, request)
     return LoadedFunction(
         call=call,
         sync=not is_async,
-        blocking=bool(runtime.outputs),
+        blocking=bool(runtime.outputs or runtime.states),
         on_error=_crash,
         signature=NAME,
         target=target,
+        start=tracer.exporter.start if tracer is not None else None,
+        stop=tracer.exporter.stop if tracer is not None else None,
         unhandled_paths=_UNHANDLED,
+    )
+
+
+def _tracer(
+    runtime: RuntimeContext, request: LoadRequest, target: str, logger: logging.Logger
+) -> Tracer | None:
+    if not runtime.tracing.get("enabled"):
+        return None
+    from pelton.sdk.tracing import Tracer, input_names  # untraced functions do not pay for it
+
+    return Tracer(
+        runtime.tracing,
+        function=runtime.name or request.name or target,
+        namespace=request.namespace,
+        inputs=input_names(runtime.dapr_triggers),
+        logger=logger,
     )
 
 
@@ -169,42 +194,103 @@ def _logger(name: str) -> logging.Logger:
     return logger
 
 
+class _Opened:
+    """What surrounds one invocation: its hooks' instances and its trace."""
+
+    __slots__ = ("instances", "trace")
+
+    def __init__(self, instances: dict[str, Any], trace: Trace | None) -> None:
+        self.instances = instances
+        self.trace = trace
+
+
+class _Around:
+    """Hooks and tracing; the trace lies within the hooks, which may send along with it."""
+
+    def __init__(self, hooks: Hooks, tracer: Tracer | None) -> None:
+        self._hooks = hooks
+        self._tracer = tracer
+        self.skywalking = tracer is not None and tracer.skywalking
+
+    def open(self, context: UserContext, invocation: Invocation) -> _Opened:
+        trace = self._tracer.begin(invocation) if self._tracer is not None else None
+        context._trace = trace
+        return _Opened(self._hooks.fresh(), trace)
+
+    def before(self, context: UserContext, opened: _Opened) -> None:
+        self._hooks.before(context, opened.instances)
+        if opened.trace is not None:
+            opened.trace.enter()
+
+    async def before_async(self, context: UserContext, opened: _Opened) -> None:
+        await self._hooks.before_async(context, opened.instances)
+        if opened.trace is not None:
+            opened.trace.enter()
+
+    def after(self, context: UserContext, opened: _Opened) -> None:
+        self._leave(context, opened)
+        self._hooks.after(context, opened.instances)
+
+    async def after_async(self, context: UserContext, opened: _Opened) -> None:
+        self._leave(context, opened)
+        await self._hooks.after_async(context, opened.instances)
+
+    def _leave(self, context: UserContext, opened: _Opened) -> None:
+        if opened.trace is not None:
+            out = context.out
+            opened.trace.leave(str(out.error or f"code {out.code}") if out.code >= 400 else "")
+
+    def close(self, opened: _Opened) -> None:
+        if opened.trace is not None:
+            opened.trace.close()
+
+
 def _sync_call(
     function: Callable[[UserContext], Any],
     runtime: RuntimeContext,
     logger: logging.Logger,
-    hooks: Hooks,
+    around: _Around | None,
     app: FlaskApp | None,
     request: LoadRequest,
 ) -> Callable[[Invocation], Reply]:
-    send = request.send
+    send, state = request.send, request.state
+    any_event = around is not None and around.skywalking
+
+    def work(invocation: Invocation, context: UserContext) -> Reply:
+        if app is None or invocation.event is not None:
+            return _reply(function(context), context, invocation)
+
+        def with_request(flask_request: Any) -> Any:
+            context._http_request = flask_request
+            return _none_to_out(function(context), context)
+
+        return app.call(invocation, with_request, b"")
 
     def call(invocation: Invocation) -> Reply:
-        context = UserContext(runtime, None, None, None, logger, invocation=invocation, send=send)
-        instances = hooks.fresh() if hooks else None
+        if invocation.event is not None:
+            _unwrap(invocation, any_event)
+        context = UserContext(
+            runtime, None, None, None, logger, invocation=invocation, send=send, state=state
+        )
+        if around is None:
+            try:
+                return work(invocation, context)
+            except Exception as exc:
+                return _said(exc, invocation)
+        opened = around.open(context, invocation)
         try:
-            if instances is not None:
-                hooks.before(context, instances)
-            if app is not None and invocation.event is None:
-
-                def with_request(flask_request: Any) -> Any:
-                    context._http_request = flask_request
-                    return _none_to_out(function(context), context)
-
-                reply = app.call(invocation, with_request, b"")
-            else:
-                reply = _reply(function(context), context, invocation)
-        except Exception as exc:
-            answer = _raised(exc, context, invocation)
-            if instances is not None:
-                hooks.after(context, instances)
-            if answer is None:
-                raise
-            return answer
-        if instances is not None:
+            around.before(context, opened)
+            try:
+                reply = work(invocation, context)
+            except Exception as exc:
+                _note_failure(exc, context)
+                around.after(context, opened)
+                return _said(exc, invocation)
             _note_success(context, reply)
-            hooks.after(context, instances)
-        return reply
+            around.after(context, opened)
+            return reply
+        finally:
+            around.close(opened)
 
     return call
 
@@ -213,40 +299,62 @@ def _async_call(
     function: Callable[[UserContext], Any],
     runtime: RuntimeContext,
     logger: logging.Logger,
-    hooks: Hooks,
+    around: _Around | None,
     app: FlaskApp | None,
     request: LoadRequest,
 ) -> Callable[[Invocation], Any]:
-    send_async = request.send_async
+    send, state = request.send_async, request.state_async
+    any_event = around is not None and around.skywalking
+
+    async def work(invocation: Invocation, context: UserContext) -> Reply:
+        if app is None or invocation.event is not None:
+            return _reply(await function(context), context, invocation)
+
+        async def with_request(flask_request: Any) -> Any:
+            context._http_request = flask_request
+            return _none_to_out(await function(context), context)
+
+        return await app.call_async(invocation, with_request, b"")
 
     async def call(invocation: Invocation) -> Reply:
-        context = UserContext(runtime, None, None, None, logger, invocation=invocation, send_async=send_async)
-        instances = hooks.fresh() if hooks else None
+        if invocation.event is not None:
+            _unwrap(invocation, any_event)
+        context = UserContext(
+            runtime, None, None, None, logger, invocation=invocation, send_async=send, state_async=state
+        )
+        if around is None:
+            try:
+                return await work(invocation, context)
+            except Exception as exc:
+                return _said(exc, invocation)
+        opened = around.open(context, invocation)
         try:
-            if instances is not None:
-                hooks.before(context, instances)
-            if app is not None and invocation.event is None:
-
-                async def with_request(flask_request: Any) -> Any:
-                    context._http_request = flask_request
-                    return _none_to_out(await function(context), context)
-
-                reply = await app.call_async(invocation, with_request, b"")
-            else:
-                reply = _reply(await function(context), context, invocation)
-        except Exception as exc:
-            answer = _raised(exc, context, invocation)
-            if instances is not None:
-                hooks.after(context, instances)
-            if answer is None:
-                raise
-            return answer
-        if instances is not None:
+            await around.before_async(context, opened)
+            try:
+                reply = await work(invocation, context)
+            except Exception as exc:
+                _note_failure(exc, context)
+                await around.after_async(context, opened)
+                return _said(exc, invocation)
             _note_success(context, reply)
-            hooks.after(context, instances)
-        return reply
+            await around.after_async(context, opened)
+            return reply
+        finally:
+            around.close(opened)
 
     return call
+
+
+def _unwrap(invocation: Invocation, any_event: bool) -> None:
+    """Take off what traced functions put around their payloads, whether this one is traced or not."""
+    event = invocation.event
+    if event is None or event.kind == "deferred":
+        return
+    found, carried = inner_event.unwrap(event, any_event=any_event)
+    if found is not event:
+        # Trace headers travelled inside; a broker's own metadata come first.
+        found.metadata = {**carried, **event.metadata}
+        invocation.event, invocation.body = found, found.data
 
 
 def _reply(value: Any, context: UserContext, invocation: Invocation) -> Reply:
@@ -255,6 +363,8 @@ def _reply(value: Any, context: UserContext, invocation: Invocation) -> Reply:
         if value is None:
             return Reply(200)
         return value if isinstance(value, Reply) else to_reply(value)
+    if isinstance(value, FunctionOut):
+        context.out = value
     if context.failed_outputs:
         return Reply(500, error="; ".join(context.failed_outputs))
     out = context.out
@@ -266,7 +376,9 @@ def _reply(value: Any, context: UserContext, invocation: Invocation) -> Reply:
 
 
 def _none_to_out(value: Any, context: UserContext) -> Any:
-    """Answer with `context.out` where the function returned None and set a code there (Go model)."""
+    """Answer with `context.out` where the function returned that, or None with a code set (Go model)."""
+    if isinstance(value, FunctionOut):
+        context.out, value = value, None
     out = context.out
     if value is not None or not out.code:
         return value
@@ -277,17 +389,25 @@ def _none_to_out(value: Any, context: UserContext) -> Any:
     return reply
 
 
-def _raised(exc: Exception, context: UserContext, invocation: Invocation) -> Reply | None:
-    """Note a failure for the hooks; return the answer that the exception stands for, None for a crash."""
+def _note_failure(exc: Exception, context: UserContext) -> None:
     context.out.code = 500
     context.out.error = exc
-    return http_error_reply(exc) if invocation.event is None else None
+
+
+def _said(exc: Exception, invocation: Invocation) -> Reply:
+    """Return the HTTP answer that an exception stands for; raise it again when it is a crash."""
+    answer = http_error_reply(exc) if invocation.event is None else None
+    if answer is None:
+        raise exc
+    return answer
 
 
 def _note_success(context: UserContext, reply: Reply) -> None:
     """Let post hooks see the outcome, unless the function set it itself."""
     if not context.out.code:
         context.out.code = 200 if reply.status < 400 else 500
+        if reply.error and not context.out.error:
+            context.out.error = reply.error
         if isinstance(reply.body, bytes) and not context.out.data:
             context.out.data = reply.body
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Protocol
 
 from pelton.errors import DeliveryError
 from pelton.model.invocation import Delivered, Invocation, Output
+from pelton.model.state import StateAnswer, StateCall
 from pelton.sdk import flask_app
 from pelton.sdk.event import BindingRequest, TopicEvent
 from pelton.sdk.request import Request
+from pelton.sdk.state import State
 
 __all__ = [
     "Component",
@@ -86,7 +89,7 @@ class FunctionOut:
 
 @dataclass(slots=True, kw_only=True)
 class Component:
-    """An input or output of the function context."""
+    """An input, output or state of the function context."""
 
     component_name: str = ""
     component_type: str = ""
@@ -103,6 +106,7 @@ class DaprTrigger:
     component_type: str = ""
     topic: str = ""
     input_name: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -117,47 +121,62 @@ class RuntimeContext:
     """The function context as attributes, made once per process.
 
     Attributes:
-        context: The whole context as it came.
+        context: The whole context as it came; does not count when two are compared.
         name, version: The function's.
+        port: Where the function listens, 0 when nothing says it.
         http_trigger: None when there is none.
         dapr_triggers: Event triggers, may be empty.
-        inputs, outputs: Name -> component, may be empty.
-        pre_hooks, post_hooks: Hook names in order.
+        inputs, outputs, states: Name -> component, may be empty.
+        pre_hooks, post_hooks: Hook names in order, without what stands for tracing.
+        tracing: What is to be traced and where to, as it came; empty when nothing says it.
     """
 
-    context: Mapping[str, Any] = field(default_factory=dict)
+    context: Mapping[str, Any] = field(default_factory=dict, compare=False)
     name: str = ""
     version: str = ""
+    port: int = 0
     http_trigger: HTTPTrigger | None = None
     dapr_triggers: list[DaprTrigger] = field(default_factory=list)
     inputs: dict[str, Component] = field(default_factory=dict)
     outputs: dict[str, Component] = field(default_factory=dict)
+    states: dict[str, Component] = field(default_factory=dict)
     pre_hooks: list[str] = field(default_factory=list)
     post_hooks: list[str] = field(default_factory=list)
+    tracing: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, context: Mapping[str, Any]) -> RuntimeContext:
-        """Read a context in v1beta1, v1beta2 or merged form; unknown keys stay reachable in `context`."""
-        triggers = context.get("triggers") or {}
-        http = triggers.get("http")
+        """Read a context in v1beta1, v1beta2 or merged form; unknown keys stay reachable in `context`.
+
+        What only one form says is filled in from what the other has: v1beta1 has no triggers, its inputs are
+        the event triggers of a function whose runtime is `Async`; v1beta2 has its inputs in the triggers.
+        """
+        port = _port(context.get("port")) or 0
+        inputs = _components(context.get("inputs"))
+        triggers = context.get("triggers")
+        if isinstance(triggers, Mapping):
+            http = _http(triggers.get("http"), port)
+            dapr = [_dapr(item, inputs) for item in _objects(triggers.get("dapr"))]
+        else:
+            is_async = str(context.get("runtime") or "") == "Async"
+            http = HTTPTrigger(port=port or None) if context.get("runtime") and not is_async else None
+            dapr = [_from_input(name, item) for name, item in inputs.items()] if is_async else []
+        for trigger in dapr:
+            inputs.setdefault(trigger.input_name, _as_input(trigger))
+        tracing = _object(context.get("tracing")) or _object(context.get("pluginsTracing"))
         return cls(
             context=context,
-            name=str(context.get("name", "")),
-            version=str(context.get("version", "")),
-            http_trigger=HTTPTrigger(port=_port(http.get("port"))) if isinstance(http, Mapping) else None,
-            dapr_triggers=[
-                DaprTrigger(
-                    name=str(item.get("name", "")),
-                    component_type=str(item.get("type", "")),
-                    topic=str(item.get("topic") or ""),
-                    input_name=str(item.get("inputName") or item.get("name", "")),
-                )
-                for item in triggers.get("dapr") or ()
-            ],
-            inputs=_components(context.get("inputs")),
+            name=str(context.get("name") or ""),
+            version=str(context.get("version") or ""),
+            port=port or (http.port if http is not None and http.port else 0),
+            http_trigger=http,
+            dapr_triggers=dapr,
+            inputs=inputs,
             outputs=_components(context.get("outputs")),
-            pre_hooks=list(context.get("preHooks") or context.get("prePlugins") or ()),
-            post_hooks=list(context.get("postHooks") or context.get("postPlugins") or ()),
+            states=_components(context.get("states")),
+            pre_hooks=_hooks(context, ("preHooks", "pre_hooks", "prePlugins"), tracing),
+            post_hooks=_hooks(context, ("postHooks", "post_hooks", "postPlugins"), tracing),
+            tracing=tracing,
         )
 
     def has_http_trigger(self) -> bool:
@@ -181,11 +200,69 @@ def _port(value: Any) -> int | None:
     return int(value) if str(value or "").isdigit() else None
 
 
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+
+
+def _http(item: Any, port: int) -> HTTPTrigger | None:
+    return HTTPTrigger(port=_port(item.get("port")) or port or None) if isinstance(item, Mapping) else None
+
+
+def _dapr(item: Mapping[str, Any], inputs: Mapping[str, Component]) -> DaprTrigger:
+    name = str(item.get("name") or "")
+    input_name = str(item.get("inputName") or name)
+    known = inputs.get(input_name) or Component()
+    return DaprTrigger(
+        name=name,
+        component_type=str(item.get("type") or known.component_type),
+        topic=str(item.get("topic") or known.topic),
+        input_name=input_name,
+        metadata={**known.metadata, **_texts(item.get("metadata"))},
+    )
+
+
+def _from_input(name: str, item: Component) -> DaprTrigger:
+    return DaprTrigger(
+        name=item.component_name,
+        component_type=item.component_type,
+        topic=item.topic,
+        input_name=name,
+        metadata=dict(item.metadata),
+    )
+
+
+def _as_input(trigger: DaprTrigger) -> Component:
+    return Component(
+        component_name=trigger.name,
+        component_type=trigger.component_type,
+        topic=trigger.topic,
+        metadata=dict(trigger.metadata),
+    )
+
+
+def _hooks(context: Mapping[str, Any], keys: tuple[str, ...], tracing: Mapping[str, Any]) -> list[str]:
+    """Return the first list that is there; older contexts name the tracing provider among the plugins."""
+    found: Any = next((context[key] for key in keys if context.get(key)), [])
+    provider = str(_object(tracing.get("provider")).get("name") or "") if tracing.get("enabled") else ""
+    names = [found] if isinstance(found, str) else [str(name) for name in found]
+    return [name for name in names if name != provider]
+
+
+def _texts(items: Any) -> dict[str, str]:
+    return {str(key): str(value) for key, value in _object(items).items()}
+
+
 def _components(items: Any) -> dict[str, Component]:
     if not isinstance(items, Mapping):
         return {}
     found = {}
     for name, item in items.items():
+        if not isinstance(item, Mapping):
+            continue
         kind = str(item.get("componentType") or "")
         # v1beta1 has the topic of a pub/sub component in `uri`; for bindings that is the component's name.
         uri = str(item.get("uri") or "") if kind.startswith("pubsub.") else ""
@@ -194,9 +271,21 @@ def _components(items: Any) -> dict[str, Component]:
             component_type=kind,
             topic=str(item.get("topic") or uri),
             operation=str(item.get("operation") or ""),
-            metadata={str(k): str(v) for k, v in (item.get("metadata") or {}).items()},
+            metadata=_texts(item.get("metadata")),
         )
     return found
+
+
+class Tracing(Protocol):
+    """What follows the outputs of one invocation; see `sdk/tracing.py`."""
+
+    def sending(self, output: Output, component: Component) -> Any:
+        """Begin an output and put the trace into it."""
+        ...
+
+    def sent(self, span: Any, error: str = "") -> None:
+        """End it."""
+        ...
 
 
 class OutputResponse:
@@ -230,6 +319,9 @@ class UserContext:
         invocation: The invocation behind it; set by the platform.
         send: Hands an Output to the platform and waits for the answer; set by the platform.
         send_async: The same for coroutine functions.
+        state: Uses a state store and waits for its answer; set by the platform.
+        state_async: The same for coroutine functions.
+        trace: Follows what is sent; set by the platform while tracing is on.
 
     Attributes:
         out: The outcome; functions and hooks may set it.
@@ -247,6 +339,9 @@ class UserContext:
         invocation: Invocation | None = None,
         send: Callable[[Output], Delivered] | None = None,
         send_async: Callable[[Output], Awaitable[Delivered]] | None = None,
+        state: Callable[[StateCall], StateAnswer] | None = None,
+        state_async: Callable[[StateCall], Awaitable[StateAnswer]] | None = None,
+        trace: Tracing | None = None,
     ) -> None:
         self.runtime_context = runtime_context if runtime_context is not None else RuntimeContext()
         self.logger = logger if logger is not None else logging.getLogger("function")
@@ -258,7 +353,10 @@ class UserContext:
         self._invocation = invocation
         self._send = send
         self._send_async = send_async
-        self._dapr_client: Any = None
+        self._state_call = state
+        self._state_async = state_async
+        self._state: State | None = None
+        self._trace = trace
 
     def get_http_request(self) -> Any:
         """Return the HTTP request, None for events: a `flask.Request` where Flask is, else a light one."""
@@ -283,17 +381,20 @@ class UserContext:
         return self._topic_event
 
     @property
+    def state(self) -> State:
+        """The function's state stores; in coroutine functions what its methods return is awaited."""
+        if self._state is None:
+            self._state = State(self.runtime_context.states, self._state_call, self._state_async)
+        return self._state
+
+    @property
     def dapr_client(self) -> Any:
-        """A Dapr client, made on first use; needs the `dapr` package in requirements.txt."""
-        if self._dapr_client is None:
-            try:
-                from dapr.clients import DaprClient  # type: ignore[import-not-found]
-            except ImportError as exc:
-                raise RuntimeError(
-                    "context.dapr_client needs dapr in requirements.txt; context.send does not"
-                ) from exc
-            self._dapr_client = DaprClient()
-        return self._dapr_client
+        """A client of a Dapr sidecar, made on first use, one per process.
+
+        Raises:
+            RuntimeError: No sidecar is there: `context.send` and `context.state` need none.
+        """
+        return _dapr_client()
 
     def send(self, output_name: str, data: Any) -> Any:
         """Send data to an output and wait until its destination took it.
@@ -317,7 +418,16 @@ class UserContext:
         try:
             if self._send is None:
                 raise DeliveryError("this context belongs to no platform")
-            return self._accepted(self._send(self._output(output_name, data)))
+            output, component = self._output(output_name, data)
+            if self._trace is None:
+                return self._accepted(self._send(output))
+            span = self._trace.sending(output, component)
+            answer = None
+            try:
+                answer = self._send(output)
+            finally:
+                self._trace.sent(span, _why(answer))
+            return self._accepted(answer)
         except Exception as exc:  # the original's promise: errors are returned, whatever they are
             return self._failed(output_name, exc)
 
@@ -326,11 +436,20 @@ class UserContext:
         try:
             if self._send_async is None:
                 raise DeliveryError("this context belongs to no platform")
-            return self._accepted(await self._send_async(self._output(output_name, data)))
+            output, component = self._output(output_name, data)
+            if self._trace is None:
+                return self._accepted(await self._send_async(output))
+            span = self._trace.sending(output, component)
+            answer = None
+            try:
+                answer = await self._send_async(output)
+            finally:
+                self._trace.sent(span, _why(answer))
+            return self._accepted(answer)
         except Exception as exc:  # as in `send`
             return self._failed(output_name, exc)
 
-    def _output(self, name: str, data: Any) -> Output:
+    def _output(self, name: str, data: Any) -> tuple[Output, Component]:
         outputs = self.runtime_context.outputs
         if not outputs:
             raise DeliveryError("No outputs found.")
@@ -343,7 +462,7 @@ class UserContext:
             not component.component_type and bool(component.topic)
         )
         payload, content_type = _encode(data, as_json=is_topic)
-        return Output(name=name, data=payload, content_type=content_type)
+        return Output(name=name, data=payload, content_type=content_type), component
 
     def _accepted(self, delivered: Delivered) -> OutputResponse:
         if not delivered.ok:
@@ -364,3 +483,30 @@ def _encode(data: Any, *, as_json: bool) -> tuple[bytes, str]:
     if as_json or not isinstance(data, str):
         return json.dumps(data).encode(), "application/json"
     return data.encode(), "text/plain; charset=utf-8"
+
+
+def _why(answer: Delivered | None) -> str:
+    if answer is None:
+        return "it was not handed over"
+    return "" if answer.ok else answer.error or "not accepted"
+
+
+_clients: Final[list[Any]] = []
+
+
+def _dapr_client() -> Any:
+    if _clients:
+        return _clients[0]
+    if not os.environ.get("DAPR_GRPC_PORT"):
+        raise RuntimeError(
+            "context.dapr_client needs a Dapr sidecar: DAPR_GRPC_PORT is not set, and Pelton's own Dapr API "
+            "comes with a later version; context.send and context.state work without"
+        )
+    try:
+        from dapr.clients import DaprClient  # type: ignore[import-not-found]
+    except ImportError as exc:
+        raise RuntimeError(
+            "context.dapr_client needs dapr in requirements.txt; context.send and context.state work without"
+        ) from exc
+    _clients.append(DaprClient())
+    return _clients[0]

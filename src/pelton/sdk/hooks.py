@@ -1,9 +1,10 @@
 """Hooks around a function: `spec.serving.hooks` names resolved to classes, made and run per invocation.
 
 A hook is a class with any of `init()`, `exec_pre_hook(context, plugins)`, `exec_post_hook(context, plugins)`,
-`get(field)`. Names: `module.Class` from the bundle, or the `name` of a class in the function's own file or in
-the file of that name (`plugin-custom` -> plugin_custom.py). Hooks run in listed order; a failing one is
-logged, never fatal; an unknown one is skipped with a log line. Called by `compat/openfunction.py`.
+`get(field)`; around coroutine functions the two may be coroutines themselves. Names: `module.Class` from the
+bundle, or the `name` of a class in the function's own file or in the file of that name (`plugin-custom` ->
+plugin_custom.py). Hooks run in listed order; a failing one is logged, never fatal; an unknown one is skipped
+with a log line. Called by `compat/openfunction.py`.
 Source: `openfunction` contract, section 10.2 (the Go framework; the Python original parses hooks only).
 """
 
@@ -118,6 +119,28 @@ class Hooks:
         """Run the post hooks."""
         self._run(self._post, "exec_post_hook", context, instances)
 
+    async def before_async(self, context: Any, instances: dict[str, Any]) -> None:
+        """Run the pre hooks of a coroutine function."""
+        await self._run_async(self._pre, "exec_pre_hook", context, instances)
+
+    async def after_async(self, context: Any, instances: dict[str, Any]) -> None:
+        """Run the post hooks of a coroutine function."""
+        await self._run_async(self._post, "exec_post_hook", context, instances)
+
+    async def _run_async(
+        self, names: list[str], method: str, context: Any, instances: dict[str, Any]
+    ) -> None:
+        for name in names:
+            call = getattr(instances.get(name), method, None)
+            if call is None:
+                continue
+            try:
+                result = call(context, instances)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception:
+                self._logger.exception("hook %r failed in %s", name, method)
+
     def _run(self, names: list[str], method: str, context: Any, instances: dict[str, Any]) -> None:
         for name in names:
             call = getattr(instances.get(name), method, None)
@@ -127,7 +150,7 @@ class Hooks:
                 result = call(context, instances)
                 if inspect.iscoroutine(result):
                     result.close()
-                    raise TypeError("hooks are plain functions, this one is `async def`")
+                    raise TypeError("this hook is `async def`, which only a coroutine function can have")
             except Exception:
                 self._logger.exception("hook %r failed in %s", name, method)
 

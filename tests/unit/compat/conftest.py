@@ -7,6 +7,7 @@ from pelton.cli.tables import resolve_convention
 from pelton.dataplane import loader
 from pelton.model.desired import Workload
 from pelton.model.invocation import Delivered, Event, Invocation
+from pelton.model.state import StateAnswer
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "functions"
 
@@ -17,6 +18,8 @@ class Platform:
     def __init__(self):
         self.outputs = []
         self.answer = Delivered(ok=True, data=b"stored", metadata={"statusCode": "200"})
+        self.state_calls = []
+        self.state_answer = StateAnswer()
 
     def send(self, output):
         self.outputs.append(output)
@@ -24,6 +27,13 @@ class Platform:
 
     async def send_async(self, output):
         return self.send(output)
+
+    def state(self, call):
+        self.state_calls.append(call)
+        return self.state_answer
+
+    async def state_async(self, call):
+        return self.state(call)
 
 
 @pytest.fixture
@@ -59,7 +69,14 @@ def load(tmp_path, platform, monkeypatch):
             signature=signature,
             context=context or {},
         )
-        return loader.load(workload, resolve_convention(convention), platform.send, platform.send_async)
+        return loader.load(
+            workload,
+            resolve_convention(convention),
+            platform.send,
+            platform.send_async,
+            state=platform.state,
+            state_async=platform.state_async,
+        )
 
     yield run
     for name in set(sys.modules) - modules:

@@ -4,6 +4,7 @@ import pytest
 
 from pelton.errors import FunctionLoadError
 from pelton.model.invocation import Delivered
+from pelton.model.state import StateAnswer, StateItem
 
 OUTPUTS = {"results": {"componentName": "bus", "componentType": "pubsub.jetstream", "topic": "results"}}
 HEAD = "from functions_framework.context.user_context import UserContext\n"
@@ -253,3 +254,123 @@ def test_context_tells_triggers_and_outputs_in_all_shapes(load, request_of):
     reply = load(source, context=context).call(request_of())
 
     assert reply.body == b'["fn",true,8080,"in","out"]\n'
+
+
+STATES = {"db": {"componentName": "db", "componentType": "state.sqlite"}}
+
+
+def test_state_is_used_through_the_platform_and_never_inline(load, request_of, platform):
+    source = HEAD + (
+        "def f(context: UserContext):\n"
+        "    context.state.save({'key': 'a', 'value': 1})\n"
+        "    return str(context.state.get('a'))\n"
+    )
+    function = load(source, context={"states": STATES})
+    platform.state_answer = StateAnswer(items=[StateItem(key="a", data=b"1", json=True)])
+
+    reply = function.call(request_of())
+
+    assert function.blocking
+    assert reply.body == b"1"
+    assert [(call.operation, call.store) for call in platform.state_calls] == [("write", "db"), ("get", "db")]
+
+
+async def test_state_is_awaited_in_coroutine_functions(load, request_of, platform):
+    source = HEAD + (
+        "async def f(context: UserContext):\n"
+        "    await context.state.delete('a')\n"
+        "    return str(await context.state.get('a'))\n"
+    )
+    platform.state_answer = StateAnswer(items=[StateItem(key="a")])
+
+    reply = await load(source, context={"states": STATES}).call(request_of())
+
+    assert reply.body == b"None"
+
+
+def test_one_function_takes_requests_and_events(load, request_of, event_of):
+    triggers = {
+        "http": {"port": 8080},
+        "dapr": [{"name": "bus", "type": "pubsub.jetstream", "topic": "orders"}],
+    }
+    source = HEAD + (
+        "seen = []\n"
+        "def f(context: UserContext):\n"
+        "    event = context.get_topic_event() or context.get_binding_request()\n"
+        "    seen.append(event.data.decode() if event else context.get_http_request().path)\n"
+        "    return ' '.join(seen)\n"
+    )
+    function = load(source, context={"triggers": triggers, "runtime": "Async"})
+
+    assert function.call(request_of(b"/x")).body == b"/x"
+    assert function.call(event_of(data=b"e")).status == 200
+    assert function.call(event_of("binding", b"b")).status == 200
+    assert function.call(request_of(b"/y")).body == b"/x e b /y"
+
+
+def test_cloudevent_over_http_stays_a_request(load, request_of):
+    source = HEAD + (
+        "def f(context: UserContext):\n"
+        "    request = context.get_http_request()\n"
+        "    assert context.get_topic_event() is None\n"
+        "    return request.headers['ce-type'] + request.get_data(as_text=True)\n"
+    )
+    headers = [(b"ce-id", b"1"), (b"ce-type", b"t"), (b"ce-source", b"s"), (b"ce-specversion", b"1.0")]
+
+    reply = load(source).call(request_of(method="POST", body=b"{}", headers=headers))
+
+    assert reply.body == b"t{}"
+
+
+def test_out_may_be_returned_like_in_go(load, request_of, event_of):
+    source = (
+        HEAD + "def f(context: UserContext):\n    return context.out.set_code(500).set_error('no stock')\n"
+    )
+    function = load(source)
+
+    reply = function.call(request_of())
+
+    assert (reply.status, reply.body) == (500, b"no stock")
+    assert (b"x-openfunction-status", b"error") in reply.headers
+    assert function.call(event_of("binding")).error == "no stock"
+
+
+HOOKS = (
+    "import asyncio\n"
+    "class Audit:\n"
+    "    name = 'audit'\n"
+    "    async def exec_pre_hook(self, context, plugins):\n"
+    "        await asyncio.sleep(0)\n"
+    "        context.out.metadata['pre'] = 'seen'\n"
+    "    async def exec_post_hook(self, context, plugins):\n"
+    "        context.logger.warning('after %s %s', context.out.code, context.out.metadata['pre'])\n"
+)
+
+
+async def test_coroutine_functions_may_have_coroutine_hooks(load, request_of, caplog):
+    source = HEAD + HOOKS + "async def f(context: UserContext):\n    return 'ok'\n"
+
+    function = load(source, context={"name": "hooked", "preHooks": ["audit"], "postHooks": ["audit"]})
+    await function.call(request_of())
+
+    assert "after 200 seen" in caplog.text
+
+
+def test_coroutine_hook_of_a_plain_function_is_logged_and_skipped(load, request_of, caplog):
+    source = HEAD + HOOKS + "def f(context: UserContext):\n    return 'ok'\n"
+
+    reply = load(source, context={"name": "hooked2", "preHooks": ["audit"]}).call(request_of())
+
+    assert reply.body == b"ok"
+    assert "which only a coroutine function can have" in caplog.text
+
+
+def test_tracing_provider_among_the_plugins_is_no_unknown_hook(load, caplog):
+    tracing = {"enabled": True, "provider": {"name": "skywalking"}}
+
+    load(
+        HEAD + "def f(context: UserContext): ...\n",
+        context={"prePlugins": ["skywalking"], "pluginsTracing": tracing},
+    )
+
+    assert "unknown" not in caplog.text

@@ -35,7 +35,7 @@ def trigger_of(trigger: Trigger, declared: tuple[TriggerSpec, ...]) -> TriggerSp
     for item in fitting:
         if item.value and item.value in (trigger.topic, trigger.schedule):
             return item
-    return fitting[0] if len(fitting) == 1 else None
+    return fitting[0] if len(fitting) == 1 and trigger.kind in {"timer", "record"} else None
 
 
 def parameters(trigger: Trigger, declared: TriggerSpec | None) -> dict[str, Any]:

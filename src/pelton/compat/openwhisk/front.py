@@ -108,7 +108,8 @@ class Front:
         )
         self._auth = options.get("whisk-auth", "")
         self._sentinels = truthy(options.get("sentinels", ""))
-        self._defer = request.defer
+        # Under `pelton run` there is no platform: what is accepted for later is carried out before the 202.
+        self._defer = None if request.revision == "run" else request.defer
         self._timeout_ms = int(request.timeout_s * 1000)
         self._records = Records()
         self._container = Container(package)

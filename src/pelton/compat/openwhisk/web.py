@@ -155,13 +155,9 @@ def arguments(
         found["__ow_body"] = _raw_body(body, _media(headers)) if body else ""
     else:
         if query:
-            found.update(parse_qsl(query, keep_blank_values=True))
+            found.update(_allowed(dict(parse_qsl(query, keep_blank_values=True)), protected))
         if body:
-            found.update(_spread(body, _media(headers), found, protected))
-        if found and not protected.isdisjoint(found):
-            raise Refused(400, _NOT_ALLOWED)
-        if found and not (found.keys() - {"__ow_body"}).isdisjoint(RESERVED):
-            raise Refused(400, _NOT_ALLOWED)
+            found.update(_spread(body, _media(headers), protected))
     found["__ow_method"] = invocation.method.lower()
     found["__ow_headers"] = headers
     found["__ow_path"] = path
@@ -174,26 +170,26 @@ def _media(headers: dict[str, str]) -> str:
     return headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
 
 
-def _spread(body: bytes, media: str, query: dict[str, Any], protected: frozenset[str]) -> dict[str, Any]:
+def _allowed(members: dict[str, Any], protected: frozenset[str]) -> dict[str, Any]:
+    if not (RESERVED.isdisjoint(members) and protected.isdisjoint(members)):
+        raise Refused(400, _NOT_ALLOWED)
+    return members
+
+
+def _spread(body: bytes, media: str, protected: frozenset[str]) -> dict[str, Any]:
     """Return what a body adds: the members of an object or a form, anything else as __ow_body."""
     if len(body) > LIMIT_BYTES:
         raise Refused(413, f"Request larger than allowed: {len(body)} > {LIMIT_BYTES} bytes.")
-    if "__ow_body" in query:
-        raise Refused(400, _NOT_ALLOWED)
     if _is_json(media):
         try:
             value = json.loads(body)
         except (ValueError, RecursionError) as exc:
             raise Refused(400, f"The request content was malformed: {exc}") from exc
-    elif media == "application/x-www-form-urlencoded":
-        value = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
-    else:
-        return {"__ow_body": _raw_body(body, media)}
-    if not isinstance(value, dict):
-        return {"__ow_body": value}
-    if "__ow_body" in value:
-        raise Refused(400, _NOT_ALLOWED)
-    return value
+        return _allowed(value, protected) if isinstance(value, dict) else {"__ow_body": value}
+    if media == "application/x-www-form-urlencoded":
+        form = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
+        return _allowed(dict(form), protected)
+    return {"__ow_body": _raw_body(body, media)}
 
 
 def _raw_body(body: bytes, media: str) -> str:

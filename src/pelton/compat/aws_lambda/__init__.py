@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import Final
 
 from pelton.compat.aws_lambda import handler
-from pelton.model.convention import Facts, Match, Tree
+from pelton.compat.aws_lambda.detect import detect
+from pelton.model.convention import Facts
 from pelton.model.invocation import LoadedFunction, LoadRequest
 
 __all__ = ["FACTS", "IMPLIED", "NAME", "detect", "load"]
@@ -21,24 +22,26 @@ NAME: Final = "lambda"
 IMPLIED: Final[dict[str, str]] = {}
 FACTS: Final = Facts(
     title="AWS Lambda",
-    looks_for="",
-    triggers="",
-    input="",
-    output="",
-    address="",
-    protocol="",
-    port="",
-    code="",
-    forms={},
-    failure="",
-    concurrency="",
+    looks_for="template.yaml or serverless.yml with Lambda functions, def f(event, context) named "
+    "lambda_handler or handler or in lambda_function.py, or an executable bootstrap",
+    triggers="Invoke API, now or later; HTTP through function URL, API Gateway v1 and v2, load balancer; "
+    "SQS, SNS, S3, EventBridge, Kafka, Kinesis",
+    input="one JSON value and a context",
+    output="JSON value; statusCode, headers, body for HTTP; batchItemFailures for batches",
+    address="the platform, 127.0.0.1; the runtime polls it",
+    protocol="HTTP, Runtime API 2018-06-01",
+    port="$AWS_LAMBDA_RUNTIME_API",
+    code="lambda_function.py, handler string FILE.FUNCTION, (event, context); or bootstrap",
+    forms={
+        "http": "function URL event (option http-event: apigw-v2, apigw-v1, alb, none)",
+        "cloudevent": "EventBridge event",
+        "timer": "EventBridge Scheduled Event",
+        "record": "Kafka event, SQS event for queues (option event-source: sns, s3, kinesis, ...)",
+    },
+    failure="200 with X-Amz-Function-Error by the Invoke API; 502 by function URL, API Gateway v1 and load "
+    "balancer, 500 by API Gateway v2; 413 over 6 MiB",
+    concurrency="1",
 )
-
-
-def detect(tree: Tree) -> tuple[Match, ...]:
-    """Return the functions that it recognises."""
-    del tree
-    return ()
 
 
 def load(request: LoadRequest) -> LoadedFunction:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from pelton.model.invocation import LoadRequest
 
-__all__ = ["FunctionInfo", "LambdaContext", "context_class", "environment", "info_of"]
+__all__ = ["FunctionInfo", "LambdaContext", "context_class", "enter", "environment", "info_of"]
 
 ACCOUNT: Final = "012345678912"
 """Account id that the emulator uses; nothing outside can mean it."""
@@ -62,19 +62,35 @@ def info_of(request: LoadRequest, environ: Mapping[str, str] | None = None) -> F
     """Return who the function is by what the platform and its environment say."""
     env = os.environ if environ is None else environ
     name = env.get("AWS_LAMBDA_FUNCTION_NAME") or request.name or "function"
+    root = _task_root(request)
     return FunctionInfo(
         name=name,
         version=env.get("AWS_LAMBDA_FUNCTION_VERSION") or "$LATEST",
-        handler=request.target,
+        handler=_handler(request, root),
         memory_mb=env.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE") or request.options.get("memory-size") or "3008",
         region=env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or "us-east-1",
         account=ACCOUNT,
         log_group=env.get("AWS_LAMBDA_LOG_GROUP_NAME") or f"/aws/lambda/{name}",
         log_stream=env.get("AWS_LAMBDA_LOG_STREAM_NAME") or "$LATEST",
-        task_root=request.bundle or os.path.dirname(request.source),  # noqa: PTH120 -- pathlib is not loaded
+        task_root=root,
         timeout_s=request.timeout_s,
         options=request.options,
     )
+
+
+def _task_root(request: LoadRequest) -> str:
+    """Return the directory that handlers are named from: the bundle, or its part that a template names."""
+    bundle = request.bundle or os.path.dirname(request.source)  # noqa: PTH120 -- pathlib is not loaded
+    folder = f"{bundle}/{request.options.get('code-uri', '').strip('/')}".rstrip("/")
+    return folder if os.path.isdir(folder) else bundle  # noqa: PTH112 -- as above
+
+
+def _handler(request: LoadRequest, root: str) -> str:
+    """Return the whole handler string: a function's name alone is enough where its file is known."""
+    handler = request.options.get("handler") or request.target
+    if "." in handler or not request.source.endswith(".py"):
+        return handler
+    return f"{request.source.removeprefix(f'{root}/').removesuffix('.py')}.{handler}"
 
 
 def environment(info: FunctionInfo, *, runtime: str = "") -> dict[str, str]:

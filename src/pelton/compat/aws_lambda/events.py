@@ -21,9 +21,18 @@ from pelton.compat.aws_lambda.context import FunctionInfo
 from pelton.errors import FunctionLoadError
 from pelton.sdk.trigger import Trigger
 
-__all__ = ["SOURCES", "batch_failure", "check_source", "destination_record", "event_of", "source_of"]
+__all__ = [
+    "PARTIAL",
+    "SOURCES",
+    "batch_failure",
+    "check_source",
+    "destination_record",
+    "event_of",
+    "source_of",
+]
 
-_PARTIAL: Final = frozenset({"sqs", "sqs-fifo", "kafka", "self-managed-kafka", "kinesis"})
+PARTIAL: Final = frozenset({"sqs", "sqs-fifo", "kafka", "self-managed-kafka", "kinesis"})
+"""Sources whose handlers may report failures of single records."""
 _RAW: Final = "raw"
 _STREAMS: Final = ("kafka", "jetstream", "pulsar", "eventhubs", "kinesis")
 
@@ -332,22 +341,22 @@ def _seconds(time: str) -> str:
 # --- results ---
 
 
-def batch_failure(event: Any, source: str, value: Any) -> str:
+def batch_failure(trigger: Trigger, source: str, value: Any) -> str:
     """Return why a batch of one record failed by its result's `batchItemFailures`; "" when it did not.
 
     Args:
-        event: The event, as made by `event_of`.
-        source: Its source, one of `SOURCES`.
+        trigger: What called the function.
+        source: The form that it was handed over in, one of `SOURCES`.
         value: The function's result.
     """
-    if source not in _PARTIAL or not isinstance(value, Mapping):
+    if source not in PARTIAL or not isinstance(value, Mapping):
         return ""
     failures = value.get("batchItemFailures")
     if not failures:
         return ""
     if not isinstance(failures, list):
         return "batchItemFailures is no list, so that the whole batch failed"
-    known = _identifiers(event)
+    known = _identifiers(trigger, source)
     for item in failures:
         identifier = item.get("itemIdentifier") if isinstance(item, Mapping) else None
         if not identifier:
@@ -359,15 +368,11 @@ def batch_failure(event: Any, source: str, value: Any) -> str:
     return "the function reported the record in batchItemFailures"
 
 
-def _identifiers(event: Mapping[str, Any]) -> set[Any]:
-    if "records" in event:
-        return {
-            (where, record["offset"])
-            for name, records in event["records"].items()
-            for record in records
-            for where in (name, str(record["partition"]))
-        }
-    return {record.get("messageId") or record["kinesis"]["sequenceNumber"] for record in event["Records"]}
+def _identifiers(trigger: Trigger, source: str) -> set[Any]:
+    if source.endswith("kafka"):
+        places = f"{trigger.topic}-{trigger.partition}", str(trigger.partition)
+        return {(place, trigger.offset) for place in places}
+    return {_sequence(trigger) if source == "kinesis" else trigger.id}
 
 
 def _as_known(identifier: Any) -> Any:

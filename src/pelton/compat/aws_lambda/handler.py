@@ -61,7 +61,7 @@ def load(request: LoadRequest) -> LoadedFunction:
         sys.path.insert(0, folder)
     if os.path.isdir(folder):  # noqa: PTH112 -- pathlib costs a worker 8 ms of imports
         os.chdir(folder)
-    function = _find(info, request, logger)
+    function = _find(info, logger)
     runs = InProcess(function, info, logger, init_s=time.monotonic() - began)
     return doors.serve(request, info, runs.invoke, sync=True)
 
@@ -83,12 +83,8 @@ def _variables(request: LoadRequest) -> dict[str, str]:
     return {str(name): str(value) for name, value in found.items()}
 
 
-def _find(info: FunctionInfo, request: LoadRequest, logger: logs.RootLogger) -> Callable[[Any, Any], Any]:
+def _find(info: FunctionInfo, logger: logs.RootLogger) -> Callable[[Any, Any], Any]:
     module_name, _, name = info.handler.rpartition(".")
-    if not module_name:
-        # A plain function name is enough where the file is known.
-        stem = os.path.basename(request.source).removesuffix(".py")  # noqa: PTH119 -- as in load
-        module_name = stem if request.source.endswith(".py") else ""
     if not module_name or not name:
         raise _refused(
             "Runtime.MalformedHandlerName",

@@ -481,16 +481,18 @@ class Connection(asyncio.Protocol):
             self._await_more(len(data))
 
     def _parser_stopped(self, stop: Exception, data: bytes) -> None:
-        if self._ended:
-            return
-        if not isinstance(stop, httptools.HttpParserUpgrade):
-            self._refuse(400, f"the request is malformed: {stop}")
-            return
-        if self._current is None and len(self._pending) == 1 and not self._put_back:
+        upgrade = isinstance(stop, httptools.HttpParserUpgrade)
+        # Also where the connection was to end with this request: the activator asks for that.
+        if upgrade and self._current is None and len(self._pending) == 1 and not self._put_back:
             asking = self._pending[0]
             if type(asking) is Invocation and self._app.upgrade(self, asking, data[stop.args[0] :]):
                 self._pending.clear()
                 return
+        if self._ended:
+            return
+        if not upgrade:
+            self._refuse(400, f"the request is malformed: {stop}")
+            return
         # The request asked for another protocol; it is answered in this one. The parser is done, the
         # client is not.
         self._parser = httptools.HttpRequestParser(self)

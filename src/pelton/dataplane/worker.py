@@ -133,7 +133,10 @@ class _Exchange(_Run):
         deadline: float,
         worker: Worker,
     ) -> None:
-        super().__init__(invocation, connection, peer, deadline)
+        self.invocation = invocation  # as _Run does: one is made per request
+        self.connection = connection
+        self.peer = peer
+        self.deadline = deadline
         self._worker = worker
 
     def reply(self, reply: Reply) -> None:
@@ -144,7 +147,9 @@ class _Exchange(_Run):
         if connection is None:
             self.kept = self.kept or reply
             return
-        self._answers()
+        self.answered = True  # from here on nothing limits the time
+        self.deadline = _INFINITY
+        self._worker._page.exempt(self.token)
         try:
             connection.reply(reply)
         except ReplyError as exc:
@@ -161,8 +166,9 @@ class _Exchange(_Run):
             raise ClientGoneError("the answer has been given: the time limit has passed")
         else:
             connection.start_stream(reply)
-            self.streaming = True
-            self._answers()
+            self.answered = self.streaming = True
+            self.deadline = _INFINITY
+            self._worker._page.exempt(self.token)
 
     async def write(self, chunk: bytes) -> None:
         """See model.invocation.Answer."""
@@ -186,12 +192,6 @@ class _Exchange(_Run):
         self.connection = None
         if self.on_gone is not None:
             self.on_gone()
-
-    def _answers(self) -> None:
-        """Note that the answer is on its way: from here on nothing limits the time."""
-        self.answered = True
-        self.deadline = _INFINITY
-        self._worker._page.exempt(self.token)
 
     def _check_client(self) -> None:
         if self.gone:

@@ -446,12 +446,17 @@ class Filter(_message.Message):
     def __init__(self, name: _Optional[str] = ..., typed_config: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
 
 class HttpConnectionManager(_message.Message):
-    __slots__ = ("stat_prefix", "rds", "http_filters", "http_protocol_options", "http2_protocol_options", "access_log", "use_remote_address", "skip_xff_append", "stream_idle_timeout", "internal_address_config", "max_request_headers_kb", "normalize_path", "preserve_external_request_id", "merge_slashes", "server_header_transformation", "common_http_protocol_options", "request_id_extension", "local_reply_config", "request_headers_timeout", "path_with_escaped_slashes_action")
+    __slots__ = ("stat_prefix", "rds", "http_filters", "http_protocol_options", "http2_protocol_options", "access_log", "use_remote_address", "skip_xff_append", "upgrade_configs", "stream_idle_timeout", "internal_address_config", "max_request_headers_kb", "normalize_path", "preserve_external_request_id", "merge_slashes", "server_header_transformation", "common_http_protocol_options", "request_id_extension", "local_reply_config", "request_headers_timeout", "path_with_escaped_slashes_action")
     class InternalAddressConfig(_message.Message):
         __slots__ = ("cidr_ranges",)
         CIDR_RANGES_FIELD_NUMBER: _ClassVar[int]
         cidr_ranges: _containers.RepeatedCompositeFieldContainer[CidrRange]
         def __init__(self, cidr_ranges: _Optional[_Iterable[_Union[CidrRange, _Mapping]]] = ...) -> None: ...
+    class UpgradeConfig(_message.Message):
+        __slots__ = ("upgrade_type",)
+        UPGRADE_TYPE_FIELD_NUMBER: _ClassVar[int]
+        upgrade_type: str
+        def __init__(self, upgrade_type: _Optional[str] = ...) -> None: ...
     STAT_PREFIX_FIELD_NUMBER: _ClassVar[int]
     RDS_FIELD_NUMBER: _ClassVar[int]
     HTTP_FILTERS_FIELD_NUMBER: _ClassVar[int]
@@ -460,6 +465,7 @@ class HttpConnectionManager(_message.Message):
     ACCESS_LOG_FIELD_NUMBER: _ClassVar[int]
     USE_REMOTE_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     SKIP_XFF_APPEND_FIELD_NUMBER: _ClassVar[int]
+    UPGRADE_CONFIGS_FIELD_NUMBER: _ClassVar[int]
     STREAM_IDLE_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     INTERNAL_ADDRESS_CONFIG_FIELD_NUMBER: _ClassVar[int]
     MAX_REQUEST_HEADERS_KB_FIELD_NUMBER: _ClassVar[int]
@@ -480,6 +486,7 @@ class HttpConnectionManager(_message.Message):
     access_log: _containers.RepeatedCompositeFieldContainer[AccessLog]
     use_remote_address: _wrappers_pb2.BoolValue
     skip_xff_append: bool
+    upgrade_configs: _containers.RepeatedCompositeFieldContainer[HttpConnectionManager.UpgradeConfig]
     stream_idle_timeout: _duration_pb2.Duration
     internal_address_config: HttpConnectionManager.InternalAddressConfig
     max_request_headers_kb: _wrappers_pb2.UInt32Value
@@ -492,7 +499,7 @@ class HttpConnectionManager(_message.Message):
     local_reply_config: LocalReplyConfig
     request_headers_timeout: _duration_pb2.Duration
     path_with_escaped_slashes_action: int
-    def __init__(self, stat_prefix: _Optional[str] = ..., rds: _Optional[_Union[Rds, _Mapping]] = ..., http_filters: _Optional[_Iterable[_Union[HttpFilter, _Mapping]]] = ..., http_protocol_options: _Optional[_Union[Http1ProtocolOptions, _Mapping]] = ..., http2_protocol_options: _Optional[_Union[Http2ProtocolOptions, _Mapping]] = ..., access_log: _Optional[_Iterable[_Union[AccessLog, _Mapping]]] = ..., use_remote_address: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., skip_xff_append: _Optional[bool] = ..., stream_idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., internal_address_config: _Optional[_Union[HttpConnectionManager.InternalAddressConfig, _Mapping]] = ..., max_request_headers_kb: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., normalize_path: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., preserve_external_request_id: _Optional[bool] = ..., merge_slashes: _Optional[bool] = ..., server_header_transformation: _Optional[int] = ..., common_http_protocol_options: _Optional[_Union[CommonHttpProtocolOptions, _Mapping]] = ..., request_id_extension: _Optional[_Union[RequestIDExtension, _Mapping]] = ..., local_reply_config: _Optional[_Union[LocalReplyConfig, _Mapping]] = ..., request_headers_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., path_with_escaped_slashes_action: _Optional[int] = ...) -> None: ...
+    def __init__(self, stat_prefix: _Optional[str] = ..., rds: _Optional[_Union[Rds, _Mapping]] = ..., http_filters: _Optional[_Iterable[_Union[HttpFilter, _Mapping]]] = ..., http_protocol_options: _Optional[_Union[Http1ProtocolOptions, _Mapping]] = ..., http2_protocol_options: _Optional[_Union[Http2ProtocolOptions, _Mapping]] = ..., access_log: _Optional[_Iterable[_Union[AccessLog, _Mapping]]] = ..., use_remote_address: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., skip_xff_append: _Optional[bool] = ..., upgrade_configs: _Optional[_Iterable[_Union[HttpConnectionManager.UpgradeConfig, _Mapping]]] = ..., stream_idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., internal_address_config: _Optional[_Union[HttpConnectionManager.InternalAddressConfig, _Mapping]] = ..., max_request_headers_kb: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., normalize_path: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., preserve_external_request_id: _Optional[bool] = ..., merge_slashes: _Optional[bool] = ..., server_header_transformation: _Optional[int] = ..., common_http_protocol_options: _Optional[_Union[CommonHttpProtocolOptions, _Mapping]] = ..., request_id_extension: _Optional[_Union[RequestIDExtension, _Mapping]] = ..., local_reply_config: _Optional[_Union[LocalReplyConfig, _Mapping]] = ..., request_headers_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., path_with_escaped_slashes_action: _Optional[int] = ...) -> None: ...
 
 class Rds(_message.Message):
     __slots__ = ("config_source", "route_config_name")

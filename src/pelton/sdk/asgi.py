@@ -171,7 +171,17 @@ class Exchange:
         phase: How far the answer is.
     """
 
-    __slots__ = ("_answer", "_body_left", "_error", "_headers", "_invocation", "_over", "_status", "phase")
+    __slots__ = (
+        "_answer",
+        "_body_left",
+        "_error",
+        "_given",
+        "_headers",
+        "_invocation",
+        "_over",
+        "_status",
+        "phase",
+    )
 
     def __init__(self, invocation: Invocation, answer: Answer) -> None:
         self.phase = _WAITING
@@ -180,6 +190,7 @@ class Exchange:
         self._body_left = True
         self._status = 0
         self._headers: Headers = []
+        self._given: Any = ()
         self._error: Exception | None = None
         self._over: asyncio.Future[None] | None = None
 
@@ -213,49 +224,48 @@ class Exchange:
             body = message.get("body", b"")
             if type(body) is not bytes:
                 body = bytes(body)
-            if phase == _STARTED:
-                if not message.get("more_body", False):
-                    self.phase = _DONE
-                    self._answer.reply(Reply(self._status, self._headers, body))
-                    if self._over is not None:
-                        self._end_waiting()
-                    return
-                self._start()
-            elif phase == _DONE:
-                raise RuntimeError("the answer is complete: http.response.body comes too late")
-            if self._error is not None:
-                raise self._error
-            if body:
-                await self._answer.write(body)
-            if not message.get("more_body", False):
+            if phase == _STARTED and not message.get("more_body", False):
                 self.phase = _DONE
-                self._answer.end()
+                self._answer.reply(Reply(self._status, self._headers, body))
                 if self._over is not None:
                     self._end_waiting()
+            else:
+                await self._stream(phase, body, last=not message.get("more_body", False))
         elif kind == "http.response.start" and phase == _WAITING:
-            self._begin(message)
-        elif kind == "http.response.early_hint":
-            pass  # advice that a server need not pass on
-        else:
+            status = message["status"]
+            given = message.get("headers") or ()
+            if type(given) is not list:
+                given = list(given)
+            # An answer in one piece has its length from its body; that header need not be looked at.
+            headers = [(name, value) for name, value in given if name != b"content-length"]
+            if len(headers) == len(given):
+                # Kept back, so that an answer in one piece leaves in one write; but an event stream's client
+                # waits for the head, which may come long before the first event.
+                asyncio.get_running_loop().call_soon(self._flush)
+            elif status == 304 or self._invocation.method == "HEAD":
+                headers = [(name, value) for name, value in given]
+            if status >= 200:  # an interim answer is advice that a server need not pass on
+                self._status = status
+                self._given = given
+                self._headers = headers
+                self.phase = _STARTED
+        elif kind != "http.response.early_hint":  # the same
             raise RuntimeError(f"the message {kind!r} is not expected here")
 
-    def _begin(self, message: dict[str, Any]) -> None:
-        status = message["status"]
-        if 100 <= status < 200:
-            return  # an interim answer: the same
-        self._status = status
-        sized = False
-        headers: Headers = []
-        for name, value in message.get("headers") or ():
-            headers.append((name, value))
-            if name == b"content-length":
-                sized = True
-        self._headers = headers
-        self.phase = _STARTED
-        if not sized:
-            # Kept back, so that an answer in one piece leaves in one write; but an event stream's client
-            # waits for the head, which may come long before the first event.
-            asyncio.get_running_loop().call_soon(self._flush)
+    async def _stream(self, phase: int, body: bytes, *, last: bool) -> None:
+        if phase == _DONE:
+            raise RuntimeError("the answer is complete: http.response.body comes too late")
+        if phase == _STARTED:
+            self._start()
+        if self._error is not None:
+            raise self._error
+        if body:
+            await self._answer.write(body)
+        if last:
+            self.phase = _DONE
+            self._answer.end()
+            if self._over is not None:
+                self._end_waiting()
 
     def _flush(self) -> None:
         if self.phase == _STARTED:
@@ -266,7 +276,7 @@ class Exchange:
 
     def _start(self) -> None:
         self.phase = _STREAMING
-        self._answer.start(Reply(self._status, self._headers))
+        self._answer.start(Reply(self._status, [(name, value) for name, value in self._given]))
 
     def _end_waiting(self) -> None:
         if self._over is not None and not self._over.done():

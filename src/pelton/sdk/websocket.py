@@ -61,7 +61,7 @@ def upgrader(engine: Engine) -> Callable[[Invocation, Any, bytes], Any]:
             config_module, protocol_module, server_module = load()
             # Read at most once per process: limits and keep-alive are uvicorn's defaults.
             config = config_module.Config(
-                _of_gateway(engine.app), log_config=None, lifespan="off", ws="wsproto"
+                _of_gateway(engine.app), log_config=None, lifespan="off", ws="wsproto", interface="asgi3"
             )
             config.loaded_app = config.app
             config.loaded = True
@@ -79,9 +79,13 @@ def upgrader(engine: Engine) -> Callable[[Invocation, Any, bytes], Any]:
 
 
 def _head(invocation: Invocation) -> bytes:
-    """Return the request as it came, for a protocol that parses it itself."""
-    lines = [b"%s %s HTTP/1.1" % (invocation.method.encode(), invocation.target)]
-    lines += [b"%s: %s" % header for header in invocation.headers]
+    """Return the request as it came, for a protocol that parses it itself.
+
+    Only `connection` is written anew: several of them are one list (the activator adds its own), and wsproto
+    reads the last one only.
+    """
+    lines = [b"%s %s HTTP/1.1" % (invocation.method.encode(), invocation.target), b"connection: Upgrade"]
+    lines += [b"%s: %s" % header for header in invocation.headers if header[0] != b"connection"]
     return b"\r\n".join([*lines, b"", b""])
 
 

@@ -358,6 +358,7 @@ def _connection_manager(wanted: Listener) -> xds.HttpConnectionManager:
         # Long polls and server-sent events may be silent for long; deadlines are the worker's.
         stream_idle_timeout=_seconds(0.0),
         request_headers_timeout=_seconds(10.0),
+        upgrade_configs=[xds.HttpConnectionManager.UpgradeConfig(upgrade_type="websocket")],
         max_request_headers_kb=UInt32Value(value=_MAX_HEADER_KB),
         common_http_protocol_options=xds.CommonHttpProtocolOptions(
             max_headers_count=UInt32Value(value=_MAX_HEADERS)

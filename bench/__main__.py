@@ -27,6 +27,7 @@ from bench.table import Row, as_dict, render
 
 SECTIONS = {
     "worker": 90,
+    "runtime_api": 120,
     "gateway": 90,
     "functions": 420,
     "coldstart": 240,

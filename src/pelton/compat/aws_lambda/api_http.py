@@ -278,9 +278,21 @@ class Connection(asyncio.Protocol):
         """See asyncio.Protocol."""
         if self._closing:
             return
-        self._rest = self._rest + data if self._rest else data
-        if not self._busy:
-            self._work()
+        if self._rest or self._busy or len(data) > _SLICE_BYTES:
+            self._rest += data
+            if not self._busy:
+                self._work()
+            return
+        # what `_work` does for a client that asks and waits, without its detours
+        self._busy = True
+        try:
+            self._parse(data)
+            while self._answer():
+                pass
+        finally:
+            self._busy = False
+        if len(self._requests) > 1 or self._paused:
+            self._adjust()
 
     def _work(self) -> None:
         """Parse and answer as far as it goes; the loop keeps replies from within `finish` from recursing."""

@@ -219,6 +219,11 @@ class Runtime:
         self._registered: asyncio.Event  # all its extensions are there, or one failed
         self._wanted: asyncio.Event  # another one is to be started
 
+    @property
+    def pid(self) -> int:
+        """Process id of the runtime, 0 while there is none."""
+        return self._program.pid if self._program is not None else 0
+
     # --- life ---------------------------------------------------------------------------------------------
 
     async def start(self) -> None:

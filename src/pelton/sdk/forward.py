@@ -283,10 +283,15 @@ class _Link(asyncio.Protocol):
         try:
             return await answer
         except BaseException:
-            self.abort()
+            if self._answer is answer:
+                self._answer = None
+                self.abort()
+            elif not answer.cancelled() and answer.exception() is None:
+                # answered in the turn in which it was cancelled; a whole answer's connection is free by now
+                chunks: Any = answer.result().body
+                if type(chunks) is _Body:
+                    await chunks.aclose()
             raise
-        finally:
-            self._answer = None
 
     async def _send(self, stream: AsyncIterator[bytes], *, chunked: bool, limit: int) -> None:
         """Pass the request's body on while it arrives."""
@@ -302,11 +307,10 @@ class _Link(asyncio.Protocol):
             if chunked:
                 self._transport.write(b"0\r\n\r\n")
         except Exception as exc:
-            answer = self._answer
+            answer, self._answer = self._answer, None
             if answer is not None and not answer.done():
                 answer.set_exception(exc)
-            else:
-                self.abort()
+            self.abort()
             return
         self._sending = None
 
@@ -329,7 +333,7 @@ class _Link(asyncio.Protocol):
                 self._fail(ForwardError(f"the program's answer is not HTTP/1.1: {exc}"))
                 self.abort()
                 return
-        if self._status and self._answer is not None and not self._answer.done():
+        if self._status and self._answer is not None:
             self._deliver(self._answer)
         elif self._streaming:
             self._wake()
@@ -415,6 +419,11 @@ class _Link(asyncio.Protocol):
     # --- the answer ---------------------------------------------------------------------------------------
 
     def _deliver(self, answer: asyncio.Future[Reply]) -> None:
+        # From here on the connection may be another request's, before this one's task has gone on.
+        self._answer = None
+        if answer.done():
+            self.abort()  # cancelled in this very turn
+            return
         whole = self._complete and not (self._head_only and not self._has_length())
         if whole:
             chunks = self._chunks
@@ -442,7 +451,7 @@ class _Link(asyncio.Protocol):
             self._upstream.keep(self)
 
     def _fail(self, error: ForwardError) -> None:
-        answer = self._answer
+        answer, self._answer = self._answer, None
         if answer is not None and not answer.done():
             answer.set_exception(error)
         else:

@@ -75,6 +75,19 @@ async def test_a_connection_is_used_again(tmp_path: Path) -> None:
     assert server.connections == 4
 
 
+async def test_a_connection_may_serve_the_next_before_the_last_has_gone_on(tmp_path: Path) -> None:
+    server = Server(tmp_path / "s", _ok)
+    async with server as upstream:
+
+        async def ask_often() -> None:
+            for _ in range(50):
+                assert (await upstream.forward(asks())).body == b"ok"
+
+        await asyncio.wait_for(asyncio.gather(*(ask_often() for _ in range(16))), 4)
+
+    assert len(server.heads) == 800
+
+
 async def test_what_belongs_to_a_connection_is_not_forwarded(tmp_path: Path) -> None:
     server = Server(tmp_path / "s", _ok)
     async with server as upstream:

@@ -29,7 +29,7 @@ _FIRST_PAUSE_S: Final = 0.001
 _LONGEST_PAUSE_S: Final = 0.02
 _DOUBT_S: Final = 0.5
 """How long a port may belong to somebody else before it is believed to be the program's after all."""
-_LISTEN: Final = "0A"
+_LISTEN: Final = b"0A"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 # Started by posix_spawn where this process has threads: code of this process must not run after such a fork.
@@ -396,12 +396,15 @@ def _listeners(port: int) -> set[str]:
     found = set()
     for table in ("/proc/self/net/tcp", "/proc/self/net/tcp6"):
         try:
-            with open(table, encoding="ascii") as file:  # noqa: PTH123 -- no pathlib here
+            # Listening sockets come first; to list the rest, perhaps tens of thousands, takes long.
+            with open(table, "rb", buffering=4096) as file:  # noqa: PTH123 -- no pathlib here
                 next(file, None)
                 for line in file:
                     fields = line.split(None, 10)
-                    if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                        found.add(fields[9])
+                    if fields[3] != _LISTEN:
+                        break
+                    if int(fields[1].rpartition(b":")[2], 16) == port:
+                        found.add(fields[9].decode())
         except (OSError, IndexError, ValueError):
             continue
     return found

@@ -3,7 +3,7 @@
 A gRPC server behind a worker or the activator speaks for itself: bytes are copied both ways, and of each
 frame only its nine header bytes are looked at, so that the load page and the queue know what runs. Header
 blocks stay compressed: nobody here knows paths or statuses. Used by `compat/process.py` (worker to program)
-and `dataplane/activator_h2.py` (gateway to worker).
+and `dataplane/activator.py` (gateway to worker).
 Source: RFC 9113, sections 4.1, 5.1, 6.8; RFC 7541, section 6.2.2 for the one answer that is written here.
 """
 

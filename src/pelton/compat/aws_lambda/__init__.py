@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pelton.compat.aws_lambda import handler
+from pelton.compat.aws_lambda import handler, runtime_api
 from pelton.compat.aws_lambda.detect import detect
 from pelton.model.convention import Facts
 from pelton.model.invocation import LoadedFunction, LoadRequest
@@ -59,7 +59,5 @@ def load(request: LoadRequest) -> LoadedFunction:
         or "command" in options
         or options.get("lambda-runtime") == "awslambdaric"
     ):
-        from pelton.compat.aws_lambda import runtime_api  # its own server; only these functions need it
-
         return runtime_api.load(request)
     return handler.load(request)

@@ -252,7 +252,7 @@ def load(
 def _failed(workload: Workload, what: str, exc: BaseException, hint: str = "") -> FunctionLoadError:
     lines = tracebacks.lines(exc, workload.bundle)
     return FunctionLoadError(
-        f"{workload.source} {what}",
+        f"{workload.source or 'the source'} {what}",
         log_tail=tuple(lines[-_LOG_TAIL_LINES:]),
         where=tracebacks.place(exc, workload.bundle),
         hint=hint,

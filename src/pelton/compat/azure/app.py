@@ -1,7 +1,7 @@
 """The functions of an Azure app as data: bindings, parameters, retry policy; read from either model, checked.
 
-`function_app.py` (v2) is imported and its single app asked for its functions; each `function.json` (v1) is
-read and its script imported as `__app__.<Folder>`. What follows (`call.py`, `serve.py`) knows no models.
+A script with decorators (v2) is imported and its single app asked for its functions; each function.json (v1)
+is read and its script imported as `__app__.<Folder>`. What follows (`call.py`, `serve.py`) knows no models.
 Source: `faas-conventions` contract, section 3.1; azure-functions-python-worker (parameter check).
 """
 

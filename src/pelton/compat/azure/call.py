@@ -84,8 +84,7 @@ def run_sync(taken: Steps, send: Callable[[Output], Delivered]) -> Any:
         except StopIteration as stop:
             return stop.value
         if type(step) is Call:
-            assert step.function.user is not None  # noqa: S101 -- only custom handlers have none
-            result = step.function.user(**step.arguments)
+            result = _in_this_thread(step)
         else:
             assert isinstance(step, Output)  # noqa: S101 -- there are two kinds of steps
             result = send(step)
@@ -110,15 +109,25 @@ async def run_async(
         except StopIteration as stop:
             return stop.value
         if type(step) is Call:
-            user, arguments = step.function.user, step.arguments
-            assert user is not None  # noqa: S101 -- as above
+            user = step.function.user
+            assert user is not None  # noqa: S101 -- only custom handlers have none
             if step.function.is_async:
-                result = await user(**arguments)
+                result = await user(**step.arguments)
             else:
-                result = await threaded(partial(contextvars.copy_context().run, user, **arguments))
+                result = await threaded(partial(contextvars.copy_context().run, _in_this_thread, step))
         else:
             assert isinstance(step, Output)  # noqa: S101 -- as above
             result = await send(step)
+
+
+def _in_this_thread(call: Call) -> Any:
+    """Call a plain function, its invocation's id in the thread's storage, which its log lines may need."""
+    user = call.function.user
+    assert user is not None  # noqa: S101 -- only custom handlers have none
+    if call.function.context:
+        context = call.arguments["context"]
+        context.thread_local_storage.invocation_id = context.invocation_id
+    return user(**call.arguments)
 
 
 def max_retries(function: Function) -> int | None:
@@ -172,7 +181,6 @@ def context_class(library: Library) -> Any:
             self._function = function
             self._invocation = invocation
             self._attempt = attempt
-            library.local.invocation_id = invocation.id
 
         @property
         def invocation_id(self) -> str:

@@ -105,7 +105,7 @@ def _match(
         found = wanted
     options = {}
     if host.timeout_s is not None:
-        options["request-timeout"] = f"{host.timeout_s:g}"
+        options["request-timeout"] = f"{host.timeout_s:.0f}s"
     return Match(
         target=tree.target,
         signature=signature,

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
 __all__ = ["RouteError", "Routes", "Template", "parse_template"]
@@ -77,6 +77,13 @@ def parse_template(text: str) -> Template:
     return reader.read()
 
 
+class _Part(NamedTuple):
+    """A piece of a segment: literal text, or what is between the braces of a parameter."""
+
+    text: str
+    parameter: bool = False
+
+
 class _Reader:
     """Builds a Template from the parts of a text."""
 
@@ -91,7 +98,10 @@ class _Reader:
         pattern, closing = "", ""
         segments = _segments(self.text)
         for number, parts in enumerate(segments):
-            if any(part.startswith("{*") for part in parts) and number < len(segments) - 1:
+            if (
+                any(part.text.startswith("*") for part in parts if part.parameter)
+                and number < len(segments) - 1
+            ):
                 raise RouteError(f"route {self.text!r}: a catch-all parameter has to come last")
             body, optional = self._segment(parts)
             slash = "/" if number else ""
@@ -113,24 +123,24 @@ class _Reader:
             order=tuple(self.order),
         )
 
-    def _segment(self, parts: list[str]) -> tuple[str, bool]:
-        if len(parts) == 1 and parts[0].startswith("{"):
-            body, optional, weight = self._parameter(parts[0][1:-1], "[^/]+")
+    def _segment(self, parts: list[_Part]) -> tuple[str, bool]:
+        if len(parts) == 1 and parts[0].parameter:
+            body, optional, weight = self._parameter(parts[0].text, "[^/]+")
             self.order.append(weight)
             return body, optional
-        if all(not part.startswith("{") for part in parts):
+        if not any(part.parameter for part in parts):
             self.order.append(1)
-            return "".join(re.escape(part) for part in parts), False
+            return "".join(re.escape(part.text) for part in parts), False
         self.order.append(2)
         made = ""
         for index, part in enumerate(parts):
-            if not part.startswith("{"):
-                made += re.escape(part)
+            if not part.parameter:
+                made += re.escape(part.text)
                 continue
             last = index == len(parts) - 1
-            separator = parts[index - 1] if last and index and not parts[index - 1].startswith("{") else ""
+            separator = parts[index - 1].text if last and index and not parts[index - 1].parameter else ""
             inside = f"[^/{re.escape(separator[-1])}]+" if separator else "[^/]+"
-            body, optional, _ = self._parameter(part[1:-1], inside)
+            body, optional, _ = self._parameter(part.text, inside)
             if optional and separator:
                 head = made.removesuffix(re.escape(separator))
                 made = f"{head.replace('[^/]+', '[^/]+?')}(?:{re.escape(separator)}{body})?"
@@ -180,9 +190,9 @@ class _Reader:
         return checks, rest
 
 
-def _segments(text: str) -> list[list[str]]:
+def _segments(text: str) -> list[list[_Part]]:
     """Split at slashes outside of braces, and each segment into literals and `{...}`."""
-    segments: list[list[str]] = [[]]
+    segments: list[list[_Part]] = [[]]
     literal, index = "", 0
     while index < len(text):
         char = text[index]
@@ -194,16 +204,16 @@ def _segments(text: str) -> list[list[str]]:
             if end < 0:
                 raise RouteError(f"route {text!r}: a brace is not closed")
             if literal:
-                segments[-1].append(literal)
+                segments[-1].append(_Part(literal))
                 literal = ""
             inside = text[index + 1 : end].replace("{{", "{").replace("}}", "}")
-            segments[-1].append("{" + inside + "}")
+            segments[-1].append(_Part(inside, parameter=True))
             index = end + 1
         elif char == "}":
             raise RouteError(f"route {text!r}: a brace is closed that was not opened")
         elif char == "/":
             if literal:
-                segments[-1].append(literal)
+                segments[-1].append(_Part(literal))
                 literal = ""
             segments.append([])
             index += 1
@@ -211,7 +221,7 @@ def _segments(text: str) -> list[list[str]]:
             literal += char
             index += 1
     if literal:
-        segments[-1].append(literal)
+        segments[-1].append(_Part(literal))
     return [segment for segment in segments if segment]
 
 

@@ -110,7 +110,7 @@ def _shown(field: tuple[int, ...], low: int, high: int) -> str:
     if len(field) == high - low + 1:
         return "*"
     step = field[1] - field[0] if len(field) > 1 else 0
-    if step > 1 and field == tuple(range(low, high + 1, step)):
+    if step > 1 and len(field) > 2 and field == tuple(range(low, high + 1, step)):
         return f"*/{step}"
     parts: list[str] = []
     start = previous = field[0]

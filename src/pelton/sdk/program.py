@@ -33,19 +33,20 @@ _LISTEN: Final = b"0A"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 # Started by posix_spawn where this process has threads: code of this process must not run after such a fork.
-# argv: parent pid, working directory, program, its argv.
+# argv: parent pid, directory, program, its argv. Descriptor 3 takes the error number of a failed exec.
 _SHIM: Final = """
 import ctypes, os, signal, sys
 if ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0) or os.getppid() != int(sys.argv[1]):
     os._exit(1)
-os.closerange(3, 65536)
+os.set_inheritable(3, False)
+os.closerange(4, 65536)
 for name in ("SIGPIPE", "SIGXFSZ"):
     signal.signal(getattr(signal, name), signal.SIG_DFL)
 try:
     os.chdir(sys.argv[2])
     os.execv(sys.argv[3], sys.argv[4:])
 except OSError as exc:
-    print(f"{sys.argv[3]}: {exc.strerror}", file=sys.stderr, flush=True)
+    os.write(3, b"%d" % (exc.errno or 0))
     os._exit(126)
 """
 
@@ -162,6 +163,7 @@ class Program:
         port: TCP port on loopback where it is expected to listen; 0 for none.
         socket: Unix socket where it is expected to listen; "" for none. Either will do.
         on_exit: Called with the return code when it ends without `stop`; see also `exited`.
+        output: Descriptor that it prints into instead of the worker's 1 and 2; -1 for these.
 
     Attributes:
         pid: Its process id, 0 before `start`.
@@ -178,6 +180,7 @@ class Program:
         port: int = 0,
         socket: str = "",
         on_exit: Callable[[int], None] | None = None,
+        output: int = -1,
     ) -> None:
         self.argv = list(argv)
         self.name = os.path.basename(self.argv[0])  # noqa: PTH119 -- no pathlib here
@@ -189,6 +192,7 @@ class Program:
         self._port = port
         self._socket = socket
         self._on_exit = on_exit
+        self._output = output
         self._pidfd = -1
         self._stopping = False
 
@@ -204,30 +208,33 @@ class Program:
         sys.stdout.flush()
         sys.stderr.flush()
         alone = threading.active_count() == 1 and len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208 -- as above
-        self.pid = self._fork(env) if alone else self._spawn(env)
-        self._pidfd = os.pidfd_open(self.pid)
-        loop.add_reader(self._pidfd, self._reap)
-
-    def _fork(self, env: Mapping[str, str]) -> int:
-        """Fork and exec by hand: twice as fast as through an interpreter, and safe without threads."""
-        parent = os.getpid()
-        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         try:
-            pid = os.fork()
-            if pid == 0:
-                self._become(env, parent, null, write_end)
+            pid = self._fork(env, write_end) if alone else self._spawn(env, write_end)
         finally:
-            os.close(null)
             os.close(write_end)
         try:
             failed = os.read(read_end, 16)  # ends when exec closes the other side
         finally:
             os.close(read_end)
         if failed:
-            os.waitpid(pid, 0)
+            os.waitpid(pid, 0)  # noqa: ASYNC222 -- it is ending already
             raise self._not_run(int(failed))
-        return pid
+        self.pid = pid
+        self._pidfd = os.pidfd_open(self.pid)
+        loop.add_reader(self._pidfd, self._reap)
+
+    def _fork(self, env: Mapping[str, str], failed: int) -> int:
+        """Fork and exec by hand: twice as fast as through an interpreter, and safe without threads."""
+        parent = os.getpid()
+        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._become(env, parent, null, failed)
+            return pid
+        finally:
+            os.close(null)
 
     def _become(self, env: Mapping[str, str], parent: int, null: int, failed: int) -> NoReturn:
         try:
@@ -237,6 +244,9 @@ class Program:
                 os._exit(1)
             os.setpgid(0, 0)
             os.dup2(null, 0)
+            if self._output >= 0:
+                os.dup2(self._output, 1)
+                os.dup2(self._output, 2)
             if failed != 3:
                 os.dup2(failed, 3, inheritable=False)
             os.closerange(4, 65536)
@@ -250,13 +260,17 @@ class Program:
         finally:
             os._exit(126)
 
-    def _spawn(self, env: Mapping[str, str]) -> int:
+    def _spawn(self, env: Mapping[str, str], failed: int) -> int:
         shim = [sys.executable, "-I", "-S", "-c", _SHIM]
+        printing = [(os.POSIX_SPAWN_DUP2, self._output, fd) for fd in (1, 2) if self._output >= 0]
         return os.posix_spawn(
             sys.executable,
             [*shim, str(os.getpid()), self._cwd, self.argv[0], *self.argv],
             env,
-            file_actions=[(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)],
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, failed, 3),
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            ],
             setpgroup=0,
             setsigmask=(),
         )

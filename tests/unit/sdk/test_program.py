@@ -179,6 +179,7 @@ async def test_a_program_dies_with_its_worker() -> None:
             await asyncio.sleep(0.005)
 
 
+@pytest.mark.usefixtures("threads")
 async def test_a_file_that_is_no_program_is_refused_with_the_kernels_reason(tmp_path: Path) -> None:
     script = tmp_path / "run"
     script.write_text("echo hello\n")

@@ -82,12 +82,14 @@ def _server(host: bytes) -> tuple[str, int | None]:
     return made
 
 
-def scope_of(invocation: Invocation, state: dict[str, Any]) -> dict[str, Any]:
+def scope_of(invocation: Invocation, state: dict[str, Any], *, mounted: bool = True) -> dict[str, Any]:
     """Return the HTTP scope of a request.
 
     Args:
         invocation: The request; its headers are handed on, not copied.
         state: What the lifespan left; copied, as the specification asks.
+        mounted: Whether the path says where the gateway found the function (`root_path`); False for functions
+            that believe in an address of their own.
     """
     headers = invocation.headers
     raw, _, query = invocation.target.partition(b"?")
@@ -95,7 +97,9 @@ def scope_of(invocation: Invocation, state: dict[str, Any]) -> dict[str, Any]:
     for name, value in headers:
         if name == b"host":
             server = _hosts.get(value) or _server(value)
-        elif name == b"x-forwarded-prefix":  # set by the gateway, which has taken this off the path
+        elif (
+            name == b"x-forwarded-prefix" and mounted
+        ):  # set by the gateway, which has taken this off the path
             root = value.decode("latin-1").rstrip("/")
     path = (unquote_to_bytes(raw) if b"%" in raw else raw).decode("utf-8", "replace")
     return {
@@ -170,6 +174,9 @@ class Exchange:
     Attributes:
         phase: How far the answer is.
     """
+
+    DONE = _DONE
+    """The phase of an answer that is over."""
 
     __slots__ = (
         "_answer",

@@ -314,6 +314,46 @@ for request_id, event in invocations():
     assert (kind, json.loads(document)["errorType"]) == ("Sandbox.Timedout", "Sandbox.Timedout")
 
 
+PRINTING = """
+for request_id, event in invocations():
+    print("x" * event + "hello", request_id, flush=True)
+    os.write(2, b"an error line\\n")
+    answer(request_id, 1)
+"""
+
+
+async def test_end_of_the_log_is_given_to_who_asks(start, capfd):
+    runtime = await start(PRINTING)
+    await _answer(runtime, "id-1", 0)
+
+    result = await runtime.invoke(_call("id-2", 0, wants_tail=True))
+    long = await runtime.invoke(_call("id-3", 100_000, wants_tail=True))
+
+    lines = result.log_tail.decode().splitlines()
+    assert lines[:4] == [
+        "START RequestId: id-2 Version: $LATEST",
+        "hello id-2",
+        "an error line",
+        "END RequestId: id-2",
+    ]
+    assert lines[4].startswith("REPORT RequestId: id-2\tDuration: ")
+    assert "\tInit Duration: " in lines[4]
+    assert len(long.log_tail) == 4096
+    printed = capfd.readouterr().out
+    assert "hello id-1\nan error line\nhello id-2\n" in printed
+    assert "START" not in printed
+
+
+async def test_log_of_an_invocation_that_took_too_long_says_so(start):
+    runtime = await start("for _ in invocations():\n    print('begun', flush=True)\n    time.sleep(60)")
+
+    result = await runtime.invoke(_call(timeout_s=0.3, wants_tail=True))
+
+    assert result.error_type == "Sandbox.Timedout"
+    assert "begun\n" in result.log_tail.decode()
+    assert result.log_tail.decode().endswith("Status: timeout\t\n")
+
+
 # --- extensions ---
 
 EXTENSION = """

@@ -117,7 +117,14 @@ def error_line(document: Mapping[str, Any], *, as_json: bool = False) -> str:
 
 
 def platform_lines(
-    request_id: str, version: str, memory_mb: str, *, elapsed_s: float, init_s: float = 0.0, status: str = ""
+    request_id: str,
+    version: str,
+    memory_mb: str,
+    *,
+    elapsed_s: float,
+    init_s: float = 0.0,
+    status: str = "",
+    used_mb: int = 0,
 ) -> tuple[str, str]:
     """Return what the platform writes before and after an invocation: START; END and REPORT.
 
@@ -128,10 +135,11 @@ def platform_lines(
         elapsed_s: Seconds that the invocation took.
         init_s: Seconds that loading took, for the first invocation; 0 leaves it out.
         status: `timeout` or `error`; "" leaves it out.
+        used_mb: Most memory that the runtime used, in MB; 0 for that of this process.
     """
     import resource  # few invocations are reported
 
-    used_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    used_mb = used_mb or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     report = (
         f"REPORT RequestId: {request_id}\tDuration: {elapsed_s * 1000:.2f} ms\t"
         f"Billed Duration: {-int(-elapsed_s * 1000 // 1)} ms\tMemory Size: {memory_mb} MB\t"

@@ -26,6 +26,8 @@ from pelton.compat.aws_lambda.api_http import Request
 from pelton.compat.aws_lambda.calls import LambdaCall, LambdaResult
 from pelton.compat.aws_lambda.context import FunctionInfo, environment, info_of
 from pelton.compat.aws_lambda.extensions import MAX_EXTENSIONS, Extensions, Tell
+from pelton.compat.aws_lambda.logs import platform_lines
+from pelton.compat.aws_lambda.output import RuntimeOutput
 from pelton.errors import FunctionLoadError
 from pelton.model.invocation import LoadedFunction, LoadRequest
 from pelton.sdk.program import Program, command_line, what_happened
@@ -212,6 +214,10 @@ class Runtime:
         self._program: Program | None = None
         self._companions: list[Program] = []
         self._extensions = Extensions(info, (), Tell(moved=self._moved, failed=self._extension_failed))
+        self._output = RuntimeOutput()
+        self._report = info.options.get("platform-logs", "").lower() == "true"
+        self._init_s = 0.0  # how long init took, until an invocation has reported it
+        self._begun = 0.0
         self._keeper: asyncio.Task[None] | None = None
         self._alive = False
         self._fault: asyncio.Future[_Fault]  # of the runtime that lives now; as the rest, made by `start`
@@ -236,6 +242,7 @@ class Runtime:
         self._wanted = asyncio.Event()
         self._wanted.set()
         self._fault = asyncio.get_running_loop().create_future()
+        self._output.open()
         self._address = await self._api.open()
         self._keeper = asyncio.create_task(self._keep())
         await _within(self._settled.wait(), _INIT_S)
@@ -250,6 +257,7 @@ class Runtime:
         for pending in [*self._api.reset(), *self._api.take_queue()]:
             pending.resolve(error_result("Runtime.ExitError", "the instance is being stopped"))
         self._api.close()
+        self._output.close()
 
     async def _keep(self) -> None:
         """Have a runtime whenever one is wanted."""
@@ -272,10 +280,13 @@ class Runtime:
         """Start a runtime, wait for its end, and clear up after it."""
         self._settled.clear()
         self._registered.clear()
+        self._begun = time.monotonic()
         env = {**self._plan.env, "AWS_LAMBDA_RUNTIME_API": self._address}
         await self._start_extensions(env)
         if not self._fault.done():
-            program = Program(self._plan.argv, env=env, cwd=self._info.task_root)
+            program = Program(
+                self._plan.argv, env=env, cwd=self._info.task_root, output=self._output.write_fd
+            )
             await program.start()
             self._program = program
             ends: set[asyncio.Future[Any]] = {program.exited, self._fault}
@@ -350,6 +361,11 @@ class Runtime:
 
         Cancelling it leaves the runtime at work: its answer is dropped, its time limit counts.
         """
+        if call.wants_tail or self._report:
+            return await self._reported(call)
+        return await self._run(call)
+
+    async def _run(self, call: LambdaCall) -> LambdaResult:
         loop = asyncio.get_running_loop()
         pending = Pending(call, loop.create_future())
         if call.deadline != float("inf"):
@@ -364,6 +380,37 @@ class Runtime:
             if self._api.withdraw(pending):
                 pending.resolve(LambdaResult())
             raise
+
+    async def _reported(self, call: LambdaCall) -> LambdaResult:
+        """Run with START, END and REPORT, and keep the end of the log where that was asked for."""
+        info, output = self._info, self._output
+        start, _ = platform_lines(call.request_id, info.version, info.memory_mb, elapsed_s=0)
+        output.begin()
+        self._print(start)
+        begun = time.monotonic()
+        init_s, self._init_s = self._init_s, 0.0
+        result = await self._run(call)
+        output.drain()
+        status = "timeout" if result.error_type == "Sandbox.Timedout" else ""
+        _, end = platform_lines(
+            call.request_id,
+            info.version,
+            info.memory_mb,
+            elapsed_s=time.monotonic() - begun,
+            init_s=init_s,
+            status=status or ("error" if result.error else ""),
+            used_mb=_peak_mb(self.pid),
+        )
+        self._print(end)
+        if call.wants_tail:
+            result.log_tail = output.tail()
+        return result
+
+    def _print(self, text: str) -> None:
+        data = text.encode()
+        self._output.add(data)
+        if self._report:
+            self._output.say(data)
 
     def _expired(self, pending: Pending, limit_s: float) -> None:
         """End an invocation whose time is up, and the runtime that has it or keeps it waiting."""
@@ -391,6 +438,7 @@ class Runtime:
     def polled(self) -> None:
         """See api.Watcher."""
         self._extensions.closed = True
+        self._init_s = time.monotonic() - self._begun
         self._init_over(None)
 
     def init_failed(self, result: LambdaResult) -> None:
@@ -426,6 +474,18 @@ class Runtime:
 
     def _companion_exited(self, name: str, status: int) -> None:
         self._extension_failed("Extension.Crash", f"the extension {name} {what_happened(status)}")
+
+
+def _peak_mb(pid: int) -> int:
+    """Return the most memory that a process ever had resident, in MB; 0 when it has ended."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii") as file:  # noqa: PTH123 -- no pathlib here
+            for line in file:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) // 1024
+    except (OSError, ValueError):
+        pass
+    return 0
 
 
 async def _within(awaitable: Awaitable[object], timeout_s: float) -> None:

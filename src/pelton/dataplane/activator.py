@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
 from pelton.clock import Clock
 from pelton.dataplane.instance import Instance
@@ -36,6 +38,7 @@ FUNCTION_QUEUE: Final = 1_000
 TOTAL_QUEUE: Final = 10_000
 RETRY_AFTER_S: Final = 1
 _CHUNK_BYTES: Final = 256 * 1024
+_LAMBDA_PATH: Final = re.compile(rb"[A-Z]+ /20(?:15-03-31|21-11-15)/functions/([^/ ?]+)/")
 _REASONS: Final = {
     404: "Not Found",
     431: "Request Header Fields Too Large",
@@ -261,6 +264,11 @@ class Activator:
         self._count(key, change)
 
     async def _not_found(self, writer: asyncio.StreamWriter, head: bytes) -> None:
+        called = _LAMBDA_PATH.match(head)
+        if called is not None:  # AWS' clients look for their own error, and read no other
+            name = unquote(called[1].decode("latin-1")).rpartition(":function:")[2]
+            await _answer_aws(writer, name)
+            return
         names = self._listing()
         known = ("functions here:\n" + "\n".join(f"  {line}" for line in names)) if names else ""
         await _answer(writer, 404, "no function answers at this address", hint=known, head=head)
@@ -383,6 +391,21 @@ async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
                 pass
     except (TimeoutError, ConnectionError):
         pass
+
+
+async def _answer_aws(writer: asyncio.StreamWriter, name: str) -> None:
+    """Say in the words of Lambda's Invoke API that there is no such function."""
+    arn = f"arn:aws:lambda:us-east-1:000000000000:function:{name}"
+    body = json.dumps({"Type": "User", "Message": f"Function not found: {arn}"}).encode()
+    lines = [
+        "HTTP/1.1 404 Not Found",
+        "content-type: application/json",
+        "x-amzn-errortype: ResourceNotFoundException",
+        f"content-length: {len(body)}",
+        "connection: close",
+    ]
+    writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+    await writer.drain()
 
 
 async def _answer(

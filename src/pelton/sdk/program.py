@@ -263,12 +263,12 @@ class Program:
     def _spawn(self, env: Mapping[str, str], failed: int) -> int:
         shim = [sys.executable, "-I", "-S", "-c", _SHIM]
         printing = [(os.POSIX_SPAWN_DUP2, self._output, fd) for fd in (1, 2) if self._output >= 0]
-        printing = [(os.POSIX_SPAWN_DUP2, self._output, fd) for fd in (1, 2) if self._output >= 0]
         return os.posix_spawn(
             sys.executable,
             [*shim, str(os.getpid()), self._cwd, self.argv[0], *self.argv],
             env,
             file_actions=[
+                *printing,
                 (os.POSIX_SPAWN_DUP2, failed, 3),
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             ],

@@ -118,17 +118,17 @@ Invoke = Callable[[LambdaCall], LambdaResult | Awaitable[LambdaResult]]
 """Runs the function. Never raises for what the function does; raising means the platform's own fault."""
 
 
-def failed(call: LambdaCall, error_type: str, message: str, stack: list[str] | None = None) -> LambdaResult:
+def failed(request_id: str, error_type: str, message: str, stack: list[str] | None = None) -> LambdaResult:
     """Return the result of an invocation that failed.
 
     Args:
-        call: The invocation.
+        request_id: Of the invocation.
         error_type: E.g. `Runtime.MarshalError`, or the exception's class.
         message: What happened.
         stack: Lines of the traceback, outermost first; None for none.
     """
     return LambdaResult(
-        payload=error_payload(error_type, message, request_id=call.request_id, stack=stack or []),
+        payload=error_payload(error_type, message, request_id=request_id, stack=stack or []),
         error=True,
         error_type=error_type,
         error_message=message,

@@ -178,8 +178,6 @@ class LambdaContext:
     Args:
         request_id: Id of the invocation.
         deadline: CLOCK_MONOTONIC seconds; inf for none.
-        client_context: Parsed client context, or None.
-        identity: Parsed Cognito identity, or None.
 
     Attributes:
         aws_request_id, log_group_name, log_stream_name, function_name, function_version: As in Lambda.
@@ -197,23 +195,16 @@ class LambdaContext:
     _identity: Mapping[str, Any] | None = None
     _w3c: Mapping[str, str] = {}
 
-    def __init__(
-        self,
-        request_id: str,
-        deadline: float = float("inf"),
-        client_context: Any = None,
-        identity: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, request_id: str, deadline: float = float("inf")) -> None:
         self.aws_request_id = request_id
         self._deadline = deadline
-        if client_context is not None:
-            self._take_client_context(client_context)
-        if identity is not None:
-            self._identity = identity
 
-    def _take_client_context(self, values: Any) -> None:
-        if not isinstance(values, dict):
-            raise TypeError(f"'{type(values).__name__}' object has no fields")
+    def take_identity(self, values: Mapping[str, Any] | None) -> None:
+        """Set who called, by Cognito: a mapping of cognitoIdentityId and cognitoIdentityPoolId."""
+        self._identity = values
+
+    def take_client_context(self, values: dict[str, Any]) -> None:
+        """Set what the client said about itself: a mapping of client, custom, env and w3c."""
         traces = values.pop("w3c", None)
         if isinstance(traces, dict):
             self._w3c = {name: traces[name] for name in _W3C if isinstance(traces.get(name), str)}

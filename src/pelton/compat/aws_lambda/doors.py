@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 from pelton.clock import SystemClock, rfc3339
@@ -26,7 +27,8 @@ from pelton.compat.aws_lambda.calls import (
     encode,
 )
 from pelton.compat.aws_lambda.context import FunctionInfo
-from pelton.compat.aws_lambda.fronts import Front, front_of
+from pelton.compat.aws_lambda.front_v2 import Direct, Version2
+from pelton.compat.aws_lambda.fronts import front_of
 from pelton.errors import ProtocolError
 from pelton.model.convention import DEFERRED
 from pelton.model.invocation import Invocation, LoadedFunction, LoadRequest, Output, Reply
@@ -49,6 +51,7 @@ def serve(
     signature: str = "handler",
     start: Callable[[], Awaitable[None]] | None = None,
     stop: Callable[[], Awaitable[None]] | None = None,
+    direct: Direct | None = None,
 ) -> LoadedFunction:
     """Return a function that is called by its HTTP front, the Invoke API and events.
 
@@ -60,13 +63,18 @@ def serve(
         signature: As in LoadedFunction.
         start: As in LoadedFunction.
         stop: As in LoadedFunction.
+        direct: The same function, called without a LambdaCall; None where that is not possible.
 
     Raises:
         FunctionLoadError: An option has a value that is not known.
     """
     doors = _Doors(request, info, invoke)
+    if sync and direct is not None and isinstance(doors.front, Version2):
+        call: Callable[[Invocation], Any] = partial(doors.call_direct, doors.front, direct)
+    else:
+        call = doors.call_sync if sync else doors.call_async
     return LoadedFunction(
-        call=doors.call_sync if sync else doors.call_async,
+        call=call,
         sync=sync,
         signature=signature,
         target=info.handler,
@@ -83,8 +91,7 @@ class _Doors:
         options = request.options
         self._info = info
         self._invoke: Callable[[LambdaCall], Any] = invoke
-        name = options.get("http-event") or "function-url"
-        self._front: Front | None = None if name == "none" else front_of(name, info)
+        self.front = front_of(options.get("http-event") or "function-url", info)
         self._source = events.check_source(options.get("event-source", ""))
         self._reports = options.get("function-response-types", "ReportBatchItemFailures") != "none"
         self._cloudevents = options.get("cloudevents", "") != "http"
@@ -99,9 +106,15 @@ class _Doors:
 
     # --- calling ------------------------------------------------------------------------------------------
 
+    def call_direct(self, front: Version2, direct: Direct, invocation: Invocation) -> Reply:
+        """Call a handler of this process by the shortest way there is."""
+        if self._is_special(invocation):
+            return self.call_sync(invocation)
+        return front.serve(invocation, direct)
+
     def call_sync(self, invocation: Invocation) -> Reply:
         """Call a function that runs where it is called."""
-        front = self._front
+        front = self.front
         if front is not None and not self._is_special(invocation):
             call = front.call(invocation)
             return call if isinstance(call, Reply) else front.reply(self._invoke(call))
@@ -113,7 +126,7 @@ class _Doors:
 
     async def call_async(self, invocation: Invocation) -> Reply:
         """Call a function that runs elsewhere."""
-        front = self._front
+        front = self.front
         if front is not None and not self._is_special(invocation):
             call = front.call(invocation)
             if isinstance(call, Reply):
@@ -141,9 +154,9 @@ class _Doors:
 
     def refuse(self, status: int, text: str, invocation: Invocation) -> Reply:
         """See LoadedFunction."""
-        if self._front is None or invoke_api.is_invoke(invocation):
+        if self.front is None or invoke_api.is_invoke(invocation):
             return invoke_api.refusal(status, text, invocation, self._info)
-        return self._front.refusal(status)
+        return self.front.refusal(status)
 
     # --- Invoke API ---------------------------------------------------------------------------------------
 

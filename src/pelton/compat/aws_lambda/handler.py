@@ -16,7 +16,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ from pelton.compat.aws_lambda.calls import (
     failed,
     is_simple,
 )
-from pelton.compat.aws_lambda.context import FunctionInfo, context_class, enter, info_of
+from pelton.compat.aws_lambda.context import FunctionInfo, LambdaContext, context_class, enter, info_of
 from pelton.errors import FunctionLoadError
 from pelton.model.invocation import LoadedFunction, LoadRequest
 from pelton.sdk.source import functions_of, import_source
@@ -63,7 +63,7 @@ def load(request: LoadRequest) -> LoadedFunction:
         os.chdir(folder)
     function = _find(info, logger)
     runs = InProcess(function, info, logger, init_s=time.monotonic() - began)
-    return doors.serve(request, info, runs.invoke, sync=True)
+    return doors.serve(request, info, runs.invoke, sync=True, direct=None if runs.reports else runs)
 
 
 def _variables(request: LoadRequest) -> dict[str, str]:
@@ -192,6 +192,9 @@ class InProcess:
         info: Who it is.
         logger: The root logger's handler.
         init_s: Seconds that loading took.
+
+    Attributes:
+        reports: Whether START, END and REPORT are written for each invocation.
     """
 
     def __init__(
@@ -209,59 +212,69 @@ class InProcess:
         self._context = context_class(info)
         self._traced = bool(os.environ.pop(_TRACE, None))
         self._ascii = sys.version_info < _UNICODE_SINCE
-        self._report = info.options.get("platform-logs", "").lower() == "true"
+        self.reports = info.options.get("platform-logs", "").lower() == "true"
 
     def invoke(self, call: LambdaCall) -> LambdaResult:
         """See calls.Invoke."""
-        if call.wants_tail or self._report:
+        if call.wants_tail or self.reports:
             return self._reported(call)
         return self._run(call)
 
     def _run(self, call: LambdaCall) -> LambdaResult:
-        logger = self._logger
-        logger.request_id = call.request_id
-        logger.tenant = call.tenant
-        if call.trace_id:
-            os.environ[_TRACE] = call.trace_id
-            self._traced = True
-        elif self._traced:
-            os.environ.pop(_TRACE, None)
-            self._traced = False
         try:
             context = self._context(call.request_id, call.deadline)
             if call.client_context or call.identity or call.arn or call.tenant:
-                context = self._full_context(call)
+                self._fill(context, call)
             event = call.event
             if event is UNSET:
                 body = call.body or b""
                 event = decode(body) if call.content_type == JSON else body
         except _FaultError as exc:
-            return self._failed(call, exc.error_type, str(exc))
+            return self._failed(call.request_id, exc.error_type, str(exc))
         except (ValueError, RecursionError) as exc:
-            return self._failed(call, "Runtime.UnmarshalError", f"Unable to unmarshal input: {exc}")
-        try:
-            value = self._function(event, context)
-        except Exception as exc:
-            return self._failed(call, type(exc).__name__, str(exc), _stack(exc))
-        except SystemExit as exc:
-            return self._exited(call, exc)
-        if call.wants_value and is_simple(value):
-            return LambdaResult(value=value)
-        return self._marshal(call, value)
+            text = f"Unable to unmarshal input: {exc}"
+            return self._failed(call.request_id, "Runtime.UnmarshalError", text)
+        value = self._call(call.request_id, event, context, call.trace_id, call.tenant)
+        if type(value) is LambdaResult:
+            return value
+        return self.marshal(call.request_id, value, wants_value=call.wants_value)
 
-    def _full_context(self, call: LambdaCall) -> Any:
-        context = self._context(
-            call.request_id,
-            call.deadline,
-            _parsed("Client Context", call.client_context),
-            _parsed("Cognito Identity", call.identity),
-        )
+    def run(self, request_id: str, deadline: float, event: Any, trace_id: str) -> Any:
+        """See front_v2.Direct."""
+        return self._call(request_id, event, self._context(request_id, deadline), trace_id)
+
+    def _call(self, request_id: str, event: Any, context: Any, trace_id: str, tenant: str = "") -> Any:
+        """Return the handler's result, or the LambdaResult of its failure."""
+        logger = self._logger
+        logger.request_id = request_id
+        logger.tenant = tenant
+        if trace_id:
+            os.environ[_TRACE] = trace_id
+            self._traced = True
+        elif self._traced:
+            os.environ.pop(_TRACE, None)
+            self._traced = False
+        try:
+            return self._function(event, context)
+        except Exception as exc:
+            return self._failed(request_id, type(exc).__name__, str(exc), _stack(exc))
+        except SystemExit as exc:
+            return self._exited(request_id, exc)
+
+    def _fill(self, context: LambdaContext, call: LambdaCall) -> None:
+        """Add to a context what few callers send."""
+        client_context = _parsed("Client Context", call.client_context)
+        if client_context is not None:
+            context.take_client_context(client_context)
+        context.take_identity(_parsed("Cognito Identity", call.identity))
         if call.arn:
             context.invoked_function_arn = call.arn
         context.tenant_id = call.tenant or None
-        return context
 
-    def _marshal(self, call: LambdaCall, value: Any) -> LambdaResult:
+    def marshal(self, request_id: str, value: Any, *, wants_value: bool = False) -> LambdaResult:
+        """See front_v2.Direct."""
+        if wants_value and is_simple(value):
+            return LambdaResult(value=value)
         if isinstance(value, bytes):
             return LambdaResult(payload=value, content_type="application/unknown")
         try:
@@ -269,25 +282,25 @@ class InProcess:
         except (TypeError, ValueError, RecursionError) as exc:
             if inspect.iscoroutine(value):
                 value.close()  # nobody will await it, and Python would say so at some later time
-            return self._failed(call, "Runtime.MarshalError", f"Unable to marshal response: {exc}")
+            text = f"Unable to marshal response: {exc}"
+            return self._failed(request_id, "Runtime.MarshalError", text)
 
     def _failed(
-        self, call: LambdaCall, error_type: str, message: str, stack: list[str] | None = None
+        self, request_id: str, error_type: str, message: str, stack: list[str] | None = None
     ) -> LambdaResult:
-        result = failed(call, error_type, message, stack)
         document = {
             "errorMessage": message,
             "errorType": error_type,
-            "requestId": call.request_id,
+            "requestId": request_id,
             "stackTrace": stack or [],
         }
         sys.stderr.write(logs.error_line(document, as_json=self._logger.as_json))
-        return result
+        return failed(request_id, error_type, message, stack)
 
-    def _exited(self, call: LambdaCall, exc: SystemExit) -> LambdaResult:
+    def _exited(self, request_id: str, exc: SystemExit) -> LambdaResult:
         code = exc.code if isinstance(exc.code, int) else int(exc.code is not None)
         how = f"with error: exit status {code}" if code else "without providing a reason"
-        message = f"RequestId: {call.request_id} Error: Runtime exited {how}"
+        message = f"RequestId: {request_id} Error: Runtime exited {how}"
         sys.stderr.write(message + "\n")
         return LambdaResult(
             payload=error_payload("Runtime.ExitError", message),
@@ -302,7 +315,7 @@ class InProcess:
         self._init_s = 0.0
         start, _ = logs.platform_lines(call.request_id, info.version, info.memory_mb, elapsed_s=0)
         tail = logs.Tail()
-        if self._report:
+        if self.reports:
             sys.stdout.write(start)
         tail.add(start)
         began = time.monotonic()
@@ -318,7 +331,7 @@ class InProcess:
             elapsed_s=time.monotonic() - began,
             init_s=init_s,
         )
-        if self._report:
+        if self.reports:
             sys.stdout.write(end)
         if call.wants_tail:
             tail.add(end)
@@ -334,7 +347,7 @@ class _FaultError(Exception):
         self.error_type = error_type
 
 
-def _parsed(what: str, text: str) -> Mapping[str, Any] | None:
+def _parsed(what: str, text: str) -> dict[str, Any] | None:
     if not text:
         return None
     try:

@@ -240,3 +240,13 @@ def test_return_codes_are_put_into_words() -> None:
     assert what_happened(0) == "exited with status 0"
     assert what_happened(-9) == "was killed by SIGKILL"
     assert what_happened(-99) == "was killed by signal 99"
+
+
+@pytest.mark.usefixtures("threads")
+async def test_a_program_may_print_into_another_descriptor(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as file:
+        program = _python("import os; os.write(1, b'one '); os.write(2, b'two')", output=file.fileno())
+        await program.start()
+
+    assert await program.exited == 0
+    assert (tmp_path / "out").read_bytes() == b"one two"

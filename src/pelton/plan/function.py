@@ -189,7 +189,7 @@ def _desired(
     serving = function.serving
     if serving is None:
         return None, tuple(partial)
-    limits = _limits(function, serving, problems)
+    limits = _limits(function, serving, built, problems)
     convention = _convention(function, built)
     scaling, concurrency, bad, more = plan_scaling(function, serial=convention in SERIAL)
     problems += bad
@@ -221,7 +221,12 @@ def _desired(
     )
 
 
-def _limits(function: Function, serving: Serving, problems: list[Problem]) -> _Limits:
+def _limits(
+    function: Function, serving: Serving, built: BuildResult | None, problems: list[Problem]
+) -> _Limits:
+    """Read limits from annotations, else from what the source itself says (a template's Timeout)."""
+    found = built.options if built is not None else {}
+
     def note(name: str) -> tuple[str, str]:
         for path, mapping in (
             ("spec.serving.annotations", serving.annotations),
@@ -229,7 +234,8 @@ def _limits(function: Function, serving: Serving, problems: list[Problem]) -> _L
         ):
             if name in mapping:
                 return mapping[name].strip(), f"{path}[{name}]"
-        return "", ""
+        said = found.get(name.removeprefix(_PREFIX), "").strip()
+        return said, f"the source's {name.removeprefix(_PREFIX)}" if said else ""
 
     def bad(text: str, path: str, say: str) -> None:
         problems.append(Problem(reason="InvalidAnnotation", path=path, message=f'"{text}" is not {say}'))

@@ -515,3 +515,13 @@ def test_property_planning_never_raises_and_is_repeatable(knative, pelton, url):
     subject = function(url=url, annotations=notes)
 
     assert plan(subject, Facts(), BUILT) == plan(subject, Facts(), BUILT)
+
+
+def test_limits_that_the_source_states_hold_until_an_annotation_says_otherwise():
+    built = replace(BUILT, options={"request-timeout": "3", "http-event": "alb"})
+
+    stated = plan(function(), Facts(), built).desired
+    assert stated is not None and stated.workload.request_timeout_s == 3.0
+    assert stated.workload.options == {"request-timeout": "3", "http-event": "alb"}
+    said = plan(function(annotations={"pelton.dev/request-timeout": "7s"}), Facts(), built).desired
+    assert said is not None and said.workload.request_timeout_s == 7.0

@@ -83,14 +83,14 @@ def _bindable(port: int) -> bool:
 
 
 def socket_path(folder: str = "") -> str:
-    """Make a private directory and return the path of a socket in it; `Program.stop` removes both.
+    """Return a path for a socket that nobody can guess before it is there; `Program.stop` removes it.
+
+    A file and no directory: of a worker that is killed nothing stays behind unless its program made one.
 
     Args:
         folder: Where; $TMPDIR or /tmp when "".
     """
-    made = f"{folder or os.environ.get('TMPDIR') or '/tmp'}/pelton-{os.urandom(6).hex()}"  # noqa: S108 -- 0700, own name
-    os.mkdir(made, 0o700)  # noqa: PTH102 -- no pathlib here
-    return f"{made}/http.sock"
+    return f"{folder or os.environ.get('TMPDIR') or '/tmp'}/pelton-{os.urandom(8).hex()}.sock"  # noqa: S108 -- see above
 
 
 def command_line(command: str, bundle: str) -> list[str]:
@@ -384,14 +384,11 @@ class Program:
                 os.kill(self.pid, number)
 
     def _remove_socket(self) -> None:
-        folder = self._socket.rpartition("/")[0]
-        if not folder.rpartition("/")[2].startswith("pelton-"):
-            return
-        for remove, path in ((os.unlink, self._socket), (os.rmdir, folder)):
+        if self._socket.rpartition("/")[2].startswith("pelton-"):
             try:
-                remove(path)
+                os.unlink(self._socket)  # noqa: PTH108 -- no pathlib here
             except OSError:
-                continue
+                pass
 
 
 async def _accepts(family: int, address: tuple[str, int] | str) -> bool:

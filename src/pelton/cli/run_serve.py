@@ -1,7 +1,7 @@
 """The child of `pelton run`: detects, installs, loads and serves one version of a source in this process.
 
 Wires `builders/detect.py`, `builders/environment.py`, `dataplane/loader.py` and `dataplane/worker.py`.
-Outputs go where they can without a platform: `bindings.http` for real, topics to the terminal. Forked by
+Outputs, states and event triggers go as far as they can without a platform: `cli/run_outputs.py`. Forked by
 `cli/run.py`.
 """
 
@@ -146,18 +146,26 @@ def load(wanted: Asked, page: LoadPage, *, port: int) -> Loaded:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # text streams of this process
     if port:
         os.environ.setdefault("PORT", str(port))
-    outputs = RuntimeContext.of(workload.context).outputs
+    context = RuntimeContext.of(workload.context)
     control = None
-    if outputs:
+    if context.outputs or context.states or context.dapr_triggers:
         from pelton.cli import run_outputs  # drivers are heavy and most functions need none
 
-        control = run_outputs.start(workload.namespace, workload.name, outputs)
+        control = run_outputs.start(workload.namespace, workload.name, context)
     instance = worker.Worker(_settings(workload), page)
     loader.enter_environment(packages, workload.bundle)
     profile = ImportProfile()
     try:
         with profile:
-            function = loader.load(workload, convention, instance.send, instance.send_async, instance.defer)
+            function = loader.load(
+                workload,
+                convention,
+                instance.send,
+                instance.send_async,
+                instance.defer,
+                state=instance.state,
+                state_async=instance.state_async,
+            )
     except PeltonError:
         print(profile.text().replace("loaded in", "failed after"), file=sys.stderr)
         raise

@@ -44,6 +44,8 @@ __all__ = [
 
 SKYWALKING: Final = "skywalking"
 _CARRIED: Final = ("traceparent", "tracestate", "baggage", "sw8", "sw8-correlation")
+_ATTRIBUTES: Final = frozenset({"traceparent", "tracestate"})
+"""What a topic's envelope carries as attributes; the rest travels inside a wrapped payload only."""
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 
 
@@ -115,7 +117,8 @@ class Trace:
             output.content_type = "application/json"
         for name, value in headers.items():
             if is_topic:
-                output.metadata.setdefault(f"cloudevent.{name}", value)
+                if name in _ATTRIBUTES:
+                    output.metadata.setdefault(f"cloudevent.{name}", value)
             else:
                 # bindings.http makes headers of names that begin with a capital letter.
                 key = name.capitalize() if component_type == "bindings.http" else name

@@ -89,7 +89,7 @@ class SourceTree:
                 if names[0] != "main.py" or name == "main.py":
                     raise
                 continue  # with a main.py the other files are its business: it may never import this one
-            made.append(SourceFile(name=name, module=module, entry=name == "main.py" or len(names) == 1))
+            made.append(SourceFile(name=name, module=module, entry=name == "main.py"))
         return tuple(made)
 
     def text(self, name: str) -> str:

@@ -140,7 +140,9 @@ def _sources(tree: Tree) -> Iterator[Match]:
             keys = _keys_of(node, parameters[0])
             if keys:
                 rule, rank = f"def {node.name}(event, context) reads event[{keys[0]!r}]", 0
-            elif tree.asked == NAME or node.name not in _LAMBDA_NAMES:
+            elif tree.asked == NAME or not (
+                node.name in _LAMBDA_NAMES or source.name == "lambda_function.py"
+            ):
                 rule, rank = f"def {node.name}(event, context), which could be any of several platforms", 1
             else:
                 continue

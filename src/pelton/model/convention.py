@@ -44,7 +44,7 @@ class SourceFile:
     Attributes:
         name: Path relative to the tree.
         module: Its syntax tree.
-        entry: Whether it is main.py, the only file, or the one that the user named.
+        entry: Whether it is main.py, or the file that the user named.
     """
 
     name: str

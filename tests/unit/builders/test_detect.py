@@ -71,9 +71,8 @@ def test_event_and_context_in_main_fit_several_platforms_and_are_never_guessed(t
     assert detect(folder, ALL, convention="gcf").signature == "event"
 
 
-def test_handler_with_event_and_context_is_left_to_other_conventions(tree):
-    with pytest.raises(UnknownConventionError):
-        detect(tree(main="def lambda_handler(event, context): ...\n"), ALL)
+def test_lambda_handler_in_main_is_lambdas(tree):
+    assert detect(tree(main="def lambda_handler(event, context): ...\n"), ALL).convention == "lambda"
 
 
 def test_decorated_function_wins_over_helpers_with_the_usual_parameters(tree):

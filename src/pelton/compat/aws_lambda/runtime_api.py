@@ -56,11 +56,13 @@ class RuntimePlan:
         extensions: Executables of external extensions, absolute paths.
         several: Whether it takes several invocations at once.
         caching: Whether `restore/next` is served.
+        limit_s: Seconds per invocation, besides the platform's limit.
     """
 
     argv: Sequence[str]
     env: dict[str, str]
     extensions: Sequence[str] = ()
+    limit_s: float = float("inf")
     several: bool = False
     caching: bool = False
 
@@ -93,7 +95,7 @@ def plan_of(request: LoadRequest, info: FunctionInfo) -> RuntimePlan:
         argv = command_line(command, info.task_root)
     elif request.options.get("lambda-runtime") == "awslambdaric":
         _check_client(request)
-        argv = [python, "-m", "awslambdaric", info.handler]
+        argv = [python, "-m", "awslambdaric", _handler(request)]
     else:
         argv = [_bootstrap(info.task_root)]
     is_client = "awslambdaric" in argv
@@ -111,7 +113,22 @@ def plan_of(request: LoadRequest, info: FunctionInfo) -> RuntimePlan:
         extensions=_executables(f"{info.task_root}/extensions", _OPT_EXTENSIONS),
         several=concurrency.isdecimal() and int(concurrency) > 0,
         caching=caching,
+        limit_s=_time_limit_s(),
     )
+
+
+def _handler(request: LoadRequest) -> str:
+    """Return the handler string; a bare function name is one of the source file's."""
+    target, file = request.target, request.source.removeprefix(f"{request.bundle}/")
+    return f"{file.removesuffix('.py')}.{target}" if "." not in target and file.endswith(".py") else target
+
+
+def _time_limit_s() -> float:
+    """Return the emulator's own limit, AWS_LAMBDA_FUNCTION_TIMEOUT; inf where it is not set."""
+    try:
+        return float(os.environ.get("AWS_LAMBDA_FUNCTION_TIMEOUT", "")) or float("inf")
+    except ValueError:
+        return float("inf")
 
 
 def _site_packages() -> str:
@@ -209,6 +226,7 @@ class Runtime:
     def __init__(self, plan: RuntimePlan, info: FunctionInfo) -> None:
         self._plan = plan
         self._info = info
+        self._arn = info.arn
         self._api = RuntimeApi(self, several=plan.several, caching=plan.caching)
         self._address = ""
         self._program: Program | None = None
@@ -368,8 +386,11 @@ class Runtime:
     async def _run(self, call: LambdaCall) -> LambdaResult:
         loop = asyncio.get_running_loop()
         pending = Pending(call, loop.create_future())
+        now = time.monotonic()
+        call.deadline = min(call.deadline, now + self._plan.limit_s)
+        call.arn = call.arn or self._arn
         if call.deadline != float("inf"):
-            left_s = call.deadline - time.monotonic()
+            left_s = call.deadline - now
             pending.timer = loop.call_later(max(0.0, left_s - _LEAD_S), self._expired, pending, left_s)
         if not self._alive:
             self._wanted.set()

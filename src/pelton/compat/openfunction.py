@@ -2,10 +2,9 @@
 
 Found by `builders/detect.py` and loaded by `dataplane/loader.py`; what user code touches is in
 `sdk/context.py`. Source: `openfunction` contract, section 10.1; hooks, outcome codes and tracing, which the
-Python original only reads, by 10.2, `context.state` by 10.3. Decided
-where the original is silent: None answers 200 with an empty body; both trigger kinds work at once; `async
-def` is accepted (`await context.send_async`); an output that was not accepted fails an event's invocation, so
-that the event comes back.
+Python original only reads, by 10.2, `context.state` by 10.3. Decided where these are silent: None answers 200
+with an empty body; both trigger kinds work at once; `async def` is accepted (`await context.send_async`); an
+output that was not accepted fails an event's invocation, so that the event comes back.
 """
 
 from __future__ import annotations

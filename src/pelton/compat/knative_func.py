@@ -7,7 +7,8 @@ older templates are served as well: `main(context)` with the request and the eve
 name: plain values, and `{{ env:X }}` from the worker's environment; secrets and config maps belong into the
 Function. LISTEN_ADDRESS is not looked at: Pelton says where functions listen.
 Source: `faas-conventions` contract, section 8, and its row 1; `func-python`. Decided where they are silent:
-the path has no prefix of the gateway's, as behind an address of its own; a WebSocket is answered 400.
+the path has no prefix of the gateway's, as behind an address of its own; a WebSocket is answered 400; a
+function of events that sends nothing has accepted its event (200), where func's server answers 500.
 """
 
 from __future__ import annotations
@@ -280,7 +281,9 @@ class _Function:
             scope["event"] = event
             send = _Sender(exchange.send)
         await self._handle(scope, exchange.receive, send)
-        if exchange.phase != Exchange.DONE:
+        if exchange.untouched and self._make is not None:
+            answer.reply(Reply(200))
+        elif exchange.phase != Exchange.DONE:
             exchange.unfinished()
 
     async def _aside(self, invocation: Invocation) -> Reply | None:

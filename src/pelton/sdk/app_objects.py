@@ -236,7 +236,7 @@ def _of_file(tree: Tree, name: str, depth: int = 0) -> dict[str, _App]:
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             called = node.value.func
             if isinstance(called, ast.Attribute) and called.attr in ("mount", "wsgi", "register_app"):
-                _mark_inner(found, node.value, "")
+                _mark_inner(found, node.value, called.value.id if isinstance(called.value, ast.Name) else "")
     if not found or all(app.imported for app in found.values()):
         found |= {key: app for key, app in factories.items() if key in _FACTORIES}
     return found

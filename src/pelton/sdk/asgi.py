@@ -201,6 +201,11 @@ class Exchange:
         self._error: Exception | None = None
         self._over: asyncio.Future[None] | None = None
 
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing has been answered at all."""
+        return self.phase == _WAITING
+
     async def receive(self) -> dict[str, Any]:
         """Return the next message: the body, or the client's leaving."""
         if self._body_left:

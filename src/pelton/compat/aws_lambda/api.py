@@ -15,6 +15,7 @@ import asyncio
 import base64
 import binascii
 import json
+import socket
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -199,9 +200,13 @@ class RuntimeApi:
 
     async def open(self) -> str:
         """Listen on a free port of 127.0.0.1; returns `host:port`."""
+        # A socket of our own: for a host name uvloop would start threads to look it up, and without threads
+        # programs start faster (`sdk/program.py`).
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.bind(("127.0.0.1", 0))
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self), "127.0.0.1", 0, backlog=512)
-        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await loop.create_server(lambda: Connection(self), sock=sock, backlog=512)
+        return f"127.0.0.1:{sock.getsockname()[1]}"
 
     def close(self) -> None:
         """Stop listening and end all connections."""

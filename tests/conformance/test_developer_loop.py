@@ -106,6 +106,34 @@ def test_saved_event_is_handled_once_with_an_exit_code(tmp_path, clients_home, s
     assert re.search(said, done.stdout + done.stderr), done.stdout + done.stderr
 
 
+def test_saved_event_may_send_and_keep_state(tmp_path, clients_home):
+    (tmp_path / "main.py").write_text(
+        "from functions_framework.context.user_context import UserContext\n"
+        "def f(context: UserContext):\n"
+        "    context.state.save({'key': 'k', 'value': 7})\n"
+        "    print('kept', context.state.get('k'))\n"
+        "    context.send('done', 'sent')\n"
+    )
+    (tmp_path / "event.json").write_text(json.dumps(EVENT))
+    context = {
+        "name": "f",
+        "outputs": {"done": {"componentName": "done", "componentType": "pubsub.jetstream", "topic": "ended"}},
+        "states": {"book": {"componentName": "book", "componentType": "state.in-memory"}},
+    }
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pelton.cli.main", "run", tmp_path, "--event", tmp_path / "event.json"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, "PELTON_HOME": str(clients_home), "FUNC_CONTEXT": json.dumps(context)},
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "kept 7" in done.stdout
+    assert 'output -> topic ended: "sent"' in done.stderr
+
+
 def test_client_that_sends_a_byte_a_second_hinders_nobody(serve):
     served = serve({"main.py": HELLO.format("ok")})
     import socket
@@ -124,3 +152,44 @@ def test_client_that_sends_a_byte_a_second_hinders_nobody(serve):
         connection.close()
 
     assert results == ["ok"] * 4
+
+
+def test_deferred_invocations_are_carried_out_in_the_process(serve):
+    served = serve(
+        {
+            "lambda_function.py": """
+            def lambda_handler(event, context):
+                print("handled", event, flush=True)
+                if event.get("fail"):
+                    raise ValueError("no")
+            """
+        }
+    )
+    path = "/2015-03-31/functions/function/invocations"
+
+    accepted = served.post(path, json={"n": 1}, headers={"x-amz-invocation-type": "Event"})
+    assert (accepted.status_code, accepted.content) == (202, b"")
+    served.wait_for(r"later \S+ ok attempt=1")
+    assert "handled {'n': 1}" in served.output
+    served.post(path, json={"fail": True}, headers={"x-amz-invocation-type": "Event"})
+    served.wait_for(r"later \S+ failed: .*ValueError.*; again in 60 s")
+
+
+def test_schedules_that_the_source_declares_fire(serve):
+    served = serve(
+        {
+            "template.yaml": """
+            Transform: AWS::Serverless-2016-10-31
+            Resources:
+              Tick:
+                Type: AWS::Serverless::Function
+                Properties:
+                  Handler: app.tick
+                  Runtime: python3.12
+                  Events: {Often: {Type: Schedule, Properties: {Schedule: rate(1 minute)}}}
+            """,
+            "app.py": "def tick(event, context):\n    print(event['detail-type'], flush=True)\n",
+        }
+    )
+    assert served.url  # waiting a minute is nobody's test; that it is known is shown by detection
+    assert served.get("/").status_code < 600

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pelton.cli.run_serve import Asked, Loaded, load, shared_page
+from pelton.dataplane.streams import INVOCATION
 from pelton.errors import SourceError, UsageError
 from pelton.model import cloudevent
 from pelton.model.convention import DEFERRED
@@ -116,12 +117,18 @@ def _saved(found: dict[str, Any]) -> Event:
 
 
 async def _call(loaded: Loaded, invocation: Invocation) -> int:
+    """Call a function that is served, on no address: outputs and states go through its worker."""
     function = loaded.function
     limit = None if invocation.deadline == float("inf") else invocation.deadline - time.monotonic()
+    INVOCATION.set(invocation)
+    ready = asyncio.Event()
+    serving = asyncio.create_task(
+        loaded.worker.serve(function, [], loaded.control, on_ready=ready.set, signals=False)
+    )
     started = time.monotonic()
     try:
-        if function.start is not None:
-            await function.start()
+        await _until(ready, serving)
+        started = time.monotonic()
         async with asyncio.timeout(limit):
             if function.sync:
                 context = contextvars.copy_context()
@@ -135,8 +142,8 @@ async def _call(loaded: Loaded, invocation: Invocation) -> int:
         print("\n".join(tracebacks.lines(exc, loaded.workload.bundle)), file=sys.stderr)
         reply, body = Reply(500, error=f"{type(exc).__name__}: {exc}"), b""
     finally:
-        if function.stop is not None:
-            await function.stop()
+        serving.cancel()
+        await asyncio.wait([serving])
     sys.stdout.flush()
     if body:
         sys.stdout.buffer.write(body if body.endswith(b"\n") else body + b"\n")
@@ -147,3 +154,12 @@ async def _call(loaded: Loaded, invocation: Invocation) -> int:
         f"event {outcome} status={reply.status} {(time.monotonic() - started) * 1e3:.1f} ms", file=sys.stderr
     )
     return 0 if accepted else 1
+
+
+async def _until(ready: asyncio.Event, serving: asyncio.Task[None]) -> None:
+    """Wait until a worker serves; raises what kept it from doing so."""
+    waiting = asyncio.create_task(ready.wait())
+    await asyncio.wait([waiting, serving], return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if serving.done():
+        await serving

@@ -23,15 +23,17 @@ from pelton.cli.tables import CONVENTIONS, resolve_convention
 from pelton.dataplane import loader, worker
 from pelton.dataplane.load_page import LoadPage
 from pelton.errors import BuildError, PeltonError, SourceError
-from pelton.model.convention import SERIAL
+from pelton.model.convention import DEFERRED, SERIAL
 from pelton.model.desired import Workload
-from pelton.model.invocation import Invocation, LoadedFunction
-from pelton.sdk.context import RuntimeContext
+from pelton.model.invocation import Deferred, Delivered, Event, Invocation, LoadedFunction
+from pelton.sdk.context import DaprTrigger, RuntimeContext
 
 __all__ = ["GRACE_S", "Asked", "Loaded", "load", "report", "serve", "shared_page", "stamp"]
 
 GRACE_S: Final = 5.0
 _PROFILE_FROM_MS: Final = 100.0
+_MOST_LATER: Final = 1_000
+_BUSY_S: Final = 0.1
 _FLUSH_S: Final = 0.02
 """Access lines wait this long for company: one write per request would halve the throughput."""
 
@@ -147,6 +149,16 @@ def load(wanted: Asked, page: LoadPage, *, port: int) -> Loaded:
     if port:
         os.environ.setdefault("PORT", str(port))
     context = RuntimeContext.of(workload.context)
+    context.dapr_triggers += [
+        DaprTrigger(
+            name=trigger.name or f"schedule-{number}",
+            component_type="bindings.cron",
+            input_name=trigger.name,
+            metadata={"schedule": trigger.value},
+        )
+        for number, trigger in enumerate(found.triggers)
+        if trigger.kind == "cron"
+    ]
     control = None
     if context.outputs or context.states or context.dapr_triggers:
         from pelton.cli import run_outputs  # drivers are heavy and most functions need none
@@ -162,7 +174,7 @@ def load(wanted: Asked, page: LoadPage, *, port: int) -> Loaded:
                 convention,
                 instance.send,
                 instance.send_async,
-                instance.defer,
+                _Later(instance, found.convention).defer,
                 state=instance.state,
                 state_async=instance.state_async,
             )
@@ -232,6 +244,56 @@ def _curl_flags(loaded: Loaded) -> str:
         flags = "".join(f"-H 'ce-{name}: {value}' " for name, value in headers.items())
         return f"{flags}-H 'content-type: application/json' -d '{{\"hello\": \"world\"}}' "
     return '-d \'{"name": "world"}\' ' if loaded.function.signature == "typed" else ""
+
+
+class _Later:
+    """Carries out what the function accepts for later: with the platform's pauses, in this process only."""
+
+    def __init__(self, instance: worker.Worker, convention: str) -> None:
+        self._worker = instance
+        self._attempts, self._pause_s, self._longest_s = DEFERRED.get(convention, (1, 1.0, 1.0))
+        self._known: dict[str, asyncio.Task[None]] = {}
+
+    async def defer(self, deferred: Deferred) -> Delivered:
+        """Accept it; refused when too much waits already."""
+        if len(self._known) >= _MOST_LATER:
+            return Delivered(ok=False, error=f"{_MOST_LATER} invocations wait already")
+        if deferred.id not in self._known:
+            task = asyncio.create_task(self._carry_out(deferred))
+            self._known[deferred.id] = task
+            task.add_done_callback(lambda _task: self._known.pop(deferred.id, None))
+        return Delivered(ok=True, metadata={"id": deferred.id})
+
+    async def _carry_out(self, deferred: Deferred) -> None:
+        pause_s, outcome, reason = self._pause_s, "", ""
+        for attempt in range(1, self._attempts + 1):
+            event = Event(
+                kind="deferred",
+                component="later",
+                component_type="memory",
+                topic="",
+                data=deferred.data,
+                content_type=deferred.content_type,
+                attributes={"id": deferred.id},
+                metadata=dict(deferred.metadata),
+                attempt=attempt,
+            )
+            outcome = "busy"
+            while outcome == "busy":  # its queue is full, or it is being stopped: no attempt
+                outcome, reason = await self._worker.handle(event, deferred.id)
+                if outcome == "busy":
+                    await asyncio.sleep(_BUSY_S)
+            if outcome in {"ok", "drop"} or attempt == self._attempts:
+                break
+            print(
+                f"later {deferred.id} failed: {reason}; again in {pause_s:g} s", file=sys.stderr, flush=True
+            )
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, self._longest_s)
+        if outcome == "ok":
+            print(f"later {deferred.id} ok attempt={attempt}", file=sys.stderr, flush=True)
+        else:
+            print(f"later {deferred.id} given up: {reason}", file=sys.stderr, flush=True)
 
 
 class _AccessLog:

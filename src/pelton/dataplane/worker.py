@@ -80,6 +80,10 @@ class WorkerSettings:
     grace_s: float = 30.0
 
 
+_Teller = wire.Peer | asyncio.Future[tuple[str, str]]
+"""Who delivered an event and is told its outcome."""
+
+
 class _Run:
     """An invocation that waits, has a task or a thread, or came as an event."""
 
@@ -95,7 +99,7 @@ class _Run:
     elapsed_ns = 0
 
     def __init__(
-        self, invocation: Invocation, connection: Connection | None, peer: wire.Peer | None, deadline: float
+        self, invocation: Invocation, connection: Connection | None, peer: _Teller | None, deadline: float
     ) -> None:
         self.invocation = invocation
         self.connection = connection
@@ -129,7 +133,7 @@ class _Exchange(_Run):
         self,
         invocation: Invocation,
         connection: Connection | None,
-        peer: wire.Peer | None,
+        peer: _Teller | None,
         deadline: float,
         worker: Worker,
     ) -> None:
@@ -604,7 +608,7 @@ class Worker:
         elif isinstance(run, _Run):
             self._abandon(run)
 
-    def _accept_event(self, peer: wire.Peer, invocation_id: str, event: Event, timeout_s: float) -> None:
+    def _accept_event(self, peer: _Teller, invocation_id: str, event: Event, timeout_s: float) -> None:
         if self._draining:
             self._outcome(peer, invocation_id, "busy", "the instance is being stopped")
             return
@@ -615,11 +619,17 @@ class Worker:
         self._offer(self._run_of(invocation, None, peer, deadline))
 
     def _run_of(
-        self, invocation: Invocation, connection: Connection | None, peer: wire.Peer | None, deadline: float
+        self, invocation: Invocation, connection: Connection | None, peer: _Teller | None, deadline: float
     ) -> _Run:
         if self._exchange is None:
             return _Run(invocation, connection, peer, deadline)
         return _Exchange(invocation, connection, peer, deadline, self)
+
+    async def handle(self, event: Event, invocation_id: str) -> tuple[str, str]:
+        """Handle an event of this process itself; returns (outcome, reason), see ports.EventResult."""
+        ended: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
+        self._accept_event(ended, invocation_id, event, 0.0)
+        return await ended
 
     def _cancel_event(self, peer: wire.Peer, invocation_id: str) -> None:
         for run in self._runs:
@@ -925,8 +935,11 @@ class Worker:
         else:
             sys.stderr.write(text)
 
-    def _outcome(self, peer: wire.Peer, invocation_id: str, outcome: str, reason: str) -> None:
-        if self._control is not None:
+    def _outcome(self, peer: _Teller, invocation_id: str, outcome: str, reason: str) -> None:
+        if isinstance(peer, asyncio.Future):
+            if not peer.done():
+                peer.set_result((outcome, reason))
+        elif self._control is not None:
             self._control.outcome(peer, invocation_id, outcome, reason)
 
 

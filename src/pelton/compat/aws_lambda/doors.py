@@ -98,7 +98,8 @@ class _Doors:
         self._names = frozenset(
             {info.name, request.name, f"{request.namespace}.{request.name}", "function"} - {""}
         )
-        self._defer = None if request.revision == _LOCAL else request.defer
+        self._defer = request.defer
+        self._is_local = request.revision == _LOCAL
         self._send = request.send_async
         self._destinations = options.get("on-success", ""), options.get("on-failure", "")
         attempts = options.get("max-attempts", "")
@@ -239,6 +240,8 @@ class _Doors:
     def _end_of_deferred(self, call: LambdaCall, attempt: int, result: LambdaResult) -> Reply:
         """Report an asynchronous invocation to its destination, if this was the last word on it."""
         reply = _attempt_failed(result) if result.error else Reply(200)
+        if self._is_local and not result.error:  # under `pelton run --event`, where somebody looks at it
+            reply.body = result.payload if result.value is UNSET else encode(result.value)
         destination = self._destinations[result.error]
         if destination and (not result.error or attempt >= self._attempts):
             payload = result.payload if result.value is UNSET else encode(result.value)

@@ -20,7 +20,7 @@ from pelton.plan import names
 from pelton.plan.context import DEFAULT_PORT, function_context, to_text
 from pelton.plan.eventing import Facts, Link, deferred, links, outputs, state_links, subscriptions
 from pelton.plan.fronts import fronts
-from pelton.plan.partial import environment_of, unhonoured
+from pelton.plan.partial import environment_of, only_openfunctions, unhonoured
 from pelton.plan.problem import Problem
 from pelton.plan.scaling import plan_scaling
 from pelton.plan.states import states
@@ -204,6 +204,7 @@ def _desired(
     partial += missing
     if built is None:
         return None, tuple(partial)
+    partial += only_openfunctions(serving, convention)
     found = (triggers, destinations, stores)
     workload = _workload(function, serving, built, convention, limits, concurrency, found)
     subscribed += deferred(function, convention, max_attempts=limits.max_attempts)

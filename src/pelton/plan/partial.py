@@ -11,7 +11,7 @@ from typing import Any
 
 from pelton.model.function import Build, Function, HttpRoute, Serving, Tracing
 
-__all__ = ["environment_of", "unhonoured"]
+__all__ = ["environment_of", "only_openfunctions", "unhonoured"]
 
 _DEFAULT_GATEWAY = ("openfunction", "openfunction")
 _FUNCTION_CONTAINER = "function"
@@ -32,6 +32,22 @@ def unhonoured(function: Function) -> list[Entry]:
     if function.serving is not None:
         entries.extend(_serving(function.serving))
     return entries
+
+
+def only_openfunctions(serving: Serving, convention: str) -> list[Entry]:
+    """Return the fields that reach a function through OpenFunction's context, which others are not handed."""
+    if convention == "openfunction":
+        return []
+    title = f"functions of the convention {convention} are handed no OpenFunction context"
+    return [
+        (f"spec.serving.{field}", title)
+        for field, given in (
+            ("states", serving.states),
+            ("hooks", serving.hooks and (serving.hooks.pre or serving.hooks.post)),
+            ("tracing", serving.tracing is not None and serving.tracing.enabled),
+        )
+        if given
+    ]
 
 
 OWN_BUILDER = "pelton"

@@ -480,7 +480,9 @@ def test_every_unhonoured_field_is_listed_with_its_path():
         build=Build(source=Source(url="file:///x", revision="main"), builder="img", dockerfile="Dockerfile"),
     )
 
-    assert [path for path, _ in desired(subject).partial] == [
+    listed = plan(subject, Facts(), replace(BUILT, convention="openfunction")).desired
+    assert listed is not None
+    assert [path for path, _ in listed.partial] == [
         "spec.workloadRuntime",
         "spec.imageCredentials",
         "spec.build.srcRepo.revision",
@@ -525,3 +527,14 @@ def test_limits_that_the_source_states_hold_until_an_annotation_says_otherwise()
     assert stated.workload.options == {"request-timeout": "3", "http-event": "alb"}
     said = plan(function(annotations={"pelton.dev/request-timeout": "7s"}), Facts(), built).desired
     assert said is not None and said.workload.request_timeout_s == 7.0
+
+
+@pytest.mark.parametrize("convention", ["gcf", "openfunction"])
+def test_what_only_openfunction_is_handed_is_said_for_all_others(convention):
+    wanted = function(triggers=HTTP, hooks=Hooks(pre=("a",)), tracing=Tracing(enabled=True))
+    desired = plan(wanted, Facts(), replace(BUILT, convention=convention)).desired
+
+    assert desired is not None
+    paths = {path for path, _ in desired.partial}
+    expected = {"spec.serving.hooks", "spec.serving.tracing"} if convention == "gcf" else set()
+    assert paths & {"spec.serving.hooks", "spec.serving.tracing"} == expected

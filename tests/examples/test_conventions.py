@@ -32,6 +32,7 @@ class Example:
         apply: Manifest for `pelton apply`.
         requests: What to send and what to see.
         events: What `pelton run --event` has to print.
+        env: Further environment of `pelton run`; `@FILE` stands for a file's text.
     """
 
     folder: Path
@@ -42,6 +43,15 @@ class Example:
     host: str = ""
     events: list[dict[str, str]] = field(default_factory=list)
     target: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+
+    def environment(self, home):
+        """Return the environment for `pelton run`."""
+        own = {
+            name: (self.folder / value[1:]).read_text() if value.startswith("@") else value
+            for name, value in self.env.items()
+        }
+        return {**os.environ, "PELTON_HOME": str(home), **own}
 
     @property
     def name(self):
@@ -178,7 +188,7 @@ def test_example_is_served_by_run(example, home):
         stderr=subprocess.STDOUT,
         text=True,
         cwd=example.folder,
-        env={**os.environ, "PELTON_HOME": str(home)},
+        env=example.environment(home),
     )
     assert process.stdout is not None
     lines: list[str] = []
@@ -226,7 +236,7 @@ def test_example_handles_a_saved_event(example, event, home):
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, "PELTON_HOME": str(home)},
+        env=example.environment(home),
     )
 
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from pelton.compat.azure import custom
+from pelton.compat.azure import custom, logs
 from pelton.compat.azure.app import Function, check, described, read_v1, read_v2
 from pelton.compat.azure.convert import Library
 from pelton.compat.azure.found import detect
@@ -65,13 +65,15 @@ def load(request: LoadRequest) -> LoadedFunction:
         FunctionLoadError: No app or several, a function that does not fit its bindings, no function at all.
     """
     bundle = request.bundle or request.source.rpartition("/")[0]
-    host = host_settings(read_json(f"{bundle}/host.json"))
+    document = read_json(f"{bundle}/host.json")
+    host = host_settings(document)
     _environment(bundle)
     keys = parse_keys(request.options.get("function-keys") or os.environ.get(_KEYS, ""))
     signature = request.signature or ("v2" if request.source.endswith(".py") else "v1")
     if signature == "custom-handler":
         functions = _narrowed([item for item, _ in described(bundle, os.environ)], request)
         return custom.load(request, bundle, functions, host, keys)
+    logs.install(document)
     app: Any = None
     if signature == "v2":
         app, found = read_v2(request.source, os.environ)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
@@ -16,12 +17,14 @@ from pelton.compat.aws_lambda.calls import decode
 from pelton.model.invocation import Headers, Reply
 
 __all__ = [
+    "FRAMING",
     "STREAM_TYPE",
     "MalformedError",
     "add_headers",
     "decoded",
     "decoded_body",
     "header_bytes",
+    "header_name",
     "read_prelude",
     "split_prelude",
     "status_of",
@@ -34,7 +37,9 @@ STREAM_TYPE: Final = "application/vnd.awslambda.http-integration-response"
 
 _SEPARATOR: Final = bytes(8)
 _PRELUDE_LIMIT_BYTES: Final = 1024 * 1024
-_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+"""Headers that the server writes itself."""
+_is_token: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 
 
 class MalformedError(Exception):
@@ -66,13 +71,13 @@ def strict(value: Any, *, multi: Any = None, single: bool = True) -> Reply:
             raise MalformedError("multiValueHeaders is no object")
         for name, values in multi.items():
             items = values if isinstance(values, list) else [values]
-            listed.setdefault(header_bytes(name).lower(), []).extend(header_bytes(item) for item in items)
+            listed.setdefault(header_name(name), []).extend(header_bytes(item) for item in items)
     headers: Headers = []
     if single and value.get("headers"):
         add_headers(headers, value["headers"])
     reply.headers = [(name, text) for name, text in headers if text not in listed.get(name, ())]
     reply.headers += [
-        (name, text) for name, values in listed.items() if name not in _FRAMING for text in values
+        (name, text) for name, values in listed.items() if name not in FRAMING for text in values
     ]
     body = value.get("body")
     if body is not None:
@@ -102,9 +107,16 @@ def add_headers(headers: Headers, given: Any) -> None:
     if not isinstance(given, Mapping):
         raise MalformedError("headers is no object")
     for name, value in given.items():
-        key = name.lower().encode("latin-1")
-        if value is not None and key not in _FRAMING:
-            headers.append((key, header_bytes(value)))
+        wire = header_name(name)
+        if value is not None and wire not in FRAMING:
+            headers.append((wire, header_bytes(value)))
+
+
+def header_name(name: Any) -> bytes:
+    """Return a header's name as it is sent; raises MalformedError for what is no token (RFC 9110 5.6.2)."""
+    if not isinstance(name, str) or not _is_token(name):
+        raise MalformedError(f"{name!r} is no name of a header")
+    return name.lower().encode()
 
 
 def header_bytes(value: Any) -> bytes:

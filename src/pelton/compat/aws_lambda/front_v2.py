@@ -13,10 +13,12 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from pelton.compat.aws_lambda.answers import (
+    FRAMING,
     MalformedError,
     add_headers,
     decoded_body,
     header_bytes,
+    header_name,
     status_of,
     utf8,
 )
@@ -30,7 +32,6 @@ __all__ = ["Direct", "FunctionUrl", "HttpApi", "Version2"]
 _PLAIN_BYTES: Final = 1024 * 1024
 """Longer texts are measured against the limit, which the short way leaves out."""
 _KEPT: Final = 1000
-_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 
 
 class Direct(Protocol):
@@ -240,10 +241,11 @@ _wire_names: dict[Any, bytes] = {}
 
 def _wire_name(name: Any) -> bytes | None:
     """Return a header's name as it is sent; None for what takes more thought."""
-    if type(name) is not str or not name.isascii():
+    try:
+        wire = header_name(name)
+    except MalformedError:
         return None
-    wire = name.lower().encode()
-    if wire in _FRAMING:
+    if wire in FRAMING:
         return None
     if len(_wire_names) < _KEPT:
         _wire_names[name] = wire

@@ -94,7 +94,7 @@ def _match(item: _Declared, tree: Tree, *, shared: bool) -> Iterator[Match]:
     if item.routes:
         options["http-routes"] = ", ".join(item.routes)
     target = item.name if shared or not item.handler else item.handler
-    if tree.target in {item.name, item.handler, *item.aliases}:
+    if tree.target and tree.target in {item.name, item.handler, *item.aliases}:
         target = tree.target
     if target != item.handler and item.handler:
         options["handler"] = item.handler

@@ -13,10 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
-__all__ = ["Address", "Load", "Refused", "ask", "load", "quantile"]
+__all__ = ["Address", "Load", "Refused", "ask", "load", "quantile", "turn", "warm"]
 
 _LATE_S = 20.0
 """How much longer than asked a run may take before it counts as stuck."""
+
+_FEW = 8
+"""Connections that the queue of a function with concurrency 1 has room for: ten wait beside the one that runs."""
+_WARM_S = 0.2
+_ATTEMPTS = 4
 
 Address = str | tuple[str, int]
 """Path of a unix socket, or host and port."""
@@ -100,6 +105,35 @@ async def load(address: Address, request: bytes, *, seconds: float, connections:
             connection.transport.abort()
     result.seconds = time.perf_counter() - began
     return result
+
+
+async def warm(address: Address, request: bytes, seconds: float = _WARM_S) -> None:
+    """Let a server settle: fill caches, and let a worker find out that its sync code is fast.
+
+    Until it has, a function with concurrency 1 runs on a thread, and more connections than its queue takes
+    would be turned away.
+    """
+    size = len(await ask(address, request))
+    await load(address, request, seconds=seconds, connections=_FEW, size=size)
+
+
+async def turn(address: Address, request: bytes, *, seconds: float, connections: int) -> tuple[Load, int]:
+    """Return one run and how many had to be given up before it.
+
+    A server that turned a request away settles and is asked again: on a busy machine a call may seem slow, and
+    a function with concurrency 1 then turns some away for a moment.
+    """
+    for refused in range(_ATTEMPTS):
+        size = len(await ask(address, request))
+        try:
+            return await load(
+                address, request, seconds=seconds, connections=connections, size=size
+            ), refused
+        except Refused:
+            if refused == _ATTEMPTS - 1:
+                raise
+            await warm(address, request)
+    raise AssertionError
 
 
 async def ask(address: Address, request: bytes) -> bytes:

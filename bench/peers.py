@@ -16,14 +16,14 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.load import Address, ask
 from bench.machine import free_port
 
-__all__ = ["PEERS", "Peer", "PeerError", "cache", "install", "serving"]
+__all__ = ["PEERS", "Peer", "PeerError", "cache", "describe", "install", "serving", "until_answering", "write_function"]
 
 _INSTALL_S = 300
 _START_S = 20
@@ -40,12 +40,18 @@ class Peer:
     Attributes:
         name: As on the package index.
         requirements: Exact versions of the package and of what must fit it.
-        command: Program of the environment.
+        command: Program of the environment and its arguments; `{source}`, `{target}`, `{port}` are put in.
+        runner: What its own tool generates to start a function, as a file `bench_runner.py`; "" for none.
     """
 
     name: str
     requirements: tuple[str, ...]
-    command: str
+    command: tuple[str, ...] = (
+        "functions-framework",
+        *("--source", "{source}/main.py", "--target", "{target}"),
+        *("--host", "127.0.0.1", "--port", "{port}"),
+    )
+    runner: str = ""
 
 
 PEERS = {
@@ -54,13 +60,22 @@ PEERS = {
         Peer(
             "functions-framework",
             ("functions-framework==3.10.2", "flask==3.1.3", "gunicorn==27.0.1", "werkzeug==3.1.9"),
-            "functions-framework",
         ),
         Peer(
             "ofn-functions-framework",
             # It asks for dapr 1.11.0 but lets its extensions float, which need a newer one.
             ("ofn-functions-framework==0.2.0rc1", "dapr-ext-grpc==1.11.0", "dapr-ext-fastapi==1.11.0"),
-            "ff",
+            (
+                "ff",
+                *("--source", "{source}/main.py", "--target", "{target}"),
+                *("--host", "127.0.0.1", "--port", "{port}"),
+            ),
+        ),
+        Peer(
+            "func-python",
+            ("func-python==0.7.0", "hypercorn==0.17.3"),
+            ("python", "bench_runner.py"),
+            runner="from func_python.http import serve\nfrom function import new\n\nserve(new)\n",
         ),
     )
 }
@@ -123,11 +138,15 @@ async def serving(
         "FUNCTION_TARGET": target,
         "POD_NAME": target,
         "POD_NAMESPACE": "default",
+        "LISTEN_ADDRESS": f"127.0.0.1:{port}",
     }
-    words = [str(place / "bin" / peer.command), "--source", str(source / "main.py"), "--target", target]
+    program, *arguments = peer.command
+    if peer.runner:
+        (source / "bench_runner.py").write_text(peer.runner)
+    words = [word.format(source=source, target=target, port=port) for word in arguments]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*words, "--host", "127.0.0.1", "--port", str(port)],
+            [str(place / "bin" / program), *words],
             cwd=source,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -171,10 +190,12 @@ def _last_line(log: Path) -> str:
     return lines[-1] if lines else "no output"
 
 
-def write_function(place: Path, code: str) -> Path:
-    """Write a function's main.py into a directory of its own; returns the directory."""
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "main.py").write_text(textwrap.dedent(code))
+def write_function(place: Path, code: str | Mapping[str, str]) -> Path:
+    """Write a function into a directory of its own: its main.py, or files by name; returns the directory."""
+    for name, text in ({"main.py": code} if isinstance(code, str) else code).items():
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text).lstrip("\n"))
     return place
 
 

@@ -192,21 +192,35 @@ def function(
     source: Path,
     *,
     convention: str = "gcf",
+    target: str = "hello",
+    options: Mapping[str, str] | None = None,
     window_s: int = 600,
     min_replicas: int = 0,
     max_replicas: int = 1,
 ) -> dict[str, Any]:
-    """Return the manifest of a Function whose main.py has `hello`."""
+    """Return the manifest of a Function.
+
+    Args:
+        name: Of the Function.
+        source: Its directory.
+        convention: Name in the convention table.
+        target: Its function; "" lets the convention find it.
+        options: Annotations `pelton.dev/KEY` without the prefix.
+        window_s: Stable window.
+        min_replicas: Least instances.
+        max_replicas: Most instances.
+    """
+    annotations = {f"pelton.dev/{key}": value for key, value in (options or {}).items()}
     return {
         "apiVersion": "core.openfunction.io/v1beta2",
         "kind": "Function",
-        "metadata": {"name": name, "namespace": "default", "annotations": {CONVENTION: convention}},
+        "metadata": {"name": name, "namespace": "default", "annotations": {CONVENTION: convention, **annotations}},
         "spec": {
             "version": "v1",
             "image": f"localhost/{name}:latest",
             "build": {
                 "builder": "pelton",
-                "env": {"FUNC_NAME": "hello"},
+                "env": {"FUNC_NAME": target} if target else {},
                 "srcRepo": {"url": source.as_uri()},
             },
             "serving": {

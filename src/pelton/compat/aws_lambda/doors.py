@@ -4,8 +4,8 @@ Each way is a pair: an invocation becomes a LambdaCall (or is refused), a Lambda
 runs in between is handed in by `handler.py` (sync) and `runtime_api.py` (async). Requests for the front, by
 far the most, take the shortest path.
 Source: `faas-conventions` contract, sections 1d, 2.5 and 2.6. Decided where it is silent: a request that is a
-CloudEvent is an EventBridge event, unless the option `cloudevents` is `http`; under `pelton run`, where
-nothing can keep an invocation for later, one of type Event is carried out before it is answered.
+CloudEvent is an EventBridge event, unless the option `cloudevents` is `http`; where nothing can keep an
+invocation for later, one of type Event is carried out before it is answered.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def serve(
     signature: str = "handler",
     start: Callable[[], Awaitable[None]] | None = None,
     stop: Callable[[], Awaitable[None]] | None = None,
+    probe: Callable[[], Awaitable[None]] | None = None,
     direct: Direct | None = None,
 ) -> LoadedFunction:
     """Return a function that is called by its HTTP front, the Invoke API and events.
@@ -63,6 +64,7 @@ def serve(
         signature: As in LoadedFunction.
         start: As in LoadedFunction.
         stop: As in LoadedFunction.
+        probe: As in LoadedFunction.
         direct: The same function, called without a LambdaCall; None where that is not possible.
 
     Raises:
@@ -80,6 +82,7 @@ def serve(
         target=info.handler,
         start=start,
         stop=stop,
+        probe=probe,
         refuse=doors.refuse,
         aside=doors.aside,
         body_limit_bytes=PAYLOAD_LIMIT_BYTES,

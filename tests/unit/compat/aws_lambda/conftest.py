@@ -74,6 +74,7 @@ class Platform:
         self.outputs = []
         self.deferred = []
         self.answer = Delivered(ok=True)
+        self.defer = self._defer
 
     def send(self, output):
         self.outputs.append(output)
@@ -82,7 +83,7 @@ class Platform:
     async def send_async(self, output):
         return self.send(output)
 
-    async def defer(self, deferred):
+    async def _defer(self, deferred):
         self.deferred.append(deferred)
         return self.answer
 
@@ -101,9 +102,7 @@ def load(tmp_path, platform, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
 
-    def run(
-        source, target="lambda_function.lambda_handler", file="lambda_function.py", revision="f-1", **options
-    ):
+    def run(source, target="lambda_function.lambda_handler", file="lambda_function.py", **options):
         path = tmp_path / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(source)
@@ -118,7 +117,6 @@ def load(tmp_path, platform, monkeypatch):
                 defer=platform.defer,
                 bundle=str(tmp_path),
                 name="f",
-                revision=revision,
                 timeout_s=3.0,
                 options={name.replace("_", "-"): value for name, value in options.items()},
             )

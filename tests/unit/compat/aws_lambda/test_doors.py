@@ -221,8 +221,9 @@ def test_only_what_needs_no_code_is_answered_aside(hello, request_of):
     assert function.aside(request_of()) is None
 
 
-def test_event_without_a_platform_is_carried_out_before_its_answer(hello, request_of, capsys):
-    function = hello("print('done')\nraise ValueError", revision="run")
+def test_event_that_nothing_can_keep_is_carried_out_before_its_answer(hello, platform, request_of, capsys):
+    platform.defer = None
+    function = hello("print('done')\nraise ValueError")
 
     reply = invoke(function, request_of, x_amz_invocation_type="Event")
 

@@ -181,7 +181,7 @@ def _named(tree: Tree, kind: str) -> tuple[Match, ...]:
     for name in names:
         app = _of_file(tree, name).get(key)
         parsed = tree.module(name)
-        if app is None and parsed is not None and called:
+        if app is None and parsed is not None:  # a named function that makes one is meant as a factory
             app = _factories(parsed, _origins(parsed), _classes(parsed, _origins(parsed))).get(key)
         if app is None and tree.asked == kind and parsed is not None and key in _defined(parsed):
             app = _App(kind, "said explicitly", _defined(parsed)[key])

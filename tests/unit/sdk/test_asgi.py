@@ -1,6 +1,7 @@
 """The ASGI engine against an Answer that only notes what it is given."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -119,7 +120,7 @@ def test_event_is_a_post_with_ce_headers():
         data=b"{}",
         content_type="application/json",
     )
-    seen: dict[str, object] = {}
+    seen: dict[str, Any] = {}
 
     async def app(scope, receive, send):
         seen.update(scope, message=await receive())

@@ -34,7 +34,7 @@ from pelton.model.invocation import (
     Output,
     Reply,
 )
-from pelton.sdk import trigger
+from pelton.sdk import tracebacks, trigger
 from pelton.sdk.event import as_request
 from pelton.sdk.flask_app import FlaskApp, find_flask
 from pelton.sdk.request import Request
@@ -358,7 +358,7 @@ class _Environment:
         except Exception as exc:
             said = http_error_reply(exc)
             if said is None:
-                self._forward(invocation, Reply(500, body=f"{type(exc).__name__}: {exc}".encode()))
+                self._forward(invocation, Reply(500, body=tracebacks.reason(exc).encode()))
                 raise
             reply = said
         self._forward(invocation, reply)
@@ -563,7 +563,7 @@ def _failed(exc: BaseException) -> Reply:
         b"<!doctype html>\n<html lang=en>\n<title>500 Internal Server Error</title>\n"
         b"<h1>Internal Server Error</h1>\n"
     )
-    return Reply(500, [_HTML], body, error=f"{type(exc).__name__}: {exc}")
+    return Reply(500, [_HTML], body, error=tracebacks.reason(exc))
 
 
 def _refuse(status: int, text: str, invocation: Invocation) -> Reply | None:

@@ -22,7 +22,7 @@ from typing import Any, Final
 from pelton.errors import FunctionLoadError
 from pelton.model.convention import Facts, Match, Tree, Trigger
 from pelton.model.invocation import Headers, Invocation, LoadedFunction, LoadRequest, Reply
-from pelton.sdk import trigger
+from pelton.sdk import tracebacks, trigger
 from pelton.sdk.event import as_request
 from pelton.sdk.flask_app import environ
 from pelton.sdk.request import Request
@@ -440,7 +440,7 @@ def _reply(value: Any) -> Reply:
 
 
 def _failed(exc: BaseException) -> Reply:
-    return Reply(500, [_HTML], b"Error: 500 Internal Server Error", error=f"{type(exc).__name__}: {exc}")
+    return Reply(500, [_HTML], b"Error: 500 Internal Server Error", error=tracebacks.reason(exc))
 
 
 def _refuse(status: int, text: str, invocation: Invocation) -> Reply | None:

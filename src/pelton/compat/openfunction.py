@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pelton.errors import FunctionLoadError
 from pelton.model.convention import Facts, Match, Tree
 from pelton.model.invocation import Invocation, LoadedFunction, LoadRequest, Reply
-from pelton.sdk import inner_event
+from pelton.sdk import inner_event, tracebacks
 from pelton.sdk.context import FunctionOut, RuntimeContext, UserContext
 from pelton.sdk.flask_app import FlaskApp, find_flask, open_app
 from pelton.sdk.hooks import Hooks
@@ -413,4 +413,4 @@ def _note_success(context: UserContext, reply: Reply) -> None:
 
 def _crash(exc: BaseException) -> Reply:
     text = "Internal Server Error: the function raised an exception; its log has the traceback.\n"
-    return Reply(500, [_TEXT, (_STATUS, b"crash")], text.encode(), error=f"{type(exc).__name__}: {exc}")
+    return Reply(500, [_TEXT, (_STATUS, b"crash")], text.encode(), error=tracebacks.reason(exc))

@@ -12,6 +12,7 @@ from typing import Final
 
 from pelton.model.convention import Facts, Match, Tree
 from pelton.model.invocation import LoadedFunction, LoadRequest, Reply
+from pelton.sdk import tracebacks
 from pelton.sdk.app_target import import_app
 from pelton.sdk.wsgi import caller
 
@@ -65,4 +66,4 @@ def load(request: LoadRequest) -> LoadedFunction:
 
 
 def _crash(exc: BaseException) -> Reply:
-    return Reply(500, [_TEXT], b"Internal Server Error", error=f"{type(exc).__name__}: {exc}")
+    return Reply(500, [_TEXT], b"Internal Server Error", error=tracebacks.reason(exc))

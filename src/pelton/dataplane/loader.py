@@ -245,7 +245,7 @@ def load(
         hint = "Add it to requirements.txt." if exc.name else ""
         raise _failed(workload, f"needs a module that is not there: {exc}", exc, hint) from exc
     except BaseException as exc:  # user code may raise anything
-        text = str(exc).partition("\n")[0]
+        text = tracebacks.message(exc).partition("\n")[0]
         raise _failed(workload, f"raised {type(exc).__name__}: {text}", exc) from exc
 
 

@@ -21,7 +21,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, TextIO, cast
 
 import uvloop
 
@@ -208,18 +208,28 @@ class Worker:
     Args:
         settings: Who it is and what it may.
         page: Its load page, already created.
-        spool: Its output; without one, tracebacks go to sys.stderr.
+        spool: Its output; without one, tracebacks go to `errors`.
+        errors: Where tracebacks go without a spool; sys.stderr when None. One with a descriptor of its own
+            outlives user code that closes the standard ones.
 
     Attributes:
         clients_gone: Clients that left before they had their answer.
     """
 
-    def __init__(self, settings: WorkerSettings, page: LoadPage, *, spool: Streams | None = None) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        page: LoadPage,
+        *,
+        spool: Streams | None = None,
+        errors: TextIO | None = None,
+    ) -> None:
         self.settings = settings
         self.clients_gone = 0
         self.streams_body = False
         self._page = page
         self._spool = spool
+        self._errors = errors
         self._timeout_s = settings.request_timeout_s or _INFINITY
         self._gate: Gate[_Run] = Gate(settings.concurrency)
         self._choice = InlineChoice()
@@ -349,6 +359,8 @@ class Worker:
         except OSError:  # not every kernel has it
             pass
         self._run_delay_ns = self._read_run_delay()
+        if loop.get_exception_handler() is None:
+            loop.set_exception_handler(self._loop_failed)
         caught = (signal.SIGTERM, signal.SIGINT) if signals else ()
         try:
             if function.start is not None:
@@ -909,8 +921,7 @@ class Worker:
             return plain_reply(exc.status, str(exc), invocation.id)
         self._report(invocation, exc)
         if invocation.event is not None:
-            reason = " ".join(f"{type(exc).__name__}: {exc}".split())
-            return Reply(status=500, error=reason[:500])
+            return Reply(status=500, error=tracebacks.reason(exc))
         if isinstance(exc, ReplyError):
             return plain_reply(500, f"the function's answer cannot be sent: {exc}", invocation.id)
         on_error = self._function.on_error
@@ -932,8 +943,21 @@ class Worker:
     def _write_error(self, invocation: Invocation, text: str) -> None:
         if self._spool is not None:
             self._spool.emit(b"e", invocation.id, text.encode("utf-8", "backslashreplace"))
-        else:
-            sys.stderr.write(text)
+            return
+        try:
+            (self._errors or sys.stderr).write(text)
+        except Exception:  # closed by user code, a broken pipe: whoever waits for the answer still gets it
+            return
+
+    def _loop_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log what nobody caught; user code's own logging must not be able to end the loop."""
+        try:
+            loop.default_exception_handler(context)
+        except Exception:
+            exc = context.get("exception")
+            self._write_error(_NOBODY, f"{context.get('message')}\n")
+            if isinstance(exc, BaseException):
+                self._report(_NOBODY, exc)
 
     def _outcome(self, peer: _Teller, invocation_id: str, outcome: str, reason: str) -> None:
         if isinstance(peer, asyncio.Future):

@@ -11,11 +11,12 @@ import os.path
 import traceback
 from typing import Any, Final
 
-__all__ = ["lines", "place"]
+__all__ = ["lines", "message", "place", "reason"]
 
 _PELTON: Final = os.path.abspath(__file__).rpartition("/sdk/")[0]  # noqa: PTH100 -- pathlib costs a worker 8 ms
 _FOLD_FROM: Final = 3
 """Shorter runs of foreign frames are shown."""
+_REASON_CHARACTERS: Final = 500
 
 
 def lines(exc: BaseException, bundle: str = "") -> list[str]:
@@ -25,9 +26,25 @@ def lines(exc: BaseException, bundle: str = "") -> list[str]:
         exc: The exception; its causes and contexts are included.
         bundle: File names below this directory are given relative to it.
     """
-    summary = traceback.TracebackException.from_exception(exc)
-    _strip(summary, bundle, set())
-    return [line for chunk in summary.format() for line in chunk.rstrip("\n").split("\n")]
+    try:
+        summary = traceback.TracebackException.from_exception(exc)
+        _strip(summary, bundle, set())
+        return [line for chunk in summary.format() for line in chunk.rstrip("\n").split("\n")]
+    except Exception:  # attributes that raise, a thousand chained causes: the worker has to go on
+        return [f"{reason(exc)} (its traceback cannot be shown)"]
+
+
+def message(exc: BaseException) -> str:
+    """Return what an exception says; a `__str__` that raises, or gives surrogates, does no harm."""
+    try:
+        return str(exc).encode("utf-8", "backslashreplace").decode()
+    except Exception:
+        return "<its text cannot be shown>"
+
+
+def reason(exc: BaseException) -> str:
+    """Return an exception in one line of at most 500 characters: type and message."""
+    return " ".join(f"{type(exc).__name__}: {message(exc)}".split())[:_REASON_CHARACTERS]
 
 
 def place(exc: BaseException, bundle: str) -> str:

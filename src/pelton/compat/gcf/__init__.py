@@ -23,7 +23,7 @@ from pelton.compat.gcf import detection, events, http, logs
 from pelton.errors import FunctionLoadError
 from pelton.model.convention import Facts, Match, Tree
 from pelton.model.invocation import Answer, Invocation, LoadedFunction, LoadRequest, Reply
-from pelton.sdk import registry
+from pelton.sdk import registry, tracebacks
 from pelton.sdk.event import CloudEvent
 from pelton.sdk.flask_app import FlaskApp, open_app
 from pelton.sdk.source import find_function, import_source
@@ -321,4 +321,4 @@ def _name(kind: Any) -> str:
 
 def _crash(exc: BaseException) -> Reply:
     text = "500 Internal Server Error: the function raised an exception; its log has the traceback.\n"
-    return Reply(500, [_HTML, http.CRASH], text.encode(), error=f"{type(exc).__name__}: {exc}")
+    return Reply(500, [_HTML, http.CRASH], text.encode(), error=tracebacks.reason(exc))

@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pelton.errors import BuildError, SourceError
 
@@ -54,14 +54,35 @@ NO_ENVIRONMENT: Final = Environment()
 
 
 def read_requirements(source_dir: Path | str) -> str:
-    """Return requirements.txt of a source directory with `-r` files put in; "" where there is none.
+    """Return what a source directory requires: requirements.txt with `-r` files put in, else pyproject.toml.
+
+    Of pyproject.toml it is `project.dependencies`, which is where Knative func's templates have them; the
+    project itself is not installed, its code is imported from the source. "" where there is neither.
 
     Raises:
-        SourceError: A `-r` or `-c` file is missing or outside, or a line installs from the source itself.
+        SourceError: A `-r` or `-c` file is missing or outside, a line installs from the source itself, or
+            pyproject.toml is no TOML.
     """
     root = Path(source_dir)
     file = root / "requirements.txt"
-    return "\n".join(_lines(file, root, set())) if file.is_file() else ""
+    if file.is_file():
+        return "\n".join(_lines(file, root, set()))
+    listed = _project_table(root).get("dependencies")
+    return "\n".join(str(item) for item in listed) if isinstance(listed, list) else ""
+
+
+def _project_table(root: Path) -> dict[str, Any]:
+    """Return the table `project` of a directory's pyproject.toml; {} where there is none."""
+    file = root / "pyproject.toml"
+    if not file.is_file():
+        return {}
+    import tomllib
+
+    try:
+        table = tomllib.loads(file.read_text(errors="replace")).get("project", {})
+    except tomllib.TOMLDecodeError as exc:
+        raise SourceError(f"not TOML: {exc}", where=str(file)) from exc
+    return table if isinstance(table, dict) else {}
 
 
 def _lines(file: Path, root: Path, seen: set[Path]) -> list[str]:
@@ -314,19 +335,11 @@ def check_python(source_dir: Path | str, version: tuple[int, int, int] = sys.ver
             )
         ):
             raise _other_python(f"Python {wanted}", running, str(file))
-    project = root / "pyproject.toml"
-    if project.is_file():
-        import tomllib
-
-        try:
-            table = tomllib.loads(project.read_text(errors="replace")).get("project", {})
-        except tomllib.TOMLDecodeError as exc:
-            raise SourceError(f"not TOML: {exc}", where=str(project)) from exc
-        wanted = str(table.get("requires-python", "")) if isinstance(table, dict) else ""
-        if wanted and not all(
-            _satisfies(version, clause.strip()) for clause in wanted.split(",") if clause.strip()
-        ):
-            raise _other_python(f"Python {wanted}", running, str(project))
+    wanted = str(_project_table(root).get("requires-python", ""))
+    if wanted and not all(
+        _satisfies(version, clause.strip()) for clause in wanted.split(",") if clause.strip()
+    ):
+        raise _other_python(f"Python {wanted}", running, str(root / "pyproject.toml"))
 
 
 def _other_python(wanted: str, running: str, where: str) -> SourceError:

@@ -102,6 +102,14 @@ def test_nested_requirements_are_put_in(tmp_path):
     assert read_requirements(tmp_path) == "a==1\nb==2"
 
 
+def test_requirements_are_the_projects_where_there_is_no_file_of_them(tmp_path):
+    assert read_requirements(tmp_path) == ""
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "f"\ndependencies = ["a==1", "b>2"]\n')
+    assert read_requirements(tmp_path) == "a==1\nb>2"
+    (tmp_path / "requirements.txt").write_text("c\n")
+    assert read_requirements(tmp_path) == "c"
+
+
 @pytest.mark.parametrize("line", ["-e .", "./lib", "-c constraints.txt", "-r ../outside.txt", "-r nope.txt"])
 def test_lines_that_cannot_be_honoured_are_refused_with_their_place(tmp_path, line):
     (tmp_path / "requirements.txt").write_text(f"a==1\n{line}\n")

@@ -35,6 +35,9 @@ class Threads(Generic[J]):
         size: Most threads there may be.
         done: Takes each finished job.
 
+    Attributes:
+        strayed: Called instead of handing a job back, in a copy of the process that the job itself forked.
+
     Threads are daemons: a call that never returns must not keep the process from ending.
     """
 
@@ -47,6 +50,7 @@ class Threads(Generic[J]):
         self._woken = False
         self._outstanding = 0
         self.count = 0
+        self.strayed: Callable[[], object] | None = None
 
     def submit(self, job: J) -> None:
         """Run a job as soon as a thread is free; call it on the loop's thread."""
@@ -65,6 +69,8 @@ class Threads(Generic[J]):
         get, finished = self._jobs.get, self._finished
         while (job := get()) is not None:
             job.execute()
+            if self.strayed is not None:
+                self.strayed()
             finished.append(job)
             del job  # an idle thread must not keep the last body alive
             # Whoever sees the flag set has appended before the collector lowered it, so nothing is left

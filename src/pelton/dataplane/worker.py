@@ -25,7 +25,7 @@ from typing import Any, Final, TextIO, cast
 
 import uvloop
 
-from pelton.dataplane import wire
+from pelton.dataplane import forks, wire
 from pelton.dataplane.concurrency import MAX_THREADS, Admission, Gate, InlineChoice
 from pelton.dataplane.control import Control
 from pelton.dataplane.http import Connection, Limits
@@ -230,6 +230,7 @@ class Worker:
         self._page = page
         self._spool = spool
         self._errors = errors
+        self._strayed = False
         self._timeout_s = settings.request_timeout_s or _INFINITY
         self._gate: Gate[_Run] = Gate(settings.concurrency)
         self._choice = InlineChoice()
@@ -359,6 +360,7 @@ class Worker:
         except OSError:  # not every kernel has it
             pass
         self._run_delay_ns = self._read_run_delay()
+        forks.watch(self)
         if loop.get_exception_handler() is None:
             loop.set_exception_handler(self._loop_failed)
         caught = (signal.SIGTERM, signal.SIGINT) if signals else ()
@@ -387,6 +389,7 @@ class Worker:
             for number in caught:
                 loop.remove_signal_handler(number)
             await self._shut_down()
+            forks.forget(self)
 
     async def drain(self, grace_s: float) -> None:
         """Take no new events, let connections end with their next answer, and wait until nothing runs.
@@ -897,6 +900,8 @@ class Worker:
 
     def _checked(self, invocation: Invocation, reply: Any) -> Reply:
         """Return a Reply whose body is bytes or an async iterator, or the error that it is not."""
+        if self._strayed:
+            self._end_stray()
         if type(reply) is Reply:
             body: Any = reply.body
             if type(body) is bytes or hasattr(body, "__anext__"):
@@ -948,6 +953,25 @@ class Worker:
             (self._errors or sys.stderr).write(text)
         except Exception:  # closed by user code, a broken pipe: whoever waits for the answer still gets it
             return
+
+    def forked(self) -> None:
+        """Take note of being a copy of the worker, made by user code: one that must not answer for it.
+
+        Its page, sockets and loop are the original's. Whatever a call comes back through looks at the page or
+        at `_strayed`; the original pays nothing for that. Only attributes are set: a child that is about to
+        run another program comes by here, too.
+        """
+        self._strayed = True
+        page: Any = self._page
+        page.end = page.exempt = page.begin = self._threads.strayed = self._end_stray
+
+    def _end_stray(self, *_: Any) -> int:
+        self._write_error(
+            INVOCATION.get() or _NOBODY,
+            "a process that the function forked came back from the handler and was ended; let such a process "
+            "end itself by os._exit\n",
+        )
+        os._exit(1)
 
     def _loop_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log what nobody caught; user code's own logging must not be able to end the loop."""

@@ -104,6 +104,12 @@ class Platform:
         self.deferred = []
         self.ok = True
 
+    def send(self, output):
+        raise AssertionError("actions have no outputs")
+
+    async def send_async(self, output):
+        return self.send(output)
+
     async def defer(self, deferred):
         self.deferred.append(deferred)
         return Delivered(ok=self.ok, error="" if self.ok else "full")
@@ -131,14 +137,16 @@ def load(tmp_path, platform, monkeypatch):
             (tmp_path / "__main__.py").write_text(source)
             place += "/__main__.py"
         elif source is not None:
-            options[PACKAGE] = encode(read(source))
+            manifest = read(source)
+            assert manifest is not None
+            options[PACKAGE] = encode(manifest)
         request = LoadRequest(
             source=place,
             target=target,
             signature="",
             context={},
-            send=None,
-            send_async=None,
+            send=platform.send,
+            send_async=platform.send_async,
             defer=platform.defer if defer else None,
             bundle=str(tmp_path),
             name="shop" if source is SHOP else "hello",
@@ -148,7 +156,8 @@ def load(tmp_path, platform, monkeypatch):
 
     yield run
     os.chdir(here)
-    os.environ.clear()
+    for name in set(os.environ) - set(environ):
+        del os.environ[name]
     os.environ.update(environ)
     for name in set(sys.modules) - before:
         if not name.startswith(("pelton", "hypothesis")):
@@ -185,7 +194,7 @@ def test_plain_result_is_json_and_a_web_result_http(load):
     reply = function.call(ask("/?web=1", method="GET"))
     assert (reply.status, reply.body) == (201, b"b")
     assert dict(reply.headers)[b"access-control-allow-origin"] == b"*"
-    assert len(dict(reply.headers)[b"x-openwhisk-activation-id"]) == 32
+    assert b"x-openwhisk-activation-id" not in dict(reply.headers)
 
 
 def test_parameters_come_as_for_a_web_action(load):
@@ -196,9 +205,10 @@ def test_parameters_come_as_for_a_web_action(load):
 
 
 def test_exception_is_an_error_and_its_traceback_starts_at_the_action(load, capsys):
-    status, value = answer(load("def main(p):\n    raise KeyError('x')\n"))
+    reply = load("def main(p):\n    raise KeyError('x')\n").call(ask())
 
-    assert (status, value) == (502, {"error": "'x'"})
+    assert (reply.status, reply.body) == (502, b'{"error":"\'x\'"}')
+    assert len(dict(reply.headers)[b"x-openwhisk-activation-id"]) == 32
     text = capsys.readouterr().err
     assert "KeyError" in text and "package.py" not in text
 
@@ -272,7 +282,7 @@ def test_context_of_an_activation_is_in_the_environment(load):
     ]
     function = load(f"import os\ndef main(p):\n    return {{k: os.environ['__OW_' + k] for k in {names}}}\n")
 
-    reply = function.call(ask())
+    reply = function.call(ask("/api/v1/web/guest/default/hello.json"))
     value = json.loads(reply.body)
 
     assert value["ACTIVATION_ID"].encode() == dict(reply.headers)[b"x-openwhisk-activation-id"]
@@ -282,6 +292,19 @@ def test_context_of_an_activation_is_in_the_environment(load):
         "i-1",
     )
     assert value["DEADLINE"].isdigit()
+
+
+def test_program_that_an_action_starts_has_the_context_of_its_activation(load):
+    script = "import os; print(os.environ['__OW_ACTIVATION_ID'], end='')"
+    function = load(
+        f"import subprocess, sys\ndef main(p):\n    words = [sys.executable, '-c', {script!r}]\n"
+        "    return {'id': subprocess.check_output(words, text=True)}\n"
+    )
+
+    for _ in range(2):
+        reply = function.call(ask("/api/v1/web/guest/default/hello.json"))
+        known = dict(reply.headers)[b"x-openwhisk-activation-id"].decode()
+        assert json.loads(reply.body) == {"id": known}
 
 
 async def test_coroutine_function_is_awaited(load):

@@ -2,7 +2,7 @@
 
 Found by `builders/detect.py`, loaded by `dataplane/loader.py`. `detection` and `manifest` read the source
 tree; `code` and `package` load and run actions; `front` takes invocations, with `container`, `web`, `rest`
-and `events` for the ways in; `activation` keeps what became of them.
+and `events` for the ways in; `activation` keeps what became of them, `context` writes `__OW_*`.
 Source: `faas-conventions` contract, sections 6 and 11 (row 10). What was decided is said in each file. One
 invocation at a time (`model/convention.SERIAL`).
 """
@@ -13,6 +13,7 @@ import os
 from typing import Final
 
 from pelton.compat.openwhisk.activation import LIMIT_BYTES, dump
+from pelton.compat.openwhisk.context import follow_to_programs
 from pelton.compat.openwhisk.detection import detect
 from pelton.compat.openwhisk.front import Front
 from pelton.compat.openwhisk.package import load_package
@@ -65,6 +66,7 @@ def load(request: LoadRequest) -> LoadedFunction:
     """
     _platform_environment(request)
     package = load_package(request)
+    follow_to_programs()
     front = Front(package, request)
     blank = package.blank
     plain = not blank and not package.mixed

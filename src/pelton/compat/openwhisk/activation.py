@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, Final
 
 __all__ = [
@@ -34,7 +35,19 @@ _MOST_RECORDS: Final = 1_000
 _MOST_RECORD_BYTES: Final = 16 * 1024 * 1024
 _SHOWN_OF_LONG: Final = 1024
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+def _encoder() -> Callable[[Any], str]:
+    """Return JSON's encoder, made once: JSONEncoder.encode makes the same parts anew for each value."""
+    slow = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # no C accelerator
+        return slow.encode
+    # Without markers a value that contains itself ends as a RecursionError.
+    parts = make(None, slow.default, json.encoder.encode_basestring, None, ":", ",", False, False, False)
+    return lambda value: "".join(parts(value, 0))
+
+
+_encode = _encoder()
 
 
 def dump(value: Any) -> bytes:
@@ -50,9 +63,17 @@ def dump(value: Any) -> bytes:
         return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
 
+_ahead: list[str] = []
+"""Ids that were drawn at once, since asking the kernel for each costs as much as a short action."""
+os.register_at_fork(after_in_child=_ahead.clear)
+
+
 def new_id() -> str:
-    """Return an activation id: 32 hexadecimal digits."""
-    return os.urandom(16).hex()
+    """Return an activation id: 32 hexadecimal digits that cannot be guessed."""
+    if not _ahead:
+        digits = os.urandom(16 * 64).hex()
+        _ahead[:] = [digits[at : at + 32] for at in range(0, len(digits), 32)]
+    return _ahead.pop()
 
 
 class Outcome:
@@ -79,7 +100,7 @@ class Outcome:
     def encoded(self) -> tuple[int, bytes]:
         """Return (status, JSON of the result); too long a result is an application error."""
         try:
-            data = dump(self.result)
+            data = dump(self.value if not self.status else self.result)
         except (TypeError, ValueError, RecursionError) as exc:
             return DEVELOPER_ERROR, dump(
                 {"error": f"The action did not produce a valid JSON response: {exc}"}

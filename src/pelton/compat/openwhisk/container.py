@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from pelton.compat.openwhisk import code
 from pelton.compat.openwhisk.activation import DEVELOPER_ERROR, Outcome, dump
+from pelton.compat.openwhisk.context import put
 from pelton.compat.openwhisk.manifest import DEFAULT, ActionSpec, key_of
 from pelton.compat.openwhisk.package import Action, Package, merge
 from pelton.compat.openwhisk.web import Refused
@@ -182,7 +183,7 @@ class Container:
         for key, item in context.items():
             name = f"__OW_{key.upper()}"
             if name.isidentifier() and name.isascii():
-                os.environ[name] = text_of(item).replace("\0", "")
+                put(name.encode(), text_of(item).replace("\0", ""))
         return action, merge(action, value)
 
     def _named(self, name: Any) -> Action:

@@ -4,19 +4,19 @@ A request to the function's own address, to /api/v1/web, to /api/v1/namespaces o
 event: each becomes a Task (an action, its whole parameters, and how to answer), which `package.py` runs.
 Made by the package's `load`; called by `dataplane/worker.py`, one invocation at a time, since activations
 find their context in the environment.
-Source: `faas-conventions` contract, sections 6 and 12. Decided where it is silent:
-the function's own address takes parameters as a web action does (if the action is exported: always, when it
-came without a manifest) and answers a result with `body`, `statusCode` or `headers` by the rules of .http and
-any other as JSON, an error with 502; an action that is not exported is invoked instead (parameters in, JSON
+Source: `faas-conventions` contract, sections 6 and 12. Decided where it is silent: the function's own address
+takes parameters as a web action does (if the action is exported: always, when it came without a manifest) and
+answers a result with `body`, `statusCode` or `headers` by the rules of .http, any other as JSON, and an error
+with 502 and its activation's id; an action that is not exported is invoked instead (parameters in, JSON
 result out). A package's actions are below `/action` and `/package/action` there. An event whose action ends
 in an error is an attempt; an invocation that was accepted for later is carried out once, as there.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from pelton.compat.openwhisk import events, rest, web
@@ -30,6 +30,7 @@ from pelton.compat.openwhisk.activation import (
     record,
 )
 from pelton.compat.openwhisk.container import Container, mark_end
+from pelton.compat.openwhisk.context import VARIABLES
 from pelton.compat.openwhisk.manifest import DEFAULT, truthy
 from pelton.compat.openwhisk.package import Action, Package, merge
 from pelton.compat.openwhisk.web import Refused, problem
@@ -65,17 +66,10 @@ class Task:
         started_ns: Epoch nanoseconds.
     """
 
-    __slots__ = (
-        "action",
-        "activation_id",
-        "extension",
-        "flags",
-        "invocation",
-        "others",
-        "params",
-        "render",
-        "started_ns",
-    )
+    # Class attributes instead of slots: most tasks never set these.
+    others: tuple[Task, ...] = ()
+    extension = ""
+    flags: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self, action: Action, params: Any, invocation: Invocation, render: Callable[[Task, Outcome], Reply]
@@ -85,9 +79,6 @@ class Task:
         self.invocation = invocation
         self.render = render
         self.activation_id = new_id()
-        self.others: tuple[Task, ...] = ()
-        self.extension = ""
-        self.flags: dict[str, str] = {}
         self.started_ns = time.time_ns()
 
 
@@ -126,7 +117,8 @@ class Front:
         return self._run(task)  # type: ignore[arg-type]  # the other half of the union
 
     def _run(self, task: Task) -> Reply:
-        self._enter(task)
+        if task.render is not _of_run:
+            self._enter(task)
         outcome = self._package.run(task.action, task.params)
         reply = self._finish(task, outcome)
         for other in task.others:
@@ -141,7 +133,8 @@ class Front:
         return await self._run_async(task)
 
     async def _run_async(self, task: Task) -> Reply:
-        self._enter(task)
+        if task.render is not _of_run:
+            self._enter(task)
         outcome = await self._package.run_async(task.action, task.params)
         reply = self._finish(task, outcome)
         for other in task.others:
@@ -201,16 +194,13 @@ class Front:
     # --- before and after ---
 
     def _enter(self, task: Task) -> None:
-        """Write an activation's context; /run brings its own."""
-        if task.render is _of_run:
-            return
-        environ = os.environ
-        environ["__OW_ACTIVATION_ID"] = task.activation_id
-        environ["__OW_TRANSACTION_ID"] = task.invocation.id
+        """Write an activation's context, unless it brought its own."""
+        VARIABLES[b"__OW_ACTIVATION_ID"] = task.activation_id.encode()
+        VARIABLES[b"__OW_TRANSACTION_ID"] = task.invocation.id.encode("utf-8", "replace")
         left = task.invocation.deadline - time.monotonic()
         if left > _NO_LIMIT_S * 1000:
             left = _NO_LIMIT_S
-        environ["__OW_DEADLINE"] = str(task.started_ns // 1_000_000 + int(left * 1000))
+        VARIABLES[b"__OW_DEADLINE"] = b"%d" % (task.started_ns // 1_000_000 + int(left * 1000))
 
     def _finish(self, task: Task, outcome: Outcome) -> Reply:
         if task.render is _of_run:
@@ -324,10 +314,10 @@ class Front:
         if invocation.method == "OPTIONS" and not action.custom_options:
             return Reply(200, list(web.cors(invocation)))
         user = self._authorise(invocation, action) if action.auth is not None else ""
-        if _is_structured(invocation):
+        if invocation.body and _is_structured(invocation):
             return self._structured(invocation, action)
         given = web.arguments(invocation, path, raw=action.raw, user=user, protected=action.final)
-        return Task(action, merge(action, given), invocation, _of_root)
+        return Task(action, merge(action, given) if action.params else given, invocation, _of_root)
 
     def _by_path(self, path: str) -> tuple[Action, str]:
         """Return the action that `/action/...` or `/package/action/...` names, and the rest of the path."""
@@ -529,18 +519,24 @@ def _of_root(task: Task, outcome: Outcome) -> Reply:
     value = outcome.value
     if outcome.status == APPLICATION_ERROR:
         value = value["error"]
-    if web.looks_like_http(value) and outcome.status != DEVELOPER_ERROR:
-        reply = web.http(value)
-        reply.headers.append((_ID, task.activation_id.encode()))
-    else:
-        status, data = outcome.encoded()
-        reply = Reply(502 if status else 200, [_JSON, (_ID, task.activation_id.encode())], data)
-    return reply if task.action.custom_options else _with(reply, web.cors(task.invocation))
+    headers = [] if task.action.custom_options else web.cors(task.invocation)
+    if (
+        type(value) is dict
+        and ("body" in value or "statusCode" in value or "headers" in value)
+        and outcome.status != DEVELOPER_ERROR
+    ):
+        return _with(web.http(value), headers)
+    status, data = outcome.encoded()
+    if not status:  # no id: a success leaves no record here, and a header that differs costs each time
+        return Reply(200, [_JSON, *headers], data)
+    return Reply(502, [_JSON, (_ID, task.activation_id.encode()), *headers], data)
 
 
 def _of_invoke(task: Task, outcome: Outcome) -> Reply:
     status, data = outcome.encoded()
-    return Reply(502 if status else 200, [_JSON, (_ID, task.activation_id.encode())], data)
+    if not status:
+        return Reply(200, [_JSON], data)
+    return Reply(502, [_JSON, (_ID, task.activation_id.encode())], data)
 
 
 def _of_web(task: Task, outcome: Outcome) -> Reply:
@@ -591,9 +587,6 @@ def _cors_of(action: Action, invocation: Invocation) -> Headers:
 
 def _with(reply: Reply, headers: Headers) -> Reply:
     """Add default headers to an answer that lacks them."""
-    if len(reply.headers) <= 2 and (not reply.headers or reply.headers[0] is _JSON):
-        reply.headers += headers
-        return reply
     own = {name for name, _ in reply.headers}
     reply.headers += [pair for pair in headers if pair[0] not in own]
     return reply

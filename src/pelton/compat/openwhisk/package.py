@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from pelton.compat.openwhisk import code
 from pelton.compat.openwhisk.activation import APPLICATION_ERROR, DEVELOPER_ERROR, SUCCESS, Outcome
+from pelton.compat.openwhisk.context import put
 from pelton.compat.openwhisk.detection import PACKAGE
 from pelton.compat.openwhisk.manifest import (
     DEFAULT,
@@ -205,7 +206,7 @@ class Package:
 
     def _call(self, action: Action, params: Any) -> Outcome:
         if self._named is not action:
-            os.environ["__OW_ACTION_NAME"] = action.path
+            put(b"__OW_ACTION_NAME", action.path)
             self._named = action
         function = action.function
         if function is None:
@@ -230,7 +231,7 @@ class Package:
                 await asyncio.wait([running])
                 raise
         if self._named is not action:
-            os.environ["__OW_ACTION_NAME"] = action.path
+            put(b"__OW_ACTION_NAME", action.path)
             self._named = action
         assert action.function is not None  # noqa: S101 -- what is a coroutine function is there
         try:

@@ -10,6 +10,7 @@ long as the action may run, so 202 is the answer to non-blocking ones only.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -74,7 +75,7 @@ def flags_of(invocation: Invocation) -> dict[str, str]:
     return dict(parse_qsl(query_of(invocation.target), keep_blank_values=True))
 
 
-def is_blocking(flags: dict[str, str]) -> bool:
+def is_blocking(flags: Mapping[str, str]) -> bool:
     """Tell whether the client waits for the result."""
     return truthy(flags.get("blocking", ""))
 

@@ -26,7 +26,6 @@ __all__ = [
     "decoded_path",
     "http",
     "is_binary",
-    "looks_like_http",
     "problem",
     "project",
     "query_of",
@@ -143,11 +142,7 @@ def arguments(
         Refused: A reserved or final parameter is set, the body is no JSON, or it is too long.
     """
     body = invocation.body
-    headers: dict[str, str] = {}
-    for name, value in invocation.headers:
-        key = name.decode("latin-1")
-        text = value.decode("latin-1")
-        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    headers = _headers(invocation.headers)
     query = query_of(invocation.target)
     found: dict[str, Any] = {}
     if raw:
@@ -163,6 +158,17 @@ def arguments(
     found["__ow_path"] = path
     if user:
         found["__ow_user"] = user
+    return found
+
+
+def _headers(given: Headers) -> dict[str, str]:
+    found = {name.decode("latin-1"): value.decode("latin-1") for name, value in given}
+    if len(found) == len(given):
+        return found
+    found = {}
+    for name, value in given:  # repeated ones are joined
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        found[key] = f"{found[key]}, {text}" if key in found else text
     return found
 
 
@@ -201,11 +207,6 @@ def _raw_body(body: bytes, media: str) -> str:
 
 
 # --- answer ---
-
-
-def looks_like_http(value: Any) -> bool:
-    """Tell whether a result is meant as an HTTP answer."""
-    return type(value) is dict and ("body" in value or "statusCode" in value or "headers" in value)
 
 
 def project(extension: str, value: Any) -> Reply:

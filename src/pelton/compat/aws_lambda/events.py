@@ -14,6 +14,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote_plus
 
@@ -87,7 +88,7 @@ def event_of(trigger: Trigger, source: str, info: FunctionInfo) -> Any:
 def _sqs(trigger: Trigger, info: FunctionInfo, *, fifo: bool = False) -> dict[str, Any]:
     body, _ = _text(trigger.data)
     queue = trigger.topic or trigger.source or "pelton"
-    sent = str(trigger.timestamp_ms)
+    sent = str(_stamp_ms(trigger))
     attributes = {
         "ApproximateReceiveCount": str(trigger.attempt),
         "SentTimestamp": sent,
@@ -190,7 +191,7 @@ def _s3(trigger: Trigger, info: FunctionInfo) -> Any:
                 "size": size if isinstance(size, int) else len(trigger.data),
                 "eTag": str(said.get("eTag") or hashlib.md5(trigger.data, usedforsecurity=False).hexdigest()),
                 "versionId": str(said.get("versionId") or "1"),
-                "sequencer": f"{trigger.timestamp_ms:016X}",
+                "sequencer": f"{_stamp_ms(trigger):016X}",
             },
         },
     }
@@ -245,7 +246,7 @@ def _kafka_records(trigger: Trigger) -> dict[str, Any]:
         "topic": trigger.topic,
         "partition": trigger.partition,
         "offset": trigger.offset,
-        "timestamp": trigger.timestamp_ms,
+        "timestamp": _stamp_ms(trigger),
         "timestampType": "CREATE_TIME",
     }
     if trigger.key is not None:
@@ -267,7 +268,7 @@ def _kinesis(trigger: Trigger, info: FunctionInfo) -> dict[str, Any]:
             "partitionKey": (trigger.key or trigger.id.encode()).decode("utf-8", "replace"),
             "sequenceNumber": sequence,
             "data": base64.b64encode(trigger.data).decode(),
-            "approximateArrivalTimestamp": trigger.timestamp_ms / 1000,
+            "approximateArrivalTimestamp": _stamp_ms(trigger) / 1000,
         },
         "eventSource": "aws:kinesis",
         "eventVersion": "1.0",
@@ -300,12 +301,22 @@ SOURCES: Final[Mapping[str, Callable[[Trigger, FunctionInfo], Any]]] = {
 """Values of the option `event-source` and the forms that they stand for."""
 
 
+def _stamp_ms(trigger: Trigger) -> int:
+    """Return when it happened, epoch milliseconds; requests say it only as text."""
+    if trigger.timestamp_ms:
+        return trigger.timestamp_ms
+    try:
+        return int(datetime.fromisoformat(trigger.time).timestamp() * 1000)
+    except ValueError:
+        return 0
+
+
 def _arn(service: str, info: FunctionInfo) -> str:
     return f"arn:aws:{service}:{info.region}:{info.account}"
 
 
 def _sequence(trigger: Trigger) -> str:
-    return f"{trigger.timestamp_ms:016d}{trigger.offset:020d}"
+    return f"{_stamp_ms(trigger):016d}{trigger.offset:020d}"
 
 
 def _text(data: bytes) -> tuple[str, bool]:

@@ -35,6 +35,7 @@ from pelton.compat.aws_lambda.calls import (
 from pelton.compat.aws_lambda.context import FunctionInfo, LambdaContext, context_class, enter, info_of
 from pelton.errors import FunctionLoadError
 from pelton.model.invocation import LoadedFunction, LoadRequest
+from pelton.sdk import own_loop
 from pelton.sdk.source import functions_of, import_source
 
 __all__ = ["InProcess", "load"]
@@ -56,6 +57,7 @@ def load(request: LoadRequest) -> LoadedFunction:
     enter(info)
     logger = logs.RootLogger(os.environ)
     logger.install()
+    own_loop.install()
     folder = info.task_root
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -254,12 +256,15 @@ class InProcess:
         elif self._traced:
             os.environ.pop(_TRACE, None)
             self._traced = False
+        loop = own_loop.hidden()
         try:
             return self._function(event, context)
         except Exception as exc:
             return self._failed(request_id, type(exc).__name__, str(exc), _stack(exc))
         except SystemExit as exc:
             return self._exited(request_id, exc)
+        finally:
+            own_loop.restore(loop)
 
     def _fill(self, context: LambdaContext, call: LambdaCall) -> None:
         """Add to a context what few callers send."""

@@ -1,5 +1,6 @@
 """Lambda functions loaded into the test's process, which is put back as it was."""
 
+import asyncio
 import logging
 import os
 import sys
@@ -98,6 +99,7 @@ def load(tmp_path, platform, monkeypatch):
     """Load a handler from files; `name` in file names is a path, options are keyword arguments."""
     root = logging.getLogger()
     before, handlers, level = set(sys.modules), list(root.handlers), root.level
+    policy = asyncio.get_event_loop_policy()
     monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
@@ -125,6 +127,7 @@ def load(tmp_path, platform, monkeypatch):
     yield run
     root.handlers[:] = handlers
     root.setLevel(level)
+    asyncio.set_event_loop_policy(policy)
     for name in set(sys.modules) - before:
         if not name.startswith("pelton"):
             del sys.modules[name]

@@ -1,0 +1,65 @@
+"""An event loop of its own for synchronous user code that runs on the worker's: `asyncio.run` has to work.
+
+A sync function may call `asyncio.run(...)` or `asyncio.get_event_loop().run_until_complete(...)`, as on the
+main thread of the platform that it was written for. Here it runs on the thread of the worker's loop, or on a
+thread that has none, and both refuse. `hidden` and `restore` go around a call, `install` once before. Used by
+conventions in `compat/`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+__all__ = ["hidden", "install", "restore"]
+
+_LAST_WITH_POLICIES = (3, 13)
+_freed = False
+
+
+def hidden() -> asyncio.AbstractEventLoop | None:
+    """Let this thread look as if no loop ran on it; returns what `restore` takes."""
+    global _freed
+    loop = asyncio._get_running_loop()
+    if loop is not None:
+        asyncio._set_running_loop(None)
+        if not _freed:  # the worker's loop is not for `get_event_loop` to find, either
+            _freed = True
+            asyncio.set_event_loop(None)
+    return loop
+
+
+def restore(loop: asyncio.AbstractEventLoop | None) -> None:
+    """Undo `hidden`."""
+    if loop is not None:
+        asyncio._set_running_loop(loop)
+
+
+def install() -> None:
+    """Give every thread that asks with `asyncio.get_event_loop` a loop, as a main thread gets one.
+
+    Nothing from Python 3.14 on: there it is an error on main threads, too.
+    """
+    if sys.version_info[:2] <= _LAST_WITH_POLICIES and not isinstance(
+        asyncio.get_event_loop_policy(), _policy()
+    ):
+        asyncio.set_event_loop_policy(_policy()())
+
+
+def _policy() -> Any:
+    """Return the class of the policy, made when it is first wanted."""
+    global _made
+    if _made is None:
+
+        class Policy(asyncio.DefaultEventLoopPolicy):
+            def get_event_loop(self) -> asyncio.AbstractEventLoop:
+                if self._local._loop is None:  # type: ignore[attr-defined]  # as the class itself does
+                    self.set_event_loop(self.new_event_loop())
+                return super().get_event_loop()
+
+        _made = Policy
+    return _made
+
+
+_made: Any = None

@@ -27,10 +27,14 @@ from bench.table import Row, as_dict, render
 
 SECTIONS = {
     "worker": 90,
+    "conventions": 300,
+    "bodies": 90,
     "runtime_api": 120,
     "gateway": 90,
     "functions": 420,
     "coldstart": 240,
+    "wakes": 300,
+    "reload": 180,
     "density": 120,
     "apply": 150,
     "elasticity": 120,

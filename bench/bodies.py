@@ -38,32 +38,18 @@ _STEPS = 20
 _FIRST = 500
 """Requests before the first look at memory: by then every connection has had its buffers."""
 
-FUNCTIONS = {
-    "sync": """
-        ANSWER = bytes(%(big)d)
+_TAKE = f"""
+ANSWER = bytes({BIG})
 
 
-        def take(request):
-            if request.path == "/in":
-                return str(len(request.get_data()))
-            if request.path == "/out":
-                return ANSWER
-            return request.get_data()
-    """
-    % {"big": BIG},
-    "async": """
-        ANSWER = bytes(%(big)d)
-
-
-        async def take(request):
-            if request.path == "/in":
-                return str(len(request.get_data()))
-            if request.path == "/out":
-                return ANSWER
-            return request.get_data()
-    """
-    % {"big": BIG},
-}
+def take(request):
+    if request.path == "/in":
+        return str(len(request.get_data()))
+    if request.path == "/out":
+        return ANSWER
+    return request.get_data()
+"""
+FUNCTIONS = {"sync": _TAKE, "async": _TAKE.replace("def take", "async def take")}
 REQUESTS_OF = {
     "in": b"POST /in HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%b" % (BIG, bytes(BIG)),
     "out": b"GET /out HTTP/1.1\r\nhost: a\r\n\r\n",
@@ -82,10 +68,9 @@ class Measured:
 
 def rows(seconds: float = 3.0) -> list[Row]:
     """Measure and return the lines for a table; six times `seconds`, and about 10 s more."""
-    with tempfile.TemporaryDirectory(prefix="pb-") as folder:
-        with _servers(Path(folder)) as servers:
-            found = uvloop.run(_take_turns(servers, seconds))
-            memory = uvloop.run(_watch_memory(servers["sync"]))
+    with tempfile.TemporaryDirectory(prefix="pb-") as folder, _servers(Path(folder)) as servers:
+        found = uvloop.run(_take_turns(servers, seconds))
+        memory = uvloop.run(_watch_memory(servers["sync"]))
     median = statistics.median
     table = []
     for direction, words in _WORDS.items():
@@ -135,9 +120,7 @@ def _servers(folder: Path) -> Iterator[dict[str, Server]]:
         }
         for kind, code in FUNCTIONS.items():
             source = write_function(folder / kind, code)
-            running[kind] = stack.enter_context(
-                start_worker(source, f"{folder}/{kind}.sock", "gcf", "take")
-            )
+            running[kind] = stack.enter_context(start_worker(source, f"{folder}/{kind}.sock", "gcf", "take"))
         stack.enter_context(pinned(rest))
         for server in running.values():
             server.wait()

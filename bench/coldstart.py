@@ -34,7 +34,7 @@ _HEAVY_MODULES = 220
 _HEAVY_ROUNDS = 6
 _HEAVY_WINDOW_S = 6
 _PEER_STARTS = 5
-_REQUEST = b"GET / HTTP/1.1\r\nhost: %s.default.localhost\r\nconnection: close\r\n\r\n"
+_REQUEST = b"GET %b HTTP/1.1\r\nhost: %b.default.localhost\r\nconnection: close\r\n\r\n"
 
 
 def rows() -> list[Row]:
@@ -82,14 +82,14 @@ def _ms(values_s: list[float], share: float) -> float:
 # --- the platform ---
 
 
-async def first_byte_s(address: tuple[str, int], name: str) -> float:
+async def first_byte_s(address: tuple[str, int], name: str, path: str = "/") -> float:
     """Send one request on a new connection; return seconds until its first byte, and insist on 200."""
     loop = asyncio.get_running_loop()
     with socket.socket() as sock:
         sock.setblocking(False)
         began = time.perf_counter()
         await loop.sock_connect(sock, address)
-        await loop.sock_sendall(sock, _REQUEST % name.encode())
+        await loop.sock_sendall(sock, _REQUEST % (path.encode(), name.encode()))
         data = await loop.sock_recv(sock, 65536)
         took = time.perf_counter() - began
     if not data.startswith(b"HTTP/1.1 200"):
@@ -190,7 +190,7 @@ async def _peer_starts() -> tuple[list[float], str]:
             source = write_function(Path(folder), HELLO)
             for _ in range(_PEER_STARTS):
                 began = time.perf_counter()
-                async with serving(peer, source, "hello", _REQUEST % b"hello"):
+                async with serving(peer, source, "hello", _REQUEST % (b"/", b"hello")):
                     took.append(time.perf_counter() - began)
     except PeerError as exc:
         return took, f"no peer: {exc}"
@@ -244,7 +244,7 @@ def _measure_floor() -> list[float]:
             listener.close()
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(path)
-                client.sendall(_REQUEST % b"hello")
+                client.sendall(_REQUEST % (b"/", b"hello"))
                 client.recv(4096)
                 took.append(time.perf_counter() - began)
             os.kill(pid, 9)

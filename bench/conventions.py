@@ -1,5 +1,8 @@
 """A hello function of each convention on one worker, against Google's plain one, as ratios of one run.
 
+What is a coroutine by its signature is compared with a plain coroutine function, the others with a plain
+function: a task per request is not the convention's doing.
+
 Each is served from its own source in a process of its own (`served.py`), all on one CPU; the load comes from
 another: 32 connections. They take turns of an eighth of a second, so that a neighbour's load on the machine
 hits all of them alike; the table shows medians over the turns. CPU is that of the worker and, where it has
@@ -18,7 +21,7 @@ from pathlib import Path
 
 import uvloop
 
-from bench.hellos import HELLOS, PLAIN, TEXT, Hello, write
+from bench.hellos import HELLOS, PLAIN, PLAIN_ASYNC, TEXT, Hello, write
 from bench.load import Refused, ask, quantile, turn, warm
 from bench.machine import cpu_s, cpus, descendants, pin, pinned
 from bench.served import Server, environment_of, start_worker
@@ -42,11 +45,11 @@ class Measured:
 def rows(seconds: float = 2.4) -> list[Row]:
     """Measure and return the lines for a table; `seconds` per convention and some for their starts."""
     results = measure(HELLOS, seconds)
-    plain = results[PLAIN.slug]
     table = []
     for hello in HELLOS:
         if hello is not PLAIN:
-            table += _rows(hello, results[hello.slug], plain)
+            peer = PLAIN_ASYNC if hello.asynchronous else PLAIN
+            table += _rows(hello, results[hello.slug], results[peer.slug])
     return table
 
 

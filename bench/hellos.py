@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.peers import write_function
 
-__all__ = ["AZURE", "DJANGO", "FASTAPI", "FLASK", "HELLOS", "PLAIN", "TEXT", "Hello", "write"]
+__all__ = ["AZURE", "DJANGO", "FASTAPI", "FLASK", "HELLOS", "PLAIN", "PLAIN_ASYNC", "TEXT", "Hello", "write"]
 
 TEXT = b"Hello, world!\n"
 FLASK = "flask==3.1.3\nwerkzeug==3.1.9\n"
@@ -35,6 +35,7 @@ class Hello:
         requirements: Text of its requirements.txt.
         options: Annotations `pelton.dev/KEY` without the prefix.
         path: That it is asked at.
+        asynchronous: Whether its signature makes it a coroutine, so that it is compared with the async one.
         budget: Of its requests/s against the plain function.
         note: What a reader of its row must know.
     """
@@ -46,6 +47,7 @@ class Hello:
     requirements: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
     path: str = "/hello"
+    asynchronous: bool = False
     budget: str = _BUDGET
     note: str = ""
 
@@ -74,7 +76,8 @@ def write(hello: Hello, place: Path, *, comment: str = "") -> Path:
 
 
 _ASGI_ANSWER = """
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+        headers = [(b"content-type", b"text/plain")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"Hello, world!\\n"})
 """
 
@@ -87,8 +90,19 @@ PLAIN = Hello(
 )
 """What the others are compared with."""
 
+PLAIN_ASYNC = Hello(
+    name="gcf, plain async",
+    convention="gcf",
+    files={"main.py": "async def hello(request):\n    return 'Hello, world!\\n'\n"},
+    target="hello",
+    budget="",
+    note="a task per request",
+)
+"""What those are compared with that are asynchronous by their signature."""
+
 HELLOS = (
     PLAIN,
+    PLAIN_ASYNC,
     Hello(
         name="openfunction",
         convention="openfunction",
@@ -175,11 +189,11 @@ HELLOS = (
         convention="kubeless",
         files={"main.py": "def hello(event, context):\n    return 'Hello, world!\\n'\n"},
         target="main.hello",
-        note="one call at a time would be its own server's",
     ),
     Hello(
         name="knative-func",
         convention="knative-func",
+        asynchronous=True,
         files={
             "func.yaml": "specVersion: 0.36.0\nname: hello\nruntime: python\n",
             "function/__init__.py": "from .func import new\n",
@@ -195,11 +209,15 @@ class Function:
     Hello(
         name="asgi, bare",
         convention="asgi",
-        files={"main.py": f"async def app(scope, receive, send):\n    if scope['type'] == 'http':{_ASGI_ANSWER}"},
+        asynchronous=True,
+        files={
+            "main.py": f"async def app(scope, receive, send):\n    if scope['type'] == 'http':{_ASGI_ANSWER}"
+        },
     ),
     Hello(
         name="asgi, FastAPI",
         convention="asgi",
+        asynchronous=True,
         files={
             "main.py": """
                 from fastapi import FastAPI
@@ -209,7 +227,7 @@ class Function:
 
 
                 @app.get("/hello", response_class=PlainTextResponse)
-                async def hello(name: str) -> str:
+                async def hello(name: str = "world") -> str:
                     return "Hello, world!\\n"
             """
         },

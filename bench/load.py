@@ -19,7 +19,7 @@ _LATE_S = 20.0
 """How much longer than asked a run may take before it counts as stuck."""
 
 _FEW = 8
-"""Connections that the queue of a function with concurrency 1 has room for: ten wait beside the one that runs."""
+"""Connections that a function with concurrency 1 has room for: ten wait beside the one that runs."""
 _WARM_S = 0.2
 _ATTEMPTS = 4
 
@@ -120,15 +120,13 @@ async def warm(address: Address, request: bytes, seconds: float = _WARM_S) -> No
 async def turn(address: Address, request: bytes, *, seconds: float, connections: int) -> tuple[Load, int]:
     """Return one run and how many had to be given up before it.
 
-    A server that turned a request away settles and is asked again: on a busy machine a call may seem slow, and
-    a function with concurrency 1 then turns some away for a moment.
+    A server that turned a request away settles and is asked again: on a busy machine a call may seem slow,
+    and a function with concurrency 1 then turns some away for a moment.
     """
     for refused in range(_ATTEMPTS):
         size = len(await ask(address, request))
         try:
-            return await load(
-                address, request, seconds=seconds, connections=connections, size=size
-            ), refused
+            return await load(address, request, seconds=seconds, connections=connections, size=size), refused
         except Refused:
             if refused == _ATTEMPTS - 1:
                 raise

@@ -23,7 +23,17 @@ from pathlib import Path
 from bench.load import Address, ask
 from bench.machine import free_port
 
-__all__ = ["PEERS", "Peer", "PeerError", "cache", "describe", "install", "serving", "until_answering", "write_function"]
+__all__ = [
+    "PEERS",
+    "Peer",
+    "PeerError",
+    "cache",
+    "describe",
+    "install",
+    "serving",
+    "until_answering",
+    "write_function",
+]
 
 _INSTALL_S = 300
 _START_S = 20

@@ -214,7 +214,11 @@ def function(
     return {
         "apiVersion": "core.openfunction.io/v1beta2",
         "kind": "Function",
-        "metadata": {"name": name, "namespace": "default", "annotations": {CONVENTION: convention, **annotations}},
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "annotations": {CONVENTION: convention, **annotations},
+        },
         "spec": {
             "version": "v1",
             "image": f"localhost/{name}:latest",

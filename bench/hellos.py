@@ -153,7 +153,6 @@ HELLOS = (
         name="fission",
         convention="fission",
         files={"main.py": "def main():\n    return 'Hello, world!\\n'\n"},
-        requirements=FLASK,
     ),
     Hello(
         name="fission, reads flask.request",

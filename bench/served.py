@@ -169,6 +169,7 @@ def serve(source: Path, path: str, convention: str, target: str, options: Mappin
     sock.listen(256)
     spool.install()
     run(worker, function, [sock])
+    spool.uninstall()  # a profile goes where this process prints
 
 
 def main() -> None:

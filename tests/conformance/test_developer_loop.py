@@ -63,11 +63,19 @@ def test_function_that_overruns_its_limit_is_ended_and_served_anew(serve):
     assert served.get().text != first
 
 
-def test_crash_of_the_process_ends_the_command_with_its_code(serve):
+def test_process_that_ends_in_a_call_is_replaced(serve):
     served = serve({"main.py": "import os\ndef f(request):\n    os._exit(9)\n"})
 
-    with pytest.raises(httpx.HTTPError):
-        served.get()
+    for _ in range(2):
+        with pytest.raises(httpx.HTTPError):
+            served.get()
+    assert served.wait_for("^the process ended, exit code 9: starting again")
+    assert served.process.poll() is None
+
+
+def test_process_that_ends_before_it_serves_ends_the_command_with_its_code(serve):
+    served = serve({"main.py": "import os\nos._exit(9)\ndef f(request):\n    pass\n"})
+
     assert served.process.wait(10) == 9
 
 
@@ -193,3 +201,24 @@ def test_schedules_that_the_source_declares_fire(serve):
     )
     assert served.url  # waiting a minute is nobody's test; that it is known is shown by detection
     assert served.get("/").status_code < 600
+
+
+def test_what_the_function_leaves_behind_ends_with_the_command(serve):
+    served = serve(
+        {
+            "main.py": """
+            import os, signal, time
+            def f(request):
+                pid = os.fork()
+                if pid == 0:
+                    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                    while True:
+                        time.sleep(60)
+                return str(pid)
+            """
+        }
+    )
+    left = int(served.get().text)
+
+    assert served.stop() == 0
+    assert not os.path.exists(f"/proc/{left}")

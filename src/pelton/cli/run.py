@@ -10,6 +10,7 @@ FUNC_CONTEXT.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -26,6 +27,7 @@ from typing import Any, Final, NoReturn
 from pelton.cli import run_serve
 from pelton.cli.ports_owner import claim
 from pelton.cli.run_serve import Asked, report
+from pelton.dataplane.isolation import become_subreaper, die_with_parent
 from pelton.dataplane.load_page import LoadPage
 from pelton.errors import PeltonError, PortInUseError, SourceError, UsageError
 
@@ -165,8 +167,10 @@ def _listen(host: str, port: int) -> socket.socket:
 def _keep_running(wanted: Asked, sock: socket.socket, *, reload: bool) -> int:
     """Keep a child running until SIGTERM or Ctrl-C; returns the exit code.
 
-    Without `reload` this ends with its child, unless the child was ended for overrunning its time limit.
+    Without `reload` this ends with a child that could not be started. One that ends after it was called is
+    replaced, as an instance is on the platform: a call did it (`os._exit`, a signal, no memory).
     """
+    become_subreaper()  # what the function forks and leaves behind comes back here
     stopping: list[int] = []
     waker, wake = socket.socketpair()
     wake.setblocking(False)
@@ -181,6 +185,9 @@ def _keep_running(wanted: Asked, sock: socket.socket, *, reload: bool) -> int:
             page.reset()
             child = _Child(wanted, sock, page)
             why, code = _watch(child, page, waker, stopping, changes)
+            if why == "ended" and page.read().total and not stopping:
+                print(f"the process ended, {_how(code)}: starting again", file=sys.stderr, flush=True)
+                continue
             if why == "ended" and reload:
                 print("waiting for a change of the source", file=sys.stderr, flush=True)
                 why = _await_change(changes, waker, stopping)
@@ -225,7 +232,26 @@ class _Child:
         """Return its exit code; 128 and the signal's number for a killed one, as shells do."""
         os.close(self.fd)
         status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        _sweep()
         return status if status >= 0 else 128 - status
+
+
+def _sweep() -> None:
+    """End what the function left behind: a process that it forked would hold the port and run on."""
+    me = os.getpid()
+    deadline = time.monotonic() + _GRACE_S
+    while time.monotonic() < deadline:
+        try:
+            found = Path(f"/proc/{me}/task/{me}/children").read_text(encoding="ascii").split()
+        except OSError:
+            return
+        if not found:
+            return
+        for pid in map(int, found):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
 
 def _watch(
@@ -250,6 +276,15 @@ def _watch(
             child.kill()
             break
     return why, child.collect()
+
+
+def _how(code: int) -> str:
+    if code <= 128:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(code - 128).name}"
+    except ValueError:
+        return f"exit code {code}"
 
 
 def _await_change(changes: _Changes | None, waker: socket.socket, stopping: list[int]) -> str:
@@ -313,8 +348,6 @@ class _Changes:
 
 
 def _be_child(wanted: Asked, sock: socket.socket, page: LoadPage, parent: int) -> NoReturn:
-    from pelton.dataplane.isolation import die_with_parent
-
     code = 1
     try:
         signal.set_wakeup_fd(-1)

@@ -26,14 +26,14 @@ from pelton.sdk import tracebacks
 
 __all__ = ["run_event"]
 
-_EVENT_FIELDS: Final = {
-    "kind",
-    "component",
-    "component_type",
-    "topic",
-    "content_type",
-    "attributes",
-    "metadata",
+_EVENT_FIELDS: Final[dict[str, type]] = {
+    "kind": str,
+    "component": str,
+    "component_type": str,
+    "topic": str,
+    "content_type": str,
+    "attributes": dict,
+    "metadata": dict,
 }
 
 
@@ -58,8 +58,8 @@ def run_event(wanted: Asked, file: str) -> int:
 def _invocation(loaded: Loaded, text: bytes) -> Invocation:
     try:
         found = json.loads(text)
-    except ValueError:
-        found = None
+    except (ValueError, RecursionError):
+        found = None  # the payload itself, whatever it is
     if isinstance(found, dict) and "specversion" in found:
         read = cloudevent.from_json(text)
         event: Event | None = Event(
@@ -103,17 +103,23 @@ def _invocation(loaded: Loaded, text: bytes) -> Invocation:
 
 def _saved(found: dict[str, Any]) -> Event:
     data = found["data"]
-    if found.get("data_base64"):
-        raw = base64.b64decode(found["data_base64"])
-    else:
-        raw = data.encode() if isinstance(data, str) else json.dumps(data).encode()
-    fields = {name: found[name] for name in _EVENT_FIELDS & set(found)}
     try:
-        return Event(
-            **({"kind": "topic", "component": "event", "topic": "", "content_type": ""} | fields), data=raw
-        )
-    except TypeError as exc:
-        raise UsageError(f"the saved event cannot be read: {exc}") from exc
+        if found.get("data_base64"):
+            raw = base64.b64decode(found["data_base64"], validate=True)
+        else:
+            raw = data.encode() if isinstance(data, str) else json.dumps(data).encode()
+    except (TypeError, ValueError) as exc:
+        raise UsageError(f"the saved event cannot be read: its data is no text and no base64: {exc}") from exc
+    fields = {name: found[name] for name in _EVENT_FIELDS if name in found}
+    for name, value in fields.items():
+        if not isinstance(value, _EVENT_FIELDS[name]):
+            raise UsageError(
+                f"the saved event cannot be read: {name} is {json.dumps(value)}",
+                hint=f"Expected {'an object' if _EVENT_FIELDS[name] is dict else 'a text'}.",
+            )
+    return Event(
+        **({"kind": "topic", "component": "event", "topic": "", "content_type": ""} | fields), data=raw
+    )
 
 
 async def _call(loaded: Loaded, invocation: Invocation) -> int:

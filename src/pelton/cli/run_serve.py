@@ -8,13 +8,14 @@ Outputs, states and event triggers go as far as they can without a platform: `cl
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from pelton.builders import bundle, detect, environment
 from pelton.cli.home import Home
@@ -92,6 +93,15 @@ def shared_page() -> LoadPage:
         os.close(fd)
 
 
+@functools.cache
+def own_errors() -> TextIO:
+    """Return standard error with a descriptor of its own, which outlives user code that closes the other."""
+    try:
+        return open(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: PTH123 -- a descriptor, kept open
+    except OSError:  # there is none
+        return sys.stderr
+
+
 def _prepare(wanted: Asked) -> tuple[detect.Detected, str]:
     """Detect and install; returns what was found and the environment's package directory ("" for none)."""
     found = detect.detect(
@@ -164,7 +174,7 @@ def load(wanted: Asked, page: LoadPage, *, port: int) -> Loaded:
         from pelton.cli import run_outputs  # drivers are heavy and most functions need none
 
         control = run_outputs.start(workload.namespace, workload.name, context)
-    instance = worker.Worker(_settings(workload), page)
+    instance = worker.Worker(_settings(workload), page, errors=own_errors())
     loader.enter_environment(packages, workload.bundle)
     profile = ImportProfile()
     try:
@@ -202,13 +212,20 @@ def _seconds(text: str) -> float:
     from pelton.quantity import parse_duration
 
     try:
-        return float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
+        seconds = float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
     except ValueError as exc:
         raise SourceError(f"request-timeout {text!r} is no duration", hint="e.g. 30s or 1m30s") from exc
+    if seconds < 0:
+        raise SourceError(f"request-timeout {text!r} is negative", hint="0 stands for no limit.")
+    return seconds
 
 
 def _whole(text: str, default: int) -> int:
-    return int(text) if text.isdecimal() else default
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise SourceError(f"concurrency {text!r} is no whole number", hint="0 stands for no limit.")
+    return int(text)
 
 
 def serve(wanted: Asked, sock: socket.socket, page: LoadPage) -> None:
@@ -302,7 +319,7 @@ class _AccessLog:
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._first = True
-        self._write: Callable[[str], Any] = sys.stderr.write
+        self._write: Callable[[str], Any] = own_errors().write
 
     def __call__(self, invocation: Invocation, status: int, seconds: float) -> None:
         heat = "warm"
@@ -317,4 +334,7 @@ class _AccessLog:
     def flush(self) -> None:
         """Write what is there."""
         lines, self._lines = self._lines, []
-        self._write("".join(lines))
+        try:
+            self._write("".join(lines))
+        except OSError:  # a full disk, a pipe that nobody reads
+            return

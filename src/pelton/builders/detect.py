@@ -421,15 +421,11 @@ def implied_packages(source_dir: Path, implied: Mapping[str, str]) -> tuple[str,
     if not implied:
         return ()
     imported: set[str] = set()
-    for path in source_dir.rglob("*.py"):
-        if any(part.startswith(".") or part in {"node_modules", "__pycache__"} for part in path.parts):
-            continue
-        try:
-            text = path.read_bytes()
-            if any(name.encode() in text for name in implied):
-                imported |= _imports(ast.parse(text).body)
-        except (OSError, SyntaxError, ValueError):
-            continue
+    tree = SourceTree(source_dir)
+    for path in tree.files:
+        if path.endswith(".py") and any(name in tree.text(path) for name in implied):
+            module = tree.module(path)
+            imported |= _imports(module.body) if module is not None else set()
     return tuple(sorted(requirement for name, requirement in implied.items() if name in imported))
 
 

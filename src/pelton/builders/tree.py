@@ -20,6 +20,7 @@ __all__ = ["SourceTree"]
 
 _MOST_FILES: Final = 5_000
 _LONGEST_BYTES: Final = 1024 * 1024
+_SHOWN: Final = 80
 _LEFT_OUT: Final = {"node_modules", "__pycache__", "venv", "virtualenv", "site-packages", "build", "dist"}
 
 
@@ -64,15 +65,30 @@ class SourceTree:
     def files(self) -> tuple[str, ...]:
         """See Tree."""
         found: list[str] = []
-        for folder, folders, names in os.walk(self.directory):
-            folders[:] = sorted(
-                name for name in folders if not name.startswith(".") and name not in _LEFT_OUT
-            )
-            inside = Path(folder).relative_to(self.directory)
-            found += [(inside / name).as_posix() for name in names if not name.startswith(".")]
-            if len(found) > _MOST_FILES:
-                break
+        pending = [""]
+        while pending and len(found) <= _MOST_FILES:
+            folder = pending.pop()
+            inner: list[str] = []
+            for entry in self._entries(folder):
+                if entry.name.startswith("."):
+                    continue
+                name = f"{folder}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    if entry.name not in _LEFT_OUT:
+                        inner.append(f"{name}/")
+                elif _is_regular(entry):  # a pipe or a device would be read for ever
+                    found.append(name)
+            pending += sorted(inner, reverse=True)
         return tuple(sorted(found[:_MOST_FILES]))
+
+    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(self.directory / folder) as entries:
+                return list(entries)
+        except OSError as exc:
+            if folder:
+                return []
+            raise SourceError(f"cannot be read: {exc.strerror}", where=str(self.directory)) from exc
 
     @cached_property
     def sources(self) -> tuple[SourceFile, ...]:
@@ -150,12 +166,25 @@ class SourceTree:
         return found
 
 
+def _is_regular(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself
+        return False
+
+
 def _parse(path: Path) -> ast.Module:
     try:
+        if not path.is_file():
+            raise SourceError("this is no regular file", where=str(path))
         return ast.parse(path.read_bytes(), filename=str(path))
     except SyntaxError as exc:
-        text = f" in `{exc.text.strip()}`" if exc.text and exc.text.strip() else ""
-        raise SourceError(f"syntax error: {exc.msg}{text}", where=f"{path}:{exc.lineno}") from exc
+        shown = (exc.text or "").strip()
+        text = f" in `{shown[:_SHOWN]}{'...' if len(shown) > _SHOWN else ''}`" if shown else ""
+        where = f"{path}:{exc.lineno}" if exc.lineno else str(path)
+        raise SourceError(f"syntax error: {exc.msg}{text}", where=where) from exc
+    except (MemoryError, RecursionError) as exc:  # what the parser says of a thousand nested expressions
+        raise SourceError("the code is nested too deeply to be parsed", where=str(path)) from exc
     except ValueError as exc:  # null bytes
         raise SourceError(f"not Python: {exc}", where=str(path)) from exc
     except OSError as exc:
@@ -167,7 +196,7 @@ def _documents(text: str) -> list[Any]:
         return []
     try:
         return [json.loads(text)]
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     from ruamel.yaml import YAML  # only builds need it
     from ruamel.yaml.error import YAMLError

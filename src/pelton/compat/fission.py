@@ -95,9 +95,9 @@ def _manifests(tree: Tree) -> Iterator[Match]:
     ]
     functions = [document for document in documents if document.get("kind") == "Function"]
     for document in functions:
-        spec = document.get("spec") or {}
-        name = str((document.get("metadata") or {}).get("name") or "")
-        entry = str((spec.get("package") or {}).get("functionName") or "") or "main.main"
+        spec = _mapping(document.get("spec"))
+        name = str(_mapping(document.get("metadata")).get("name") or "")
+        entry = str(_mapping(spec.get("package")).get("functionName") or "") or "main.main"
         options: dict[str, str] = {}
         if spec.get("functionTimeout"):
             options["request-timeout"] = f"{spec['functionTimeout']}s"
@@ -106,7 +106,7 @@ def _manifests(tree: Tree) -> Iterator[Match]:
             found = _trigger(other, name)
             if found is not None:
                 triggers.append(found)
-                url = str((other.get("spec") or {}).get("relativeurl") or "")
+                url = str(_mapping(other.get("spec")).get("relativeurl") or "")
                 if found.kind == "http" and "{" in url:
                     options["relativeurl"] = url
         yield Match(
@@ -119,7 +119,7 @@ def _manifests(tree: Tree) -> Iterator[Match]:
             options=options,
             triggers=tuple(triggers),
         )
-    others = [document for document in documents if document.get("kind") in {"Environment", "Package"}]
+    others = [document for document in documents if document.get("kind") in ("Environment", "Package")]
     if others and not functions:
         entry = tree.target or "main.main"
         yield Match(
@@ -134,9 +134,9 @@ def _manifests(tree: Tree) -> Iterator[Match]:
 
 
 def _trigger(document: dict[str, Any], function: str) -> Trigger | None:
-    kind, spec = document.get("kind"), document.get("spec") or {}
-    called = str((document.get("metadata") or {}).get("name") or "")
-    if (spec.get("functionref") or {}).get("name") != function:
+    kind, spec = document.get("kind"), _mapping(document.get("spec"))
+    called = str(_mapping(document.get("metadata")).get("name") or "")
+    if _mapping(spec.get("functionref")).get("name") != function:
         return None
     if kind == "TimeTrigger":
         return Trigger(kind="cron", value=str(spec.get("cron") or ""), name=called)
@@ -147,6 +147,11 @@ def _trigger(document: dict[str, Any], function: str) -> Trigger | None:
             kind="http", value=str(spec.get("relativeurl") or spec.get("prefix") or "/"), name=called
         )
     return None
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """Return a field that should be a mapping, {} when it is none: detection does not judge manifests."""
+    return value if isinstance(value, dict) else {}
 
 
 def _file_of(tree: Tree, entry: str) -> str:

@@ -91,8 +91,8 @@ def _manifests(tree: Tree) -> Iterator[Match]:
         options = {"handler": handler} if handler else {}
         if str(spec.get("timeout") or ""):
             options["request-timeout"] = str(spec["timeout"])
-        labels = (document.get("metadata") or {}).get("labels") or {}
-        name = str((document.get("metadata") or {}).get("name") or "")
+        labels = _mapping(_mapping(document.get("metadata")).get("labels"))
+        name = str(_mapping(document.get("metadata")).get("name") or "")
         yield Match(
             target=handler,
             signature=NAME,
@@ -105,6 +105,11 @@ def _manifests(tree: Tree) -> Iterator[Match]:
         )
 
 
+def _mapping(value: Any) -> dict[str, Any]:
+    """Return a field that should be a mapping, {} when it is none: detection does not judge manifests."""
+    return value if isinstance(value, dict) else {}
+
+
 def _file_of(tree: Tree, handler: str) -> str:
     wanted = f"{handler.rpartition('.')[0]}.py"
     if wanted in tree.files:
@@ -115,12 +120,12 @@ def _file_of(tree: Tree, handler: str) -> str:
 
 def _triggers(documents: list[Any], name: str, labels: Mapping[str, Any]) -> Iterator[Trigger]:
     for document in documents:
-        kind, spec = document.get("kind"), document.get("spec") or {}
-        called = str((document.get("metadata") or {}).get("name") or "")
+        kind, spec = document.get("kind"), _mapping(document.get("spec"))
+        called = str(_mapping(document.get("metadata")).get("name") or "")
         if kind == "CronJobTrigger" and spec.get("function-name") == name:
             yield Trigger(kind="cron", value=str(spec.get("schedule") or ""), name=called)
-        elif kind in {"KafkaTrigger", "NATSTrigger"}:
-            wanted = (spec.get("functionSelector") or {}).get("matchLabels") or {}
+        elif kind in ("KafkaTrigger", "NATSTrigger"):
+            wanted = _mapping(_mapping(spec.get("functionSelector")).get("matchLabels"))
             if all({**labels, "function": name}.get(key) == value for key, value in wanted.items()):
                 yield Trigger(kind="topic", value=str(spec.get("topic") or ""), name=called)
         elif kind == "HTTPTrigger" and spec.get("function-name") == name:

@@ -587,6 +587,9 @@ def _cors_of(action: Action, invocation: Invocation) -> Headers:
 
 def _with(reply: Reply, headers: Headers) -> Reply:
     """Add default headers to an answer that lacks them."""
+    if len(reply.headers) == 1 and reply.headers[0][0] == b"content-type":  # which is no default
+        reply.headers += headers
+        return reply
     own = {name for name, _ in reply.headers}
     reply.headers += [pair for pair in headers if pair[0] not in own]
     return reply

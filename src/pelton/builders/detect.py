@@ -423,7 +423,10 @@ def implied_packages(source_dir: Path, implied: Mapping[str, str]) -> tuple[str,
     imported: set[str] = set()
     tree = SourceTree(source_dir)
     for path in tree.files:
-        if path.endswith(".py") and any(name in tree.text(path) for name in implied):
+        if not path.endswith(".py"):
+            continue
+        text = tree.text(path)
+        if any(name in text for name in implied):
             module = tree.module(path)
             imported |= _imports(module.body) if module is not None else set()
     return tuple(sorted(requirement for name, requirement in implied.items() if name in imported))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import stat
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Final
@@ -21,6 +22,8 @@ __all__ = ["SourceTree"]
 _MOST_FILES: Final = 5_000
 _LONGEST_BYTES: Final = 1024 * 1024
 _SHOWN: Final = 80
+_KEPT: Final = 32 * 1024 * 1024
+"""Characters of texts that are kept: several conventions look into the same files."""
 _LEFT_OUT: Final = {"node_modules", "__pycache__", "venv", "virtualenv", "site-packages", "build", "dist"}
 
 
@@ -44,6 +47,8 @@ class SourceTree:
         self._source = source
         self._modules: dict[str, ast.Module | SourceError | None] = {}
         self._documents: dict[str, list[Any]] = {}
+        self._texts: dict[str, str] = {}
+        self._kept = 0
         if source:
             self._check_named(source)
 
@@ -110,13 +115,17 @@ class SourceTree:
 
     def text(self, name: str) -> str:
         """See Tree."""
-        data = self._bytes(name)
-        if data is None:
-            return ""
+        known = self._texts.get(name)
+        if known is not None:
+            return known
         try:
-            return data.decode()
+            text = (self._bytes(name) or b"").decode()
         except UnicodeDecodeError:
-            return ""
+            text = ""
+        if self._kept < _KEPT:
+            self._kept += len(text)
+            self._texts[name] = text
+        return text
 
     def module(self, name: str) -> ast.Module | None:
         """See Tree."""
@@ -145,12 +154,14 @@ class SourceTree:
         return path.is_file() and os.access(path, os.X_OK)
 
     def _bytes(self, name: str) -> bytes | None:
-        path = self.directory / name
+        path = f"{self.directory}/{name}"  # string work: every convention asks for every manifest
         try:
-            if not path.is_file() or path.stat().st_size > _LONGEST_BYTES:
+            status = os.stat(path)  # noqa: PTH116 -- as above
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _LONGEST_BYTES:
                 return None
-            return path.read_bytes()
-        except OSError:
+            with open(path, "rb") as file:  # noqa: PTH123 -- as above
+                return file.read()
+        except (OSError, ValueError):  # ValueError: a NUL in a name that a manifest gives
             return None
 
     def _parsed(self, name: str) -> ast.Module:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import tempfile
 import textwrap
 import threading
 from pathlib import Path
@@ -95,14 +96,47 @@ def test_a_program_that_dies_is_started_again(shared):
     )
 
 
-def test_a_program_that_never_listens_is_a_503_with_the_reason(shared):
-    annotations = {"pelton.dev/command": "sleep 100", "pelton.dev/start-timeout": "300ms"}
-    _apply(shared, "mute", {"readme": "nothing"}, annotations)
+@pytest.fixture
+def flag():
+    """A file that a program under another uid can see once the test makes it."""
+    folder = Path(tempfile.mkdtemp(prefix="pelton-flag-"))
+    folder.chmod(0o755)
+    yield folder / "broken"
+    shutil.rmtree(folder)
 
-    answer = shared.request("mute")
+
+SOMETIMES = """
+import http.server, os, sys, time
+if os.path.exists({flag!r}):
+    {broken}
+handler = http.server.BaseHTTPRequestHandler
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), handler).serve_forever()
+"""
+
+
+def test_a_program_that_does_not_come_up_is_refused_when_it_is_applied(shared):
+    place = shared.write("mute", "", annotations={"pelton.dev/command": "sh -c 'echo no; exit 7'"})
+
+    said = shared.cli("apply", "-f", place, "--wait", code=None)
+
+    assert said.code != 0
+    assert "sh exited with status 7 before it listened" in said.text
+    assert "\nno\n" in said.text
+
+
+def test_a_program_that_does_not_listen_any_more_is_a_503_with_the_reason(shared, flag):
+    annotations = {
+        "pelton.dev/command": f"{sys.executable} program.py",
+        "pelton.dev/start-timeout": "3s",
+    }
+    program = SOMETIMES.format(flag=str(flag), broken="time.sleep(100)")
+    _apply(shared, "silent", {"program.py": program}, annotations)
+    flag.touch()
+
+    answer = shared.request("silent")
 
     assert answer.status_code == 503
-    assert "sleep did not listen within 0.3 s" in answer.text
+    assert "did not listen within 3 s" in answer.text
 
 
 def test_a_missing_program_is_refused_when_it_is_applied(shared):
@@ -155,9 +189,11 @@ def test_a_grpc_server_runs_from_zero_and_back_to_it(shared):
         assert say(b"again", timeout=30) == b"hello again"
 
 
-def test_a_grpc_server_that_does_not_start_is_unavailable_with_the_reason(shared):
-    annotations = {"pelton.dev/command": "sh -c 'echo no; exit 5'", "pelton.dev/protocol": "h2c"}
-    _apply(shared, "broken", {"readme": "nothing"}, annotations)
+def test_a_grpc_server_that_does_not_start_is_unavailable_with_the_reason(shared, flag):
+    annotations = {"pelton.dev/command": f"{sys.executable} program.py", "pelton.dev/protocol": "h2c"}
+    program = SOMETIMES.format(flag=str(flag), broken="sys.exit(5)")
+    _apply(shared, "broken", {"program.py": program}, annotations)
+    flag.touch()
     target = shared.endpoints["gateway"].removeprefix("http://")
     options = [("grpc.default_authority", "broken.default.localhost"), ("grpc.enable_http_proxy", 0)]
 

@@ -86,6 +86,7 @@ def load(request: LoadRequest) -> LoadedFunction:
         target=request.target,
         start=child.start,
         stop=child.stop,
+        probe=child.probe,
         upgrade=None if child.h2c else child.upgrade,
         raw=child.raw if child.h2c else None,
     )
@@ -148,6 +149,11 @@ class _Child:
             await program.stop(_STOP_S)
             raise
         self._upstream = Upstream(program.address, body_limit_bytes=request.body_limit_bytes)
+
+    async def probe(self) -> None:
+        """Start the program and end it, to see whether it listens."""
+        await self.start()
+        await self.stop()
 
     def _ended(self, status: int) -> None:
         """End this worker, too, in order: what runs gets its answer, and whoever asks next a new instance."""

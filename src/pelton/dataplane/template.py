@@ -8,7 +8,9 @@ descriptors, confine, load, run. Called by `dataplane/zygote.py` only; calls `is
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import contextlib
 import gc
 import os
 import select
@@ -18,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final, NoReturn
@@ -173,6 +175,8 @@ def become_template(birth: Birth, control: socket.socket, output: int) -> NoRetu
         function = _load(birth, sender)
         load_ms = (time.perf_counter() - started) * 1e3
         waited_ms = _waited_ms() - waited_ms
+        if function.probe is not None:
+            _probe(function.probe, output)
     except FunctionLoadError as exc:
         send_frame(control, {"ok": False, "message": exc.message, "log_tail": list(exc.log_tail)})
         os._exit(0)
@@ -214,6 +218,59 @@ def become_template(birth: Birth, control: socket.socket, output: int) -> NoRetu
             for fd in fds:
                 os.close(fd)
             send_frame(control, {"spawned": message["instance"], "pid": pid})
+
+
+def _probe(probe: Callable[[], Awaitable[None]], output: int) -> None:
+    """Run a convention's probe in a child, since a loop and its threads must not be in what is forked later.
+
+    Raises:
+        FunctionLoadError: The probe's own, with the last lines that were printed.
+    """
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        failed: dict[str, Any] = {}
+        try:
+            os.close(read_end)
+            asyncio.run(_probed(probe))
+        except FunctionLoadError as exc:
+            failed = {"message": exc.message, "hint": exc.hint, "log_tail": list(exc.log_tail)}
+        except BaseException as exc:
+            failed = {"message": f"{type(exc).__name__}: {exc}", "hint": "", "log_tail": []}
+        with contextlib.suppress(OSError):
+            os.write(write_end, msgspec.json.encode(failed)[:65536])
+        os._exit(0)
+    os.close(write_end)
+    data = b""
+    while piece := os.read(read_end, 65536):
+        data += piece
+    os.close(read_end)
+    os.waitpid(child, 0)
+    found = msgspec.json.decode(data) if data else {"message": "the check ended without a word"}
+    if found:
+        printed = _printed(output)
+        raise FunctionLoadError(
+            found["message"],
+            log_tail=tuple(found.get("log_tail") or printed),
+            hint=found.get("hint", ""),
+        )
+
+
+async def _probed(probe: Callable[[], Awaitable[None]]) -> None:
+    await probe()
+
+
+def _printed(output: int) -> list[str]:
+    """Return the last lines of a spool as they were printed."""
+    try:
+        size = os.fstat(output).st_size
+        text = os.pread(output, 8192, max(0, size - 8192)).decode("utf-8", "replace")
+    except OSError:
+        return []  # not a file that can be read again
+    lines = [
+        line.rpartition("\t")[2] if line.startswith("\x1e") else line for line in text.split("\n")
+    ]  # not at \x1e
+    return [line for line in lines if line.strip()][-20:]
 
 
 @dataclass(slots=True)

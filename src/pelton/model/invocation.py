@@ -220,6 +220,8 @@ class LoadedFunction:
         target: Name of the function in the user's module.
         start, stop: Optional lifespan coroutines run once in the worker's loop before the first and after the
             last call.
+        probe: What a load check does besides loading, in a process of its own that is then thrown away:
+            starts what an instance would start, and ends it. Raises FunctionLoadError.
         unhandled_paths: Paths answered 404 without calling the function, e.g. {b"/favicon.ico"}.
         serve: Used instead of `call` by async functions that may go on after their answer: a coroutine
             function of (invocation, Answer). It is not cancelled when the client leaves, but told; only one
@@ -252,6 +254,7 @@ class LoadedFunction:
     target: str = ""
     start: Callable[[], Awaitable[None]] | None = None
     stop: Callable[[], Awaitable[None]] | None = None
+    probe: Callable[[], Awaitable[None]] | None = None
     unhandled_paths: frozenset[bytes] = frozenset()
     serve: Callable[[Invocation, Answer], Awaitable[None]] | None = None
     refuse: Callable[[int, str, Invocation], Reply | None] | None = None

@@ -152,9 +152,8 @@ def refusal(streams: tuple[int, ...], text: str, *, retry_after_s: int = 1) -> b
     ):
         block += b"\x00" + _text(name) + _text(value)
     parts = [_frame(SETTINGS, 0, 0), _frame(SETTINGS, _ACK, 0)]
-    for stream in streams:
-        # without a body: gRPC's clients look for a message in it
-        parts.append(_frame(HEADERS, _END_HEADERS | _END_STREAM, stream, block))
+    # without a body: gRPC's clients look for a message in it
+    parts += [_frame(HEADERS, _END_HEADERS | _END_STREAM, stream, block) for stream in streams]
     parts.append(_frame(GOAWAY, 0, 0, max(streams, default=0).to_bytes(4, "big") + bytes(4)))
     return b"".join(parts)
 

@@ -112,9 +112,9 @@ class _Doors:
 
     def call_direct(self, front: Version2, direct: Direct, invocation: Invocation) -> Reply:
         """Call a handler of this process by the shortest way there is."""
-        if self._is_special(invocation):
-            return self.call_sync(invocation)
-        return front.serve(invocation, direct)
+        if invocation.event is None and invocation.method == "GET" and invocation.target[1:3] != b"20":
+            return front.serve(invocation, direct)
+        return self.call_sync(invocation) if self._is_special(invocation) else front.serve(invocation, direct)
 
     def call_sync(self, invocation: Invocation) -> Reply:
         """Call a function that runs where it is called."""

@@ -83,6 +83,7 @@ def load(request: LoadRequest) -> LoadedFunction:
         signature="runtime",
         start=runtime.start,
         stop=runtime.stop,
+        probe=runtime.probe,
     )
 
 
@@ -238,6 +239,7 @@ class Runtime:
         self._begun = 0.0
         self._keeper: asyncio.Task[None] | None = None
         self._alive = False
+        self._failed_init: LambdaResult | None = None
         self._fault: asyncio.Future[_Fault]  # of the runtime that lives now; as the rest, made by `start`
         self._settled: asyncio.Event  # its init is over
         self._registered: asyncio.Event  # all its extensions are there, or one failed
@@ -264,6 +266,16 @@ class Runtime:
         self._address = await self._api.open()
         self._keeper = asyncio.create_task(self._keep())
         await _within(self._settled.wait(), _INIT_S)
+
+    async def probe(self) -> None:
+        """Start the runtime and end it, to see whether its init succeeds; raises FunctionLoadError."""
+        await self.start()
+        failure = self._failed_init
+        await self.stop()
+        if failure is not None:
+            raise FunctionLoadError(
+                f"the runtime's init failed: {failure.error_type}: {failure.error_message}"
+            )
 
     async def stop(self) -> None:
         """End the runtime and its extensions, in order if there are any of these."""
@@ -448,6 +460,7 @@ class Runtime:
 
     def _init_over(self, failure: LambdaResult | None, *, waiting: bool = True) -> None:
         """Note that init has ended; with a failure, everything that waits is answered with it."""
+        self._failed_init = failure
         if failure is not None:
             sys.stderr.write(f"the runtime's init failed: {failure.error_type}: {failure.error_message}\n")
             for pending in self._api.take_queue() if waiting else ():

@@ -24,7 +24,7 @@ from pelton.cli.tables import CONVENTIONS, resolve_convention
 from pelton.dataplane import loader, worker
 from pelton.dataplane.load_page import LoadPage
 from pelton.errors import BuildError, PeltonError, SourceError
-from pelton.model.convention import DEFERRED, SERIAL
+from pelton.model.convention import DEFERRED, serial_limit
 from pelton.model.desired import Workload
 from pelton.model.invocation import Deferred, Delivered, Event, Invocation, LoadedFunction
 from pelton.sdk.context import DaprTrigger, RuntimeContext
@@ -150,7 +150,7 @@ def load(wanted: Asked, page: LoadPage, *, port: int) -> Loaded:
         target=found.target,
         signature=found.signature,
         context=dict(wanted.context),
-        concurrency=_whole(options.get("concurrency", ""), 1 if found.convention in SERIAL else 0),
+        concurrency=_whole(options.get("concurrency", ""), serial_limit(found.convention, os.environ)),
         request_timeout_s=_seconds(timeout_s) if timeout_s else 300.0,
         options=options,
     )

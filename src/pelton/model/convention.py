@@ -12,10 +12,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, Final, Protocol
 
-__all__ = ["ALIASES", "DEFERRED", "SERIAL", "Facts", "Match", "SourceFile", "Tree", "Trigger"]
+__all__ = [
+    "ALIASES",
+    "DEFERRED",
+    "MAX_CONCURRENCY",
+    "SERIAL",
+    "Facts",
+    "Match",
+    "SourceFile",
+    "Tree",
+    "Trigger",
+    "serial_limit",
+]
 
 SERIAL: Final = frozenset({"lambda", "openwhisk"})
 """Conventions whose code may keep per-process state: one invocation at a time, HTTP and events together."""
+
+MAX_CONCURRENCY: Final = "AWS_LAMBDA_MAX_CONCURRENCY"
+"""Variable by which a Lambda runtime says that it takes several invocations at once."""
+
+
+def serial_limit(convention: str, env: Mapping[str, str]) -> int:
+    """Return how many invocations a convention takes at once unless more is asked for; 0 for any number."""
+    if convention not in SERIAL:
+        return 0
+    several = env.get(MAX_CONCURRENCY, "")
+    return int(several) if convention == "lambda" and several.isdecimal() and int(several) > 0 else 1
+
 
 DEFERRED: Final[Mapping[str, tuple[int, float, float]]] = {
     "lambda": (3, 60.0, 120.0),

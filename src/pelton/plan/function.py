@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from pelton.model.build import BuildResult
-from pelton.model.convention import ALIASES, SERIAL
+from pelton.model.convention import ALIASES, serial_limit
 from pelton.model.desired import BuildRun, Desired, Route, Workload
 from pelton.model.function import Build, Function, Serving
 from pelton.plan import names
@@ -191,7 +191,10 @@ def _desired(
         return None, tuple(partial)
     limits = _limits(function, serving, built, problems)
     convention = _convention(function, built)
-    scaling, concurrency, bad, more = plan_scaling(function, serial=convention in SERIAL)
+    scaling, concurrency, bad, more = plan_scaling(
+        function,
+        serial=serial_limit(convention, {**environment_of(serving.template), **serving.params}),
+    )
     problems += bad
     partial += more
     triggers, destinations = links(function, facts)

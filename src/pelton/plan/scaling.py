@@ -100,19 +100,19 @@ def annotations_of(function: Function) -> Annotations:
 
 
 def plan_scaling(
-    function: Function, *, serial: bool = False
+    function: Function, *, serial: int = 0
 ) -> tuple[Scaling, int, list[Problem], list[tuple[str, str]]]:
     """Return scaling, the hard concurrency limit per instance (0 = none), problems, and unhonoured fields.
 
     Args:
         function: With defaults filled in.
-        serial: Whether its convention takes one invocation at a time unless the Function asks for more.
+        serial: How many invocations its convention takes at once unless the Function says; 0 for any number.
     """
     notes = annotations_of(function)
     partial: list[tuple[str, str]] = []
     options = (function.serving.scale_options if function.serving else None) or ScaleOptions()
     keda = options.keda or KedaOptions()
-    concurrency = notes.integer(CONCURRENCY, 0, 1000, "a whole number from 0 to 1000") or int(serial)
+    concurrency = notes.integer(CONCURRENCY, 0, 1000, "a whole number from 0 to 1000") or serial
     values = _windows(notes) | _bounds(options, notes)
     values |= _target(function, keda, notes, concurrency, values.get("window_s", Scaling().window_s))
     values |= _lag(keda, notes, values.get("window_s", Scaling().window_s), partial)

@@ -538,3 +538,22 @@ def test_what_only_openfunction_is_handed_is_said_for_all_others(convention):
     paths = {path for path, _ in desired.partial}
     expected = {"spec.serving.hooks", "spec.serving.tracing"} if convention == "gcf" else set()
     assert paths & {"spec.serving.hooks", "spec.serving.tracing"} == expected
+
+
+@pytest.mark.parametrize(
+    ("convention", "params", "limit"),
+    [
+        ("gcf", {}, 0),
+        ("lambda", {}, 1),
+        ("openwhisk", {}, 1),
+        ("lambda", {"AWS_LAMBDA_MAX_CONCURRENCY": "4"}, 4),
+        ("openwhisk", {"AWS_LAMBDA_MAX_CONCURRENCY": "4"}, 1),
+        ("lambda", {"AWS_LAMBDA_MAX_CONCURRENCY": "x"}, 1),
+    ],
+)
+def test_conventions_with_state_per_process_take_one_invocation_at_a_time(convention, params, limit):
+    made = plan(function(params=params), Facts(), replace(BUILT, convention=convention)).desired
+
+    assert made is not None
+    assert made.workload.concurrency == limit
+    assert made.scaling.target == (limit or 100)

@@ -364,6 +364,9 @@ def _be_child(wanted: Asked, sock: socket.socket, page: LoadPage, parent: int) -
     except BaseException:
         traceback.print_exc()  # the process ends without unwinding: nobody else would say it
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):  # user code closed it
+                continue
         os._exit(code)

@@ -677,16 +677,19 @@ class Connection(asyncio.Protocol):
         invocation = self._current
         if invocation is None:
             return
-        if self._on_answer is not None:
-            self._on_answer(invocation, reply.status, time.monotonic() - self._began)
         if not self._unusual:
-            self._write(render_plain(reply))
+            answer = render_plain(reply)
+            if self._on_answer is not None:
+                self._on_answer(invocation, reply.status, time.monotonic() - self._began)
+            self._write(answer)
             self._current = self.call = None
             if not self._advancing:
                 self._advance()
             return
         closing = self._is_last(invocation)
         parts = render(reply, invocation, closing=closing)
+        if self._on_answer is not None:
+            self._on_answer(invocation, reply.status, time.monotonic() - self._began)
         if len(parts[-1]) < _JOIN_BYTES:
             self._write(b"".join(parts))
         else:

@@ -896,7 +896,11 @@ class Worker:
     def _answer_unsendable(self, connection: Connection, invocation: Invocation, exc: ReplyError) -> None:
         text = f"the function's answer cannot be sent: {exc}"
         self._write_error(invocation, text + "\n")
-        connection.reply(plain_reply(500, text, invocation.id))
+        try:
+            connection.reply(self._error_of(exc, invocation, text))
+        except ReplyError as second:
+            self._report(invocation, second)
+            connection.reply(plain_reply(500, text, invocation.id))
 
     def _checked(self, invocation: Invocation, reply: Any) -> Reply:
         """Return a Reply whose body is bytes or an async iterator, or the error that it is not."""
@@ -928,7 +932,13 @@ class Worker:
         if invocation.event is not None:
             return Reply(status=500, error=tracebacks.reason(exc))
         if isinstance(exc, ReplyError):
-            return plain_reply(500, f"the function's answer cannot be sent: {exc}", invocation.id)
+            return self._error_of(exc, invocation, f"the function's answer cannot be sent: {exc}")
+        # Only the type: messages may hold what a client must not see.
+        text = f"the function raised {type(exc).__name__}; its log has the traceback"
+        return self._error_of(exc, invocation, text)
+
+    def _error_of(self, exc: BaseException, invocation: Invocation, text: str) -> Reply:
+        """Return the convention's error answer, or `text` where it has none."""
         on_error = self._function.on_error
         if on_error is not None:
             try:
@@ -937,8 +947,6 @@ class Worker:
                 self._report(invocation, second)
             else:
                 return self._checked(invocation, reply)
-        # Only the type: messages may hold what a client must not see.
-        text = f"the function raised {type(exc).__name__}; its log has the traceback"
         return plain_reply(500, text, invocation.id)
 
     def _report(self, invocation: Invocation, exc: BaseException) -> None:

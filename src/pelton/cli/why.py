@@ -86,6 +86,11 @@ def _plain(report: detect.Report) -> dict[str, Any]:
     }
 
 
+def _shortened(text: str, width: int) -> str:
+    """Return a text in at most `width` characters; `-o json` shows all of it."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
 def _show(report: detect.Report) -> None:
     found = report.detected
     if found is not None:
@@ -103,7 +108,8 @@ def _show(report: detect.Report) -> None:
             (f"trigger {trigger.kind}", f"{trigger.value}{f' ({trigger.name})' if trigger.name else ''}")
             for trigger in found.triggers
         ]
-        print_columns(None, lines)
+        width = max(40, get_terminal_size((100, 24)).columns - 30)
+        print_columns(None, [(name, _shortened(value, width)) for name, value in lines])
     elif report.error is not None:
         print(f"error: {report.error}")
     print()

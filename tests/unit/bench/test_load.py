@@ -14,7 +14,7 @@ REQUEST = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 @pytest.fixture
 async def serve(tmp_path):
     """Return the path of a server whose answers come from a function of the request's number."""
-    servers = []
+    servers: list[asyncio.AbstractServer] = []
 
     async def start(answer):
         count = 0

@@ -37,7 +37,12 @@ _KEPT: Final = 1000
 class Direct(Protocol):
     """A handler that is called without a LambdaCall."""
 
-    def run(self, request_id: str, deadline: float, event: Any, trace_id: str) -> Any:
+    @property
+    def context(self) -> Callable[[str, float], Any]:
+        """Makes a context of a request id and a deadline."""
+        ...
+
+    def call(self, request_id: str, event: Any, context: Any, trace_id: str | None, tenant: str = "") -> Any:
         """Return the handler's result as it is, or the LambdaResult of its failure."""
         ...
 
@@ -60,19 +65,14 @@ class Version2(Front):
     def event(self, invocation: Invocation) -> dict[str, Any]:
         """See Front."""
         raw_path, _, raw_query = invocation.target.decode("latin-1").partition("?")
-        headers: dict[str, str] = {}
         cookies: list[str] = []
+        listed = invocation.headers
         try:
-            for raw_name, raw_value in invocation.headers:
-                name = raw_name.decode()
-                if name == "cookie" or name in headers:
-                    _add(headers, cookies, name, text_of(raw_value))
-                else:
-                    headers[name] = raw_value.decode()
-        except UnicodeDecodeError:  # rare enough to begin again
-            headers, cookies = {}, []
-            for raw_name, raw_value in invocation.headers:
-                _add(headers, cookies, raw_name.decode("latin-1"), text_of(raw_value))
+            headers = {name.decode(): value.decode() for name, value in listed}
+        except UnicodeDecodeError:
+            headers = {}
+        if len(headers) != len(listed) or "cookie" in headers:  # the few that take more than decoding
+            headers = _collected(listed, cookies)
         host = headers.get("host", "")
         domain, prefix, port = self._domains.get(host) or self.domain(host)
         client, scheme, method = invocation.client, invocation.scheme, invocation.method
@@ -135,14 +135,16 @@ class Version2(Front):
             return self.refusal(413)
         event = self.event(invocation)
         trace = event["headers"].get("x-amzn-trace-id")
-        value = handler.run(invocation.id, invocation.deadline, event, trace or "")
+        request_id = invocation.id
+        context = handler.context(request_id, invocation.deadline)
+        value = handler.call(request_id, event, context, trace)
         if type(value) is dict:
             reply = self._plain(value)
             if reply is not None:
                 return reply
         elif type(value) is LambdaResult:
             return self.reply(value)
-        return self.reply(handler.marshal(invocation.id, value, wants_value=True))
+        return self.reply(handler.marshal(request_id, value, wants_value=True))
 
     def _plain(self, value: dict[Any, Any]) -> Reply | None:
         """Return the answer for a result of the usual form, which JSON would not change; None for others."""
@@ -217,18 +219,25 @@ class HttpApi(Version2):
     default_type = b"text/plain; charset=utf-8"
 
 
-def _add(headers: dict[str, str], cookies: list[str], name: str, value: str) -> None:
-    """Add a header; cookies are kept apart, and the values of one name are joined."""
-    if name == "cookie":
-        cookies += [item.strip() for item in value.split(";") if item.strip()]
-    elif name in headers:
-        headers[name] = f"{headers[name]},{value}"
-    else:
-        headers[name] = value
+def _collected(listed: Headers, cookies: list[str]) -> dict[str, str]:
+    """Return headers with the values of one name joined; cookies are added to a list of their own."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in listed:
+        name, value = raw_name.decode("latin-1"), text_of(raw_value)
+        if name == "cookie":
+            cookies += [item.strip() for item in value.split(";") if item.strip()]
+        elif name in headers:
+            headers[name] = f"{headers[name]},{value}"
+        else:
+            headers[name] = value
+    return headers
 
 
 def _joined(raw_query: str) -> dict[str, str]:
     """Return query parameters, decoded, the values of one name joined by commas."""
+    if "&" not in raw_query and "%" not in raw_query and "+" not in raw_query:
+        name, _, value = raw_query.partition("=")
+        return {name: value}
     found: dict[str, str] = {}
     for name, value in parameters(raw_query):
         found[name] = f"{found[name]},{value}" if name in found else value

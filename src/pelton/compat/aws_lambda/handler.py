@@ -9,6 +9,7 @@ process alive.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
 import json
@@ -42,6 +43,8 @@ __all__ = ["InProcess", "load"]
 
 _TRACE: Final = "_X_AMZN_TRACE_ID"
 _UNICODE_SINCE: Final = (3, 12)
+_running_loop = asyncio._get_running_loop
+_set_running_loop = asyncio._set_running_loop
 
 
 def load(request: LoadRequest) -> LoadedFunction:
@@ -196,6 +199,7 @@ class InProcess:
         init_s: Seconds that loading took.
 
     Attributes:
+        context: Makes a context, see front_v2.Direct.
         reports: Whether START, END and REPORT are written for each invocation.
     """
 
@@ -211,7 +215,7 @@ class InProcess:
         self._info = info
         self._logger = logger
         self._init_s = init_s
-        self._context = context_class(info)
+        self.context = context_class(info)
         self._traced = bool(os.environ.pop(_TRACE, None))
         self._ascii = sys.version_info < _UNICODE_SINCE
         self.reports = info.options.get("platform-logs", "").lower() == "true"
@@ -224,7 +228,7 @@ class InProcess:
 
     def _run(self, call: LambdaCall) -> LambdaResult:
         try:
-            context = self._context(call.request_id, call.deadline)
+            context = self.context(call.request_id, call.deadline)
             if call.client_context or call.identity or call.arn or call.tenant:
                 self._fill(context, call)
             event = call.event
@@ -236,17 +240,13 @@ class InProcess:
         except (ValueError, RecursionError) as exc:
             text = f"Unable to unmarshal input: {exc}"
             return self._failed(call.request_id, "Runtime.UnmarshalError", text)
-        value = self._call(call.request_id, event, context, call.trace_id, call.tenant)
+        value = self.call(call.request_id, event, context, call.trace_id, call.tenant)
         if type(value) is LambdaResult:
             return value
         return self.marshal(call.request_id, value, wants_value=call.wants_value)
 
-    def run(self, request_id: str, deadline: float, event: Any, trace_id: str) -> Any:
+    def call(self, request_id: str, event: Any, context: Any, trace_id: str | None, tenant: str = "") -> Any:
         """See front_v2.Direct."""
-        return self._call(request_id, event, self._context(request_id, deadline), trace_id)
-
-    def _call(self, request_id: str, event: Any, context: Any, trace_id: str, tenant: str = "") -> Any:
-        """Return the handler's result, or the LambdaResult of its failure."""
         logger = self._logger
         logger.request_id = request_id
         logger.tenant = tenant
@@ -256,7 +256,9 @@ class InProcess:
         elif self._traced:
             os.environ.pop(_TRACE, None)
             self._traced = False
-        loop = own_loop.hidden()
+        loop = _running_loop()
+        if loop is not None:
+            own_loop.hide()
         try:
             return self._function(event, context)
         except Exception as exc:
@@ -264,7 +266,8 @@ class InProcess:
         except SystemExit as exc:
             return self._exited(request_id, exc)
         finally:
-            own_loop.restore(loop)
+            if loop is not None:
+                _set_running_loop(loop)
 
     def _fill(self, context: LambdaContext, call: LambdaCall) -> None:
         """Add to a context what few callers send."""

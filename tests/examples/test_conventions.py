@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ class Example:
         apply: Manifest for `pelton apply`.
         requests: What to send and what to see.
         events: What `pelton run --event` has to print.
+        needs: Programs without which it is skipped.
         env: Further environment of `pelton run`; `@FILE` stands for a file's text.
     """
 
@@ -44,6 +46,7 @@ class Example:
     events: list[dict[str, str]] = field(default_factory=list)
     target: str = ""
     env: dict[str, str] = field(default_factory=dict)
+    needs: list[str] = field(default_factory=list)
 
     def environment(self, home):
         """Return the environment for `pelton run`."""
@@ -93,7 +96,10 @@ def examples():
     for file in sorted(EXAMPLES.glob("*/expect.yaml")):
         said = YAML(typ="safe", pure=True).load(file.read_text())
         if "requests" in said:
-            found.append(Example(folder=file.parent, **said))
+            example = Example(folder=file.parent, **said)
+            missing = " ".join(name for name in example.needs if shutil.which(name) is None)
+            marks = [pytest.mark.skipif(bool(missing), reason=f"needs {missing}")]
+            found.append(pytest.param(example, marks=marks, id=file.parent.name))
     return found
 
 
@@ -163,10 +169,7 @@ def home():
     return Path(sys.prefix) / "pelton-conformance"
 
 
-IDS = {"ids": lambda example: example.folder.name}
-
-
-@pytest.mark.parametrize("example", examples(), **IDS)
+@pytest.mark.parametrize("example", examples())
 def test_example_is_recognised(example):
     words = shlex.split(example.run)
     if "--command" in words:
@@ -180,7 +183,7 @@ def test_example_is_recognised(example):
     assert found["detected"]["convention"] == example.convention
 
 
-@pytest.mark.parametrize("example", examples(), **IDS)
+@pytest.mark.parametrize("example", examples())
 def test_example_is_served_by_run(example, home):
     process = subprocess.Popen(
         [*PELTON, "run", example.folder, *shlex.split(example.run), "--port", "0"],
@@ -218,9 +221,9 @@ def test_example_is_served_by_run(example, home):
 @pytest.mark.parametrize(
     ("example", "event"),
     [
-        pytest.param(example, event, id=f"{example.folder.name}-{event['file']}")
-        for example in examples()
-        for event in example.events
+        pytest.param(each.values[0], event, id=f"{each.id}-{event['file']}", marks=each.marks)
+        for each in examples()
+        for event in each.values[0].events
     ],
 )
 def test_example_handles_a_saved_event(example, event, home):
@@ -243,7 +246,7 @@ def test_example_handles_a_saved_event(example, event, home):
     assert event["shows"] in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("example", examples(), **IDS)
+@pytest.mark.parametrize("example", examples())
 def test_example_is_served_by_apply(example, platform):
     platform.apply(example)
 

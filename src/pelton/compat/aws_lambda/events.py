@@ -11,7 +11,6 @@ no object reports no failures.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -117,7 +116,7 @@ def _sqs(trigger: Trigger, info: FunctionInfo, *, fifo: bool = False) -> dict[st
             }
             for name, value in trigger.headers.items()
         },
-        "md5OfBody": hashlib.md5(body.encode("utf-8", "replace"), usedforsecurity=False).hexdigest(),
+        "md5OfBody": _md5(body.encode("utf-8", "replace")),
         "eventSource": "aws:sqs",
         "eventSourceARN": f"{_arn('sqs', info)}:{queue}{'.fifo' if fifo else ''}",
         "awsRegion": info.region,
@@ -189,7 +188,7 @@ def _s3(trigger: Trigger, info: FunctionInfo) -> Any:
             "object": {
                 "key": quote_plus(key, safe="/"),
                 "size": size if isinstance(size, int) else len(trigger.data),
-                "eTag": str(said.get("eTag") or hashlib.md5(trigger.data, usedforsecurity=False).hexdigest()),
+                "eTag": str(said.get("eTag") or _md5(trigger.data)),
                 "versionId": str(said.get("versionId") or "1"),
                 "sequencer": f"{_stamp_ms(trigger):016X}",
             },
@@ -299,6 +298,12 @@ SOURCES: Final[Mapping[str, Callable[[Trigger, FunctionInfo], Any]]] = {
     _RAW: _raw,
 }
 """Values of the option `event-source` and the forms that they stand for."""
+
+
+def _md5(data: bytes) -> str:
+    import hashlib  # OpenSSL, which most functions never need
+
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def _stamp_ms(trigger: Trigger) -> int:

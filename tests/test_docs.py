@@ -26,6 +26,7 @@ EXECUTED = (
     "docs/tutorial/first-function.md",
     "docs/howto/events.md",
     "docs/howto/alerts.md",
+    "docs/howto/bring-a-function.md",
     "docs/howto/debug-a-function.md",
 )
 # Commands that only read: their blocks are repeated until they show what the page says.
@@ -200,6 +201,9 @@ def test_every_annotation_that_is_read_is_documented():
     page = (ROOT / "docs" / "reference" / "annotations.md").read_text()
     plan = ROOT / "src" / "pelton" / "plan" / "function.py"
     own = set(re.findall(r'"(pelton\.dev/[a-z-]+)"', plan.read_text()))
+    for file in (ROOT / "src" / "pelton" / "compat").rglob("*.py"):
+        read = re.findall(r'\boptions(?:\.get\(|\[)"([a-z-]+)"', file.read_text())
+        own |= {f"pelton.dev/{name}" for name in read}
     calls = [
         node for node in ast.walk(ast.parse(Path(scaling.__file__).read_text())) if isinstance(node, ast.Call)
     ]

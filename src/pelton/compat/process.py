@@ -47,7 +47,7 @@ FACTS: Final = Facts(
         "record": "POST / with ce- headers",
     },
     failure="the program's own answers; 502 when it ends or hangs up, 504 when it is too slow",
-    concurrency="many (pelton.dev/concurrency)",
+    concurrency="many (container-concurrency)",
 )
 _START_TIMEOUT_S: Final = 30.0
 _STOP_S: Final = 5.0

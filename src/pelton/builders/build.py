@@ -54,7 +54,7 @@ async def build(
             )
             found = detect.detect(source, conventions, wanted)
             environment.check_python(source)
-            requirements = environment.read_requirements(source)
+            requirements = environment.requirements_of(source, found.options)
             bundle = await snapshot(source, bundles_dir)
             made = await environment.ensure(requirements, found.implied, envs_dir=environments_dir)
     except TimeoutError:

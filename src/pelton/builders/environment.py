@@ -17,7 +17,7 @@ import shutil
 import signal
 import sys
 import sysconfig
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,7 +26,15 @@ from typing import Any, Final
 
 from pelton.errors import BuildError, SourceError
 
-__all__ = ["NO_ENVIRONMENT", "Environment", "check_python", "ensure", "key_of", "read_requirements"]
+__all__ = [
+    "NO_ENVIRONMENT",
+    "Environment",
+    "check_python",
+    "ensure",
+    "key_of",
+    "read_requirements",
+    "requirements_of",
+]
 
 _LOG_TAIL_LINES: Final = 20
 _LOCK_POLL_S: Final = 0.1
@@ -51,6 +59,16 @@ class Environment:
 
 
 NO_ENVIRONMENT: Final = Environment()
+
+
+def requirements_of(source_dir: Path | str, options: Mapping[str, str]) -> str:
+    """Return what a detected function requires: its own folder's (a template's CodeUri), else the tree's.
+
+    Raises:
+        SourceError: As `read_requirements`.
+    """
+    folder = options.get("code-uri", "").strip("/")
+    return (read_requirements(Path(source_dir) / folder) if folder else "") or read_requirements(source_dir)
 
 
 def read_requirements(source_dir: Path | str) -> str:

@@ -27,6 +27,7 @@ from typing import Any, Final, NoReturn
 from pelton.cli import run_serve
 from pelton.cli.ports_owner import claim
 from pelton.cli.run_serve import Asked, report
+from pelton.cli.tables import CONVENTIONS, resolve_convention
 from pelton.dataplane.isolation import become_subreaper, die_with_parent
 from pelton.dataplane.load_page import LoadPage
 from pelton.errors import PeltonError, PortInUseError, SourceError, UsageError
@@ -170,6 +171,8 @@ def _keep_running(wanted: Asked, sock: socket.socket, *, reload: bool) -> int:
     Without `reload` this ends with a child that could not be started. One that ends after it was called is
     replaced, as an instance is on the platform: a call did it (`os._exit`, a signal, no memory).
     """
+    for name in CONVENTIONS:  # before the first fork, or each version of the source would pay for it again
+        resolve_convention(name)
     become_subreaper()  # what the function forks and leaves behind comes back here
     stopping: list[int] = []
     waker, wake = socket.socketpair()

@@ -117,7 +117,7 @@ def _prepare(wanted: Asked) -> tuple[detect.Detected, str]:
     environment.check_python(wanted.folder)
     if not wanted.install:
         return found, ""
-    requirements = environment.read_requirements(wanted.folder)
+    requirements = environment.requirements_of(wanted.folder, found.options)
     if environment.key_of(requirements, found.implied):
         made = environment.ensure(requirements, found.implied, envs_dir=Home().environments)
         return found, asyncio.run(made).site_packages

@@ -150,3 +150,14 @@ def test_running_interpreter_is_the_default(tmp_path):
     (tmp_path / ".python-version").write_text(f"{sys.version_info[0]}.{sys.version_info[1]}\n")
 
     check_python(tmp_path)
+
+
+def test_requirements_of_a_functions_own_folder_come_before_those_of_the_tree(tmp_path):
+    (tmp_path / "orders").mkdir()
+    (tmp_path / "requirements.txt").write_text("flask\n")
+    (tmp_path / "orders" / "requirements.txt").write_text("boto3\n")
+
+    assert environment.requirements_of(tmp_path, {"code-uri": "orders/"}) == "boto3"
+    assert environment.requirements_of(tmp_path, {}) == "flask"
+    (tmp_path / "orders" / "requirements.txt").unlink()
+    assert environment.requirements_of(tmp_path, {"code-uri": "orders"}) == "flask"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from pelton.model.build import BuildResult
-from pelton.model.convention import ALIASES, serial_limit
+from pelton.model.convention import ALIASES, DEFERRED, serial_limit
 from pelton.model.desired import BuildRun, Desired, Route, Workload
 from pelton.model.function import Build, Function, Serving
 from pelton.plan import names
@@ -309,7 +309,7 @@ def _workload(
         concurrency=concurrency,
         request_timeout_s=limits.request_timeout_s,
         body_limit_bytes=limits.body_limit_bytes,
-        options=_options(function, serving, built),
+        options=_options(function, serving, built, convention),
     )
     # The digest stands for the bundle, so that moving the home directory makes no new revision of it.
     revision = names.revision_name(function.name, replace(workload, bundle=built.digest))
@@ -326,15 +326,17 @@ def _convention(function: Function, built: BuildResult | None) -> str:
     return asked_convention(function) or (built.convention if built is not None else "")
 
 
-def _options(function: Function, serving: Serving, built: BuildResult) -> dict[str, str]:
+def _options(function: Function, serving: Serving, built: BuildResult, convention: str) -> dict[str, str]:
     """Return how the convention serves it: what detection found, then the annotations that are not ours."""
     found = dict(built.options)
+    # Who defers invocations tells their last attempt from the others.
+    own = _OWN - {_MAX_ATTEMPTS} if convention in DEFERRED else _OWN
     for notes in (function.annotations, serving.annotations):
         found.update(
             {
                 name.removeprefix(_PREFIX): value
                 for name, value in notes.items()
-                if name.startswith(_PREFIX) and name not in _OWN
+                if name.startswith(_PREFIX) and name not in own
             }
         )
     return found

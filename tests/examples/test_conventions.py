@@ -12,6 +12,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -39,7 +40,7 @@ class Example:
 
     folder: Path
     convention: str
-    requests: list[dict[str, object]]
+    requests: list[dict[str, Any]]
     run: str = ""
     apply: str = "function.yaml"
     host: str = ""

@@ -474,3 +474,79 @@ def test_source_or_flag_that_cannot_be_meant_is_refused_with_the_way_out(serve, 
 
     served.wait_for(said)
     assert served.process.wait(20) == code
+
+
+SILENT = """
+class Silent(Exception):
+    def __str__(self):
+        raise ValueError("no text")
+"""
+RAISING = {
+    "fission": (
+        {"main.py": f"from flask import request\n{SILENT}def main():\n    raise Silent\n"},
+        b"<!doctype",
+    ),
+    "kubeless": (
+        {"main.py": f"{SILENT}def f(event, context):\n    event['data']\n    raise Silent\n"},
+        b"Error: 500 Internal Server Error",
+    ),
+    "knative-func": (
+        {
+            "func.yaml": "specVersion: 0.36.0\nruntime: python\n",
+            "function/func.py": f"{SILENT}async def handle(scope, receive, send):\n    raise Silent\n",
+        },
+        b"Error: ",
+    ),
+    "asgi": (
+        {"main.py": f"{SILENT}async def app(scope, receive, send):\n    raise Silent\n"},
+        b"Internal Server Error",
+    ),
+    "wsgi": (
+        {"main.py": f"{SILENT}def app(environ, start_response):\n    raise Silent\n"},
+        b"Internal Server Error",
+    ),
+    "openwhisk": (
+        {"__main__.py": f"{SILENT}def main(args):\n    raise Silent\n"},
+        b'{"error":',
+    ),
+}
+
+
+@pytest.mark.parametrize("convention", RAISING)
+def test_exception_without_a_text_gets_the_conventions_own_error(serve, convention):
+    files, body = RAISING[convention]
+    flags = ("--target", "main:app") if convention in ("asgi", "wsgi") else ()
+
+    served = serve(files, "--convention", convention, *flags)
+    answer = served.post("/run", json={"value": {}}) if convention == "openwhisk" else served.get("/x")
+
+    assert answer.content.startswith(body)
+    assert answer.status_code == (200 if convention == "openwhisk" else 500)
+    assert served.wait_for("Silent: ")
+
+
+def test_wsgi_application_that_breaks_the_rules_gets_an_error_and_no_half_answer(serve):
+    served = serve({"main.py": RULES}, "--convention", "wsgi", "--target", "main:app")
+
+    for path in ("text", "late", "twice", "never", "status", "crlf"):
+        assert served.get(f"/{path}").status_code == 500, path
+    assert served.get("/ok").text == "ok"
+
+
+RULES = r"""
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path == "/never":
+        return [b"x"]
+    if path == "/status":
+        start_response("abc", [])
+        return [b"x"]
+    start_response("200 OK", [("x", "a\r\nb: c")] if path == "/crlf" else [])
+    if path == "/twice":
+        start_response("200 OK", [])
+    if path == "/text":
+        return "ok"
+    if path == "/late":
+        return (1 // 0 for _ in range(3))
+    return [b"ok"]
+"""

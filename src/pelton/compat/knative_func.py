@@ -28,6 +28,7 @@ from pelton.errors import FunctionLoadError, ProtocolError
 from pelton.model import cloudevent
 from pelton.model.convention import Facts, Match, Tree
 from pelton.model.invocation import Answer, Headers, Invocation, LoadedFunction, LoadRequest, Reply
+from pelton.sdk import tracebacks
 from pelton.sdk.asgi import Collected, Exchange, scope_of
 from pelton.sdk.event import CloudEvent, as_request, attributes_of, json_or_raw
 from pelton.sdk.source import import_source
@@ -304,15 +305,16 @@ class _Function:
 
 
 def _error_text(exc: BaseException) -> Reply:
-    return Reply(500, [_TEXT], f"Error: {exc}".encode(), error=f"{type(exc).__name__}: {exc}")
+    return Reply(500, [_TEXT], f"Error: {tracebacks.message(exc)}".encode(), error=tracebacks.reason(exc))
 
 
 def _error_event(exc: BaseException) -> Reply:
     event = CloudEvent(
-        {"type": "dev.functions.error", "source": "/cloudevent/error"}, {"message": f"Error: {exc}"}
+        {"type": "dev.functions.error", "source": "/cloudevent/error"},
+        {"message": f"Error: {tracebacks.message(exc)}"},
     )
     body = _structured(event)
-    return Reply(500, [_STRUCTURED], body, error=f"{type(exc).__name__}: {exc}")
+    return Reply(500, [_STRUCTURED], body, error=tracebacks.reason(exc))
 
 
 # --- CloudEvents ---

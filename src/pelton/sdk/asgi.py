@@ -19,6 +19,7 @@ from urllib.parse import unquote_to_bytes
 
 from pelton.errors import FunctionLoadError
 from pelton.model.invocation import Answer, Headers, Invocation, Reply
+from pelton.sdk import tracebacks
 from pelton.sdk.event import as_request
 
 __all__ = ["ASGIApp", "Collected", "Engine", "Exchange", "crash", "guarantee_single_callable", "scope_of"]
@@ -67,7 +68,7 @@ def guarantee_single_callable(app: ASGIApp) -> ASGIApp:
 
 def crash(exc: BaseException) -> Reply:
     """Answer an exception as ASGI servers do: 500 without a word about it."""
-    return Reply(500, [_TEXT], b"Internal Server Error", error=f"{type(exc).__name__}: {exc}")
+    return Reply(500, [_TEXT], b"Internal Server Error", error=tracebacks.reason(exc))
 
 
 _hosts: dict[bytes, tuple[str, int | None]] = {}

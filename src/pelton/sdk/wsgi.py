@@ -66,6 +66,9 @@ def caller(app: WSGIApp) -> Callable[[Invocation], Reply]:
                 if first is _END:
                     body = b""
                     whole = True
+                elif not isinstance(first, bytes | bytearray | memoryview):
+                    whole = True  # the headers have not left: there can still be an error
+                    raise TypeError(f"a piece of the body is {type(first).__name__}, not bytes")
                 else:
                     start.sent = True
                     chunks = _chunks([first, *start.written], pieces, result, context)

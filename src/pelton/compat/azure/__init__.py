@@ -23,6 +23,7 @@ from pelton.compat.azure.settings import Host, Keys, host_settings, local_values
 from pelton.errors import FunctionLoadError
 from pelton.model.convention import Facts
 from pelton.model.invocation import LoadedFunction, LoadRequest, Reply
+from pelton.sdk import tracebacks
 
 __all__ = ["FACTS", "IMPLIED", "NAME", "detect", "load"]
 
@@ -124,7 +125,7 @@ def _loaded(
 
 def _failed(exc: BaseException) -> Reply:
     """Answer an exception: nothing but the status, which is all that the host tells a client."""
-    return Reply(500, error=f"{type(exc).__name__}: {exc}")
+    return Reply(500, error=tracebacks.reason(exc))
 
 
 def _narrowed(functions: list[Function], request: LoadRequest) -> list[Function]:

@@ -27,6 +27,7 @@ from pelton.compat.azure.settings import Host, Keys
 from pelton.compat.azure.values import Collection, Datum
 from pelton.errors import FunctionLoadError
 from pelton.model.invocation import Delivered, Invocation, LoadedFunction, LoadRequest, Output, Reply
+from pelton.sdk import tracebacks
 from pelton.sdk.trigger import Trigger
 
 __all__ = ["load"]
@@ -80,7 +81,7 @@ def load(
     return LoadedFunction(
         call=handler.call,
         sync=False,
-        on_error=lambda exc: Reply(500, error=f"{type(exc).__name__}: {exc}"),
+        on_error=lambda exc: Reply(500, error=tracebacks.reason(exc)),
         signature="custom-handler",
         target=request.target or ",".join(item.name for item in functions),
         start=handler.start,

@@ -269,7 +269,7 @@ class Router:
                 raise exc
             # the function's own policy ends here, whatever attempts the platform would still grant
             self.report(exc)
-            return Reply(500, retry=False, error=" ".join(f"{type(exc).__name__}: {exc}".split())[:500])
+            return Reply(500, retry=False, error=tracebacks.reason(exc))
 
         return fail
 

@@ -19,6 +19,7 @@ from pelton.compat.openwhisk.front import Front
 from pelton.compat.openwhisk.package import load_package
 from pelton.model.convention import Facts
 from pelton.model.invocation import LoadedFunction, LoadRequest, Reply
+from pelton.sdk import tracebacks
 
 __all__ = ["FACTS", "IMPLIED", "NAME", "detect", "load"]
 
@@ -96,4 +97,4 @@ def _failed(exc: BaseException) -> Reply:
     """Answer for what is no Exception of the action's (those are results)."""
     text = "The action did not produce a valid response and exited unexpectedly."
     headers = [(b"content-type", b"application/json")]
-    return Reply(502, headers, dump({"error": text}), error=f"{type(exc).__name__}: {exc}")
+    return Reply(502, headers, dump({"error": text}), error=tracebacks.reason(exc))

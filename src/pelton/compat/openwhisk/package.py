@@ -33,6 +33,7 @@ from pelton.compat.openwhisk.manifest import (
 )
 from pelton.errors import FunctionLoadError
 from pelton.model.invocation import LoadRequest
+from pelton.sdk import tracebacks
 
 __all__ = ["Action", "Package", "load_package", "merge"]
 
@@ -267,7 +268,7 @@ def _raised(exc: BaseException) -> Outcome:
     while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_OWN):
         tb = tb.tb_next
     sys.stderr.write("".join(traceback.format_exception(type(exc), exc, tb)))
-    return Outcome(APPLICATION_ERROR, {"error": str(exc)})
+    return Outcome(APPLICATION_ERROR, {"error": tracebacks.message(exc)})
 
 
 def _left(exc: SystemExit) -> Outcome:

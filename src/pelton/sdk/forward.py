@@ -24,6 +24,8 @@ IDLE_S: Final = 1.0
 that no request meets a connection that is just being closed; a new one costs 0.1 ms."""
 _HIGH_BYTES: Final = 256 * 1024
 _LOW_BYTES: Final = 64 * 1024
+_HEAD_BYTES: Final = 1024 * 1024
+"""Status lines and headers of an answer, longer than any server's own limit; nobody else would stop them."""
 _JOIN_BYTES: Final = 64 * 1024
 _HOP_BY_HOP: Final = frozenset(
     {
@@ -218,6 +220,7 @@ class _Link(asyncio.Protocol):
         "_dropped",
         "_error",
         "_framed",
+        "_head_bytes",
         "_head_only",
         "_headers",
         "_keep_alive",
@@ -257,7 +260,7 @@ class _Link(asyncio.Protocol):
         self._dropped: set[bytes] | None = None
         self._chunks: deque[bytes] = deque()
         self.buffered = 0
-        self._status = 0
+        self._status = self._head_bytes = 0
         self._seen = self._complete = self._streaming = self._keep_alive = self._paused = False
         self._framed = False
         self._error: ForwardError | None = None
@@ -337,6 +340,11 @@ class _Link(asyncio.Protocol):
             self._deliver(self._answer)
         elif self._streaming:
             self._wake()
+        elif not self._status:
+            self._head_bytes += len(data)
+            if self._head_bytes > _HEAD_BYTES:
+                self._fail(ForwardError(f"the head of the program's answer exceeds {_HEAD_BYTES} bytes"))
+                self.abort()
 
     def eof_received(self) -> None:
         """See asyncio.Protocol. The transport closes."""
@@ -369,6 +377,12 @@ class _Link(asyncio.Protocol):
             writable.set_result(None)
 
     # --- httptools callbacks ------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Refuse a second answer to one request: its body would be taken for the first one's."""
+        if self._complete:
+            self._keep_alive = False
+            raise ValueError("it sent more than one answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take one header; after the head they are trailers."""

@@ -253,3 +253,27 @@ async def test_nobody_there_is_an_error_at_once(tmp_path: Path) -> None:
 
     with pytest.raises(ForwardError, match="no connection"):
         await upstream.forward(asks())
+
+
+async def test_a_second_answer_to_one_request_is_not_taken_for_the_firsts_body(tmp_path: Path) -> None:
+    async def twice(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok" * 2)
+
+    server = Server(tmp_path / "s", twice)
+    async with server as upstream:
+        for _ in range(2):
+            assert (await upstream.forward(asks())).body == b"ok"
+
+    assert server.connections == 2
+
+
+async def test_a_head_without_end_is_an_error(tmp_path: Path) -> None:
+    async def endless(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nx: ")
+        while True:
+            writer.write(b"a" * 65536)
+            await writer.drain()
+
+    async with Server(tmp_path / "s", endless) as upstream:
+        with pytest.raises(ForwardError, match="the head of the program's answer exceeds"):
+            await upstream.forward(asks())

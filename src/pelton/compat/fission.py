@@ -36,7 +36,7 @@ from pelton.model.invocation import (
 )
 from pelton.sdk import tracebacks, trigger
 from pelton.sdk.event import as_request
-from pelton.sdk.flask_app import FlaskApp, find_flask
+from pelton.sdk.flask_app import FlaskApp, open_app
 from pelton.sdk.request import Request
 from pelton.sdk.response import http_error_reply, to_reply
 from pelton.sdk.source import find_function, import_source
@@ -272,9 +272,8 @@ class _Environment:
         parameters = inspect.signature(function).parameters
         self._one_parameter = len(parameters) == 1
         self.is_async = inspect.iscoroutinefunction(function)
-        flask = find_flask()
-        if flask is not None and not self.is_async:
-            self._app = FlaskApp(flask, module.__name__, where.rpartition("/")[0])
+        if not self.is_async:
+            self._app = open_app(module.__name__, where.rpartition("/")[0], where)
         self._function, self.entry = function, entry or f"{module.__name__}.{name}"
 
     def restore(self) -> None:

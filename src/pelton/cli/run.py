@@ -188,7 +188,9 @@ def _keep_running(wanted: Asked, sock: socket.socket, *, reload: bool) -> int:
             page.reset()
             child = _Child(wanted, sock, page)
             why, code = _watch(child, page, waker, stopping, changes)
-            if why == "ended" and page.read().total and not stopping:
+            if stopping:
+                break
+            if why == "ended" and page.read().total:
                 print(f"the process ended, {_how(code)}: starting again", file=sys.stderr, flush=True)
                 continue
             if why == "ended" and reload:

@@ -346,6 +346,8 @@ def handler(event, context):
         sys.exit(4)
     if what == "object":
         return object()
+    if what == "close":
+        return sys.stdout.close() or sys.stderr.close()
     if what == "status":
         return {"statusCode": "teapot", "body": "x"}
     if what == "nan":
@@ -377,19 +379,20 @@ def test_lambda_refuses_payloads_and_names_each_failure(serve):
             400,
             "InvalidRequestContentException",
         ), body[:10]
-    failed = {"deep": "RecursionError", "object": "Runtime.MarshalError"}
+    failed = {"silent": "Silent", "deep": "RecursionError", "object": "Runtime.MarshalError"}
     failed |= {"exit": "Runtime.ExitError", "large": "Function.ResponseSizeTooLarge"}
     for what, kind in failed.items():
         answer = served.post(INVOKE, json={"what": what})
         assert (answer.status_code, answer.json()["errorType"]) == (200, kind), what
         assert answer.headers["x-amz-function-error"] == "Unhandled", what
-    for what in ("deep", "object", "status", "nan", "crlf", "base64"):
+    for what in ("silent", "deep", "object", "status", "nan", "crlf", "base64"):
         answer = served.get(f"/{what}")
         assert answer.status_code in (500, 502), (what, answer.text)
         assert "evil" not in str(answer.headers)
     packed = gzip.compress(b"hello")
     answer = served.post("/gzip", content=packed, headers={"content-encoding": "gzip"}).json()
     assert answer == {"is": True, "body": base64.b64encode(packed).decode()}
+    assert served.post(INVOKE, json={"what": "close"}).json() is None
     assert served.post(INVOKE, json={}).json() == "fine"
 
 

@@ -156,6 +156,8 @@ def load(wanted: Asked, page: LoadPage, *, port: int) -> Loaded:
     )
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # text streams of this process
+        # As on the platform: code that closes them would silence, or fail, every later invocation.
+        stream.close = stream.flush  # type: ignore[method-assign]
     if port:
         os.environ.setdefault("PORT", str(port))
     context = RuntimeContext.of(workload.context)

@@ -36,7 +36,7 @@ from pelton.compat.aws_lambda.calls import (
 from pelton.compat.aws_lambda.context import FunctionInfo, LambdaContext, context_class, enter, info_of
 from pelton.errors import FunctionLoadError
 from pelton.model.invocation import LoadedFunction, LoadRequest
-from pelton.sdk import own_loop
+from pelton.sdk import own_loop, tracebacks
 from pelton.sdk.source import functions_of, import_source
 
 __all__ = ["InProcess", "load"]
@@ -262,7 +262,7 @@ class InProcess:
         try:
             return self._function(event, context)
         except Exception as exc:
-            return self._failed(request_id, type(exc).__name__, str(exc), _stack(exc))
+            return self._failed(request_id, type(exc).__name__, tracebacks.message(exc), _stack(exc))
         except SystemExit as exc:
             return self._exited(request_id, exc)
         finally:

@@ -169,6 +169,7 @@ class Connection(asyncio.Protocol):
         "_began",
         "_body",
         "_body_bytes",
+        "_body_length",
         "_carried",
         "_client",
         "_closing",
@@ -245,6 +246,7 @@ class Connection(asyncio.Protocol):
         self._client, self._scheme, self._put_back = "", "http", b""
         self._body: list[bytes] = []
         self._body_bytes = self._carried = 0
+        self._body_length = -1
         self.call: Any = None
         self.head_since = 0.0
         self.transport: asyncio.Transport | None = None
@@ -466,6 +468,16 @@ class Connection(asyncio.Protocol):
         if self._ended:
             self._discard(len(data))
             return
+        if (
+            not self._held
+            and self._parsing is not None
+            and self._stream is None
+            and len(data) <= self._body_length - self._body_bytes
+        ):  # all of it belongs to one body: no request begins in it, and cutting it up would copy it
+            self._feed(data)
+            if self._pending:
+                self._advance()
+            return
         self._unusual = True
         for begin in range(0, len(data), self._slice):
             self._held.append(data[begin : begin + self._slice])
@@ -597,6 +609,7 @@ class Connection(asyncio.Protocol):
         if invocation.http_version == "1.0" and self._length < 0:
             self._refuse(400, "HTTP/1.0 has no transfer codings")
             raise _Stop
+        self._body_length = self._length
         if self._length > self._shared.limits.body_bytes:
             self._refuse_body()
         if self._expects and invocation.http_version == "1.1":
@@ -677,7 +690,7 @@ class Connection(asyncio.Protocol):
         invocation = self._current
         if invocation is None:
             return
-        if not self._unusual:
+        if not self._unusual and len(reply.body) < _JOIN_BYTES:  # type: ignore[arg-type]  # bytes, see begin
             answer = render_plain(reply)
             if self._on_answer is not None:
                 self._on_answer(invocation, reply.status, time.monotonic() - self._began)

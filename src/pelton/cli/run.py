@@ -337,7 +337,8 @@ class _Changes:
     def _wait(self) -> None:
         from watchfiles import watch
 
-        for _changes in watch(
+        looked = False
+        for changes in watch(
             self._folder,
             stop_event=self._stop,
             debounce=_DEBOUNCE_MS,
@@ -345,7 +346,11 @@ class _Changes:
             rust_timeout=200,
             raise_interrupt=False,
             watch_filter=None,
+            yield_on_timeout=True,
         ):
+            if not changes and looked:
+                continue
+            looked = True  # once without a change: one may have come before the watch began
             try:
                 self._theirs.send(b"c")
             except OSError:

@@ -2,7 +2,7 @@
 
 A sync function may call `asyncio.run(...)` or `asyncio.get_event_loop().run_until_complete(...)`, as on the
 main thread of the platform that it was written for. Here it runs on the thread of the worker's loop, or on a
-thread that has none, and both refuse. `hidden` and `restore` go around a call, `install` once before. Used by
+thread that has none, and both refuse. `hide` comes before a call, `install` once before all. Used by
 conventions in `compat/`.
 """
 
@@ -12,28 +12,22 @@ import asyncio
 import sys
 from typing import Any
 
-__all__ = ["hidden", "install", "restore"]
+__all__ = ["hide", "install"]
 
 _LAST_WITH_POLICIES = (3, 13)
 _freed = False
 
 
-def hidden() -> asyncio.AbstractEventLoop | None:
-    """Let this thread look as if no loop ran on it; returns what `restore` takes."""
+def hide() -> None:
+    """Let this thread look as if no loop ran on it, until `asyncio._set_running_loop` says so again.
+
+    Callers do the asking and the restoring themselves: on the hot path each call costs.
+    """
     global _freed
-    loop = asyncio._get_running_loop()
-    if loop is not None:
-        asyncio._set_running_loop(None)
-        if not _freed:  # the worker's loop is not for `get_event_loop` to find, either
-            _freed = True
-            asyncio.set_event_loop(None)
-    return loop
-
-
-def restore(loop: asyncio.AbstractEventLoop | None) -> None:
-    """Undo `hidden`."""
-    if loop is not None:
-        asyncio._set_running_loop(loop)
+    asyncio._set_running_loop(None)
+    if not _freed:  # the worker's loop is not for `get_event_loop` to find, either
+        _freed = True
+        asyncio.set_event_loop(None)
 
 
 def install() -> None:

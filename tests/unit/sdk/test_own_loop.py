@@ -18,11 +18,13 @@ def user_code():
         return before, asyncio.run(answer()), runner.run(answer())
 
 def called():
-    loop = own_loop.hidden()
+    loop = asyncio._get_running_loop()
+    if loop is not None:
+        own_loop.hide()
     try:
         return user_code()
     finally:
-        own_loop.restore(loop)
+        asyncio._set_running_loop(loop)
 
 async def worker(found):
     loop = asyncio.get_running_loop()

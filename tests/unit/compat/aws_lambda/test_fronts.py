@@ -454,7 +454,10 @@ class Handler:
     def __init__(self, value):
         self.value = value
 
-    def run(self, request_id, deadline, event, trace_id):
+    def context(self, request_id, deadline):
+        return None
+
+    def call(self, request_id, event, context, trace_id):
         return self.value
 
     def marshal(self, request_id, value, *, wants_value=False):

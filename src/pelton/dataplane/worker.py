@@ -40,6 +40,8 @@ from pelton.errors import DeliveryError
 from pelton.model.invocation import Deferred, Delivered, Event, Invocation, LoadedFunction, Output, Reply
 from pelton.model.state import StateAnswer, StateCall
 from pelton.sdk import tracebacks
+from pelton.sdk.own_loop import hide as hide_loop
+from pelton.sdk.own_loop import install as install_loops
 
 __all__ = ["Worker", "WorkerSettings", "keep_loop", "run"]
 
@@ -50,6 +52,7 @@ _LEFT_S: Final = 10.0
 """How long a function may go on answering a client that left; Daphne's limit for ASGI applications."""
 _monotonic = time.monotonic
 _copy_context = contextvars.copy_context
+_set_running_loop = asyncio._set_running_loop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -346,6 +349,8 @@ class Worker:
         ceiling = MAX_THREADS if function.sync else 0
         self._gate = Gate(settings.concurrency, ceiling=ceiling)
         self._page.mode("thread" if function.sync else "async")
+        if function.sync:
+            install_loops()
         self._threads: Threads[_Run] = Threads(loop, min(ceiling, self._gate.limit), self._thread_done)
         limits = Limits(
             head_bytes=settings.header_limit_bytes,
@@ -469,8 +474,15 @@ class Worker:
             connection.reply(plain_reply(404, "not found", invocation.id))
             return
         invocation.deadline = deadline = _monotonic() + self._timeout_s
-        if self._aside is not None and self._begin_aside(connection, invocation):
-            return
+        if self._aside is not None:
+            try:
+                answer = self._aside(invocation)
+            except Exception as exc:  # a convention's mistake; without an answer the client would wait
+                connection.reply(self._failure(invocation, exc))
+                return
+            if answer is not None:
+                self._begin_aside(connection, invocation, answer)
+                return
         gate = self._gate
         if not self._inline or gate.running >= gate.limit:
             connection.call = run = self._run_of(invocation, connection, None, deadline)
@@ -494,10 +506,13 @@ class Worker:
                 spool.enter(start)
         gate.running += 1
         INVOCATION.set(invocation)
+        hide_loop()  # `asyncio.run` in a sync function has to work, inline as on a thread
         try:
             reply = _copy_context().run(self._call, invocation)
         except BaseException as exc:
             reply = self._failure(invocation, exc)
+        finally:
+            _set_running_loop(self._loop)
         if type(reply) is not Reply or type(reply.body) is not bytes:
             reply = self._checked(invocation, reply)
             if type(reply.body) is not bytes:
@@ -520,17 +535,12 @@ class Worker:
         except ReplyError as exc:
             self._answer_unsendable(connection, invocation, exc)
 
-    def _begin_aside(self, connection: Connection, invocation: Invocation) -> bool:
-        """Let the convention answer without user code, whatever runs; False when it has no such answer."""
-        assert self._aside is not None  # noqa: S101 -- checked by the caller, on the hot path
-        answer = self._aside(invocation)
-        if answer is None:
-            return False
+    def _begin_aside(self, connection: Connection, invocation: Invocation, answer: Awaitable[Reply]) -> None:
+        """Let the convention answer without user code, whatever runs."""
         connection.call = run = _Run(invocation, connection, None, invocation.deadline)
         run.started = True
         self._track(run)
         run.task = asyncio.create_task(self._answer_aside(run, answer))
-        return True
 
     async def _answer_aside(self, run: _Run, answer: Awaitable[Reply]) -> None:
         INVOCATION.set(run.invocation)
@@ -695,7 +705,11 @@ class Worker:
                 self._threads.submit(run)
 
     def _run_inline(self, run: _Run) -> None:
-        run.execute()
+        hide_loop()
+        try:
+            run.execute()
+        finally:
+            _set_running_loop(self._loop)
         self._thread_done(run)
 
     def _thread_done(self, run: _Run) -> None:

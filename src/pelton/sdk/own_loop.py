@@ -3,7 +3,7 @@
 A sync function may call `asyncio.run(...)` or `asyncio.get_event_loop().run_until_complete(...)`, as on the
 main thread of the platform that it was written for. Here it runs on the thread of the worker's loop, or on a
 thread that has none, and both refuse. `hide` comes before a call, `install` once before all. Used by
-conventions in `compat/`.
+the worker around every sync call.
 """
 
 from __future__ import annotations

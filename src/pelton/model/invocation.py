@@ -1,8 +1,8 @@
 """One invocation shape for HTTP requests and events: Invocation in, Reply out.
 
 Every convention's codec (`compat/`) maps its arguments and results onto these; the worker
-(`dataplane/worker.py`) makes and consumes them. Slotted and cheap to build, since one of each exists per
-request.
+(`dataplane/worker.py`) makes and consumes them. Invocation and Reply are structs and not dataclasses, since
+one of each is built per request and a struct is built without running Python code.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from pelton.model.state import StateAnswer, StateCall
 
@@ -59,8 +61,7 @@ class Event:
     attempt: int = 1
 
 
-@dataclass(slots=True)
-class Invocation:
+class Invocation(msgspec.Struct):
     """One call of a function, whatever caused it.
 
     Attributes:
@@ -98,8 +99,7 @@ class Invocation:
         return None
 
 
-@dataclass(slots=True)
-class Reply:
+class Reply(msgspec.Struct):
     """What a function answered.
 
     Attributes:
@@ -111,7 +111,7 @@ class Reply:
     """
 
     status: int = 200
-    headers: Headers = field(default_factory=list)
+    headers: Headers = msgspec.field(default_factory=list)
     body: bytes | AsyncIterator[bytes] = b""
     retry: bool = True
     error: str = ""

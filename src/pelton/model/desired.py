@@ -20,11 +20,17 @@ __all__ = [
     "StateBinding",
     "Subscription",
     "Workload",
+    "revision_key",
 ]
 
 
 DEFERRED_NAME = "pelton-deferred"
 """Name of the subscription and the component of invocations that a function accepted for later."""
+
+
+def revision_key(namespace: str, name: str, revision: str) -> str:
+    """Return `namespace/name:revision`, by which one of several revisions of a function is asked for."""
+    return f"{namespace}/{name}:{revision}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +143,14 @@ class Route:
         fronts: Regular expressions (RE2) over whole paths that reach it on any other host, the path kept.
         h2c: Whether the function speaks HTTP/2 itself.
         timeout_s: End-to-end limit at the gateway; 0 for none.
+        split: (key, weight) of the revisions that share the traffic, weights 1 to 100 with the sum 100; empty
+            sends all to `namespace/name`. A key is `namespace/name:revision`: the name of its cluster, and
+            what the gateway tells the activator for it.
+        tags: (tag, key) of revisions with an address of their own: requests with the header
+            `Knative-Serving-Tag: <tag>`, and to the host `<tag>-<host>` for each of `hosts`. Each tag is
+            there once; its key may or may not be in `split`.
+        h2c_keys: Those keys of `split` and `tags` whose revision speaks HTTP/2 itself.
+        internal: Whether only clients inside may reach it: no external host or address.
     """
 
     namespace: str
@@ -146,6 +160,20 @@ class Route:
     fronts: tuple[str, ...] = ()
     h2c: bool = False
     timeout_s: float = 300.0
+    split: tuple[tuple[str, int], ...] = ()
+    tags: tuple[tuple[str, str], ...] = ()
+    h2c_keys: tuple[str, ...] = ()
+    internal: bool = False
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def revision_keys(self) -> tuple[str, ...]:
+        """Keys of all revisions that get traffic or have a tag, each once; empty while there is one."""
+        return tuple(dict.fromkeys([*(key for key, _ in self.split), *(key for _, key in self.tags)]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +279,8 @@ class Desired:
         outputs: Where it may send; may be empty.
         states: State stores that it may use, the default one first; may be empty.
         partial: (field path, sentence) for each field that this target accepts but cannot honour.
+        others: Further revisions that share the traffic or have a tag. They have no subscriptions, for events
+            go to one revision, and no others.
     """
 
     workload: Workload
@@ -260,3 +290,9 @@ class Desired:
     outputs: tuple[OutputBinding, ...] = ()
     states: tuple[StateBinding, ...] = ()
     partial: tuple[tuple[str, str], ...] = ()
+    others: tuple[Desired, ...] = ()
+
+    @property
+    def revision(self) -> str:
+        """Name of the revision."""
+        return self.workload.revision

@@ -23,6 +23,7 @@ __all__ = [
     "Decoded",
     "Duration",
     "Field",
+    "Inlined",
     "Integer",
     "Items",
     "Mapped",
@@ -429,13 +430,45 @@ class Record(AnyValue):
 
     def encode(self, value: Any) -> Any:
         """Write the object without what is absent."""
-        written: dict[str, Any] = {}
-        for row in self.table:
-            item = getattr(value, row.attr)
-            if item is None or (not row.keep and isinstance(item, str | tuple | dict) and not item):
-                continue
-            written[row.json] = row.shape.encode(item)
-        return written
+        return _encode(self.table, value)
+
+
+def _encode(table: Iterable[Field], value: Any) -> dict[str, Any]:
+    written: dict[str, Any] = {}
+    for row in table:
+        item = getattr(value, row.attr)
+        if item is None or (not row.keep and isinstance(item, str | tuple | dict) and not item):
+            continue
+        written[row.json] = row.shape.encode(item)
+    return written
+
+
+class Inlined(Record):
+    """An object that has the fields of another record among its own; in the model they are one attribute.
+
+    Args:
+        make: The dataclass.
+        attr: Its attribute for the other record.
+        inner: The other record; its attributes are none of `table`'s.
+        table: Own fields, written first.
+    """
+
+    def __init__(self, make: Callable[..., Any], attr: str, inner: Record, table: Sequence[Field]) -> None:
+        super().__init__(make, (*table, *inner.table))
+        self.own = tuple(table)
+        self.attr = attr
+        self.inner = inner
+        self.inner_attrs = tuple(row.attr for row in inner.table)
+
+    def values(self, value: dict[str, Any], path: Path, reading: Reading) -> dict[str, Any]:
+        """Read the fields, those of the other record gathered under its attribute."""
+        read = super().values(value, path, reading)
+        inner = {attr: read.pop(attr) for attr in self.inner_attrs if attr in read}
+        return {**read, self.attr: self.inner.make(**inner)}
+
+    def encode(self, value: Any) -> Any:
+        """Write both side by side."""
+        return {**_encode(self.own, value), **self.inner.encode(getattr(value, self.attr))}
 
 
 # -------------------------------------------------------------------------------------------- whole resources

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from pelton.errors import InvalidError, ManifestError, UnservedVersionError
-from pelton.manifest import dapr, notification, openfunction_core
+from pelton.manifest import dapr, notification, openfunction_core, openfunction_revisions
 from pelton.manifest.fields import Decoded, Path, Problem, describe, merge_problems, nearest
 
 __all__ = ["KINDS", "Admitted", "Column", "Kind", "Verbs", "admit", "by_resource", "lookup"]
@@ -129,6 +129,37 @@ KINDS: tuple[Kind, ...] = (
             _AGE,
         ),
         verbs=cast(Verbs, openfunction_core),
+    ),
+    Kind(
+        group="core.openfunction.io",
+        version="v1beta2",
+        kind="Builder",
+        plural="builders",
+        singular="builder",
+        short_names=("fb",),
+        status=True,
+        columns=(
+            Column("Phase", "string", ".status.phase"),
+            Column("State", "string", ".status.state"),
+            Column("Reason", "string", ".status.reason"),
+            Column("BuildDuration", "string", ".status.buildDuration"),
+            _AGE,
+        ),
+        verbs=cast(Verbs, openfunction_revisions.BUILDER),
+    ),
+    Kind(
+        group="core.openfunction.io",
+        version="v1beta2",
+        kind="Serving",
+        plural="servings",
+        singular="serving",
+        status=True,
+        columns=(
+            Column("Phase", "string", ".status.phase"),
+            Column("State", "string", ".status.state"),
+            _AGE,
+        ),
+        verbs=cast(Verbs, openfunction_revisions.SERVING_KIND),
     ),
     Kind(
         group="dapr.io",

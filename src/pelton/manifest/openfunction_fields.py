@@ -11,7 +11,7 @@ from pelton.manifest.dapr import COMPONENT_SPEC
 from pelton.manifest.fields import Boolean, Duration, Field, Integer, Items, Mapped, Only, Raw, Record, Text
 from pelton.model import function as model
 
-__all__ = ["BUILD", "FUNCTION_SPEC", "SERVING"]
+__all__ = ["BUILD", "CREDENTIALS", "FUNCTION_SPEC", "SERVING"]
 
 _TEXT = Text()
 _INTEGER = Integer()
@@ -19,9 +19,8 @@ _BOOLEAN = Boolean()
 _DURATION = Duration()
 _STRINGS = Mapped(_TEXT)
 _NAMES = Items(_TEXT)
-_REFERENCE = Only(
-    "name", _TEXT, missing=""
-)  # LocalObjectReference; "" = the object is there, the name is not
+CREDENTIALS = Only("name", _TEXT, missing="")
+"""A reference to a Secret; "" = the object is there, the name is not."""
 
 # ------------------------------------------------------------------------------------------------------ build
 
@@ -31,7 +30,7 @@ _SOURCE = Record(
         Field("url", "url", _TEXT),
         Field("revision", "revision", _TEXT),
         Field("sourceSubPath", "sub_path", _TEXT),
-        Field("credentials", "credentials", _REFERENCE, keep=True),
+        Field("credentials", "credentials", CREDENTIALS, keep=True),
         Field("bundleContainer", "bundle_image", Only("image", _TEXT, missing="", required=True), keep=True),
     ),
 )
@@ -79,7 +78,7 @@ BUILD = Record(
     model.Build,
     (
         Field("builder", "builder", _TEXT),
-        Field("builderCredentials", "builder_credentials", _REFERENCE, keep=True),
+        Field("builderCredentials", "builder_credentials", CREDENTIALS, keep=True),
         Field("env", "env", _STRINGS),
         Field("srcRepo", "source", _SOURCE),  # required by a rule, so that it is reported in contract order
         Field("dockerfile", "dockerfile", _TEXT),
@@ -362,7 +361,7 @@ FUNCTION_SPEC = Record(
         Field("workloadRuntime", "workload_runtime", _TEXT),
         Field("version", "version", _TEXT),
         Field("image", "image", _TEXT),  # required by a rule, as in the original
-        Field("imageCredentials", "image_credentials", _REFERENCE, keep=True),
+        Field("imageCredentials", "image_credentials", CREDENTIALS, keep=True),
         Field("build", "build", BUILD),
         Field("serving", "serving", SERVING),
     ),

@@ -26,13 +26,12 @@ from pelton.model.function import (
 )
 from pelton.quantity import format_duration
 
-__all__ = ["function_rules"]
+__all__ = ["build_rules", "function_rules", "serving_rules"]
 
 _STRATEGY_KINDS = ("BuildStrategy", "ClusterBuildStrategy")
 _ENGINES = ("knative", "keda")
 _FILTERS = ("RequestHeaderModifier", "RequestMirror", "RequestRedirect", "ExtensionRef")
 _PERCENTAGE = re.compile(r"([0-9.]+)[ ]*%")
-_SCALE = "spec.serving.scaleOptions"
 
 
 def function_rules(function: Function) -> Iterator[Problem]:
@@ -44,9 +43,9 @@ def function_rules(function: Function) -> Iterator[Problem]:
     if function.build is not None:
         if function.image_credentials == "":
             yield Problem("spec.imageCredentials.name", "required when spec.imageCredentials is given")
-        yield from _build(function.build)
+        yield from build_rules(function.build, "spec.build")
     if function.serving is not None:
-        yield from _serving(function.serving)
+        yield from serving_rules(function.serving, "spec.serving")
     if function.build is None and function.serving is None:
         yield Problem("spec.serving", "required when there is no spec.build")
 
@@ -67,10 +66,15 @@ def _one_of(path: str, value: str, known: Iterable[str]) -> Iterator[Problem]:
         yield Problem(path, f"must be {', '.join(known[:-1])} or {known[-1]}, found {describe(value)}")
 
 
-def _build(build: Build) -> Iterator[Problem]:
-    path = "spec.build"
+def build_rules(build: Build, path: str) -> Iterator[Problem]:
+    """Yield a problem for each rule that a build breaks.
+
+    Args:
+        build: Of a Function or a Builder.
+        path: Where it stands, e.g. `spec.build`.
+    """
     if not build.builder and not build.dockerfile:
-        yield Problem(f"{path}.builder", "required unless spec.build.dockerfile is set")
+        yield Problem(f"{path}.builder", f"required unless {path}.dockerfile is set")
     if build.source is None:
         yield Problem(f"{path}.srcRepo", "required")
     elif not build.source.url and build.source.bundle_image is None:
@@ -86,14 +90,20 @@ def _build(build: Build) -> Iterator[Problem]:
         yield from _one_of(f"{path}.shipwright.strategy.kind", shipwright.strategy.kind, _STRATEGY_KINDS)
 
 
-def _serving(serving: Serving) -> Iterator[Problem]:
+def serving_rules(serving: Serving, path: str) -> Iterator[Problem]:
+    """Yield a problem for each rule that a serving breaks.
+
+    Args:
+        serving: Of a Function or a Serving.
+        path: Where it stands, e.g. `spec.serving`.
+    """
     if serving.scale_options is not None:
-        yield from _scale_options(serving.scale_options)
+        yield from _scale_options(serving.scale_options, f"{path}.scaleOptions")
     http = serving.triggers.http if serving.triggers is not None else None
     if http is not None:
-        yield from _one_of("spec.serving.triggers.http.engine", http.engine, _ENGINES)
+        yield from _one_of(f"{path}.triggers.http.engine", http.engine, _ENGINES)
         if http.route is not None:
-            yield from _route(http.route)
+            yield from _route(http.route, f"{path}.triggers.http.route")
     for place, components in (
         ("bindings", serving.bindings),
         ("pubsub", serving.pubsub),
@@ -102,7 +112,7 @@ def _serving(serving: Serving) -> Iterator[Problem]:
         for name, component in components.items():
             if component is not None:
                 tail: tuple[str, ...] = ("spec",) if place == "states" else ()
-                yield from _component(("spec", "serving", place, name, *tail), component)
+                yield from _component((*path.split("."), place, name, *tail), component)
 
 
 def _component(path: tuple[str, ...], component: ComponentSpec) -> Iterator[Problem]:
@@ -111,14 +121,14 @@ def _component(path: tuple[str, ...], component: ComponentSpec) -> Iterator[Prob
             yield from check_env_ref(item, render_path((*path, "metadata", index)))
 
 
-def _scale_options(options: ScaleOptions) -> Iterator[Problem]:
+def _scale_options(options: ScaleOptions, path: str) -> Iterator[Problem]:
     low, high = options.bounds
-    yield from _negative(f"{_SCALE}.minReplicas", low)
-    yield from _negative(f"{_SCALE}.maxReplicas", high)
+    yield from _negative(f"{path}.minReplicas", low)
+    yield from _negative(f"{path}.maxReplicas", high)
     if low > high >= 0:
         presumed = " (the presumed value: set maxReplicas too)" if options.max_replicas is None else ""
         yield Problem(
-            f"{_SCALE}.minReplicas", f"must not be greater than maxReplicas, found {low} and {high}{presumed}"
+            f"{path}.minReplicas", f"must not be greater than maxReplicas, found {low} and {high}{presumed}"
         )
     keda = options.keda
     if keda is None:
@@ -134,25 +144,23 @@ def _scale_options(options: ScaleOptions) -> Iterator[Problem]:
     ]
     if len(given) > 1:
         yield Problem(
-            f"{_SCALE}.keda",
+            f"{path}.keda",
             f"at most one of scaledJob, scaledObject and httpScaledObject, found {' and '.join(given)}",
         )
     if keda.http_scaled_object is not None:
-        yield from _http_scaled_object(keda.http_scaled_object)
+        yield from _http_scaled_object(keda.http_scaled_object, f"{path}.keda.httpScaledObject")
     if keda.scaled_object is not None:
-        yield from _scaled_object(keda.scaled_object)
+        yield from _scaled_object(keda.scaled_object, f"{path}.keda.scaledObject")
     if keda.scaled_job is not None:
-        yield from _scaled_job(keda.scaled_job)
+        yield from _scaled_job(keda.scaled_job, f"{path}.keda.scaledJob")
 
 
-def _http_scaled_object(scaled: HttpScaledObject) -> Iterator[Problem]:
-    path = f"{_SCALE}.keda.httpScaledObject"
+def _http_scaled_object(scaled: HttpScaledObject, path: str) -> Iterator[Problem]:
     yield from _negative(f"{path}.targetPendingRequests", scaled.target_pending_requests)
     yield from _negative(f"{path}.cooldownPeriod", scaled.cooldown_period_s)
 
 
-def _scaled_object(scaled: ScaledObject) -> Iterator[Problem]:
-    path = f"{_SCALE}.keda.scaledObject"
+def _scaled_object(scaled: ScaledObject, path: str) -> Iterator[Problem]:
     yield from _negative(f"{path}.pollingInterval", scaled.polling_interval_s)
     yield from _negative(f"{path}.cooldownPeriod", scaled.cooldown_period_s)
     hpa = scaled.advanced.horizontal_pod_autoscaler_config if scaled.advanced is not None else None
@@ -178,8 +186,7 @@ def _behavior(path: str, direction: BehaviorRules) -> Iterator[Problem]:
         yield from _negative(f"{path}.policies[{index}].periodSeconds", policy.period_s)
 
 
-def _scaled_job(job: ScaledJob) -> Iterator[Problem]:
-    path = f"{_SCALE}.keda.scaledJob"
+def _scaled_job(job: ScaledJob, path: str) -> Iterator[Problem]:
     yield from _one_of(f"{path}.restartPolicy", job.restart_policy, ("Always", "OnFailure", "Never"))
     yield from _negative(f"{path}.pollingInterval", job.polling_interval_s)
     yield from _negative(f"{path}.successfulJobsHistoryLimit", job.successful_jobs_history_limit)
@@ -203,23 +210,23 @@ def _scaled_job(job: ScaledJob) -> Iterator[Problem]:
         )
 
 
-def _route(route: HttpRoute) -> Iterator[Problem]:
+def _route(route: HttpRoute, place: str) -> Iterator[Problem]:
     """Check what the schema of HTTPRoute rules bounds; their contents are left to the gateway."""
     for index, rule in enumerate(route.rules):
-        path = f"spec.serving.triggers.http.route.rules[{index}]"
+        path = f"{place}.rules[{index}]"
         matches = rule.get("matches")
         if isinstance(matches, list) and len(matches) > 8:
             yield Problem(f"{path}.matches", f"must have at most 8 entries, found {len(matches)}")
-        for place, item in enumerate(_objects(rule.get("filters"))):
+        for number, item in enumerate(_objects(rule.get("filters"))):
             kind = item.get("type")
             yield from _one_of(
-                f"{path}.filters[{place}].type", kind if isinstance(kind, str) else "", _FILTERS
+                f"{path}.filters[{number}].type", kind if isinstance(kind, str) else "", _FILTERS
             )
             redirect = item.get("requestRedirect")
             status = redirect.get("statusCode", 302) if isinstance(redirect, dict) else 302
             if status not in (301, 302):
                 yield Problem(
-                    f"{path}.filters[{place}].requestRedirect.statusCode",
+                    f"{path}.filters[{number}].requestRedirect.statusCode",
                     f"must be 301 or 302, found {describe(status)}",
                 )
 

@@ -1,0 +1,139 @@
+"""The five verbs of a kind whose spec is one table: what most kinds need, written once.
+
+A kind's module makes a `TableVerbs` from its table of fields and gives it what is its own (defaults, rules,
+another version's forms); `manifest/kinds` calls it. Kinds with fields beside `spec` have verbs of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from pelton.errors import UnservedVersionError
+from pelton.manifest.fields import (
+    Decoded,
+    Problem,
+    Reading,
+    Record,
+    copy_json,
+    describe,
+    merge_problems,
+    raise_invalid,
+    read_metadata,
+    write_metadata,
+)
+
+__all__ = ["TableVerbs"]
+
+M = TypeVar("M")
+Obj = dict[str, Any]
+
+
+def _nothing(filled: Obj) -> None:
+    """Fill in nothing."""
+
+
+class TableVerbs(Generic[M]):
+    """Read and write a kind.
+
+    Args:
+        api_version: `<group>/<version>` of the storage version.
+        kind: E.g. `Builder`.
+        spec: Table of the spec; its `make` also takes name, namespace, labels and annotations.
+        default: Fills defaults into a copy that it may change; leaves malformed parts alone.
+        rules: Broken rules of a model, in contract order.
+        required: Whether an object without spec has a problem of type.
+        up: Older version -> function that turns an object of it into the storage version, in place of a copy.
+        down: Older version -> the way back.
+    """
+
+    def __init__(
+        self,
+        api_version: str,
+        kind: str,
+        spec: Record,
+        *,
+        default: Callable[[Obj], None] = _nothing,
+        rules: Callable[[M], list[Problem]] | None = None,
+        required: bool = False,
+        up: Mapping[str, Callable[[Obj], Obj]] | None = None,
+        down: Mapping[str, Callable[[Obj], Obj]] | None = None,
+    ) -> None:
+        self.api_version = api_version
+        self.kind = kind
+        self.spec = spec
+        self._default = default
+        self._rules = rules
+        self._required = required
+        self._up = dict(up or {})
+        self._down = dict(down or {})
+
+    def read(self, obj: Obj) -> Decoded[M]:
+        """Read an object of the storage version, collecting all problems; `status` is not looked at."""
+        reading = Reading()
+        values = read_metadata(obj, reading)
+        spec = obj.get("spec")
+        if spec is None:
+            if self._required:
+                reading.problem(("spec",), "required")
+            spec = {}
+            values |= self.spec.values(spec, ("spec",), Reading())
+        elif type(spec) is dict:
+            values |= self.spec.values(spec, ("spec",), reading)
+        else:
+            reading.problem(("spec",), f"must be an object, found {describe(spec)}")
+            values |= self.spec.values({}, ("spec",), Reading())
+        return reading.result(self.spec.make(**values))
+
+    def decode(self, obj: Obj) -> tuple[M, list[Problem]]:
+        """Return the model and warnings.
+
+        Raises:
+            InvalidError: With every wrong type and missing field.
+        """
+        found = self.read(obj)
+        raise_invalid(self.kind, getattr(found.model, "name", ""), found.problems)
+        return found.model, list(found.warnings)
+
+    def default(self, obj: Obj) -> Obj:
+        """Return a copy with the defaults filled in; idempotent."""
+        filled: Obj = copy_json(obj)
+        self._default(filled)
+        return filled
+
+    def rules(self, model: M) -> list[Problem]:
+        """Return the broken rules of a model, in contract order."""
+        return self._rules(model) if self._rules is not None else []
+
+    def validate(self, obj: Obj | M) -> list[Problem]:
+        """Return all problems of an object or of a model: types first, then rules."""
+        if not isinstance(obj, dict):
+            return self.rules(obj)
+        found = self.read(obj)
+        return merge_problems(found.problems, self.rules(found.model))
+
+    def convert(self, obj: Obj, api_version: str) -> Obj:
+        """Return the object in another served version; the storage version is the hub.
+
+        Raises:
+            UnservedVersionError: From or to a version that is not served.
+        """
+        for version in (str(obj.get("apiVersion")), api_version):
+            if version != self.api_version and version not in self._up:
+                served = " and ".join((self.api_version, *self._up))
+                raise UnservedVersionError(f"{self.kind} is served as {served}, not as {version}")
+        hub: Obj = copy_json(obj)
+        if hub["apiVersion"] == api_version:
+            return hub
+        if hub["apiVersion"] != self.api_version:
+            hub = self._up[hub["apiVersion"]](hub)
+        return hub if api_version == self.api_version else self._down[api_version](hub)
+
+    def encode(self, model: M) -> Obj:
+        """Write a model as JSON: absent parts are left out."""
+        return {
+            "apiVersion": self.api_version,
+            "kind": self.kind,
+            "metadata": write_metadata(model),
+            "spec": self.spec.encode(model),
+        }

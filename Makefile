@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test check bench clean fmt
+.PHONY: venv demo test check services bench clean fmt
 .DEFAULT_GOAL := venv
 
 venv: $(STAMP)
@@ -23,6 +23,9 @@ test: $(STAMP)
 
 check: $(STAMP)
 	scripts/check
+
+services: $(STAMP)
+	scripts/services
 
 fmt: $(STAMP)
 	scripts/fmt

@@ -1,0 +1,1 @@
+"""Real servers for tests, demos and benchmarks, started on free ports and ended with the caller."""

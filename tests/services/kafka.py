@@ -1,0 +1,135 @@
+"""Kafka in KRaft mode: one node, broker and controller, from jars that `scripts/services` fetched.
+
+`SASL_USER` and `SASL_PASSWORD` are accepted by SCRAM and PLAIN on the second listener, TLS on the third when
+a certificate is given.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.services.server import HOST, Server, free_port, program
+
+__all__ = ["SASL_PASSWORD", "SASL_USER", "Kafka", "jars"]
+
+SASL_USER, SASL_PASSWORD = "ann", "s3cret"
+
+
+def jars() -> Path:
+    """Return the directory of Kafka's jars; it may not exist."""
+    given = os.environ.get("PELTON_KAFKA_JARS")
+    return Path(given) if given else Path(sys.prefix) / "share" / "pelton-services" / "kafka"
+
+
+class Kafka(Server):
+    """One node; `address` is its plain listener, `sasl_address` asks for a user, `tls_address` speaks TLS.
+
+    Args:
+        directory: See `Server`.
+        keystore: PEM file with key and certificate for the TLS listener; None for no such listener.
+        settings: Further broker settings.
+    """
+
+    name = "kafka"
+
+    def __init__(
+        self, directory: Path, *, keystore: Path | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(directory)
+        self._controller, self._sasl, self._tls = free_port(), free_port(), free_port()
+        self._keystore = keystore
+        self._settings = dict(settings or {})
+
+    @classmethod
+    def missing(cls) -> str:
+        """Say what is not here."""
+        if not program("java"):
+            return "no java"
+        return "" if any(jars().glob("kafka_2*.jar")) else "no Kafka jars; scripts/services install kafka"
+
+    @property
+    def sasl_address(self) -> str:
+        """`host:port` of the listener that asks for SASL_USER and SASL_PASSWORD."""
+        return f"{HOST}:{self._sasl}"
+
+    @property
+    def tls_address(self) -> str:
+        """`host:port` of the TLS listener."""
+        return f"{HOST}:{self._tls}"
+
+    def prepare(self) -> None:
+        """Write the settings; format the log directory once."""
+        properties = self.directory / "server.properties"
+        lines = "\n".join(f"{key}={value}" for key, value in self._properties().items())
+        properties.write_text(lines + "\n")
+        if (self.directory / "data").exists():
+            return
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        scram = [
+            part
+            for kind in ("SCRAM-SHA-256", "SCRAM-SHA-512")
+            for part in ("-S", f"{kind}=[name={SASL_USER},password={SASL_PASSWORD}]")
+        ]
+        words = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties), *scram]
+        subprocess.run([*self._java(128), *words], check=True, capture_output=True, cwd=self.directory)
+
+    def command(self) -> Sequence[str]:
+        """Run the server with a small heap; the quick compiler is enough for tests."""
+        return [*self._java(512), "kafka.Kafka", str(self.directory / "server.properties")]
+
+    def _java(self, heap_mb: int) -> list[str]:
+        # Warm code is not worth waiting for in tests; PELTON_KAFKA_JIT=1 is for benchmarks.
+        quick = [] if os.environ.get("PELTON_KAFKA_JIT") else ["-XX:TieredStopAtLevel=1"]
+        jvm = ["-XX:+UseSerialGC", f"-Xmx{heap_mb}m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+        return [program("java"), *quick, *jvm, "-cp", f"{jars()}/*"]
+
+    def _properties(self) -> dict[str, str]:
+        listeners = {
+            "PLAINTEXT": (self.port, "PLAINTEXT"),
+            "SASL": (self._sasl, "SASL_PLAINTEXT"),
+            "CONTROLLER": (self._controller, "PLAINTEXT"),
+        }
+        tls: dict[str, str] = {}
+        if self._keystore is not None:
+            listeners["TLS"] = (self._tls, "SSL")
+            tls = {
+                "listener.name.tls.ssl.keystore.type": "PEM",
+                "listener.name.tls.ssl.keystore.location": str(self._keystore),
+            }
+        plain = "org.apache.kafka.common.security.plain.PlainLoginModule"
+        scram = "org.apache.kafka.common.security.scram.ScramLoginModule"
+        user = f'user_{SASL_USER}="{SASL_PASSWORD}"'
+        outside = [name for name in listeners if name != "CONTROLLER"]
+        return {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@{HOST}:{self._controller}",
+            "listeners": ",".join(f"{name}://{HOST}:{port}" for name, (port, _) in listeners.items()),
+            "advertised.listeners": ",".join(f"{name}://{HOST}:{listeners[name][0]}" for name in outside),
+            "controller.listener.names": "CONTROLLER",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "listener.security.protocol.map": ",".join(
+                f"{name}:{protocol}" for name, (_, protocol) in listeners.items()
+            ),
+            "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
+            "listener.name.sasl.plain.sasl.jaas.config": f"{plain} required {user};",
+            "listener.name.sasl.scram-sha-256.sasl.jaas.config": f"{scram} required;",
+            "listener.name.sasl.scram-sha-512.sasl.jaas.config": f"{scram} required;",
+            "log.dirs": str(self.directory / "data"),
+            "num.partitions": "4",
+            "offsets.topic.num.partitions": "1",
+            "offsets.topic.replication.factor": "1",
+            "transaction.state.log.num.partitions": "1",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            # A group of one consumer should not wait for more of them.
+            "group.initial.rebalance.delay.ms": "0",
+            **tls,
+            **self._settings,
+        }

@@ -1,0 +1,59 @@
+"""PostgreSQL: user `postgres`, database `postgres`, no password from loopback."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.services.server import HOST, Server, program
+
+__all__ = ["PostgreSql"]
+
+
+class PostgreSql(Server):
+    """One server."""
+
+    name = "postgresql"
+
+    @classmethod
+    def missing(cls) -> str:
+        """Say what is not here."""
+        return "" if _binary("postgres") else "no postgres"
+
+    @property
+    def url(self) -> str:
+        """Connection URL."""
+        return f"postgresql://postgres@{self.address}/postgres"
+
+    def prepare(self) -> None:
+        """Make the cluster once."""
+        self._as = self.owned_by("postgres")
+        if (self.directory / "data").exists():
+            return
+        words = [
+            _binary("initdb"),
+            "-D",
+            str(self.directory / "data"),
+            "-U",
+            "postgres",
+            "--auth=trust",
+            "-N",
+        ]
+        subprocess.run([*self._as, *words], check=True, capture_output=True, cwd=self.directory)
+
+    def command(self) -> Sequence[str]:
+        """Run it in the foreground."""
+        options = ["-D", str(self.directory / "data"), "-h", HOST, "-p", str(self.port)]
+        return [*self._as, _binary("postgres"), *options, "-k", str(self.directory)]
+
+    def ready(self) -> bool:
+        """Ask it."""
+        words = [_binary("pg_isready"), "-q", "-h", HOST, "-p", str(self.port)]
+        return subprocess.run(words, check=False, capture_output=True).returncode == 0
+
+
+def _binary(name: str) -> str:
+    """Return a program of the newest installed version, "" for none."""
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
+    return program(name, places=[str(path) for path in reversed(versions)])

@@ -15,7 +15,7 @@ import hmac
 import logging
 import platform
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
@@ -38,6 +38,9 @@ __all__ = ["ADMIN", "VIEW", "Admit", "Admitted", "create_app"]
 
 ADMIN = "admin"
 """Role that may do everything."""
+
+METRICS = "text/plain; version=0.0.4; charset=utf-8"
+"""Media type of `/metrics`: the text form that every Prometheus reads."""
 
 VIEW = "view"
 """Role that may read."""
@@ -84,6 +87,7 @@ def create_app(
     version: str,
     log: logging.Logger,
     clock: Clock | None = None,
+    metrics: Callable[[], Awaitable[bytes]] | None = None,
 ) -> Starlette:
     """Return the application.
 
@@ -95,12 +99,13 @@ def create_app(
         version: Version of Pelton, shown by `/version`.
         log: For failures that are nobody's fault but ours; tokens and bodies never go there.
         clock: For ages in tables and times in managedFields; the machine's when None.
+        metrics: Returns the text of `/metrics`; without it there is none.
 
     Returns:
         An application whose `state.stopping` (asyncio.Event) ends all watches when it is set.
     """
     stopping = asyncio.Event()
-    api = _Api(store, resources, admit, tokens, version, log, clock or SystemClock(), stopping)
+    api = _Api(store, resources, admit, tokens, version, log, clock or SystemClock(), stopping, metrics)
     app = Starlette(routes=[Route("/{path:path}", endpoint=api)])
     app.state.stopping = stopping
     return app
@@ -117,6 +122,7 @@ class _Api:
         log: logging.Logger,
         clock: Clock,
         stopping: asyncio.Event,
+        metrics: Callable[[], Awaitable[bytes]] | None,
     ) -> None:
         self._store = store
         self._resources = tuple(resources)
@@ -127,6 +133,7 @@ class _Api:
         self._log = log
         self._clock = clock
         self._stopping = stopping
+        self._metrics = metrics
         self._pages = Pages()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -152,6 +159,8 @@ class _Api:
         if parts == ["version"]:
             return _json(_version(self._version))
         self._authorize(request)
+        if parts == ["metrics"] and self._metrics is not None and request.method in _READS:
+            return Response(await self._metrics(), media_type=METRICS)
         if parts[:1] == ["api"] and parts[1:2] == ["v1"] and len(parts) > 2:
             return await self._on_resource(request, "", "v1", parts[2:])
         if parts[:1] == ["apis"] and len(parts) > 3:

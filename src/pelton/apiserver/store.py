@@ -158,6 +158,10 @@ class ObjectStore:
         """Return the recent changes of a resource."""
         return self._table(resource).log
 
+    def counts(self) -> dict[str, int]:
+        """Return how many objects there are of each resource that has any."""
+        return {resource: len(table.keys) for resource, table in self._tables.items() if table.keys}
+
     def namespaces(self) -> set[str]:
         """Return the namespaces that hold an object."""
         return {key[0] for table in self._tables.values() for key in table.keys if key[0]}

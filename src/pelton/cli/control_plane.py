@@ -20,6 +20,7 @@ from pelton.apiserver.rest import create_app
 from pelton.apiserver.server import ApiServer
 from pelton.apiserver.store import SqliteStore
 from pelton.builders.build import build
+from pelton.cli import metrics
 from pelton.cli.home import Home, Settings
 from pelton.cli.tables import CONVENTIONS, DRIVERS, STATES, resolve_convention
 from pelton.clock import Clock
@@ -51,6 +52,7 @@ class ControlPlane:
         target: Where desired state goes.
         clock: Time.
         receivers_changed: Called with all Receivers, at the start and whenever one changed.
+        observe: Returns what `pelton status` is made of, for `/metrics`.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class ControlPlane:
         target: LocalTarget,
         clock: Clock,
         receivers_changed: Callable[[list[dict[str, Any]]], Awaitable[None]],
+        observe: Callable[[], Awaitable[dict[str, Any]]],
     ) -> None:
         self._home = home
         self._settings = settings
@@ -69,6 +72,7 @@ class ControlPlane:
         self._target = target
         self._clock = clock
         self._receivers_changed = receivers_changed
+        self._observe = observe
 
     @asynccontextmanager
     async def serving(self, sock: socket.socket, host: str) -> AsyncIterator[str]:
@@ -85,6 +89,9 @@ class ControlPlane:
                 version=__version__,
                 log=get("pelton.apiserver"),
                 clock=self._clock,
+                metrics=lambda: metrics.text(
+                    self._observe, store, admin_socket=str(Path(self._settings.run) / "admin.sock")
+                ),
             )
             async with ApiServer(app, sock, certs.cert, certs.key) as server:
                 certificates.write_private(

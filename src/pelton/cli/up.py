@@ -226,6 +226,7 @@ class _Platform:
             target=self._target,
             clock=self._clock,
             receivers_changed=self._push_receivers,
+            observe=lambda: self._status(None, {}),
         )
         return await stack.enter_async_context(plane.serving(api_socket, self._options.api[0]))
 
@@ -245,7 +246,7 @@ class _Platform:
 
     # -- status ----------------------------------------------------------------------------------------------
 
-    async def _status(self, _peer: wire.Peer, _body: Any) -> dict[str, Any]:
+    async def _status(self, _peer: wire.Peer | None, _body: Any) -> dict[str, Any]:
         parts = [{"name": "up", "pid": os.getpid(), "state": "running", "restarts": 0}]
         parts += [msgspec.to_builtins(part) for part in self._supervisor.observe()]
         stats = await _optional(self._node, "stats")

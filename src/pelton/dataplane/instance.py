@@ -126,6 +126,8 @@ class FunctionState:
     checked: str = ""  # revision that this process has had checked
     cold_starts: int = 0
     past_seconds: float = 0.0
+    past_invocations: int = 0
+    past_busy_ns: int = 0
     decision: Callable[[], str] = str
     pending: int = 0
     failure: str = ""

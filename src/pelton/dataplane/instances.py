@@ -295,6 +295,7 @@ class InstanceManager:
         if function is None or function.desired is None:
             return None
         now = self._clock.monotonic()
+        readings = [i.page.read() for i in function.instances.values() if i.page is not None]
         return FunctionObserved(
             namespace=function.desired.workload.namespace,
             name=function.desired.workload.name,
@@ -315,6 +316,8 @@ class InstanceManager:
             cold_starts=function.cold_starts,
             instance_seconds=function.past_seconds
             + sum(now - i.started_at for i in function.instances.values()),
+            invocations=function.past_invocations + sum(reading.total for reading in readings),
+            busy_seconds=(function.past_busy_ns + sum(reading.busy_ns for reading in readings)) / 1e9,
             isolation=self._isolation,
             decision=function.decision(),
         )
@@ -504,6 +507,10 @@ class InstanceManager:
         function = self._functions.get(instance.workload.key)
         if function is not None and function.instances.pop(instance.id, None) is not None:
             function.past_seconds += self._clock.monotonic() - instance.started_at
+            if instance.page is not None:
+                last = instance.page.read()
+                function.past_invocations += last.total
+                function.past_busy_ns += last.busy_ns
         instance.let_go()
 
     # -- scale-down ------------------------------------------------------------------------------------------

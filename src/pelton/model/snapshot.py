@@ -88,6 +88,8 @@ class FunctionObserved:
         template: As in CheckResult.
         cold_starts: Wakes from zero since the node started.
         instance_seconds: Sum of the lifetimes of all instances, seconds.
+        invocations: Invocations begun since the node started, those of ended instances included.
+        busy_seconds: Time that they took, summed over those that ran at once, seconds.
         isolation: `uid`, `userns` or `none (reason)`.
         decision: The last scaling decision in one sentence.
     """
@@ -100,6 +102,8 @@ class FunctionObserved:
     template: str = "not-needed"
     cold_starts: int = 0
     instance_seconds: float = 0.0
+    invocations: int = 0
+    busy_seconds: float = 0.0
     isolation: str = ""
     decision: str = ""
 

@@ -20,7 +20,7 @@ from pelton.targets.local import gateway_config as config
 from pelton.targets.local.gateway_config import Listener
 from pelton.targets.local.xds import Change, DeltaServer, RefusedError
 
-__all__ = ["Gateway", "Listener", "bootstrap", "drain", "envoy_command"]
+__all__ = ["Gateway", "Listener", "bootstrap", "drain", "envoy_command", "gateway_stats"]
 
 ACK_TIMEOUT_S: Final = 5.0
 # Envoy confirms on its main thread; its workers see the change a moment later (measured: well under 10 ms).
@@ -470,6 +470,26 @@ async def drain(admin_socket: str, *, timeout_s: float) -> None:
                 await asyncio.sleep(_DRAIN_POLL_S)
     except (OSError, TimeoutError):
         return
+
+
+async def gateway_stats(admin_socket: str, *, timeout_s: float = 5.0) -> dict[str, int]:
+    """Return Envoy's counters and gauges of functions by name, nothing while Envoy is away.
+
+    Args:
+        admin_socket: As given to `bootstrap`.
+        timeout_s: Seconds to wait at most.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            answer = await _ask_admin(admin_socket, "GET", "/stats?usedonly&filter=^cluster%5C.")
+    except (OSError, TimeoutError):
+        return {}
+    found = {}
+    for line in answer.partition(b"\r\n\r\n")[2].decode(errors="replace").splitlines():
+        name, _, value = line.rpartition(": ")
+        if name and value.isdigit():
+            found[name] = int(value)
+    return found
 
 
 async def _ask_admin(admin_socket: str, method: str, path: str) -> bytes:

@@ -179,7 +179,7 @@ class _Platform:
         start(
             Part(
                 "zygote",
-                lambda: self._python("zygote"),
+                lambda: self._python("zygote", str(self._home.path), str(self._run)),
                 ready=lambda: _socket_there(self._run / "zygote.sock"),
             )
         )
@@ -194,9 +194,9 @@ class _Platform:
         )
         start(Part("runtime", lambda: self._python("runtime"), ready=self._runtime.wait_up))
 
-    def _python(self, module: str) -> Sequence[str]:
+    def _python(self, module: str, *told: str) -> Sequence[str]:
         # -P: the directory that `up` was started in has no business on the parts' import path.
-        return (sys.executable, "-P", "-m", f"pelton.cli.{module}", self._settings_path)
+        return (sys.executable, "-P", "-m", f"pelton.cli.{module}", *(told or (self._settings_path,)))
 
     def _envoy_command(self) -> Sequence[str]:
         """Write the bootstrap and return Envoy's command; imported late, it is not needed to begin."""

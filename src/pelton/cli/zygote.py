@@ -1,6 +1,7 @@
-"""The zygote process: `python -m pelton.cli.zygote SETTINGS`.
+"""The zygote process: `python -m pelton.cli.zygote HOME RUN`.
 
-Wires isolation, the convention table and the loop.
+Wires isolation, the convention table and the loop. It is told two directories and no more: what this process
+knows, every function can read in its own memory.
 
 Light on purpose (an import contract checks it): whatever is imported here is in every worker's memory.
 """
@@ -8,7 +9,6 @@ Light on purpose (an import contract checks it): whatever is imported here is in
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
 
@@ -31,9 +31,7 @@ def main() -> None:
     isolation.die_with_parent(int(os.environ["PELTON_PARENT"]) if "PELTON_PARENT" in os.environ else None)
     log.setup("zygote")
     os.umask(0o022)
-    with open(sys.argv[1], encoding="utf-8") as file:  # noqa: PTH123 -- pathlib stays out of the workers
-        settings = json.load(file)
-    home, run = settings["home"], settings["run"]
+    home, run = sys.argv[1:3]
     granted = isolation.enter(
         visible=[*isolation.interpreter_paths(), f"{home}/bundles", f"{home}/environments"],
         writable=[f"{home}/spool", run],

@@ -20,7 +20,14 @@ import msgspec
 
 from pelton.clock import Clock
 from pelton.dataplane import wire
-from pelton.dataplane.instance import FunctionState, Instance, ending, last_words
+from pelton.dataplane.instance import (
+    FunctionState,
+    Instance,
+    ending,
+    keep_workload,
+    kept_workload,
+    last_words,
+)
 from pelton.errors import PeltonError, WakeError
 from pelton.log import get
 from pelton.model.desired import Desired, Workload
@@ -133,7 +140,10 @@ class InstanceManager:
         for body in listing["instances"]:
             if body["instance"] in self._instances:
                 continue
-            workload = msgspec.convert(body["workload"], Workload)
+            try:
+                workload = kept_workload(body["workload"])
+            except OSError:
+                continue  # it has just ended
             self._uids[workload.key] = body["uid"]
             instance = self._new_instance(workload, body)
             instance.listening.set()
@@ -158,15 +168,20 @@ class InstanceManager:
     async def check(self, workload: Workload, *, timeout_s: float = START_TIMEOUT_S) -> CheckResult:
         """Load a revision once in a short-lived child; at most two at a time."""
         async with self._checks:
+            path = str(self._workers_dir / f"check-{workload.revision}.workload")
             body = {
-                "workload": msgspec.to_builtins(workload),
+                "revision": workload.revision,
                 "uid": self._uid(workload.key),
+                "workload": path,
                 "timeout_s": timeout_s,
                 "keep": True,
             }
-            result: CheckResult = msgspec.convert(
-                await self._call_zygote("check", body, timeout_s + 5), CheckResult, strict=False
-            )
+            keep_workload(path, workload)
+            try:
+                answer = await self._call_zygote("check", body, timeout_s + 5)
+            finally:
+                Path(path).unlink(missing_ok=True)
+            result = msgspec.convert(answer, CheckResult, strict=False)
         function = self._functions.setdefault(workload.key, FunctionState(workload.key))
         if result.ok:
             function.template, function.checked = result.template, workload.revision
@@ -403,7 +418,8 @@ class InstanceManager:
         stem = self._workers_dir / f"{zlib.crc32(instance_id.encode()):08x}{suffix}"
         body = {
             "instance": instance_id,
-            "workload": msgspec.to_builtins(workload),
+            "revision": workload.revision,
+            "workload": f"{stem}.workload",
             "http": f"{stem}.http",
             "ctl": f"{stem}.ctl",
             "page": f"{stem}.page",
@@ -433,6 +449,7 @@ class InstanceManager:
     async def _bring_up(self, instance: Instance, body: dict[str, Any]) -> None:
         try:
             instance.hold_page()
+            keep_workload(body["workload"], instance.workload)
             await self._call_zygote("spawn", body, START_TIMEOUT_S)
             instance.listening.set()
         except (PeltonError, OSError, TimeoutError) as exc:

@@ -109,10 +109,10 @@ def become_subreaper() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def outer_pid(isolation: Isolation) -> int:
-    """Return this process's pid as the rest of the platform sees it."""
-    if isolation.outer_proc >= 0:
-        return int(os.readlink("self", dir_fd=isolation.outer_proc))
+def outer_pid(outer_proc: int) -> int:
+    """Return this process's pid as the rest of the platform sees it; see Isolation.outer_proc."""
+    if outer_proc >= 0:
+        return int(os.readlink("self", dir_fd=outer_proc))
     return os.getpid()
 
 

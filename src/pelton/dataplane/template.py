@@ -111,22 +111,35 @@ class _LateSender:
         return await self.worker.state_async(call)
 
 
-def become_worker(birth: Birth, instance: str, fds: Sequence[int]) -> NoReturn:
+def become_worker(
+    isolation: Isolation, resolve: Resolve, zygote_pid: int, order: dict[str, Any], fds: Sequence[int]
+) -> NoReturn:
     """Load the revision and serve it; never returns.
 
     Args:
-        birth: See Birth.
-        instance: The instance's id.
-        fds: Descriptors in the order http, ctl, page, spool.
+        isolation: What the zygote could get.
+        resolve: Finds conventions.
+        zygote_pid: Inner pid of the zygote.
+        order: `instance` and `uid`.
+        fds: Descriptors in the order http, ctl, page, spool, workload.
     """
-    _shed((*fds, birth.isolation.outer_proc))
-    _go_on(birth, instance, fds, outer_pid(birth.isolation))
+    _shed((*fds, isolation.outer_proc))
+    _go_on(isolation, resolve, zygote_pid, order, fds, outer_pid(isolation.outer_proc))
 
 
-def _go_on(birth: Birth, instance: str, fds: Sequence[int], pid: int) -> NoReturn:
+def _go_on(
+    isolation: Isolation,
+    resolve: Resolve,
+    zygote_pid: int,
+    order: dict[str, Any],
+    fds: Sequence[int],
+    pid: int,
+) -> NoReturn:
     streams = _streams(fds[3])
+    instance = order["instance"]
     try:
-        page = _page(birth, fds[2], pid)
+        birth = Birth(read_workload(fds[4]), isolation, order["uid"], resolve, zygote_pid)
+        page = _page(fds[2], pid, isolation.outer_proc)
         _enter(birth)
         os.environ["POD_NAME"] = instance
         sender = _LateSender()
@@ -151,25 +164,36 @@ def become_spare(isolation: Isolation, control: socket.socket, resolve: Resolve,
     """
     _shed((control.fileno(), isolation.outer_proc))
     die_with_parent(zygote_pid)
-    pid = outer_pid(isolation)
+    pid = outer_pid(isolation.outer_proc)
     rehearse()
-    body, fds = _one_message(control)
-    birth = Birth(workload_from(body["workload"]), isolation, body["uid"], resolve, zygote_pid)
-    _go_on(birth, body["instance"], fds, pid)
+    order, fds = _one_message(control)
+    _go_on(isolation, resolve, zygote_pid, order, fds, pid)
 
 
-def become_template(birth: Birth, control: socket.socket, output: int) -> NoReturn:
+def become_template(
+    isolation: Isolation,
+    resolve: Resolve,
+    zygote_pid: int,
+    uid: int,
+    control: socket.socket,
+    fds: Sequence[int],
+) -> NoReturn:
     """Load the revision, report, then fork instances on request until the control socket closes.
 
     Args:
-        birth: See Birth.
+        isolation: What the zygote could get.
+        resolve: Finds conventions.
+        zygote_pid: Inner pid of the zygote.
+        uid: The function's uid and gid, for isolation `uid`.
         control: This end of the socket pair with the zygote.
-        output: Descriptor of a file that takes what the code prints while it loads.
+        fds: Descriptors of a file that takes what the code prints while it loads, and of the workload.
     """
-    _shed((control.fileno(), output, birth.isolation.outer_proc))
+    output = fds[0]
+    _shed((control.fileno(), *fds))  # not the outer /proc: user code runs from here on
     streams = _streams(output)
     sender = _LateSender()
     try:
+        birth = Birth(read_workload(fds[1]), isolation, uid, resolve, zygote_pid)
         _enter(birth)
         started, waited_ms = time.perf_counter(), _waited_ms()
         function = _load(birth, sender)
@@ -213,7 +237,7 @@ def become_template(birth: Birth, control: socket.socket, output: int) -> NoRetu
         except (EOFError, OSError):
             os._exit(0)
         for message in messages:
-            fds = reader.take_fds(4)
+            fds = reader.take_fds(5 if message["proc"] else 4)
             pid = template.instance(message, fds)
             for fd in fds:
                 os.close(fd)
@@ -320,18 +344,18 @@ class _Template:
 
     def _become_instance(self, control: socket.socket, *, rehearsed: bool) -> NoReturn:
         birth = self.birth
-        _shed((control.fileno(), self.streams.fd, birth.isolation.outer_proc))
+        _shed((control.fileno(), self.streams.fd))
         try:
             _await_parent(birth.zygote_pid)
             confine(Isolation("inherited"), uid=0, keep=(), parent=birth.zygote_pid)
-            pid = outer_pid(birth.isolation)
             _reseed()
             if rehearsed:
                 rehearse()
             message, fds = _one_message(control)
+            pid = outer_pid(fds[4] if message["proc"] else -1)
             for target in (self.streams.fd, 1, 2):
                 os.dup2(fds[3], target)
-            page = _page(birth, fds[2], pid)
+            page = _page(fds[2], pid, fds[4] if message["proc"] else -1)
             os.environ["POD_NAME"] = message["instance"]
             worker = _worker(birth, message["instance"], page, self.streams)
             self.sender.worker = worker
@@ -350,7 +374,7 @@ def _one_message(control: socket.socket) -> tuple[dict[str, Any], list[int]]:
         except (EOFError, OSError):
             os._exit(0)
     control.close()
-    return messages[0], reader.take_fds(4)
+    return messages[0], reader.fds
 
 
 def _serve(worker: Worker, function: LoadedFunction, fds: Sequence[int]) -> NoReturn:
@@ -404,12 +428,12 @@ def _streams(fd: int) -> Streams:
     return streams
 
 
-def _page(birth: Birth, fd: int, pid: int) -> LoadPage:
+def _page(fd: int, pid: int, outer_proc: int) -> LoadPage:
     page = LoadPage(fd, create=True)
     page.pid = pid
     os.close(fd)
-    if birth.isolation.outer_proc >= 0:
-        os.close(birth.isolation.outer_proc)  # nothing of the outer /proc reaches user code that runs here
+    if outer_proc >= 0:
+        os.close(outer_proc)  # nothing of the outer /proc reaches user code that runs here
     return page
 
 
@@ -487,6 +511,7 @@ def _reseed() -> None:
         numpy_random.seed()
 
 
-def workload_from(body: dict[str, Any]) -> Workload:
-    """Rebuild a Workload from its wire form."""
-    return msgspec.convert(body, Workload)
+def read_workload(fd: int) -> Workload:
+    """Read a Workload from the file that the node wrote, and close it."""
+    with open(fd, "rb") as file:
+        return msgspec.msgpack.decode(file.read(), type=Workload)

@@ -4,12 +4,15 @@ No event loop, no gRPC; a blocking `selectors` loop (design decision 5). It owns
 sockets, relays their exit statuses, and takes them with it when it dies. Serves `dataplane/instances.py` (in
 the node) over a unix socket with the messages of `dataplane/wire.py`:
 
-    spawn {instance, workload, http, ctl, page, spool, uid}  -> {}            once forked
-    check {workload, uid, timeout_s, keep}                   -> CheckResult   after one load
+    spawn {instance, revision, uid, workload, http, ctl, page, spool}  -> {}           once forked
+    check {revision, uid, workload, timeout_s, keep}                   -> CheckResult  after one load
     kill {instance, signal}                                  -> {}
     drop-template {revision}                                 -> {}
     list {}                                                  -> {instances, templates, isolation}
     notes to the node: exited {instance, status}, template {revision, state}
+
+`workload` is the path of a file with the Workload (`dataplane/instance.py` writes it). The zygote hands its
+descriptor on and never reads it: whatever is in this process's memory is in every function's.
 """
 
 from __future__ import annotations
@@ -25,12 +28,10 @@ from typing import Any, Final
 
 from pelton.dataplane.isolation import Isolation, become_subreaper
 from pelton.dataplane.template import (
-    Birth,
     Resolve,
     become_spare,
     become_template,
     become_worker,
-    workload_from,
 )
 from pelton.dataplane.wire import CALL, ERROR, HELLO, NOTE, RESULT, VERSION, FrameReader, send_frame
 from pelton.errors import PeltonError
@@ -162,12 +163,12 @@ class Zygote:
         theirs.close()
         self._spares.append(_Spare(pid, ours))
 
-    def _hand_to_spare(self, body: dict[str, Any], fds: list[int]) -> int:
+    def _hand_to_spare(self, order: dict[str, Any], fds: list[int]) -> int:
         """Give an instance to a spare; returns its pid, 0 when there is none."""
         while self._spares:
             spare = self._spares.pop(0)
             try:
-                send_frame(spare.sock, body, fds)
+                send_frame(spare.sock, order, fds)
             except OSError:
                 continue  # it died; the next one, or a fork
             finally:
@@ -252,23 +253,26 @@ class Zygote:
         instance = body["instance"]
         fds = _open_for(body)
         try:
-            template = self._templates.get(body["workload"]["revision"])
+            template = self._templates.get(body["revision"])
             if template is not None and template.ready and template.asker is None:
                 template.last_used = time.monotonic()
                 template.spawns[instance] = (connection, call_id)
                 self._bodies[instance] = body
                 try:
-                    send_frame(template.sock, {"instance": instance}, fds)
+                    proc = self._isolation.outer_proc
+                    order = {"instance": instance, "proc": proc >= 0}
+                    send_frame(template.sock, order, [*fds[:4], proc] if proc >= 0 else fds[:4])
                     return
                 except OSError:
                     del template.spawns[instance]
                     self._drop(template.revision, "evicted")
-            pid = self._hand_to_spare(body, fds)
+            order = {"instance": instance, "uid": body["uid"]}
+            pid = self._hand_to_spare(order, fds)
             if not pid:
-                birth = self._birth(body)
+                zygote_pid = os.getpid()
                 pid = os.fork()
                 if pid == 0:
-                    become_worker(birth, instance, fds)
+                    become_worker(self._isolation, self._resolve, zygote_pid, order, fds)
             self._instances[pid] = instance
             self._bodies[instance] = body
         finally:
@@ -276,29 +280,24 @@ class Zygote:
                 os.close(fd)
         connection.send([RESULT, call_id, "spawn", {}])
 
-    def _birth(self, body: dict[str, Any]) -> Birth:
-        return Birth(
-            workload=workload_from(body["workload"]),
-            isolation=self._isolation,
-            uid=body["uid"],
-            resolve=self._resolve,
-            zygote_pid=os.getpid(),
-        )
-
     # -- checks and templates --------------------------------------------------------------------------------
 
     def _check(self, connection: _Connection, call_id: int, body: dict[str, Any]) -> None:
-        revision = body["workload"]["revision"]
+        revision = body["revision"]
         self._drop(revision, "evicted")
+        workload = os.open(body["workload"], os.O_RDONLY | os.O_CLOEXEC)
         ours, theirs = socket.socketpair()
         output = os.memfd_create("check")
         os.set_inheritable(output, False)
         _append_mode(output)
-        birth = self._birth(body)
+        zygote_pid = os.getpid()
         pid = os.fork()
         if pid == 0:
-            become_template(birth, theirs, output)
+            become_template(
+                self._isolation, self._resolve, zygote_pid, body["uid"], theirs, (output, workload)
+            )
         theirs.close()
+        os.close(workload)
         template = _Template(
             revision,
             pid,
@@ -452,7 +451,7 @@ class Zygote:
         instance = self._instances.pop(pid, None)
         if instance is not None:
             body = self._bodies.pop(instance)
-            for key in ("http", "ctl", "page"):
+            for key in ("http", "ctl", "page", "workload"):
                 _unlink(body[key])
             self._note("exited", {"instance": instance, "status": status})
         elif any(template.spawns for template in self._templates.values()):
@@ -462,7 +461,7 @@ class Zygote:
 
 
 def _open_for(body: dict[str, Any]) -> list[int]:
-    """Bind the instance's sockets and open its page and spool; returns descriptors http, ctl, page, spool."""
+    """Bind an instance's sockets and open its files; returns http, ctl, page, spool and workload."""
     opened: list[int] = []
     try:
         opened.extend(_listen(body[key], backlog).detach() for key, backlog in (("http", 1024), ("ctl", 16)))
@@ -471,6 +470,7 @@ def _open_for(body: dict[str, Any]) -> list[int]:
         os.makedirs(os.path.dirname(body["spool"]), mode=0o700, exist_ok=True)  # noqa: PTH103, PTH120 -- no pathlib here
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         opened.append(os.open(body["spool"], flags, 0o600))
+        opened.append(os.open(body["workload"], os.O_RDONLY | os.O_CLOEXEC))
     except OSError:
         for fd in opened:
             os.close(fd)

@@ -1,53 +1,55 @@
-"""One request on a resource: which resource, which object, which parameters.
+"""One request on a resource: which row, which object, which parameters, and who asks.
 
-`rest.py` makes a `Call` from the path and its verbs read from it. The namespaces are a resource without
-storage: they exist as soon as an object is in them.
+`rest.py` makes a `Call` from the path; its verbs and `pipeline.py` read from it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
 
-from pelton.apiserver import forms
-from pelton.apiserver.discovery import Resource, key_of
+from pelton.apiserver.registry import Row
 from pelton.errors import ProtocolError
 
-__all__ = ["NAMESPACES", "Call", "namespace_object"]
+__all__ = ["ADMIN", "EDIT", "ROLES", "VIEW", "Call", "User"]
 
 Obj = dict[str, Any]
 
+VIEW = "view"
+"""Role that may read, but no Secrets."""
 
-@dataclass(frozen=True, slots=True)
-class _Column:
+EDIT = "edit"
+"""Role that may read and write what is in namespaces."""
+
+ADMIN = "admin"
+"""Role that may do everything, in its namespace or everywhere."""
+
+ROLES = (VIEW, EDIT, ADMIN)
+"""From the least to the most."""
+
+_FIELD_VALIDATIONS = ("Ignore", "Warn", "Strict")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """Who asks.
+
+    Attributes:
+        name: As admission webhooks and `kubectl auth whoami` show it.
+        uid: Stable identity, "" for none.
+        groups: Names of groups.
+        role: One of ROLES.
+        namespace: The only namespace that the role holds for; "" for all and for what has none.
+    """
+
     name: str
-    type: str
-    json_path: str
-    priority: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Namespaces:
-    """The namespaces as a resource; they exist as soon as an object is in them, so none is ever created."""
-
-    group: str = ""
-    version: str = "v1"
-    kind: str = "Namespace"
-    plural: str = "namespaces"
-    singular: str = "namespace"
-    short_names: tuple[str, ...] = ("ns",)
-    namespaced: bool = False
-    categories: tuple[str, ...] = ()
-    status: bool = False
-    columns: tuple[_Column, ...] = (
-        _Column("Status", "string", ".status.phase"),
-        _Column("Age", "date", ".metadata.creationTimestamp"),
-    )
-
-
-NAMESPACES = Namespaces()
+    uid: str = ""
+    groups: tuple[str, ...] = ("system:authenticated",)
+    role: str = ADMIN
+    namespace: str = ""
 
 
 @dataclass(slots=True)
@@ -55,21 +57,23 @@ class Call:
     """One request on a resource, its path taken apart; "" for what the path does not name."""
 
     request: Request
-    resource: Resource
+    row: Row
     namespace: str
     name: str
     subresource: str
-    warnings: tuple[str, ...] = ()
+    user: User
+    warnings: list[str] = field(default_factory=list)
+    dry_run_asked: bool = False
 
     @property
     def key(self) -> str:
         """The store's name of the resource."""
-        return key_of(self.resource)
+        return self.row.key
 
     @property
     def where(self) -> str:
         """Which object, for messages."""
-        return "/".join(part for part in (self.key, self.namespace, self.name) if part)
+        return "/".join(part for part in (self.row.name, self.namespace, self.name) if part)
 
     @property
     def scope(self) -> str | None:
@@ -80,15 +84,27 @@ class Call:
     def dry_run(self) -> bool:
         """Whether nothing may be stored; raises ProtocolError for an unknown value."""
         value = self.query("dryRun")
+        if self.dry_run_asked:  # in the body of a DELETE
+            return True
         if value not in ("", "All"):
             raise ProtocolError(f"dryRun={value} is not known", hint="Use dryRun=All.")
         return value == "All"
 
     @property
-    def api_version(self) -> str:
-        """ApiVersion of the objects on this path."""
-        group = self.resource.group
-        return f"{group}/{self.resource.version}" if group else self.resource.version
+    def field_validation(self) -> str:
+        """What becomes of unknown fields: Ignore, Warn (default) or Strict."""
+        value = self.query("fieldValidation")
+        if value and value not in _FIELD_VALIDATIONS:
+            raise ProtocolError(f"fieldValidation={value} is not one of {', '.join(_FIELD_VALIDATIONS)}")
+        return value or "Warn"
+
+    @property
+    def field_manager(self) -> str:
+        """Who is noted as the owner of written fields: fieldManager, else the program of the client."""
+        value = self.query("fieldManager")
+        if len(value) > 128 or not (value.isprintable() or not value):
+            raise ProtocolError("fieldManager has more than 128 or unprintable characters")
+        return value or self.request.headers.get("user-agent", "").partition("/")[0][:128] or "unknown"
 
     def query(self, key: str) -> str:
         """Return a query parameter, "" when it is absent."""
@@ -106,9 +122,17 @@ class Call:
             raise ProtocolError(f"{key}={value} is not a whole number")
         return int(value or 0)
 
+    def options(self, operation: str) -> Obj:
+        """Return CreateOptions, UpdateOptions or DeleteOptions as admission sees them."""
+        options: Obj = {"apiVersion": "meta.k8s.io/v1", "kind": f"{operation.capitalize()}Options"}
+        if operation != "DELETE":
+            for key in ("fieldManager", "fieldValidation"):
+                if value := self.query(key):
+                    options[key] = value
+        if self.dry_run:
+            options["dryRun"] = ["All"]
+        return options
 
-def namespace_object(name: str) -> bytes:
-    """Return the JSON of a namespace."""
-    metadata = {"name": name, "labels": {"kubernetes.io/metadata.name": name}}
-    document = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
-    return forms.encode({**document, "spec": {}, "status": {"phase": "Active"}})
+    def warn(self, sentences: Iterable[str]) -> None:
+        """Add warnings to the answer, each once."""
+        self.warnings += [each for each in dict.fromkeys(sentences) if each not in self.warnings]

@@ -8,18 +8,16 @@ Source: contracts operator-webhook.md 6.1.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from pelton.apiserver.table import Column
+from pelton.apiserver.registry import Row, version_priority
 
 __all__ = [
     "AGGREGATED",
     "OPENAPI_V2",
-    "Resource",
     "aggregated",
     "group_list",
     "group_of",
-    "key_of",
     "openapi",
     "openapi_index",
     "openapi_v2",
@@ -34,71 +32,10 @@ AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryLi
 OPENAPI_V2 = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 """Media type of the OpenAPI v2 document."""
 
-_VERBS = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
 _STATUS_VERBS = ["get", "patch", "update"]
-_NAMESPACE_VERBS = ["get", "list"]
 
 
-class Resource(Protocol):
-    """A kind that is served; `pelton.manifest.kinds` has the table."""
-
-    @property
-    def group(self) -> str:
-        """API group, "" for core."""
-        ...
-
-    @property
-    def version(self) -> str:
-        """The served version."""
-        ...
-
-    @property
-    def kind(self) -> str:
-        """Kind, e.g. `Function`."""
-        ...
-
-    @property
-    def plural(self) -> str:
-        """Plural in paths, e.g. `functions`."""
-        ...
-
-    @property
-    def singular(self) -> str:
-        """Singular, e.g. `function`."""
-        ...
-
-    @property
-    def short_names(self) -> Sequence[str]:
-        """Short names for kubectl, may be empty."""
-        ...
-
-    @property
-    def namespaced(self) -> bool:
-        """Whether objects live in a namespace."""
-        ...
-
-    @property
-    def categories(self) -> Sequence[str]:
-        """Names that stand for several kinds, may be empty."""
-        ...
-
-    @property
-    def status(self) -> bool:
-        """Whether it has a status subresource."""
-        ...
-
-    @property
-    def columns(self) -> Sequence[Column]:
-        """Columns of `kubectl get` after the name."""
-        ...
-
-
-def key_of(resource: Resource) -> str:
-    """Return the store's name of a resource: `<plural>.<group>`."""
-    return f"{resource.plural}.{resource.group}" if resource.group else resource.plural
-
-
-def group_list(resources: Iterable[Resource]) -> Doc:
+def group_list(resources: Iterable[Row]) -> Doc:
     """Return the APIGroupList of `/apis`."""
     served = list(resources)
     groups = sorted({resource.group for resource in served if resource.group})
@@ -109,61 +46,51 @@ def group_list(resources: Iterable[Resource]) -> Doc:
     }
 
 
-def group_of(resources: Iterable[Resource], group: str) -> Doc | None:
+def group_of(resources: Iterable[Row], group: str) -> Doc | None:
     """Return the APIGroup of `/apis/<group>`; None when nothing of that group is served."""
     served = [resource for resource in resources if resource.group == group]
     return {"kind": "APIGroup", "apiVersion": "v1", **_group(served, group)} if served else None
 
 
-def _group(served: Sequence[Resource], group: str) -> Doc:
+def _group(served: Sequence[Row], group: str) -> Doc:
     versions = [
         {"groupVersion": f"{group}/{version}", "version": version} for version in _versions(served, group)
     ]
     return {"name": group, "versions": versions, "preferredVersion": versions[0]}
 
 
-def _versions(served: Iterable[Resource], group: str) -> list[str]:
-    """Newest first, by text: v1beta2 before v1beta1, v1beta1 before v1alpha1."""
-    return sorted({r.version for r in served if r.group == group}, reverse=True)
+def _versions(served: Iterable[Row], group: str) -> list[str]:
+    """Return the versions of a group, preferred first."""
+    return sorted({r.version for r in served if r.group == group}, key=version_priority)
 
 
-def resource_list(resources: Iterable[Resource], group: str, version: str) -> Doc | None:
+def resource_list(resources: Iterable[Row], group: str, version: str) -> Doc | None:
     """Return the APIResourceList of a group and version; None when nothing is served there."""
     served = [r for r in resources if (r.group, r.version) == (group, version)]
-    core = (group, version) == ("", "v1")
-    if not served and not core:
+    if not served:
         return None
     entries: list[Doc] = []
-    if core:
-        entries.append(
-            {
-                "name": "namespaces",
-                "singularName": "namespace",
-                "namespaced": False,
-                "kind": "Namespace",
-                "verbs": _NAMESPACE_VERBS,
-                "shortNames": ["ns"],
-            }
-        )
     for resource in served:
         entry = {
             "name": resource.plural,
             "singularName": resource.singular,
             "namespaced": resource.namespaced,
             "kind": resource.kind,
-            "verbs": _VERBS,
+            "verbs": list(resource.verbs),
             "shortNames": list(resource.short_names),
             "categories": list(resource.categories),
         }
         entries.append({k: v for k, v in entry.items() if v != []})
-        if resource.status:
+        for name, kind, verbs in _subresources(resource):
+            other = kind if (kind["group"], kind["version"]) != (group, version) else {}
             entries.append(
                 {
-                    "name": f"{resource.plural}/status",
+                    "name": f"{resource.plural}/{name}",
                     "singularName": "",
                     "namespaced": resource.namespaced,
-                    "kind": resource.kind,
-                    "verbs": _STATUS_VERBS,
+                    **other,
+                    "kind": kind["kind"],
+                    "verbs": verbs,
                 }
             )
     return {
@@ -174,13 +101,13 @@ def resource_list(resources: Iterable[Resource], group: str, version: str) -> Do
     }
 
 
-def aggregated(resources: Iterable[Resource], *, core: bool) -> Doc:
+def aggregated(resources: Iterable[Row], *, core: bool) -> Doc:
     """Return the APIGroupDiscoveryList of `/api` (core) or `/apis`."""
     served = list(resources)
     groups = [""] if core else sorted({r.group for r in served if r.group})
     items = []
     for group in groups:
-        versions = sorted({"v1", *_versions(served, "")}) if core else _versions(served, group)
+        versions = _versions(served, group)
         items.append(
             {
                 "metadata": {"name": group, "creationTimestamp": None} if group else {},
@@ -202,39 +129,40 @@ def aggregated(resources: Iterable[Resource], *, core: bool) -> Doc:
     }
 
 
-def _aggregated_resources(served: Iterable[Resource], group: str, version: str) -> list[Doc]:
-    def kind(name: str) -> Doc:
-        return {"group": group, "version": version, "kind": name}
-
+def _aggregated_resources(served: Iterable[Row], group: str, version: str) -> list[Doc]:
     entries: list[Doc] = []
-    if (group, version) == ("", "v1"):
-        entries.append(
-            {
-                "resource": "namespaces",
-                "responseKind": kind("Namespace"),
-                "scope": "Cluster",
-                "singularResource": "namespace",
-                "verbs": _NAMESPACE_VERBS,
-                "shortNames": ["ns"],
-            }
-        )
     for resource in served:
         if (resource.group, resource.version) != (group, version):
             continue
-        status = {"subresource": "status", "responseKind": kind(resource.kind), "verbs": _STATUS_VERBS}
-        entries.append(
-            {
-                "resource": resource.plural,
-                "responseKind": kind(resource.kind),
-                "scope": "Namespaced" if resource.namespaced else "Cluster",
-                "singularResource": resource.singular,
-                "verbs": _VERBS,
-                "shortNames": list(resource.short_names),
-                "categories": list(resource.categories),
-                "subresources": [status] if resource.status else [],
-            }
-        )
+        entry = {
+            "resource": resource.plural,
+            "responseKind": {"group": group, "version": version, "kind": resource.kind},
+            "scope": "Namespaced" if resource.namespaced else "Cluster",
+            "singularResource": resource.singular,
+            "verbs": list(resource.verbs),
+            "shortNames": list(resource.short_names),
+            "categories": list(resource.categories),
+            "subresources": [
+                {"subresource": name, "responseKind": kind, "verbs": verbs}
+                for name, kind, verbs in _subresources(resource)
+            ],
+        }
+        entries.append({k: v for k, v in entry.items() if v != []})
     return entries
+
+
+def _subresources(row: Row) -> list[tuple[str, Doc, list[str]]]:
+    """Return (name, group/version/kind of the answer, verbs) per subresource."""
+    found: list[tuple[str, Doc, list[str]]] = []
+    if row.status:
+        own = {"group": row.group, "version": row.version, "kind": row.kind}
+        found.append(("status", own, _STATUS_VERBS))
+    if row.scale is not None:
+        found.append(("scale", {"group": "autoscaling", "version": "v1", "kind": "Scale"}, _STATUS_VERBS))
+    for sub in row.subresources:
+        kind = {"group": sub.group, "version": sub.version, "kind": sub.kind}
+        found.append((sub.name, kind, list(sub.verbs)))
+    return found
 
 
 def openapi_v2(*, version: str) -> bytes:
@@ -253,16 +181,16 @@ def _text(field: int, text: str) -> bytes:
     return bytes([field << 3 | 2, len(data)]) + data
 
 
-def openapi_index(resources: Iterable[Resource]) -> Doc:
+def openapi_index(resources: Iterable[Row]) -> Doc:
     """Return `/openapi/v3`: where the document of each group and version is."""
-    paths = sorted({_prefix(r) for r in resources} | {"api/v1"})
+    paths = sorted({r.prefix for r in resources})
     return {"paths": {path: {"serverRelativeURL": f"/openapi/v3/{path}"} for path in paths}}
 
 
-def openapi(resources: Iterable[Resource], path: str, *, version: str) -> Doc | None:
+def openapi(resources: Iterable[Row], path: str, *, version: str) -> Doc | None:
     """Return the OpenAPI v3 document of `apis/<group>/<version>` or `api/v1`; None when not served."""
-    served = [r for r in resources if _prefix(r) == path]
-    if not served and path != "api/v1":
+    served = [r for r in resources if r.prefix == path]
+    if not served:
         return None
     paths: Doc = {}
     schemas: Doc = {}
@@ -300,7 +228,3 @@ def openapi(resources: Iterable[Resource], path: str, *, version: str) -> Doc | 
 
 def _parameter(name: str) -> Doc:
     return {"name": name, "in": "query", "schema": {"type": "string"}}
-
-
-def _prefix(resource: Resource) -> str:
-    return f"apis/{resource.group}/{resource.version}" if resource.group else f"api/{resource.version}"

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from pelton.apiserver import table
-from pelton.apiserver.discovery import Resource
+from pelton.apiserver.registry import Row
 from pelton.apiserver.status import RefusedError
 
 __all__ = ["Form", "accepts", "choose", "encode"]
@@ -63,7 +63,7 @@ def accepts(header: str) -> list[dict[str, str]]:
     return ranges
 
 
-def choose(header: str, resource: Resource, *, now: datetime, include: str = "") -> Form:
+def choose(header: str, resource: Row, *, now: datetime, include: str = "") -> Form:
     """Return the first form of an Accept header that is served.
 
     Args:
@@ -93,9 +93,11 @@ def choose(header: str, resource: Resource, *, now: datetime, include: str = "")
 
 
 class _Plain:
-    def __init__(self, resource: Resource) -> None:
-        version = f"{resource.group}/{resource.version}" if resource.group else resource.version
-        self._kind = {"kind": f"{resource.kind}List", "apiVersion": version}
+    def __init__(self, resource: Row) -> None:
+        self._kind = {
+            "kind": resource.list_kind or f"{resource.kind}List",
+            "apiVersion": resource.api_version,
+        }
 
     def one(self, raw: bytes) -> bytes:
         return raw + b"\n"

@@ -20,9 +20,12 @@ from pelton.errors import ConflictError, InvalidError
 
 __all__ = [
     "Obj",
+    "FOREGROUND",
+    "ORPHAN",
     "being_deleted",
     "check_metadata",
     "created",
+    "deleted",
     "finalizers",
     "locate",
     "marked_for_deletion",
@@ -34,6 +37,12 @@ __all__ = [
 
 Obj = dict[str, Any]
 """A Kubernetes object as JSON dictionaries."""
+
+FOREGROUND = "foregroundDeletion"
+"""Finalizer of an object that waits for its dependents to go first."""
+
+ORPHAN = "orphan"
+"""Finalizer of an object whose dependents are to be released, not deleted."""
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
@@ -127,7 +136,16 @@ def _map_causes(field: str, value: object) -> list[tuple[str, str]]:
     return causes
 
 
-def created(obj: Obj, *, uid: str, now: datetime, suffix: str, where: str) -> Obj:
+def created(
+    obj: Obj,
+    *,
+    uid: str,
+    now: datetime,
+    suffix: str,
+    where: str,
+    keep_status: bool = False,
+    generation: bool = True,
+) -> Obj:
     """Return the object to store for a create request.
 
     Server-set metadata of the submitted object is ignored, so that exported manifests can be applied again;
@@ -139,6 +157,8 @@ def created(obj: Obj, *, uid: str, now: datetime, suffix: str, where: str) -> Ob
         now: Time of creation.
         suffix: Appended to metadata.generateName when there is no name.
         where: For messages.
+        keep_status: Whether status is an ordinary field, as in kinds without a status subresource.
+        generation: Whether the kind counts generations.
     """
     given = metadata_of(obj)
     metadata = {k: v for k, v in given.items() if k not in _KEPT and k not in ("resourceVersion", "selfLink")}
@@ -146,15 +166,24 @@ def created(obj: Obj, *, uid: str, now: datetime, suffix: str, where: str) -> Ob
         metadata["name"] = f"{metadata['generateName']}{suffix}"
     metadata["uid"] = uid
     metadata["creationTimestamp"] = rfc3339(now)
-    metadata["generation"] = 1
+    if generation:
+        metadata["generation"] = 1
     result = {**obj, "metadata": metadata}
-    result.pop("status", None)
+    if not keep_status:
+        result.pop("status", None)
     check_metadata(result, where=where)
     return result
 
 
-def replaced(old: Obj, obj: Obj, *, where: str) -> Obj:
+def replaced(old: Obj, obj: Obj, *, where: str, keep_status: bool = False, generation: bool = True) -> Obj:
     """Return the object to store when `obj` replaces `old`; status and server-set metadata stay as they are.
+
+    Args:
+        old: The stored object.
+        obj: The submitted one; neither is changed.
+        where: For messages.
+        keep_status: Whether status is an ordinary field, as in kinds without a status subresource.
+        generation: Whether the kind counts generations.
 
     Raises:
         ConflictError: resourceVersion or uid are given and differ from the stored ones.
@@ -170,9 +199,10 @@ def replaced(old: Obj, obj: Obj, *, where: str) -> Obj:
     if before.get("managedFields") and "managedFields" not in metadata:
         metadata["managedFields"] = before["managedFields"]
     result = {**obj, "metadata": metadata}
-    result.pop("status", None)
-    if "status" in old:
-        result["status"] = old["status"]
+    if not keep_status:
+        result.pop("status", None)
+        if "status" in old:
+            result["status"] = old["status"]
     check_metadata(result, where=where)
     if being_deleted(old):
         added = sorted(set(finalizers(result)) - set(finalizers(old)))
@@ -182,7 +212,7 @@ def replaced(old: Obj, obj: Obj, *, where: str) -> Obj:
                 causes=(("metadata.finalizers", f"new: {', '.join(added)}"),),
                 where=where,
             )
-    if not same(_content(result), _content(old)):
+    if generation and not same(_content(result, keep_status), _content(old, keep_status)):
         metadata["generation"] = int(before.get("generation", 0)) + 1
     return result
 
@@ -199,6 +229,26 @@ def with_status(old: Obj, obj: Obj, *, where: str) -> Obj:
     return result
 
 
+def deleted(old: Obj, *, now: datetime, propagation: str = "") -> Obj | None:
+    """Return what a delete request leaves of an object; None when it goes at once.
+
+    Args:
+        old: The stored object.
+        now: Time of the request.
+        propagation: `Foreground` waits for dependents, `Orphan` releases them, `Background` lets them go
+            after it; "" keeps what an earlier request asked for.
+    """
+    marks = finalizers(old)
+    if propagation:
+        asked = {"Foreground": [FOREGROUND], "Orphan": [ORPHAN]}.get(propagation, [])
+        marks = [mark for mark in marks if mark not in (FOREGROUND, ORPHAN)] + asked
+    if not marks:
+        return None
+    if marks != finalizers(old):
+        old = {**old, "metadata": {**metadata_of(old), "finalizers": marks}}
+    return marked_for_deletion(old, now=now)
+
+
 def marked_for_deletion(old: Obj, *, now: datetime) -> Obj:
     """Return `old` with deletionTimestamp set; unchanged when it was set before."""
     if being_deleted(old):
@@ -211,8 +261,9 @@ def marked_for_deletion(old: Obj, *, now: datetime) -> Obj:
     return {**old, "metadata": metadata}
 
 
-def _content(obj: Obj) -> Obj:
-    return {k: v for k, v in obj.items() if k not in ("metadata", "status", "apiVersion", "kind")}
+def _content(obj: Obj, keep_status: bool) -> Obj:
+    left_out = ("metadata", "apiVersion", "kind") + (() if keep_status else ("status",))
+    return {k: v for k, v in obj.items() if k not in left_out}
 
 
 def _check_version(old: Obj, obj: Obj, where: str) -> None:

@@ -1,15 +1,19 @@
 """Label and field selectors of list and watch requests. Pure; called by `rest.py`.
 
 Source: contracts operator-webhook.md 6.1 (query parameters); field selectors know metadata.name and
-metadata.namespace, as for custom resources.
+metadata.namespace, and what the row of a resource names.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import msgspec
+
+from pelton.apiserver.table import find
 from pelton.errors import ProtocolError
 
 __all__ = ["Selector", "parse"]
@@ -17,6 +21,7 @@ __all__ = ["Selector", "parse"]
 _SET = re.compile(r"(?P<key>[^\s!=,()]+)\s+(?P<op>in|notin)\s*\((?P<values>[^()]*)\)")
 _PAIR = re.compile(r"(?P<key>[^\s!=,()]+)\s*(?P<op>==|=|!=)\s*(?P<value>[^\s!=,()]*)")
 _BARE = re.compile(r"(?P<not>!?)\s*(?P<key>[^\s!=,()]+)")
+_decoder = msgspec.json.Decoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +42,46 @@ class Selector:
 
     rules: tuple[_Rule, ...] = ()
     fields: tuple[_Rule, ...] = ()
+    inner: tuple[tuple[_Rule, Callable[[Any], Any]], ...] = ()  # of fields that only the object itself tells
 
     @property
     def everything(self) -> bool:
         """Whether there is nothing to check."""
-        return not self.rules and not self.fields
+        return not self.rules and not self.fields and not self.inner
 
-    def matches(self, namespace: str, name: str, labels: Mapping[str, str]) -> bool:
-        """Return whether an object of that place and with those labels is selected."""
-        return all(rule.holds(labels) for rule in self.rules) and all(
-            rule.holds({"metadata.name": name, "metadata.namespace": namespace}) for rule in self.fields
-        )
+    def matches(self, namespace: str, name: str, labels: Mapping[str, str], raw: bytes) -> bool:
+        """Return whether an object of that place, with those labels and that JSON, is selected."""
+        if not all(rule.holds(labels) for rule in self.rules):
+            return False
+        place = {"metadata.name": name, "metadata.namespace": namespace}
+        if not all(rule.holds(place) for rule in self.fields):
+            return False
+        if not self.inner:
+            return True
+        obj = _decoder.decode(raw)
+        return all(rule.holds({rule.key: _text(value_of(obj))}) for rule, value_of in self.inner)
 
 
-def parse(labels: str, fields: str) -> Selector:
+def parse(labels: str, fields: str, selectable: Mapping[str, str] | None = None) -> Selector:
     """Return the selector of the query parameters labelSelector and fieldSelector ("" for none).
+
+    Args:
+        labels: labelSelector.
+        fields: fieldSelector.
+        selectable: Further fields -> JSONPath of their value.
 
     Raises:
         ProtocolError: Not a selector, or a field that cannot be selected by.
     """
-    return Selector(_labels(labels), _fields(fields))
+    place, inner = _fields(fields, selectable or {})
+    return Selector(_labels(labels), place, inner)
+
+
+def _text(value: object) -> str:
+    """Return a field's value as selectors compare it; "" where there is none."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
 
 
 def _labels(text: str) -> tuple[_Rule, ...]:
@@ -79,16 +104,23 @@ def _labels(text: str) -> tuple[_Rule, ...]:
     return tuple(rules)
 
 
-def _fields(text: str) -> tuple[_Rule, ...]:
-    rules = []
+def _fields(
+    text: str, selectable: Mapping[str, str]
+) -> tuple[tuple[_Rule, ...], tuple[tuple[_Rule, Callable[[Any], Any]], ...]]:
+    place: list[_Rule] = []
+    inner: list[tuple[_Rule, Callable[[Any], Any]]] = []
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         match = _PAIR.fullmatch(part)
         if not match:
             raise ProtocolError(f"field selector {part!r} is not field=value")
-        if match["key"] not in ("metadata.name", "metadata.namespace"):
+        rule = _Rule(match["key"], frozenset([match["value"]]), match["op"] != "!=")
+        if rule.key in ("metadata.name", "metadata.namespace"):
+            place.append(rule)
+        elif rule.key in selectable:
+            inner.append((rule, find(selectable[rule.key])))
+        else:
+            known = ", ".join(["metadata.name", "metadata.namespace", *selectable])
             raise ProtocolError(
-                f"field label not supported: {match['key']}",
-                hint="Select by metadata.name or metadata.namespace, or use labels.",
+                f"field label not supported: {rule.key}", hint=f"Select by {known}, or use labels."
             )
-        rules.append(_Rule(match["key"], frozenset([match["value"]]), match["op"] != "!="))
-    return tuple(rules)
+    return tuple(place), tuple(inner)

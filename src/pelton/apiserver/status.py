@@ -5,12 +5,14 @@ Source: contracts operator-webhook.md 6.1.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pelton.apiserver.apply import FieldConflictError
+from pelton.apiserver.registry import Cause, Row
 from pelton.errors import AlreadyExistsError, InvalidError, PeltonError
 
-__all__ = ["RefusedError", "status_of", "success"]
+__all__ = ["FieldsInvalidError", "RefusedError", "StatusError", "status_of", "success", "unknown_fields"]
 
 _REASONS = {
     400: "BadRequest",
@@ -24,7 +26,10 @@ _REASONS = {
     413: "RequestEntityTooLarge",
     415: "UnsupportedMediaType",
     422: "Invalid",
+    429: "TooManyRequests",
     503: "ServiceUnavailable",
+    504: "Timeout",
+    507: "InsufficientStorage",
 }
 
 
@@ -44,6 +49,67 @@ class RefusedError(PeltonError):
         self.status = status
 
 
+class FieldsInvalidError(InvalidError):
+    """An object breaks rules of its kind; each has a reason and a field, as Kubernetes tells them.
+
+    Args:
+        row: The kind.
+        name: Name of the object, "" for none.
+        found: The broken rules, at least one.
+    """
+
+    code = "PEL-API-009"
+
+    def __init__(self, row: Row, name: str, found: Sequence[Cause]) -> None:
+        lines = [f"{cause.field}: {cause.message}" if cause.field else cause.message for cause in found]
+        told = lines[0] if len(lines) == 1 else f"[{', '.join(lines)}]"
+        kind = f"{row.kind}.{row.group}" if row.group else row.kind
+        super().__init__(
+            f'{kind} "{name}" is invalid: {told}',
+            causes=tuple((cause.field, cause.message) for cause in found),
+        )
+        self.found = tuple(found)
+
+
+class StatusError(PeltonError):
+    """A whole Status to answer with, e.g. the denial of an admission webhook.
+
+    Args:
+        code: HTTP status.
+        reason: Kubernetes' word for it, e.g. `Forbidden`.
+        message: For people.
+        details: `details` of the Status, merged over name, group and kind of the request.
+    """
+
+    code = "PEL-API-007"
+
+    def __init__(
+        self, code: int, reason: str, message: str, *, details: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = code
+        self.reason = reason
+        self.details = dict(details or {})
+
+
+def unknown_fields(validation: str, paths: Sequence[str], warn: Callable[[Sequence[str]], None]) -> None:
+    """Do with unknown or duplicate fields what the client asked for.
+
+    Args:
+        validation: Ignore, Warn or Strict.
+        paths: Sentences such as `unknown field "spec.a"`, or bare paths of unknown fields.
+        warn: Takes warnings.
+
+    Raises:
+        RefusedError: 400, with Strict.
+    """
+    sentences = [path if " " in path else f'unknown field "{path}"' for path in paths]
+    if validation == "Strict":
+        raise RefusedError(f"strict decoding error: {', '.join(sentences)}", status=400)
+    if validation == "Warn":
+        warn(sentences)
+
+
 def status_of(
     error: PeltonError,
     *,
@@ -61,11 +127,18 @@ def status_of(
         kind: In Status, `details.kind` is the plural of the resource.
         extra: Further entries of `details`.
     """
-    code = error.status if isinstance(error, RefusedError) else error.http_status
+    code = error.status if isinstance(error, (RefusedError, StatusError)) else error.http_status
     reason = "AlreadyExists" if isinstance(error, AlreadyExistsError) else _REASONS.get(code, "InternalError")
     details: dict[str, Any] = {"name": name, "group": group, "kind": kind, **(extra or {})}
     message = error.message
-    if isinstance(error, InvalidError):
+    if isinstance(error, StatusError):
+        reason = error.reason
+        details |= error.details
+    elif isinstance(error, FieldsInvalidError):
+        details["causes"] = [
+            {"reason": cause.reason, "message": cause.message, "field": cause.field} for cause in error.found
+        ]
+    elif isinstance(error, InvalidError):
         details["causes"] = [
             {"reason": "FieldValueInvalid", "message": sentence, "field": field}
             for field, sentence in error.causes

@@ -13,7 +13,7 @@ import gc
 import secrets
 import uuid
 from bisect import bisect_left, insort
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,10 +26,10 @@ from pelton.apiserver.journal import Journal, SqliteJournal
 from pelton.apiserver.rules import Obj
 from pelton.apiserver.watch import Change, ChangeLog, GoneError
 from pelton.clock import Clock
-from pelton.errors import AlreadyExistsError, InvalidError, NotFoundError
+from pelton.errors import AlreadyExistsError, ConflictError, InvalidError, NotFoundError
 from pelton.ports import WatchEvent
 
-__all__ = ["Entry", "GoneError", "ObjectStore", "SqliteStore", "decode"]
+__all__ = ["ChangedError", "Entry", "GoneError", "ObjectStore", "SqliteStore", "decode", "name_suffix"]
 
 _CHUNK = 200  # objects decoded between two turns of the loop: about 1 ms
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"  # no vowels and no look-alikes, as in Kubernetes
@@ -43,20 +43,36 @@ class _Labels(msgspec.Struct):
 
 class _Labelled(msgspec.Struct):
     metadata: _Labels
+    apiVersion: str = ""
 
 
 _labelled = msgspec.json.Decoder(_Labelled)
 
 
+class ChangedError(ConflictError):
+    """The stored object is no longer the one that the write was computed from: compute it again."""
+
+    code = "PEL-API-008"
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stored object: where it is, its resourceVersion, its JSON and its labels (never to be changed)."""
+    """One stored object: where it is, its resourceVersion, its JSON, its labels, the apiVersion of the JSON.
+
+    Labels are never to be changed.
+    """
 
     namespace: str
     name: str
     version: int
     raw: bytes
     labels: Mapping[str, str]
+    api_version: str = ""
+
+
+def name_suffix() -> str:
+    """Return what is appended to metadata.generateName."""
+    return "".join(secrets.choice(_SUFFIX) for _ in range(5))
 
 
 def decode(raw: bytes) -> Obj:
@@ -113,14 +129,16 @@ class ObjectStore:
         self._version = 0
         self._opened_at = 0
         self._closed = False
+        self._listeners: list[Callable[[str, Change], None]] = []
 
     async def __aenter__(self) -> Self:
         self._version = self._opened_at = self._journal.open()
         for resource, namespace, name, version, raw in self._journal.load():
-            labels = _labelled.decode(raw).metadata.labels or {}
+            seen = _labelled.decode(raw)
             # Appended unsorted and sorted once below: n inserts into a sorted list would be slower.
             table = self._table(resource)
-            table.entries[namespace, name] = Entry(namespace, name, version, raw, labels)
+            labels = seen.metadata.labels or {}
+            table.entries[namespace, name] = Entry(namespace, name, version, raw, labels, seen.apiVersion)
         for table in self._tables.values():
             table.keys = sorted(table.entries)
         return self
@@ -153,6 +171,14 @@ class ObjectStore:
     def entries(self, resource: str, namespace: str | None = None) -> list[Entry]:
         """Return entries sorted by namespace and name; None means all namespaces."""
         return list(self._table(resource).select(namespace))
+
+    def on_change(self, listener: Callable[[str, Change], None]) -> None:
+        """Call `listener(resource, change)` inside every write; it must be quick and must not fail."""
+        self._listeners.append(listener)
+
+    def resources(self) -> list[str]:
+        """Return the resources of which there was ever an object."""
+        return list(self._tables)
 
     def log(self, resource: str) -> ChangeLog:
         """Return the recent changes of a resource."""
@@ -211,10 +237,13 @@ class ObjectStore:
 
     # -- writing ---------------------------------------------------------------------------------------------
 
-    async def create(self, resource: str, obj: Obj, *, dry_run: bool = False) -> Obj:
+    async def create(
+        self, resource: str, obj: Obj, *, dry_run: bool = False, keep_status: bool = False
+    ) -> Obj:
         """Store a new object; fills uid, resourceVersion, generation 1, creationTimestamp.
 
-        Server-set metadata and the status of `obj` are ignored. metadata.generateName is honoured.
+        Server-set metadata of `obj` is ignored, and so is its status unless `keep_status`.
+        metadata.generateName is honoured.
 
         Raises:
             AlreadyExistsError: An object of that name exists.
@@ -227,8 +256,9 @@ class ObjectStore:
                 obj,
                 uid=str(uuid.uuid4()),
                 now=self._clock.now(),
-                suffix="".join(secrets.choice(_SUFFIX) for _ in range(5)),
+                suffix=name_suffix(),
                 where=where,
+                keep_status=keep_status,
             )
             namespace, name = rules.locate(new)
             if (namespace, name) not in self._table(resource).entries:
@@ -277,6 +307,35 @@ class ObjectStore:
         new = rules.marked_for_deletion(old, now=self._clock.now())
         return old if rules.same(new, old) else self._write(resource, entry, new, dry_run)
 
+    def insert(self, resource: str, obj: Obj) -> Obj:
+        """Store an object that is complete but for its resourceVersion; raises AlreadyExistsError.
+
+        The lowest layer of writing, as are `swap` and `discard`: no rule is applied here.
+        """
+        namespace, name = rules.locate(obj)
+        if (namespace, name) in self._table(resource).entries:
+            where = _where(resource, namespace, name)
+            raise AlreadyExistsError(f'{resource} "{name}" already exists', where=where)
+        return self._write(resource, None, obj, dry_run=False)
+
+    def swap(self, resource: str, entry: Entry, obj: Obj) -> Obj:
+        """Store `obj` in place of `entry`; raises ChangedError when another write came in between."""
+        self._unchanged(resource, entry)
+        return self._write(resource, entry, obj, dry_run=False)
+
+    def discard(self, resource: str, entry: Entry, last: Obj) -> Obj:
+        """Remove an entry; watchers see `last`. Raises ChangedError when another write came in between."""
+        self._unchanged(resource, entry)
+        return self._remove(resource, entry, last, dry_run=False)
+
+    def _unchanged(self, resource: str, entry: Entry) -> None:
+        if self._table(resource).entries.get((entry.namespace, entry.name)) is not entry:
+            raise ChangedError(
+                "the object changed while the write was under way",
+                where=_where(resource, entry.namespace, entry.name),
+                hint="Read it again, and repeat the change.",
+            )
+
     def _write(self, resource: str, old: Entry | None, new: Obj, dry_run: bool) -> Obj:
         version = self._version + 1
         namespace, name = rules.locate(new)
@@ -285,7 +344,8 @@ class ObjectStore:
         new["metadata"]["resourceVersion"] = str(version)
         raw = _encode(new, _where(resource, namespace, name))
         self._journal.put(resource, namespace, name, version, raw)
-        entry = Entry(namespace, name, version, raw, dict(new["metadata"].get("labels") or {}))
+        labels = dict(new["metadata"].get("labels") or {})
+        entry = Entry(namespace, name, version, raw, labels, str(new.get("apiVersion", "")))
         table = self._table(resource)
         table.put(entry)
         self._committed(table, "MODIFIED" if old else "ADDED", entry, old)
@@ -300,16 +360,26 @@ class ObjectStore:
         self._journal.remove(resource, entry.namespace, entry.name, version)
         table = self._table(resource)
         table.remove((entry.namespace, entry.name))
-        gone = Entry(entry.namespace, entry.name, version, raw, entry.labels)
+        gone = Entry(entry.namespace, entry.name, version, raw, entry.labels, str(last.get("apiVersion", "")))
         self._committed(table, "DELETED", gone, entry)
         return last
 
     def _committed(self, table: _Table, kind: str, entry: Entry, old: Entry | None) -> None:
         self._version = entry.version
-        previous = old.labels if old else None
-        table.log.append(
-            Change(kind, entry.version, entry.namespace, entry.name, entry.raw, entry.labels, previous)
+        change = Change(
+            kind,
+            entry.version,
+            entry.namespace,
+            entry.name,
+            entry.raw,
+            entry.labels,
+            old.labels if old else None,
+            entry.api_version,
+            old.raw if old else None,
         )
+        table.log.append(change)
+        for listener in self._listeners:
+            listener(table.log.resource, change)
 
     def _table(self, resource: str) -> _Table:
         table = self._tables.get(resource)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
@@ -19,6 +19,7 @@ from pelton.apiserver.selectors import Selector
 from pelton.apiserver.status import status_of
 from pelton.apiserver.store import Entry, ObjectStore
 from pelton.apiserver.watch import Change, ChangeLog, GoneError
+from pelton.errors import PeltonError
 
 __all__ = ["Pages", "Watch", "WatchStream", "list_chunks"]
 
@@ -28,16 +29,16 @@ _ENDED = {"k8s.io/initial-events-end": "true"}
 
 
 async def list_chunks(
-    form: Form, entries: Sequence[Entry], metadata: dict[str, str | int]
+    form: Form, raws: Sequence[bytes], metadata: dict[str, str | int]
 ) -> AsyncIterator[bytes]:
     """Yield the JSON of a list in pieces, giving the loop its turn between them."""
     start = form.head(metadata)
-    for first in range(0, len(entries), _CHUNK):
-        chunk = b",".join(form.item(entry.raw) for entry in entries[first : first + _CHUNK])
+    for first in range(0, len(raws), _CHUNK):
+        chunk = b",".join(form.item(raw) for raw in raws[first : first + _CHUNK])
         yield start + chunk
         start = b","
         await asyncio.sleep(0)
-    yield TAIL if entries else start + TAIL
+    yield TAIL if raws else start + TAIL
 
 
 class Pages:
@@ -91,6 +92,7 @@ class Watch:
         bookmarks: Whether the client takes BOOKMARK events.
         mark_initial: Whether the end of the initial events is marked by a bookmark.
         timeout_s: When the server ends the stream, seconds.
+        shown: Stored (apiVersion, JSON) -> JSON in the version that the client asked for.
     """
 
     resource: str
@@ -102,6 +104,7 @@ class Watch:
     bookmarks: bool
     mark_initial: bool
     timeout_s: float
+    shown: Callable[[Sequence[tuple[str, bytes]]], Awaitable[Sequence[bytes]]]
 
 
 class WatchStream:
@@ -153,15 +156,20 @@ class WatchStream:
         bookmark = loop.time() + _BOOKMARK_S
         # Sent before the first event, so that clients see the headers of a quiet watch.
         await send({"type": "http.response.body", "body": b"", "more_body": True})
-        at = await self._initial(send) if self._watch.since is None else self._watch.since
+        try:
+            at = await self._initial(send) if self._watch.since is None else self._watch.since
+        except PeltonError as error:
+            await self._send(send, [_line("ERROR", encode(status_of(error)))])
+            return
         while True:
             current = self._store.version
             try:
                 changes = self._log.after(at, current=current)
-            except GoneError as error:
+                lines = await self._lines(changes)
+            except PeltonError as error:
                 await self._send(send, [_line("ERROR", encode(status_of(error)))])
                 return
-            await self._send(send, self._lines(changes))
+            await self._send(send, lines)
             at = current
             if self._log.closed or loop.time() >= deadline:
                 return
@@ -180,24 +188,25 @@ class WatchStream:
         entries = self._store.entries(watch.resource, watch.namespace)
         form = self._form()
         for first in range(0, len(entries), _CHUNK):
-            await self._send(
-                send,
-                [
-                    _line("ADDED", form.event(entry.raw))
-                    for entry in entries[first : first + _CHUNK]
-                    if watch.selector.matches(entry.namespace, entry.name, entry.labels)
-                ],
-            )
+            chosen = [
+                (entry.api_version, entry.raw)
+                for entry in entries[first : first + _CHUNK]
+                if watch.selector.matches(entry.namespace, entry.name, entry.labels, entry.raw)
+            ]
+            raws = await watch.shown(chosen)
+            await self._send(send, [_line("ADDED", form.event(raw)) for raw in raws])
             await asyncio.sleep(0)
         if watch.mark_initial:
             await self._send(send, [self._bookmark(version, annotations=_ENDED)])
         return version
 
-    def _lines(self, changes: Sequence[Change]) -> list[bytes]:
-        if not changes:
+    async def _lines(self, changes: Sequence[Change]) -> list[bytes]:
+        seen = [(kind, change) for change in changes if (kind := self._seen_as(change))]
+        if not seen:
             return []
+        raws = await self._watch.shown([(change.api_version, change.raw) for _, change in seen])
         form = self._form()
-        return [_line(kind, form.event(change.raw)) for change in changes if (kind := self._seen_as(change))]
+        return [_line(kind, form.event(raw)) for (kind, _), raw in zip(seen, raws, strict=True)]
 
     def _seen_as(self, change: Change) -> str:
         """Return the event type for this watch, "" for none: labels may move objects in and out of view."""
@@ -206,9 +215,10 @@ class WatchStream:
         selector = self._watch.selector
         if selector.everything:
             return change.type
-        seen = change.type != "DELETED" and selector.matches(change.namespace, change.name, change.labels)
-        before = change.previous_labels
-        was_seen = before is not None and selector.matches(change.namespace, change.name, before)
+        place = (change.namespace, change.name)
+        seen = change.type != "DELETED" and selector.matches(*place, change.labels, change.raw)
+        before, previous = change.previous_labels, change.previous
+        was_seen = before is not None and previous is not None and selector.matches(*place, before, previous)
         if seen:
             return "MODIFIED" if was_seen else "ADDED"
         return "DELETED" if was_seen else ""

@@ -40,6 +40,8 @@ class Change:
         raw: The object as JSON after the write; for DELETED its last state with the fresh resourceVersion.
         labels: Its labels after the write.
         previous_labels: Its labels before the write; None when it did not exist.
+        api_version: The apiVersion in which `raw` is.
+        previous: The object as JSON before the write; None when it did not exist.
     """
 
     type: str
@@ -49,6 +51,8 @@ class Change:
     raw: bytes
     labels: Mapping[str, str]
     previous_labels: Mapping[str, str] | None
+    api_version: str = ""
+    previous: bytes | None = None
 
 
 class ChangeLog:

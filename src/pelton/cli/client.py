@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,6 +27,11 @@ from pelton.errors import (
 from pelton.manifest.kinds import Kind
 
 __all__ = ["Client"]
+
+
+class NamespaceNotFoundError(NotFoundError):
+    """The namespace of an object does not exist."""
+
 
 _TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 _MERGE_PATCH = "application/merge-patch+json"
@@ -72,9 +78,21 @@ class Client:
         return self._call("GET", f"{_path(kind, namespace)}/{name}", headers={"accept": _TABLE})
 
     def create(self, kind: Kind, obj: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
-        """Create; raises AlreadyExistsError or InvalidError."""
+        """Create, and first the namespace when it does not exist; raises AlreadyExistsError or InvalidError.
+
+        A dry run in a namespace that does not exist returns the object as it was given.
+        """
         query = "?dryRun=All" if dry_run else ""
-        return self._call("POST", _path(kind, obj["metadata"].get("namespace", "")) + query, body=obj)
+        namespace = obj["metadata"].get("namespace", "")
+        try:
+            return self._call("POST", _path(kind, namespace) + query, body=obj)
+        except NamespaceNotFoundError:
+            if dry_run:
+                return obj
+            with suppress(AlreadyExistsError):  # someone else was faster
+                body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+                self._call("POST", "/api/v1/namespaces", body=body)
+            return self._call("POST", _path(kind, namespace), body=obj)
 
     def update(self, kind: Kind, obj: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
         """Replace; raises ConflictError when the object changed since its resourceVersion."""
@@ -177,6 +195,8 @@ def _error(response: httpx.Response) -> PeltonError:
     if reason == "Invalid":
         causes = status.get("details", {}).get("causes", ())
         return InvalidError(message, causes=tuple((c.get("field", ""), c.get("message", "")) for c in causes))
+    if reason == "NotFound" and status.get("details", {}).get("kind") == "namespaces":
+        return NamespaceNotFoundError(message)
     kinds: dict[str, type[PeltonError]] = {
         "NotFound": NotFoundError,
         "AlreadyExists": AlreadyExistsError,

@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from pelton import __version__
-from pelton.apiserver import certificates
+from pelton.apiserver import certificates, manifest_kinds
+from pelton.apiserver.builtin import namespaces, table
+from pelton.apiserver.calls import User
+from pelton.apiserver.registry import Registry
 from pelton.apiserver.rest import create_app
 from pelton.apiserver.server import ApiServer
 from pelton.apiserver.store import SqliteStore
+from pelton.apiserver.tokens import fixed
 from pelton.builders.build import build
 from pelton.cli import metrics
 from pelton.cli.home import Home, Settings
@@ -39,6 +43,7 @@ __all__ = ["ControlPlane"]
 RECEIVERS = "receivers.notification.kubesphere.io"
 _TRIGGERS = frozenset({"pubsub.jetstream", "bindings.cron"})
 _OUTPUTS = frozenset({"pubsub.jetstream", "bindings.http"})
+_ADMINS = ("system:masters", "system:authenticated")
 _log = get(__name__)
 
 
@@ -81,11 +86,12 @@ class ControlPlane:
         async with SqliteStore(
             self._home.store, durability=self._settings.durability, clock=self._clock
         ) as store:
+            await namespaces.ensure(store, [*namespaces.ALWAYS, *sorted(store.namespaces())])
+            registry = Registry([*table.ROWS, *manifest_kinds.rows(kinds.KINDS)])
             app = create_app(
                 store,
-                kinds.KINDS,
-                kinds.admit,
-                tokens={self._token: "admin"},
+                registry,
+                authenticate=fixed({self._token: User(name="pelton:admin", groups=_ADMINS)}),
                 version=__version__,
                 log=get("pelton.apiserver"),
                 clock=self._clock,

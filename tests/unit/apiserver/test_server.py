@@ -2,31 +2,21 @@
 
 import asyncio
 import json
-import logging
 import socket
 import ssl
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 
 from pelton.apiserver import certificates
-from pelton.apiserver.rest import create_app
 from pelton.apiserver.server import ApiServer
 from pelton.apiserver.store import SqliteStore
 from pelton.clock import SystemClock
-from pelton.manifest import kinds
+from tests.contract import api
 from tests.contract.store import function
 
 HERE = "/apis/core.openfunction.io/v1beta2/namespaces/default/functions"
-
-
-@dataclass
-class Passed:
-    obj: dict[str, Any]
-    warnings: tuple[str, ...] = ()
 
 
 @pytest.fixture
@@ -37,9 +27,7 @@ def files(tmp_path):
 @pytest.fixture
 async def server(tmp_path, files):
     async with SqliteStore(tmp_path / "store.db", clock=SystemClock()) as store:
-        app = create_app(
-            store, kinds.KINDS, Passed, tokens={"t": "admin"}, version="1", log=logging.getLogger("test")
-        )
+        app = await api.application(store)
         async with ApiServer(app, socket.create_server(("127.0.0.1", 0)), files.cert, files.key) as server:
             yield server
 
@@ -93,9 +81,7 @@ async def test_client_without_the_authority_refuses(server):
 
 async def test_server_stops_at_once_and_ends_open_watches_properly(tmp_path, files):
     async with SqliteStore(tmp_path / "store.db", clock=SystemClock()) as store:
-        app = create_app(
-            store, kinds.KINDS, Passed, tokens={"t": "admin"}, version="1", log=logging.getLogger("test")
-        )
+        app = await api.application(store)
         connections = []
         async with ApiServer(app, socket.create_server(("127.0.0.1", 0)), files.cert, files.key) as server:
             for _ in range(5):
@@ -120,9 +106,7 @@ async def test_server_stops_although_a_client_does_not_read_its_answer(tmp_path,
             await store.create(
                 "functions.core.openfunction.io", function(f"f{number}", annotations={"a": "x" * 250_000})
             )
-        app = create_app(
-            store, kinds.KINDS, Passed, tokens={"t": "admin"}, version="1", log=logging.getLogger("test")
-        )
+        app = await api.application(store)
         async with ApiServer(app, socket.create_server(("127.0.0.1", 0)), files.cert, files.key) as server:
             connection = await connect(server, files.ca)
             connection.send("GET", HERE)

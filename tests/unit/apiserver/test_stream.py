@@ -1,27 +1,17 @@
 """Lists, pages, forms and watches of the REST layer."""
 
 import asyncio
-import logging
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
-from pelton.apiserver.rest import create_app
-from pelton.manifest import kinds
 from pelton.testing.asgi_client import AsgiClient
 from pelton.testing.memory_store import MemoryStore
+from tests.contract import api
 from tests.contract.store import FUNCTIONS, function
 
 ALL = "/apis/core.openfunction.io/v1beta2/functions"
 HERE = "/apis/core.openfunction.io/v1beta2/namespaces/default/functions"
 TABLE = {"accept": "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"}
-
-
-@dataclass
-class Passed:
-    obj: dict[str, Any]
-    warnings: tuple[str, ...] = ()
 
 
 @pytest.fixture
@@ -31,10 +21,8 @@ async def store():
 
 
 @pytest.fixture
-def app(store):
-    return create_app(
-        store, kinds.KINDS, Passed, tokens={"t": "admin"}, version="1", log=logging.getLogger("test")
-    )
+async def app(store):
+    return await api.application(store, namespace=())
 
 
 @pytest.fixture

@@ -1,0 +1,66 @@
+"""Pelton's own kinds as rows: `pelton.manifest.kinds` has their rules, this file brings them to the API.
+
+Called by `cli/`, which gives the rows to the registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pelton.apiserver.registry import Checked, Row
+from pelton.apiserver.rules import Obj
+from pelton.manifest.kinds import Kind, admit
+
+__all__ = ["rows"]
+
+
+class _Checks:
+    """A kind's verbs as `Checks`."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
+
+    def default(self, obj: Obj, /) -> Obj:
+        """Return it as it is: `check` fills in defaults itself, in one pass with its rules."""
+        return obj
+
+    def check(self, obj: Obj, old: Obj | None, /, *, subresource: str) -> Checked:
+        """Default, prune and validate; status is the platform's own and is not checked."""
+        if subresource:
+            return Checked(obj=obj)
+        admitted = admit(obj)
+        return Checked(obj=admitted.obj, warnings=admitted.warnings)
+
+    def read(self, obj: Obj, /) -> Obj:
+        """Return it as it is."""
+        return obj
+
+
+class _Convert:
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
+
+    async def convert(self, objects: Sequence[Obj], row: Row, /) -> list[Obj]:
+        """Convert with the kind's own verb, without waiting."""
+        return [self._kind.verbs.convert(obj, row.api_version) for obj in objects]
+
+
+def rows(kinds: Iterable[Kind]) -> list[Row]:
+    """Return a row per kind."""
+    return [
+        Row(
+            group=kind.group,
+            version=kind.version,
+            kind=kind.kind,
+            plural=kind.plural,
+            singular=kind.singular,
+            short_names=kind.short_names,
+            namespaced=kind.namespaced,
+            categories=kind.categories,
+            status=kind.status,
+            columns=kind.columns,
+            checks=_Checks(kind),
+            conversion=_Convert(kind),
+        )
+        for kind in kinds
+    ]

@@ -1,0 +1,373 @@
+"""The verbs on resources: get, list, watch, create, replace, patch, apply, delete, delete a collection.
+
+`rest.py` hands over a `Call` whose user is known. Reads take stored bytes and convert only where the stored
+version is not the one asked for; writes go through `pipeline.py`; patches are in `patch.py` and `apply.py`,
+forms of objects in `forms.py`, long answers in `stream.py`.
+
+Source: contracts operator-webhook.md 6.1 to 6.4.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from starlette.responses import Response, StreamingResponse
+from starlette.types import ASGIApp
+
+from pelton.apiserver import apply, bodies, forms, patch, selectors
+from pelton.apiserver.calls import Call
+from pelton.apiserver.pipeline import Writer
+from pelton.apiserver.registry import Row
+from pelton.apiserver.status import RefusedError, success
+from pelton.apiserver.store import Entry, ObjectStore
+from pelton.apiserver.stream import Pages, Watch, WatchStream, list_chunks
+from pelton.apiserver.watch import GoneError
+from pelton.clock import Clock
+from pelton.errors import NotFoundError, ProtocolError
+
+__all__ = ["READS", "Verbs", "json_bytes", "not_allowed"]
+
+Obj = dict[str, Any]
+
+READS = ("GET", "HEAD")
+"""Methods that change nothing."""
+
+_APPLY = "application/apply-patch+yaml"
+_MERGE = "application/merge-patch+json"
+_JSON = "application/json-patch+json"
+_PATCHES = (_MERGE, _JSON, _APPLY)
+_INLINE = 200  # lists up to this size are sent in one piece
+
+
+class Verbs:
+    """Answers requests on resources.
+
+    Args:
+        store: Where objects are.
+        writer: Writes them.
+        clock: For ages in tables and times in managedFields.
+        stopping: Ends all watches when it is set.
+    """
+
+    def __init__(self, store: ObjectStore, writer: Writer, clock: Clock, stopping: asyncio.Event) -> None:
+        self._store = store
+        self._writer = writer
+        self._clock = clock
+        self._stopping = stopping
+        self._pages = Pages()
+
+    async def answer(self, call: Call) -> ASGIApp:
+        """Answer one request; raises PeltonError."""
+        method = call.request.method
+        if call.row.deprecation:
+            call.warn([call.row.deprecation])
+        for sub in call.row.subresources:
+            if sub.name == call.subresource:
+                if _verb_of(method) not in sub.verbs:
+                    raise not_allowed(call)
+                return await sub.answer(call)
+        wanted = _verb_of(method, collection=not call.name, watch=call.flag("watch"))
+        if wanted not in call.row.verbs or (call.subresource and method == "DELETE"):
+            raise not_allowed(call)
+        match wanted:
+            case "watch":
+                return self._watch(call)
+            case "list":
+                return await self._list(call)
+            case "get":
+                return json_bytes(self._form(call).one((await self._raws(call.row, [self._entry(call)]))[0]))
+            case "create":
+                return await self._create(call)
+            case "update":
+                return await self._replace(call)
+            case "patch":
+                return await self._patch(call)
+            case "delete":
+                return await self._delete(call)
+            case _:
+                return await self._delete_collection(call)
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def _entry(self, call: Call) -> Entry:
+        try:
+            return self._store.entry(call.key, call.namespace, call.name)
+        except NotFoundError as error:
+            raise NotFoundError(f'{call.row.name} "{call.name}" not found', where=error.where) from error
+
+    def _form(self, call: Call) -> forms.Form:
+        accept = call.request.headers.get("accept", "")
+        return forms.choose(accept, call.row, now=self._clock.now(), include=call.query("includeObject"))
+
+    def _selector(self, call: Call) -> selectors.Selector:
+        return selectors.parse(call.query("labelSelector"), call.query("fieldSelector"), call.row.selectable)
+
+    async def _raws(self, row: Row, entries: Sequence[Entry]) -> list[bytes]:
+        return await self._shown(row, [(entry.api_version, entry.raw) for entry in entries])
+
+    async def _shown(self, row: Row, raws: Sequence[tuple[str, bytes]]) -> list[bytes]:
+        """Return the JSON of stored objects in the version of `row`; only what differs is decoded."""
+        result = [raw for _, raw in raws]
+        other = [at for at, (version, _) in enumerate(raws) if not self._writer.as_stored(row, version)]
+        if other:
+            objects = await self._writer.shown(row, [raws[at] for at in other])
+            for at, obj in zip(other, objects, strict=True):
+                result[at] = forms.encode(obj)
+        return result
+
+    async def _list(self, call: Call) -> Response:
+        selector = self._selector(call)
+        form, limit = self._form(call), call.number("limit")
+        token = call.query("continue")
+        asked = "\n".join(
+            [call.row.name, call.namespace, call.query("labelSelector"), call.query("fieldSelector")]
+        )
+        key, offset, version = "", 0, self._store.version
+        entries: Sequence[Entry]
+        if token:
+            key, entries, version, offset = self._pages.resume(asked, token)
+        else:
+            self._check_list_version(call, version)
+            entries = self._store.entries(call.key, call.scope)
+            if not selector.everything:
+                entries = [e for e in entries if selector.matches(e.namespace, e.name, e.labels, e.raw)]
+        metadata: dict[str, str | int] = {"resourceVersion": str(version)}
+        page = entries[offset : offset + limit] if limit else entries[offset:]
+        left = len(entries) - offset - len(page)
+        if left:
+            key = key or self._pages.begin(asked, entries, version)
+            metadata |= {"continue": f"{key}.{offset + len(page)}", "remainingItemCount": left}
+        elif key:
+            self._pages.end(key)
+        raws = await self._raws(call.row, page)
+        if len(page) <= _INLINE:
+            return json_bytes(form.head(metadata) + b",".join(map(form.item, raws)) + forms.TAIL)
+        return StreamingResponse(list_chunks(form, raws, metadata), media_type="application/json")
+
+    def _check_list_version(self, call: Call, version: int) -> None:
+        """Refuse lists of a past or a future that this store cannot show."""
+        match, asked = call.query("resourceVersionMatch"), call.number("resourceVersion")
+        if match not in ("", "Exact", "NotOlderThan"):
+            raise ProtocolError(f"resourceVersionMatch={match} is neither Exact nor NotOlderThan")
+        if match and not call.query("resourceVersion"):
+            raise ProtocolError("resourceVersionMatch needs a resourceVersion")
+        if match == "Exact" and not asked:
+            raise ProtocolError("resourceVersionMatch=Exact is not served for resourceVersion 0")
+        if match == "Exact" and asked < version:
+            raise GoneError("only the current resource version can be listed")
+        if asked > version:
+            # As Kubernetes: it waits a moment for a version that may come, then answers this.
+            raise RefusedError(f"too large resource version: {asked}, current: {version}", status=504)
+
+    def _watch(self, call: Call) -> ASGIApp:
+        initial = call.query("sendInitialEvents").lower()
+        since: int | None = call.number("resourceVersion") or None
+        bookmarks = call.flag("allowWatchBookmarks")
+        if initial == "true":
+            if call.query("resourceVersionMatch") != "NotOlderThan":
+                raise ProtocolError("sendInitialEvents needs resourceVersionMatch=NotOlderThan")
+            since = None
+        elif initial == "false" and since is None:
+            since = self._store.version
+        watch = Watch(
+            resource=call.key,
+            api_version=call.row.api_version,
+            kind=call.row.kind,
+            namespace=call.scope,
+            selector=self._watched(call),
+            since=since,
+            bookmarks=bookmarks,
+            mark_initial=bookmarks and initial == "true",
+            # As long as Kubernetes: spread, so that clients do not all come back at once.
+            timeout_s=call.number("timeoutSeconds") or 1800 + secrets.randbelow(1801),
+            shown=lambda raws: self._shown(call.row, raws),
+        )
+        self._form(call)  # refuses what is not served before the stream begins
+        return WatchStream(self._store, watch, lambda: self._form(call), self._stopping)
+
+    def _watched(self, call: Call) -> selectors.Selector:
+        """Return the selector of a watch; a name in the path is one more field."""
+        fields = call.query("fieldSelector")
+        if call.name:
+            fields = ",".join(filter(None, [fields, f"metadata.name={call.name}"]))
+        return selectors.parse(call.query("labelSelector"), fields, call.row.selectable)
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    async def _create(self, call: Call) -> Response:
+        if call.row.namespaced and not call.namespace:
+            raise ProtocolError(
+                "the path names no namespace",
+                hint="Create in /namespaces/<namespace>/" + call.row.plural,
+            )
+        obj = await self._object(call)
+        if call.row.answer is not None:
+            return self._written(call, await call.row.answer(call, obj), status=201)
+        return self._written(call, await self._writer.create(call, obj), status=201)
+
+    async def _replace(self, call: Call) -> Response:
+        obj = await self._object(call)
+        self._entry(call)  # a missing object is told before what may be wrong with the new one
+        return self._written(call, await self._writer.update(call, lambda old: obj))
+
+    async def _patch(self, call: Call) -> Response:
+        media = bodies.content_type(call.request)
+        if media not in _PATCHES:
+            raise RefusedError(
+                f"patch type {media!r} is not served", status=415, hint="Use one of " + ", ".join(_PATCHES)
+            )
+        given = bodies.parse(await bodies.read(call.request), media)
+        if media == _APPLY:
+            return await self._apply(call, given)
+        if media == _MERGE and not isinstance(given, dict):
+            raise ProtocolError("a merge patch is a mapping")
+        patched: Callable[[Any, Any], Any] = patch.json_patch if media == _JSON else patch.merge_patch
+        self._entry(call)
+        return self._written(
+            call, await self._writer.update(call, lambda old: self._identified(call, patched(old, given)))
+        )
+
+    async def _apply(self, call: Call, given: Any) -> Response:
+        if not call.query("fieldManager"):
+            raise ProtocolError("a server-side apply names its fieldManager")
+        manager = call.field_manager
+        config = self._identified(call, given)
+        if config.get("metadata", {}).get("managedFields"):
+            raise ProtocolError("metadata.managedFields must be nil in a server-side apply")
+        config.pop("status" if not call.subresource else "spec", None)
+
+        def applied(old: Obj) -> Obj:
+            new = apply.server_side_apply(
+                old,
+                config,
+                manager=manager,
+                force=call.flag("force"),
+                subresource=call.subresource,
+                now=self._clock.now(),
+                where=call.where,
+            )
+            if version := config.get("metadata", {}).get("resourceVersion"):
+                new["metadata"]["resourceVersion"] = version
+            return new
+
+        try:
+            self._entry(call)
+        except NotFoundError:
+            if call.subresource:
+                raise
+            start = {"apiVersion": call.row.api_version, "kind": call.row.kind}
+            metadata = {"namespace": call.namespace} if call.namespace else {}
+            new = applied({**start, "metadata": {"name": call.name, **metadata}})
+            return self._written(call, await self._writer.create(call, new), status=201)
+        return self._written(call, await self._writer.update(call, applied))
+
+    async def _delete(self, call: Call) -> Response:
+        self._entry(call)
+        obj, gone = await self._writer.delete(call, await self._options(call))
+        if not gone:
+            return self._written(call, obj)
+        uid = obj["metadata"]["uid"]
+        status = success(name=call.name, group=call.row.group, kind=call.row.plural, uid=uid)
+        return self._with_warnings(call, json_bytes(forms.encode(status)))
+
+    async def _delete_collection(self, call: Call) -> Response:
+        if call.row.namespaced and not call.namespace:
+            raise RefusedError(
+                "a collection is deleted in one namespace at a time",
+                status=405,
+                hint="Use /namespaces/<namespace>/" + call.row.plural,
+            )
+        options = await self._options(call)
+        selector = self._selector(call)
+        gone = []
+        for number, entry in enumerate(self._store.entries(call.key, call.scope)):
+            if not selector.matches(entry.namespace, entry.name, entry.labels, entry.raw):
+                continue
+            one = Call(call.request, call.row, entry.namespace, entry.name, "", call.user, call.warnings)
+            try:
+                obj, _ = await self._writer.delete(one, options)
+            except NotFoundError:
+                continue  # deleted by someone else while this one gave way below
+            gone.append(forms.encode(obj))
+            if number % 50 == 49:
+                await asyncio.sleep(0)
+        form = self._form(call)
+        head = form.head({"resourceVersion": str(self._store.version)})
+        return self._with_warnings(call, json_bytes(head + b",".join(map(form.item, gone)) + forms.TAIL))
+
+    # -- shared by the verbs ---------------------------------------------------------------------------------
+
+    async def _object(self, call: Call) -> Obj:
+        return self._identified(
+            call, bodies.parse(await bodies.read(call.request), bodies.content_type(call.request))
+        )
+
+    async def _options(self, call: Call) -> Obj:
+        """Return the DeleteOptions of the body and the query; {} when there are none."""
+        body = await bodies.read(call.request)
+        given = bodies.parse(body, bodies.content_type(call.request)) if body.strip() else {}
+        if not isinstance(given, dict):
+            raise ProtocolError("the body of a DELETE is a DeleteOptions object")
+        if given.get("dryRun") == ["All"]:
+            call.dry_run_asked = True
+        options = {**given}
+        if policy := call.query("propagationPolicy"):
+            options["propagationPolicy"] = policy
+        if options.get("propagationPolicy") not in (None, "", "Background", "Foreground", "Orphan"):
+            raise ProtocolError(
+                f"propagationPolicy={options['propagationPolicy']} is not known",
+                hint="Use Background, Foreground or Orphan.",
+            )
+        return options
+
+    def _identified(self, call: Call, given: Any) -> Obj:
+        """Return a copy that carries the namespace of the path; raises ProtocolError where they disagree."""
+        if not isinstance(given, dict) or not isinstance(given.get("metadata", {}), dict):
+            raise ProtocolError("the body is not a Kubernetes object with a metadata mapping")
+        for field, expected in (("apiVersion", call.row.api_version), ("kind", call.row.kind)):
+            if given.get(field) != expected:
+                raise ProtocolError(
+                    f"the object has {field} {given.get(field)!r}, this path serves {expected!r}"
+                )
+        metadata = dict(given.get("metadata", {}))
+        for field, expected in (("namespace", call.namespace), ("name", call.name)):
+            if expected and (metadata.get(field) or expected) != expected:
+                raise ProtocolError(
+                    f"metadata.{field} {metadata[field]!r} is not the {field} of the path, {expected!r}"
+                )
+            if expected:
+                metadata[field] = expected
+        if not call.row.namespaced:
+            metadata.pop("namespace", None)
+        return {**given, "metadata": metadata}
+
+    def _written(self, call: Call, obj: Obj, *, status: int = 200) -> Response:
+        return self._with_warnings(call, json_bytes(self._form(call).one(forms.encode(obj)), status=status))
+
+    def _with_warnings(self, call: Call, response: Response) -> Response:
+        for warning in call.warnings:
+            text = " ".join(warning.split()).replace("\\", "\\\\").replace('"', '\\"')
+            response.headers.append("Warning", f'299 - "{text.encode("ascii", "replace").decode()}"')
+        return response
+
+
+def _verb_of(method: str, *, collection: bool = False, watch: bool = False) -> str:
+    """Return Kubernetes' word for a method, "" for none."""
+    if method in READS:
+        return "watch" if watch else "list" if collection else "get"
+    if collection:
+        return {"POST": "create", "DELETE": "deletecollection"}.get(method, "")
+    return {"PUT": "update", "PATCH": "patch", "DELETE": "delete"}.get(method, "")
+
+
+def not_allowed(call: Call) -> RefusedError:
+    """Return the error for a method that a path has not."""
+    return RefusedError(f"{call.request.method} is not served on {call.request.url.path}", status=405)
+
+
+def json_bytes(body: bytes, status: int = 200) -> Response:
+    """Return a JSON answer."""
+    return Response(body, status_code=status, media_type="application/json")

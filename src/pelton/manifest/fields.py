@@ -36,6 +36,7 @@ __all__ = [
     "Text",
     "copy_json",
     "describe",
+    "either",
     "merge_problems",
     "name_problem",
     "nearest",
@@ -136,6 +137,11 @@ def describe(value: Any) -> str:
     return "a list" if isinstance(value, list) else "an object"
 
 
+def either(words: Sequence[str]) -> str:
+    """Join words for a sentence: `a, b or c`."""
+    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else "".join(words)
+
+
 def copy_json(value: Any) -> Any:
     """Copy a JSON value deeply; several times faster than `copy.deepcopy`, which has to expect cycles."""
     if type(value) is dict:
@@ -169,11 +175,15 @@ class Text(AnyValue):
         pattern: What the whole text has to match, with `meaning` naming it in the message.
         meaning: E.g. `a host name`.
         max_length: Longest text, characters, inclusive; 0 for any.
+        choices: The texts that are allowed; empty for any.
     """
 
     empty = ""
 
-    def __init__(self, pattern: str = "", meaning: str = "", max_length: int = 0) -> None:
+    def __init__(
+        self, pattern: str = "", meaning: str = "", max_length: int = 0, choices: tuple[str, ...] = ()
+    ) -> None:
+        self.choices = choices
         self.pattern = re.compile(pattern) if pattern else None
         self.meaning = meaning
         self.max_length = max_length
@@ -188,6 +198,8 @@ class Text(AnyValue):
             reading.problem(path, f"must be {self.meaning}, found {describe(value)}")
         elif self.max_length and len(value) > self.max_length:
             reading.problem(path, f"must have at most {self.max_length} characters, found {len(value)}")
+        elif self.choices and value not in self.choices:
+            reading.problem(path, f"must be {either(self.choices)}, found {describe(value)}")
         return value
 
 

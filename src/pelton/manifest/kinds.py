@@ -6,13 +6,23 @@ verbs are in the module that its row names. Adding a kind is adding a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from pelton.errors import InvalidError, ManifestError, UnservedVersionError
 from pelton.manifest import dapr, notification, openfunction_core, openfunction_revisions
-from pelton.manifest.fields import Decoded, Path, Problem, describe, merge_problems, nearest
+from pelton.manifest.fields import (
+    Decoded,
+    Path,
+    Problem,
+    copy_json,
+    describe,
+    either,
+    merge_problems,
+    nearest,
+)
+from pelton.manifest.versions import Older
 
 __all__ = ["KINDS", "Admitted", "Column", "Kind", "Verbs", "admit", "by_resource", "lookup"]
 
@@ -71,13 +81,14 @@ class Kind:
     """A served kind.
 
     Attributes:
-        group, version, kind: Its names; together `<group>/<version>` is the apiVersion.
+        group, version, kind: Its names; `<group>/<version>` is the apiVersion in which objects are stored.
         plural, singular, short_names: As in paths and on the command line, lower case.
         namespaced: Whether its objects live in a namespace.
         categories: Names that stand for several kinds, e.g. `all`.
         status: Whether it has a status subresource.
         columns: Columns of `get` after the name.
-        verbs: The module that reads and writes it.
+        verbs: What reads and writes it.
+        older: Further served versions; `verbs.convert` leads from and to them.
     """
 
     group: str
@@ -91,11 +102,17 @@ class Kind:
     status: bool = False
     columns: tuple[Column, ...] = ()
     verbs: Verbs
+    older: tuple[Older, ...] = ()
 
     @property
     def api_version(self) -> str:
-        """`<group>/<version>`."""
+        """`<group>/<version>` of the storage version."""
         return f"{self.group}/{self.version}"
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """All served versions, the storage version first."""
+        return (self.version, *(older.version for older in self.older))
 
     @property
     def resource(self) -> str:
@@ -128,7 +145,8 @@ KINDS: tuple[Kind, ...] = (
             Column("Address", "string", '.status.addresses[?(@.type=="Internal")].value'),
             _AGE,
         ),
-        verbs=cast(Verbs, openfunction_core),
+        verbs=cast(Verbs, openfunction_core.FUNCTION),
+        older=openfunction_core.FUNCTION.older,
     ),
     Kind(
         group="core.openfunction.io",
@@ -146,6 +164,7 @@ KINDS: tuple[Kind, ...] = (
             _AGE,
         ),
         verbs=cast(Verbs, openfunction_revisions.BUILDER),
+        older=openfunction_revisions.BUILDER.older,
     ),
     Kind(
         group="core.openfunction.io",
@@ -160,6 +179,7 @@ KINDS: tuple[Kind, ...] = (
             _AGE,
         ),
         verbs=cast(Verbs, openfunction_revisions.SERVING_KIND),
+        older=openfunction_revisions.SERVING_KIND.older,
     ),
     Kind(
         group="dapr.io",
@@ -201,18 +221,29 @@ def lookup(api_version: Any, kind: Any) -> Kind:
     """
     group, slash, version = api_version.partition("/") if isinstance(api_version, str) else ("", "", "")
     found = _BY_KIND.get((group, kind)) if isinstance(kind, str) else None
-    if found is not None and version == found.version:
+    if found is not None and version in found.versions:
         return found
+    message = f"no matches for kind {_quoted(kind)} in version {_quoted(api_version)}"
     if found is not None:
         raise UnservedVersionError(
-            f"{kind} of {group} is served as version {found.version}, not as {version or '(none)'}",
-            hint=f"write apiVersion: {found.api_version}, and adapt the fields to it",
+            message,
+            hint=f"{kind} is served as {either([f'{group}/{each}' for each in found.versions])}: "
+            f"write apiVersion: {found.api_version}, and adapt the fields to it",
         )
+    if isinstance(kind, str) and kind in _GONE and group.endswith(".openfunction.io"):
+        raise ManifestError(message, hint=_GONE[kind])
     served = [f"{row.kind} ({row.api_version})" for row in _nearest_kinds(group if slash else "", str(kind))]
-    raise ManifestError(
-        f"no kind {describe(kind)} in {describe(api_version)} is known here",
-        hint=f"served: {', '.join(served)}",
-    )
+    raise ManifestError(message, hint=f"served: {', '.join(served)}")
+
+
+_GONE = {
+    "Domain": "OpenFunction has replaced Domain: write a Gateway of networking.openfunction.io/v1alpha1 "
+    "with spec.domain, or leave it out; there is one already"
+}
+
+
+def _quoted(value: Any) -> str:
+    return describe(value) if isinstance(value, str | None) else f'"{describe(value)}"'
 
 
 def _nearest_kinds(group: str, kind: str) -> list[Kind]:
@@ -258,10 +289,10 @@ class Admitted:
 
 
 def admit(obj: dict[str, Any], *, where: Callable[[str], str] | None = None) -> Admitted:
-    """Look up, default, decode and validate an object.
+    """Look up, convert to the storage version, default, decode and validate an object.
 
     Args:
-        obj: As written; not changed.
+        obj: As written, in any served version; not changed.
         where: Field path -> `file:line`, e.g. `Document.where`; None when there is no file.
 
     Raises:
@@ -278,14 +309,32 @@ def admit(obj: dict[str, Any], *, where: Callable[[str], str] | None = None) -> 
             "apiVersion" if isinstance(error, UnservedVersionError) else "kind"
         )
         raise
-    filled = kind.verbs.default(obj)
+    converted, notes = _in_storage_version(kind, obj, locate)
+    filled = kind.verbs.default(converted)
     found = kind.verbs.read(filled)
     problems = merge_problems(found.problems, kind.verbs.rules(found.model))
+    warnings = [*notes, *found.warnings]
     if problems:
-        raise _invalid(kind, found, problems, locate)
+        raise _invalid(kind, obj, problems, warnings, locate, converted=converted is not obj)
     for path in found.unknown:
         _prune(filled, path)
-    return Admitted(filled, tuple(_located(found.warnings, locate)), kind)
+    return Admitted(filled, tuple(_located(warnings, locate)), kind)
+
+
+def _in_storage_version(
+    kind: Kind, obj: dict[str, Any], locate: Callable[[str], str]
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Return the object, converted if need be, and what the user should know about that."""
+    older = next((each for each in kind.older if obj["apiVersion"] == f"{kind.group}/{each.version}"), None)
+    if older is None:
+        return obj, []
+    reading = older.read(obj)
+    if reading.problems:
+        raise _invalid(kind, obj, reading.problems, reading.warnings, locate)
+    known: dict[str, Any] = copy_json(obj)
+    for path in reading.unknown:
+        _prune(known, path)
+    return older.to_storage(known, kind.version), [*reading.warnings, *older.losses(known)]
 
 
 def _nowhere(path: str) -> str:
@@ -301,14 +350,22 @@ def _located(findings: Iterable[Problem], locate: Callable[[str], str]) -> list[
 
 
 def _invalid(
-    kind: Kind, found: Decoded[Any], problems: list[Problem], locate: Callable[[str], str]
+    kind: Kind,
+    obj: dict[str, Any],
+    problems: Sequence[Problem],
+    warnings: Sequence[Problem],
+    locate: Callable[[str], str],
+    *,
+    converted: bool = False,
 ) -> InvalidError:
     """Make the error; its message has the warnings too: a misspelt field is often why another is missing."""
+    metadata = obj.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    lines = [*_located(problems, locate), *(f"note: {line}" for line in _located(found.warnings, locate))]
+    fields = f" (in the fields of {kind.version})" if converted else ""
+    lines = [*_located(problems, locate), *(f"note: {line}" for line in _located(warnings, locate))]
     return InvalidError(
-        f"{kind.kind} {found.model.name or '(unnamed)'} has {count}:"
-        + "".join(f"\n  {line}" for line in lines),
+        f"{kind.kind} {name or '(unnamed)'} has {count}{fields}:" + "".join(f"\n  {line}" for line in lines),
         causes=tuple((path, message) for path, message in problems),
         where=locate(problems[0].path),
     )

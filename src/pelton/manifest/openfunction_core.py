@@ -9,23 +9,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from pelton.errors import UnservedVersionError
-from pelton.manifest.fields import (
-    Decoded,
-    Problem,
-    Reading,
-    copy_json,
-    describe,
-    merge_problems,
-    raise_invalid,
-    read_metadata,
-    write_metadata,
-)
+from pelton.manifest import openfunction_v1beta1
+from pelton.manifest.fields import Problem
 from pelton.manifest.openfunction_fields import FUNCTION_SPEC
 from pelton.manifest.openfunction_rules import function_rules
+from pelton.manifest.verbs import TableVerbs
 from pelton.model.function import Function
 
-__all__ = ["API_VERSION", "KIND", "convert", "decode", "default", "encode", "read", "rules", "validate"]
+__all__ = [
+    "API_VERSION",
+    "FUNCTION",
+    "KIND",
+    "convert",
+    "decode",
+    "default",
+    "encode",
+    "read",
+    "rules",
+    "validate",
+]
 
 API_VERSION = "core.openfunction.io/v1beta2"
 KIND = "Function"
@@ -35,38 +37,11 @@ _DEFAULT_GATEWAY = "openfunction"  # both the name and the namespace of the Gate
 _WASM_VARIANT = "module.wasm.image/variant"
 
 
-def read(obj: dict[str, Any]) -> Decoded[Function]:
-    """Read a Function, collecting all problems of type and shape; `status` is not looked at."""
-    reading = Reading()
-    values = read_metadata(obj, reading)
-    spec = obj.get("spec")
-    if type(spec) is dict:
-        values.update(FUNCTION_SPEC.values(spec, ("spec",), reading))
-    elif spec is not None:
-        reading.problem(("spec",), f"must be an object, found {describe(spec)}")
-    return reading.result(Function(**values))
-
-
-def decode(obj: dict[str, Any]) -> tuple[Function, list[Problem]]:
-    """Return the Function and warnings (unknown fields with the nearest known one).
-
-    Raises:
-        InvalidError: With every wrong type and missing field; rules about values are for `validate`.
-    """
-    found = read(obj)
-    raise_invalid(KIND, found.model.name, found.problems)
-    return found.model, list(found.warnings)
-
-
-def default(obj: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy with the defaults filled in; idempotent, leaves malformed parts alone.
-
-    The schema's defaults come first, the webhook's steps 1 to 5 after them, as an API server would have it.
-    """
-    filled: dict[str, Any] = copy_json(obj)
+def _default(filled: dict[str, Any]) -> None:
+    """Fill in the schema's defaults, then carry out the webhook's steps 1 to 5, as an API server would."""
     spec = filled.get("spec")
     if type(spec) is not dict:
-        return filled
+        return
     if spec.get("workloadRuntime") in (None, ""):
         spec["workloadRuntime"] = "OCIContainer"
     if spec.get("version") in (None, ""):
@@ -75,7 +50,6 @@ def default(obj: dict[str, Any]) -> dict[str, Any]:
     if type(serving) is dict:
         _default_triggers(serving)
     _default_wasm(filled, spec)
-    return filled
 
 
 def _default_triggers(serving: dict[str, Any]) -> None:
@@ -154,36 +128,19 @@ def _default_wasm(filled: dict[str, Any], spec: dict[str, Any]) -> None:
             template["runtimeClassName"] = "openfunction-crun"
 
 
-def rules(function: Function) -> list[Problem]:
-    """Return the rules that a Function breaks, in contract order."""
+def _rules(function: Function) -> list[Problem]:
     return list(function_rules(function))
 
 
-def validate(obj: dict[str, Any] | Function) -> list[Problem]:
-    """Return all problems: wrong types in document order, then broken rules in contract order."""
-    if isinstance(obj, Function):
-        return rules(obj)
-    found = read(obj)
-    return merge_problems(found.problems, rules(found.model))
+FUNCTION: TableVerbs[Function] = TableVerbs(
+    API_VERSION, KIND, FUNCTION_SPEC, default=_default, rules=_rules, older=(openfunction_v1beta1.FUNCTION,)
+)
+"""The verbs of Function; each of them is a function of this module as well."""
 
-
-def convert(obj: dict[str, Any], api_version: str) -> dict[str, Any]:
-    """Return the object in another version. v1beta2 is the hub and the only version served.
-
-    Raises:
-        UnservedVersionError: From or to any other version.
-    """
-    for version in (str(obj.get("apiVersion")), api_version):
-        if version != API_VERSION:
-            raise UnservedVersionError(f"{KIND} is served as {API_VERSION} only, not as {version}")
-    return copy_json(obj)  # type: ignore[no-any-return]  # copying an object gives an object
-
-
-def encode(function: Function) -> dict[str, Any]:
-    """Write a Function as JSON: absent parts are left out, durations are in Go's canonical form."""
-    return {
-        "apiVersion": API_VERSION,
-        "kind": KIND,
-        "metadata": write_metadata(function),
-        "spec": FUNCTION_SPEC.encode(function),
-    }
+read = FUNCTION.read
+decode = FUNCTION.decode
+default = FUNCTION.default
+rules = FUNCTION.rules
+validate = FUNCTION.validate
+convert = FUNCTION.convert
+encode = FUNCTION.encode

@@ -11,7 +11,19 @@ from pelton.manifest.dapr import COMPONENT_SPEC
 from pelton.manifest.fields import Boolean, Duration, Field, Integer, Items, Mapped, Only, Raw, Record, Text
 from pelton.model import function as model
 
-__all__ = ["BUILD", "CREDENTIALS", "FUNCTION_SPEC", "SERVING"]
+__all__ = [
+    "BUILD",
+    "CREDENTIALS",
+    "FUNCTION_SPEC",
+    "KEDA_TRIGGER",
+    "ROUTE",
+    "SCALED_JOB",
+    "SCALED_OBJECT",
+    "SCALE_OPTIONS",
+    "SERVING",
+    "SHIPWRIGHT",
+    "TRACING",
+]
 
 _TEXT = Text()
 _INTEGER = Integer()
@@ -47,7 +59,7 @@ _PARAM_VALUE = (
     Field("configMapValue", "config_map_value", _VALUE_REF),
     Field("secretValue", "secret_value", _VALUE_REF),
 )
-_SHIPWRIGHT = Record(
+SHIPWRIGHT = Record(
     model.Shipwright,
     (
         Field(
@@ -82,7 +94,7 @@ BUILD = Record(
         Field("env", "env", _STRINGS),
         Field("srcRepo", "source", _SOURCE),  # required by a rule, so that it is reported in contract order
         Field("dockerfile", "dockerfile", _TEXT),
-        Field("shipwright", "shipwright", _SHIPWRIGHT),
+        Field("shipwright", "shipwright", SHIPWRIGHT),
         Field("timeout", "timeout_s", _DURATION),
         Field("successfulBuildsHistoryLimit", "successful_builds_history_limit", _INTEGER),
         Field("failedBuildsHistoryLimit", "failed_builds_history_limit", _INTEGER),
@@ -97,7 +109,7 @@ _HOSTNAME = Text(
     "a lower-case host name, with *. in front at most",
     253,
 )
-_ROUTE = Record(
+ROUTE = Record(
     model.HttpRoute,
     (
         Field(
@@ -131,7 +143,7 @@ _TRIGGERS = Record(
                 (
                     Field("port", "port", _INTEGER),
                     Field("engine", "engine", _TEXT),
-                    Field("route", "route", _ROUTE),
+                    Field("route", "route", ROUTE),
                 ),
             ),
         ),
@@ -203,7 +215,7 @@ _ADVANCED = Record(
         ),
     ),
 )
-_SCALED_OBJECT = Record(
+SCALED_OBJECT = Record(
     model.ScaledObject,
     (
         Field("pollingInterval", "polling_interval_s", _INTEGER),
@@ -222,7 +234,7 @@ _SCALED_OBJECT = Record(
         ),
     ),
 )
-_SCALED_JOB = Record(
+SCALED_JOB = Record(
     model.ScaledJob,
     (
         Field("restartPolicy", "restart_policy", _TEXT),
@@ -245,7 +257,7 @@ _SCALED_JOB = Record(
         ),
     ),
 )
-_KEDA_TRIGGER = Record(
+KEDA_TRIGGER = Record(
     model.KedaTrigger,
     (
         Field("type", "type", _TEXT, required=True),
@@ -263,7 +275,7 @@ _KEDA_TRIGGER = Record(
         Field("useCachedMetrics", "use_cached_metrics", _BOOLEAN),
     ),
 )
-_SCALE_OPTIONS = Record(
+SCALE_OPTIONS = Record(
     model.ScaleOptions,
     (
         Field("minReplicas", "min_replicas", _INTEGER),
@@ -275,9 +287,9 @@ _SCALE_OPTIONS = Record(
             Record(
                 model.KedaOptions,
                 (
-                    Field("triggers", "triggers", Items(_KEDA_TRIGGER)),
-                    Field("scaledObject", "scaled_object", _SCALED_OBJECT),
-                    Field("scaledJob", "scaled_job", _SCALED_JOB),
+                    Field("triggers", "triggers", Items(KEDA_TRIGGER)),
+                    Field("scaledObject", "scaled_object", SCALED_OBJECT),
+                    Field("scaledJob", "scaled_job", SCALED_JOB),
                     Field(
                         "httpScaledObject",
                         "http_scaled_object",
@@ -297,7 +309,7 @@ _SCALE_OPTIONS = Record(
 
 # ---------------------------------------------------------------------------------------------------- serving
 
-_TRACING = Record(
+TRACING = Record(
     model.Tracing,
     (
         Field("enabled", "enabled", _BOOLEAN, required=True, keep=True),
@@ -344,14 +356,14 @@ SERVING = Record(
         Field("bindings", "bindings", Mapped(COMPONENT_SPEC)),
         Field("pubsub", "pubsub", Mapped(COMPONENT_SPEC)),
         Field("states", "states", Mapped(Only("spec", COMPONENT_SPEC), nullable=True)),
-        Field("scaleOptions", "scale_options", _SCALE_OPTIONS),
+        Field("scaleOptions", "scale_options", SCALE_OPTIONS),
         Field("params", "params", _STRINGS),
         Field("labels", "labels", _STRINGS),
         Field("annotations", "annotations", _STRINGS),
         Field("template", "template", Raw(), keep=True),
         Field("timeout", "timeout_s", _DURATION),
         Field("hooks", "hooks", _HOOKS),
-        Field("tracing", "tracing", _TRACING),
+        Field("tracing", "tracing", TRACING),
         Field("workloadType", "workload_type", _TEXT),
     ),
 )

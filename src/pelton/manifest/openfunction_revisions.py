@@ -7,6 +7,7 @@ fields of `manifest/openfunction_fields` and the rules of `manifest/openfunction
 
 from __future__ import annotations
 
+from pelton.manifest import openfunction_v1beta1
 from pelton.manifest.fields import Field, Inlined, Problem, Text
 from pelton.manifest.openfunction_fields import BUILD, CREDENTIALS, SERVING
 from pelton.manifest.openfunction_rules import build_rules, serving_rules
@@ -58,11 +59,21 @@ def _serving_rules(serving: ServingResource) -> list[Problem]:
 
 
 BUILDER: TableVerbs[BuilderResource] = TableVerbs(
-    API_VERSION, "Builder", _BUILDER_SPEC, rules=_builder_rules, required=True
+    API_VERSION,
+    "Builder",
+    _BUILDER_SPEC,
+    rules=_builder_rules,
+    required=True,
+    older=(openfunction_v1beta1.BUILDER,),
 )
 """The verbs of Builder."""
 
 SERVING_KIND: TableVerbs[ServingResource] = TableVerbs(
-    API_VERSION, "Serving", _SERVING_SPEC, rules=_serving_rules, required=True
+    API_VERSION,
+    "Serving",
+    _SERVING_SPEC,
+    rules=_serving_rules,
+    required=True,
+    older=(openfunction_v1beta1.SERVING,),
 )
 """The verbs of Serving."""

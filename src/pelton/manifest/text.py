@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from pelton.errors import ManifestError
 from pelton.manifest.fields import copy_json, describe
 
-__all__ = ["Document", "Parsed", "parse", "write"]
+__all__ = ["Document", "Parsed", "load", "parse", "write"]
 
 _MAX_DEPTH = 100
 _MAX_NODES = 1_000_000  # of copied anchors per document: a few lines of nested aliases would fill any memory
@@ -130,6 +130,23 @@ def parse(text: str, file: str = "-") -> Parsed:
         if found_document is not None and not found_errors:
             _accept(found_document, documents, errors)
     return Parsed(documents, errors)
+
+
+def load(text: str) -> Any:
+    """Read one YAML or JSON value, e.g. out of an annotation; None when there is nothing but comments.
+
+    Raises:
+        ManifestError: It cannot be read; `where` counts lines within the text.
+    """
+    chunks = list(_chunks(text.removeprefix("\ufeff")))
+    if not chunks:
+        return None
+    if len(chunks) > 1:
+        raise ManifestError("holds several documents, one is expected")
+    found, errors = _yaml(chunks[0][0], chunks[0][1], "line")
+    if errors or found is None:
+        raise errors[0] if errors else ManifestError("cannot be read")
+    return found.data
 
 
 def _chunks(text: str) -> Iterator[tuple[str, int]]:

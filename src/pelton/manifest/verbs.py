@@ -6,7 +6,7 @@ another version's forms); `manifest/kinds` calls it. Kinds with fields beside `s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from pelton.errors import UnservedVersionError
@@ -22,6 +22,7 @@ from pelton.manifest.fields import (
     read_metadata,
     write_metadata,
 )
+from pelton.manifest.versions import Older
 
 __all__ = ["TableVerbs"]
 
@@ -43,8 +44,7 @@ class TableVerbs(Generic[M]):
         default: Fills defaults into a copy that it may change; leaves malformed parts alone.
         rules: Broken rules of a model, in contract order.
         required: Whether an object without spec has a problem of type.
-        up: Older version -> function that turns an object of it into the storage version, in place of a copy.
-        down: Older version -> the way back.
+        older: Further served versions.
     """
 
     def __init__(
@@ -56,8 +56,7 @@ class TableVerbs(Generic[M]):
         default: Callable[[Obj], None] = _nothing,
         rules: Callable[[M], list[Problem]] | None = None,
         required: bool = False,
-        up: Mapping[str, Callable[[Obj], Obj]] | None = None,
-        down: Mapping[str, Callable[[Obj], Obj]] | None = None,
+        older: tuple[Older, ...] = (),
     ) -> None:
         self.api_version = api_version
         self.kind = kind
@@ -65,8 +64,7 @@ class TableVerbs(Generic[M]):
         self._default = default
         self._rules = rules
         self._required = required
-        self._up = dict(up or {})
-        self._down = dict(down or {})
+        self.older = older
 
     def read(self, obj: Obj) -> Decoded[M]:
         """Read an object of the storage version, collecting all problems; `status` is not looked at."""
@@ -117,17 +115,20 @@ class TableVerbs(Generic[M]):
 
         Raises:
             UnservedVersionError: From or to a version that is not served.
+            InvalidError: An object of an older version has wrong types.
         """
+        group, _, storage = self.api_version.partition("/")
+        served = {self.api_version: None, **{f"{group}/{each.version}": each for each in self.older}}
         for version in (str(obj.get("apiVersion")), api_version):
-            if version != self.api_version and version not in self._up:
-                served = " and ".join((self.api_version, *self._up))
-                raise UnservedVersionError(f"{self.kind} is served as {served}, not as {version}")
-        hub: Obj = copy_json(obj)
-        if hub["apiVersion"] == api_version:
-            return hub
-        if hub["apiVersion"] != self.api_version:
-            hub = self._up[hub["apiVersion"]](hub)
-        return hub if api_version == self.api_version else self._down[api_version](hub)
+            if version not in served:
+                raise UnservedVersionError(
+                    f"{self.kind} is served as {' and '.join(served)}, not as {version}"
+                )
+        source, result = served[str(obj.get("apiVersion"))], served[api_version]
+        if source is result:
+            return copy_json(obj)  # type: ignore[no-any-return]  # copying an object gives an object
+        hub = obj if source is None else source.to_storage(obj, storage)
+        return hub if result is None else result.from_storage(hub, storage)
 
     def encode(self, model: M) -> Obj:
         """Write a model as JSON: absent parts are left out."""

@@ -21,10 +21,27 @@ def test_lookup_served_kind_gives_its_row():
     )
 
 
-@pytest.mark.parametrize("version", ["v1alpha1", "v1alpha2", "v1beta1", "v2"])
-def test_lookup_unserved_version_names_the_served_one(version):
-    with pytest.raises(UnservedVersionError, match=r"v1beta2.*not as " + version):
+@pytest.mark.parametrize("version", ["v1beta2", "v1beta1"])
+def test_lookup_takes_every_served_version(version):
+    assert lookup(f"core.openfunction.io/{version}", "Function").versions == ("v1beta2", "v1beta1")
+
+
+@pytest.mark.parametrize("version", ["v1alpha1", "v1alpha2", "v2"])
+def test_lookup_unserved_version_says_no_matches_and_names_the_served_ones(version):
+    wanted = f'no matches for kind "Function" in version "core.openfunction.io/{version}"'
+
+    with pytest.raises(UnservedVersionError, match=wanted) as caught:
         lookup(f"core.openfunction.io/{version}", "Function")
+
+    assert "v1beta2 or core.openfunction.io/v1beta1" in caught.value.hint
+
+
+@pytest.mark.parametrize("group", ["core.openfunction.io", "networking.openfunction.io"])
+def test_lookup_of_a_kind_that_is_gone_names_its_successor(group):
+    with pytest.raises(ManifestError, match='no matches for kind "Domain"') as caught:
+        lookup(f"{group}/v1alpha1", "Domain")
+
+    assert "write a Gateway of networking.openfunction.io/v1alpha1" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -106,7 +123,7 @@ def test_admit_error_has_every_cause_and_the_first_place():
 
 
 def test_admit_unserved_version_points_at_the_line():
-    text = "kind: Function\napiVersion: core.openfunction.io/v1beta1\nmetadata: {name: x}\n"
+    text = "kind: Function\napiVersion: core.openfunction.io/v1alpha1\nmetadata: {name: x}\n"
     (document,) = parse(text, "f.yaml").documents
 
     with pytest.raises(UnservedVersionError) as caught:

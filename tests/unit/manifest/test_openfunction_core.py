@@ -432,8 +432,20 @@ def test_convert_hub_to_itself_is_identity_and_anything_else_is_refused():
     obj = function({"image": "x"})
 
     assert core.convert(obj, V) == obj
-    with pytest.raises(UnservedVersionError, match="v1beta2"):
-        core.convert(obj, "core.openfunction.io/v1beta1")
+    with pytest.raises(UnservedVersionError, match=r"v1beta2 and .*v1beta1, not as .*v1alpha2"):
+        core.convert(obj, "core.openfunction.io/v1alpha2")
+
+
+@given(FUNCTIONS)
+@settings(max_examples=200, deadline=None)
+def test_convert_to_the_older_version_and_back_loses_nothing(obj):
+    filled = core.default(obj)
+
+    older = core.convert(filled, "core.openfunction.io/v1beta1")
+
+    assert core.FUNCTION.older[0].read(older).problems == []
+    assert core.FUNCTION.older[0].read(older).warnings == []
+    assert core.convert(older, V) == filled
 
 
 def test_a_thousand_functions_pass_without_visible_delay():

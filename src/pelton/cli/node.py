@@ -29,7 +29,7 @@ from pelton.dataplane.activator import Activator
 from pelton.dataplane.instance import Instance
 from pelton.dataplane.instances import InstanceManager
 from pelton.errors import PeltonError
-from pelton.model.desired import Desired, Route, Workload
+from pelton.model.desired import Desired, Route, Workload, revision_key
 from pelton.targets.local.envoy import Gateway
 from pelton.targets.local.gateway_config import Listener
 
@@ -116,6 +116,8 @@ class Node:
             await self._gateway.set_routes(routes)
         except PeltonError as exc:
             _log.error("%s", exc)  # the valid ones are in; the others were refused at their apply, too
+        for desired in wanted:
+            await self._instances.release(desired.workload.key)
         self._synced.set()
         return {}
 
@@ -126,29 +128,59 @@ class Node:
 
     async def _apply(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
         desired = msgspec.convert(body["desired"], Desired)
+        key = desired.workload.key
+        before = self._instances.desired(key)
         await self._instances.apply(desired)
         if desired.route is not None:
             await self._listen_h2c(desired.route)
             await self._gateway.set_route(desired.route)
+            self._forget_h2c(key, keep=desired.route)
         else:
             await self._gateway.remove_route(desired.workload.namespace, desired.workload.name)
+            self._forget_h2c(key)
+        # Only now does no route lead to what was replaced; a route that was refused leaves it where it is.
+        await self._instances.release(key)
+        if before is not None:
+            self._forget_replaced(before, desired)
         return {}
+
+    def _forget_replaced(self, before: Desired, now: Desired) -> None:
+        """Let the histories of load follow revisions that changed places; forget those that are not live."""
+        was, now_at = _keys_of(before), _keys_of(now)
+        self._autoscaler.move(
+            {key: now_at[one] for one, key in was.items() if one in now_at and now_at[one] != key}
+        )
+        # A revision that takes the place of another one goes on with its history.
+        for key in set(was.values()) - set(now_at.values()):
+            self._autoscaler.forget(key)
+        clusters = now.route.revision_keys if now.route is not None else ()
+        for key in before.route.revision_keys if before.route is not None else ():
+            if key not in clusters:
+                self._routed.pop(key, None)
 
     def _h2c_socket(self, key: str) -> Path:
         """Return the activator's socket for a function that speaks HTTP/2; the same after a restart."""
         return self._run / "h2c" / f"{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.sock"
 
     async def _listen_h2c(self, route: Route) -> None:
-        if route.h2c:
-            key = f"{route.namespace}/{route.name}"
+        for key in _h2c_keys(route):
             await self._activator.serve_h2c(key, self._h2c_socket(key))
+
+    def _forget_h2c(self, key: str, *, keep: Route | None = None) -> None:
+        kept = set(_h2c_keys(keep)) if keep is not None else set()
+        for known in self._activator.h2c_keys():
+            if known.partition(":")[0] == key and known not in kept:
+                self._activator.forget_h2c(known)
 
     async def _remove(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
         await self._gateway.remove_route(body["namespace"], body["name"])
         key = f"{body['namespace']}/{body['name']}"
-        self._activator.forget_h2c(key)
-        self._autoscaler.forget(key)
-        self._routed.pop(key, None)
+        self._forget_h2c(key)
+        desired = self._instances.desired(key)
+        for known in (key, *(desired.route.revision_keys if desired and desired.route else ())):
+            self._routed.pop(known, None)
+        for known in (key, *(_keys_of(desired).values() if desired else ())):
+            self._autoscaler.forget(known)
         await self._instances.remove(key)
         return {}
 
@@ -191,8 +223,11 @@ class Node:
             {
                 "namespace": namespace,
                 "name": name,
-                "revision": desired.workload.revision if desired else "",
-                "instances": [{"id": i.id, "ctl": i.ctl} for i in self._instances.ready(key)],
+                "revision": desired.revision if desired else "",
+                "instances": [
+                    {"id": i.id, "ctl": i.ctl, "revision": i.workload.revision}
+                    for i in self._instances.everywhere(key)
+                ],
             },
         )
 
@@ -203,6 +238,13 @@ class Node:
         self._watchers = {peer for peer in self._watchers if not peer.closed.is_set()}
         for peer in self._watchers:
             self._tell(peer, key)
+        desired = self._instances.desired(key)
+        route = desired.route if desired is not None else None
+        for cluster in (key, *(route.revision_keys if route is not None else ())):
+            await self._route_to(cluster)
+
+    async def _route_to(self, key: str) -> None:
+        """Tell Envoy about the ready instances behind one cluster, where they changed."""
         sockets = tuple(sorted(instance.http for instance in self._instances.ready(key)))
         before = self._routed.get(key, ())
         if before == sockets and sockets:
@@ -239,7 +281,8 @@ class Node:
     async def _tick(self) -> None:
         """Every 100 ms: observe what is active, decide, scale. A wake from zero does not wait for this."""
         while True:
-            keys = {*self._instances.active(), *self._activator.waiting()}
+            waiting = (self._instances.canonical(key) for key in self._activator.waiting())
+            keys = {*self._instances.active(), *waiting}
             if not keys:  # nothing runs, nothing waits: no tick, no cost
                 await self._instances.until_busy()
             for key in keys:
@@ -256,7 +299,7 @@ class Node:
             return
         scaling = desired.scaling
         count = self._instances.count(key)
-        queued = self._activator.queued(key)
+        queued = sum(self._activator.queued(name) for name in self._instances.names_of(key))
         pending = self._instances.pending(key)
         if not (count or queued or pending or scaling.min_replicas):
             self._autoscaler.forget(key)
@@ -273,6 +316,18 @@ class Node:
         self._instances.explain(key, decision.desired, lambda: decision.reason)
         if decision.desired != count:
             await self._instances.scale(key, decision.desired)
+
+
+def _keys_of(desired: Desired) -> dict[str, str]:
+    """Return revision -> the key under which scaling knows it, for all live revisions of a function."""
+    load = desired.workload
+    others = {one.revision: revision_key(load.namespace, load.name, one.revision) for one in desired.others}
+    return {desired.revision: load.key, **others}
+
+
+def _h2c_keys(route: Route) -> tuple[str, ...]:
+    """Return the keys of a route's clusters whose program speaks HTTP/2 itself."""
+    return (*((route.key,) if route.h2c else ()), *route.h2c_keys)
 
 
 def _numeric(host: str) -> str:

@@ -206,8 +206,16 @@ class Runtime:
         }
 
     async def _endpoints(self, _peer: wire.Peer, body: dict[str, Any]) -> None:
-        instances = [(item["id"], item["ctl"]) for item in body["instances"]]
-        self._invoker.update(body["namespace"], body["name"], body["revision"], instances)
+        revision, listed = body["revision"], body["instances"]
+        self._invoker.update(
+            body["namespace"],
+            body["name"],
+            revision,
+            [(item["id"], item["ctl"]) for item in listed if item["revision"] == revision],
+            others=[
+                (item["id"], item["ctl"], item["revision"]) for item in listed if item["revision"] != revision
+            ],
+        )
 
     async def _wake(self, namespace: str, name: str) -> None:
         await self._node.call("wake", {"namespace": namespace, "name": name}, timeout_s=65)

@@ -112,6 +112,11 @@ class Autoscaler:
         state = self._states.get(key)
         return state.decision if state else None
 
+    def move(self, keys: Mapping[str, str]) -> None:
+        """Let histories follow their revisions to other keys: old key -> new key; all move at once."""
+        moved = {new: self._states.pop(old) for old, new in keys.items() if old in self._states}
+        self._states.update(moved)
+
     def forget(self, key: str) -> None:
         """Drop a function's history: it is at zero with nothing waiting, or it is gone."""
         self._states.pop(key, None)

@@ -106,6 +106,10 @@ class Activator:
         )
         path.chmod(0o600)
 
+    def h2c_keys(self) -> list[str]:
+        """Return the keys that have a socket of their own."""
+        return list(self._h2c)
+
     def forget_h2c(self, key: str) -> None:
         """Stop listening for a function; what is being passed on goes on. Safe to repeat."""
         server = self._h2c.pop(key, None)

@@ -1,4 +1,4 @@
-"""What the instance manager knows: one record per worker, one per function.
+"""What the instance manager knows: one record per worker, per revision, per function.
 
 Plain state and the questions it answers by itself; `dataplane/instances.py` changes it.
 """
@@ -19,9 +19,17 @@ from pelton.clock import Clock
 from pelton.dataplane import wire
 from pelton.dataplane.load_page import LoadPage
 from pelton.log import get
-from pelton.model.desired import Desired, Workload
+from pelton.model.desired import Desired, Workload, revision_key
 
-__all__ = ["FunctionState", "Instance", "ending", "keep_workload", "kept_workload", "last_words"]
+__all__ = [
+    "FunctionState",
+    "Instance",
+    "RevisionState",
+    "ending",
+    "keep_workload",
+    "kept_workload",
+    "last_words",
+]
 
 _log = get(__name__)
 
@@ -117,35 +125,88 @@ class Instance:
 
 
 @dataclass(slots=True)
-class FunctionState:
-    """A function and its workers, ready, starting or on their way out."""
+class RevisionState:
+    """One revision and its workers, ready, starting or on their way out.
 
-    key: str
+    Attributes:
+        namespace, name, revision: Which.
+        desired: What it needs; None when it is known from a check or an adopted worker only, or is replaced.
+        wanted: Instances that the last scaling decision asked for.
+        template: As in CheckResult.
+        checked: Whether this process has had it checked.
+        failure: Why its last start failed; "" after one that did not.
+        failures: Failed starts in a row.
+        retry_at: Monotonic seconds before which no start is tried.
+    """
+
+    namespace: str
+    name: str
+    revision: str
     desired: Desired | None = None
     instances: dict[str, Instance] = field(default_factory=dict)
     wanted: int = 0
     template: str = "not-needed"
-    checked: str = ""  # revision that this process has had checked
-    cold_starts: int = 0
-    past_seconds: float = 0.0
-    past_invocations: int = 0
-    past_busy_ns: int = 0
+    checked: bool = False
     decision: Callable[[], str] = str
-    pending: int = 0
     failure: str = ""
     failures: int = 0
     retry_at: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """`namespace/name:revision`."""
+        return revision_key(self.namespace, self.name, self.revision)
 
     def ready(self) -> list[Instance]:
         """Instances that can take work."""
         return [instance for instance in self.instances.values() if instance.state == "ready"]
 
     def current(self) -> list[Instance]:
-        """Instances of the wanted revision that are not on their way out."""
-        revision = self.desired.workload.revision if self.desired else ""
-        return [
-            i for i in self.instances.values() if i.state != "draining" and i.workload.revision == revision
-        ]
+        """Instances that are not on their way out."""
+        return [instance for instance in self.instances.values() if instance.state != "draining"]
+
+
+@dataclass(slots=True)
+class FunctionState:
+    """A function: its revisions, and which one is the primary.
+
+    Attributes:
+        key: `namespace/name`.
+        applied: What was asked for last, all revisions included; None while nothing was.
+        primary: The revision that `namespace/name` stands for; "" before one was applied.
+        revisions: Name -> revision, the replaced ones until their last worker has gone.
+        pending: Events that wait for it.
+        cold_starts: Wakes of a revision without instances.
+        past_seconds: Lifetimes of all instances that have gone.
+        past_invocations, past_busy_ns: What those had counted.
+        changing: Held while revisions are applied or released.
+    """
+
+    key: str
+    applied: Desired | None = None
+    primary: str = ""
+    revisions: dict[str, RevisionState] = field(default_factory=dict)
+    pending: int = 0
+    cold_starts: int = 0
+    past_seconds: float = 0.0
+    past_invocations: int = 0
+    past_busy_ns: int = 0
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def revision(self, name: str) -> RevisionState:
+        """Return a revision's state, made when it is new."""
+        if name not in self.revisions:
+            namespace, _, function = self.key.partition("/")
+            self.revisions[name] = RevisionState(namespace, function, name)
+        return self.revisions[name]
+
+    def main(self) -> RevisionState | None:
+        """Return the primary revision."""
+        return self.revisions.get(self.primary)
+
+    def instances(self) -> list[Instance]:
+        """Return the workers of all revisions."""
+        return [one for revision in self.revisions.values() for one in revision.instances.values()]
 
 
 def keep_workload(path: str, workload: Workload) -> None:

@@ -1,9 +1,11 @@
 """The instance manager: the only owner of the instance table, the only one who talks to the zygote.
 
-Wakes, scales, drains and buries workers; adopts those that outlived a restart of the node. Every change of a
-function's ready instances goes to `on_change`, which the node (`cli/node.py`) turns into EDS and into notes
-for the runtime. Called by the activator, the scaling tick and the node's socket; calls the zygote and the
-workers' ctl sockets over `dataplane/wire.py`.
+Wakes, scales, drains and buries workers; adopts those that outlived a restart of the node. `namespace/name`
+means a function's primary revision, `namespace/name:revision` any live one. Every change of a function's
+ready instances goes to `on_change`, which the node (`cli/node.py`) turns into EDS and into notes for the
+runtime.
+Called by the activator, the scaling tick and the node's socket; calls the zygote and the workers' ctl sockets
+over `dataplane/wire.py`. Over 600 lines: the table has one owner.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pelton.dataplane import wire
 from pelton.dataplane.instance import (
     FunctionState,
     Instance,
+    RevisionState,
     ending,
     keep_workload,
     kept_workload,
@@ -31,7 +34,13 @@ from pelton.dataplane.instance import (
 from pelton.errors import PeltonError, WakeError
 from pelton.log import get
 from pelton.model.desired import Desired, Workload
-from pelton.model.snapshot import CheckResult, FunctionObserved, InstanceObserved, LoadReading
+from pelton.model.snapshot import (
+    CheckResult,
+    FunctionObserved,
+    InstanceObserved,
+    LoadReading,
+    RevisionObserved,
+)
 
 __all__ = ["Instance", "InstanceManager"]
 
@@ -150,12 +159,9 @@ class InstanceManager:
             self._spawn_task(self._greet(instance), f"adopt-{instance.id}")
         revisions = self._kept = {template["revision"] for template in listing["templates"]}
         for function in self._functions.values():
-            if (
-                function.template == "kept"
-                and function.desired
-                and function.desired.workload.revision not in revisions
-            ):
-                self._spawn_task(self._recheck(function.desired.workload), "recheck")
+            for state in function.revisions.values():
+                if state.template == "kept" and state.desired and state.revision not in revisions:
+                    self._spawn_task(self._recheck(state.desired.workload), "recheck")
 
     async def _recheck(self, workload: Workload) -> None:
         try:
@@ -182,31 +188,77 @@ class InstanceManager:
             finally:
                 Path(path).unlink(missing_ok=True)
             result = msgspec.convert(answer, CheckResult, strict=False)
-        function = self._functions.setdefault(workload.key, FunctionState(workload.key))
         if result.ok:
-            function.template, function.checked = result.template, workload.revision
+            state = self._function(workload.key).revision(workload.revision)
+            state.template, state.checked = result.template, True
         return result
 
     async def apply(self, desired: Desired) -> None:
-        """Make this revision the one that serves; drain the old one's instances once the new can answer."""
-        key = desired.workload.key
-        function = self._functions.setdefault(key, FunctionState(key))
-        previous = function.desired
-        function.desired = desired
-        self._busy.set()  # a lower bound may ask for instances
-        if previous is not None and previous.workload.revision != desired.workload.revision:
-            self._spawn_task(self._drop_template(previous.workload.revision), "drop-template")
-        if previous is None and desired.workload.revision in self._kept:
+        """Make these revisions the ones that serve, with their bounds.
+
+        Returns when the primary can answer where the one before it could. Revisions that are not wanted any
+        more go on serving until `release`: until then routes may lead to them.
+        """
+        function = self._function(desired.workload.key)
+        async with function.changing:
+            before = function.main()
+            first = function.applied is None
+            function.applied = desired
+            wanted = (desired, *desired.others)
+            for one in wanted:
+                self._want(function.revision(one.revision), one)
+            self._busy.set()  # a lower bound may ask for instances
+            primary = function.revision(desired.revision)
+            if first:
+                function.primary = primary.revision
+            floor = max(desired.scaling.min_replicas, desired.scaling.initial_scale if first else 0)
+            # What was adopted may be of a revision that was replaced while this process was away.
+            left = {state.revision for state in function.revisions.values()} - {
+                one.revision for one in wanted
+            }
+            busy = any(
+                instance.state == "ready"
+                for state in function.revisions.values()
+                if state is before or (first and state.revision in left)
+                for instance in state.instances.values()
+            )
+            if (before is not primary and busy) or floor:
+                await self._grow(primary, max(1, floor))
+            function.primary = primary.revision
+            await self._on_change(function.key)
+
+    def _want(self, state: RevisionState, desired: Desired) -> None:
+        if state.desired is None and state.revision in self._kept:
             # This process was restarted, the zygote was not.
-            function.template, function.checked = "kept", desired.workload.revision
-        function.failures, function.retry_at = 0, 0.0
-        old = [i for i in function.instances.values() if i.workload.revision != desired.workload.revision]
-        floor = max(desired.scaling.min_replicas, desired.scaling.initial_scale if previous is None else 0)
-        if any(i.state == "ready" for i in old) or floor:
-            await self._grow(function, max(1, floor))
-        for instance in old:
-            self._retire(instance)
-        await self._on_change(key)
+            state.template, state.checked = "kept", True
+        state.desired = desired
+        state.failures, state.retry_at = 0, 0.0
+
+    async def release(self, key: str) -> None:
+        """Let go of a function's revisions that are not wanted any more; their workers finish what they have.
+
+        Call it when no route leads to them.
+        """
+        function = self._functions.get(key)
+        if function is None or function.applied is None:
+            return
+        async with function.changing:
+            wanted = {one.revision for one in (function.applied, *function.applied.others)}
+            replaced = [state for state in function.revisions.values() if state.revision not in wanted]
+            for state in replaced:
+                if state.desired is not None or state.checked:
+                    self._spawn_task(self._drop_template(state.revision), "drop-template")
+                state.desired, state.checked = None, False
+                for instance in list(state.instances.values()):
+                    self._retire(instance)
+                self._prune(function, state)
+        if replaced:
+            await self._on_change(key)
+
+    def _prune(self, function: FunctionState, state: RevisionState) -> None:
+        """Forget a revision that is not wanted once its last worker has gone."""
+        if state.desired is None and not state.checked and not state.instances:
+            function.revisions.pop(state.revision, None)
 
     async def _drop_template(self, revision: str) -> None:
         try:
@@ -219,10 +271,12 @@ class InstanceManager:
         function = self._functions.get(key)
         if function is None:
             return
-        if function.desired is not None:
-            await self._drop_template(function.desired.workload.revision)
-        function.desired = None
-        leaving = list(function.instances.values())
+        function.applied = None
+        for state in list(function.revisions.values()):
+            if state.desired is not None:
+                await self._drop_template(state.revision)
+            state.desired = None
+        leaving = function.instances()
         for instance in leaving:
             self._retire(instance)
         await asyncio.gather(*(instance.gone.wait() for instance in leaving))
@@ -246,28 +300,54 @@ class InstanceManager:
         await self._busy.wait()
 
     def active(self) -> list[str]:
-        """Return keys of functions that scaling has to look at; functions at rest cost nothing per tick."""
+        """Return keys of revisions that scaling has to look at; those at rest cost nothing per tick.
+
+        The primary's key is `namespace/name`.
+        """
         return [
-            key
-            for key, function in self._functions.items()
-            if function.desired is not None
+            function.key if main else state.key
+            for function in self._functions.values()
+            for state in function.revisions.values()
+            if state.desired is not None
             and (
-                function.instances
-                or function.pending
-                or function.wanted
-                or function.desired.scaling.min_replicas
+                state.instances
+                or state.wanted
+                or state.desired.scaling.min_replicas
+                or (function.pending and state.revision == function.primary)
             )
+            for main in (state.revision == function.primary,)
         ]
 
+    def canonical(self, key: str) -> str:
+        """Return the key that scaling uses: `namespace/name` for the primary, under whichever key it is."""
+        name, _, revision = key.partition(":")
+        function = self._functions.get(name)
+        return name if function is not None and revision == function.primary else key
+
+    def names_of(self, key: str) -> tuple[str, ...]:
+        """Return all keys under which requests may wait for the revision that a key means."""
+        state = self._revision(key)
+        if state is None or state.key == key:
+            return (key,)
+        return (key, state.key)
+
     def desired(self, key: str) -> Desired | None:
-        """Return what was applied last."""
+        """Return what was applied last: for `namespace/name` with all revisions, else the one revision's."""
         function = self._functions.get(key)
-        return function.desired if function else None
+        if function is not None:
+            return function.applied
+        state = self._revision(key)
+        return state.desired if state is not None else None
 
     def ready(self, key: str) -> list[Instance]:
         """Return instances that can take work."""
+        state = self._revision(key)
+        return state.ready() if state is not None else []
+
+    def everywhere(self, key: str) -> list[Instance]:
+        """Return instances of all revisions of a function that can take work."""
         function = self._functions.get(key)
-        return function.ready() if function else []
+        return [i for i in function.instances() if i.state == "ready"] if function is not None else []
 
     def pick(self, key: str) -> Instance | None:
         """Return the ready instance with the least in flight, or None."""
@@ -276,10 +356,10 @@ class InstanceManager:
 
     def readings(self, key: str) -> dict[str, LoadReading]:
         """Return a reading per ready or draining instance."""
-        function = self._functions.get(key)
-        if function is None:
+        state = self._revision(key)
+        if state is None:
             return {}
-        return {i.id: i.page.read() for i in function.instances.values() if i.page is not None}
+        return {i.id: i.page.read() for i in state.instances.values() if i.page is not None}
 
     def set_pending(self, key: str, count: int) -> None:
         """Note how many events wait for a function."""
@@ -289,32 +369,34 @@ class InstanceManager:
             self._busy.set()
 
     def pending(self, key: str) -> int:
-        """Return how many events wait for a function."""
+        """Return how many events wait; they wait for the primary only."""
         function = self._functions.get(key)
         return function.pending if function else 0
 
     def count(self, key: str) -> int:
-        """Return instances of the wanted revision that are ready or starting."""
-        function = self._functions.get(key)
-        return len(function.current()) if function else 0
+        """Return instances that are ready or starting."""
+        state = self._revision(key)
+        return len(state.current()) if state is not None else 0
 
     def explain(self, key: str, wanted: int, decision: Callable[[], str]) -> None:
         """Keep the last scaling decision for the status; its sentence is made only when somebody asks."""
-        function = self._functions.get(key)
-        if function is not None:
-            function.wanted, function.decision = wanted, decision
+        state = self._revision(key)
+        if state is not None:
+            state.wanted, state.decision = wanted, decision
 
     def observe(self, key: str) -> FunctionObserved | None:
         """Return what is known of a function."""
         function = self._functions.get(key)
-        if function is None or function.desired is None:
+        main = function.main() if function is not None else None
+        if function is None or main is None or function.applied is None:
             return None
         now = self._clock.monotonic()
-        readings = [i.page.read() for i in function.instances.values() if i.page is not None]
+        instances = function.instances()
+        readings = [i.page.read() for i in instances if i.page is not None]
         return FunctionObserved(
-            namespace=function.desired.workload.namespace,
-            name=function.desired.workload.name,
-            revision=function.desired.workload.revision,
+            namespace=main.namespace,
+            name=main.name,
+            revision=main.revision,
             instances=tuple(
                 InstanceObserved(
                     id=i.id,
@@ -324,18 +406,38 @@ class InstanceManager:
                     in_flight=i.in_flight,
                     mode=i.page.mode_name if i.page else "",
                 )
-                for i in function.instances.values()
+                for i in instances
             ),
-            desired=function.wanted,
-            template=function.template,
+            desired=sum(state.wanted for state in function.revisions.values()),
+            template=main.template,
             cold_starts=function.cold_starts,
-            instance_seconds=function.past_seconds
-            + sum(now - i.started_at for i in function.instances.values()),
+            instance_seconds=function.past_seconds + sum(now - i.started_at for i in instances),
             invocations=function.past_invocations + sum(reading.total for reading in readings),
             busy_seconds=(function.past_busy_ns + sum(reading.busy_ns for reading in readings)) / 1e9,
             isolation=self._isolation,
-            decision=function.decision(),
+            decision=main.decision(),
+            revisions=tuple(
+                RevisionObserved(
+                    revision=state.revision,
+                    instances=len(state.current()),
+                    desired=state.wanted,
+                    template=state.template,
+                    failures=state.failures,
+                    failure=state.failure if state.failures else "",
+                )
+                for state in function.revisions.values()
+                if state.desired is not None
+            ),
         )
+
+    def _function(self, key: str) -> FunctionState:
+        return self._functions.setdefault(key, FunctionState(key))
+
+    def _revision(self, key: str) -> RevisionState | None:
+        """Return what a key means: `namespace/name` the primary, `namespace/name:revision` that one."""
+        name, _, revision = key.partition(":")
+        function = self._functions.get(name)
+        return function.revisions.get(revision or function.primary) if function is not None else None
 
     # -- wake and scale --------------------------------------------------------------------------------------
 
@@ -350,20 +452,20 @@ class InstanceManager:
         Raises:
             WakeError: The function is unknown, its code does not start, or it took too long.
         """
-        function = self._functions.get(key)
-        if function is None or function.desired is None:
+        state = self._revision(key)
+        if state is None or state.desired is None:
             raise WakeError(f"function {key} does not exist")
         deadline = self._clock.monotonic() + timeout_s
         while True:
             instance = self.pick(key)
             if instance is not None:
                 return instance
-            starting = [i for i in function.current() if i.state == "starting"]
+            starting = [i for i in state.current() if i.state == "starting"]
             if not starting:
-                self._refuse_while_failing(function)
-                if not function.instances:
-                    function.cold_starts += 1
-                starting = [self._start(function)]
+                self._refuse_while_failing(state)
+                if not state.instances:
+                    self._functions[f"{state.namespace}/{state.name}"].cold_starts += 1
+                starting = [self._start(state)]
             try:
                 async with asyncio.timeout(deadline - self._clock.monotonic()):
                     if early:
@@ -373,44 +475,45 @@ class InstanceManager:
                     await starting[0].settled.wait()
             except TimeoutError:
                 raise WakeError(f"{key} was not ready within {timeout_s:g} s") from None
-            if starting[0].state == "gone" and function.failure and not starting[0].served:
+            if starting[0].state == "gone" and state.failure and not starting[0].served:
                 raise self.why_gone(key)
 
     def why_gone(self, key: str) -> WakeError:
         """Return the error that says why the last instance of a function did not start."""
-        function = self._functions.get(key)
-        reason = function.failure if function is not None else ""
-        namespace, _, name = key.partition("/")
+        state = self._revision(key)
+        reason = state.failure if state is not None else ""
+        namespace, _, name = key.partition(":")[0].partition("/")
         where = "" if namespace == "default" else f" -n {namespace}"
         return WakeError(
             reason or "the worker ended while it started", where=key, hint=f"see: pelton logs {name}{where}"
         )
 
     async def scale(self, key: str, wanted: int) -> None:
-        """Bring a function to `wanted` instances; starts at once, drains in the background."""
-        function = self._functions.get(key)
-        if function is None or function.desired is None:
+        """Bring a revision to `wanted` instances; starts at once, drains in the background."""
+        state = self._revision(key)
+        if state is None or state.desired is None:
             return
-        current = function.current()
-        if wanted > len(current) and self._clock.monotonic() >= function.retry_at:
+        current = state.current()
+        if wanted > len(current) and self._clock.monotonic() >= state.retry_at:
             for _ in range(wanted - len(current)):
-                self._start(function)
+                self._start(state)
         elif wanted < len(current):
             ready = sorted((i for i in current if i.state == "ready"), key=lambda i: i.in_flight)
             for instance in ready[: len(current) - wanted]:
                 self._retire(instance)
 
-    async def _grow(self, function: FunctionState, wanted: int) -> None:
-        started = [self._start(function) for _ in range(wanted - len(function.current()))]
-        await asyncio.gather(*(instance.settled.wait() for instance in started))
+    async def _grow(self, state: RevisionState, wanted: int) -> None:
+        started = [self._start(state) for _ in range(wanted - len(state.current()))]
+        starting = [instance for instance in state.current() if instance.state == "starting"]
+        await asyncio.gather(*(instance.settled.wait() for instance in {*started, *starting}))
 
-    def _refuse_while_failing(self, function: FunctionState) -> None:
-        if self._clock.monotonic() < function.retry_at:
-            raise self.why_gone(function.key)
+    def _refuse_while_failing(self, state: RevisionState) -> None:
+        if self._clock.monotonic() < state.retry_at:
+            raise self.why_gone(state.key)
 
-    def _start(self, function: FunctionState) -> Instance:
-        assert function.desired is not None  # noqa: S101 -- callers checked
-        workload = function.desired.workload
+    def _start(self, state: RevisionState) -> Instance:
+        assert state.desired is not None  # noqa: S101 -- callers checked
+        workload = state.desired.workload
         suffix = "".join(self._random.choices(_ALPHABET, k=5))
         instance_id = f"{workload.revision}-{suffix}"
         # Socket names are short and their own: paths are limited to 107 bytes, names of functions are not so
@@ -441,8 +544,7 @@ class InstanceManager:
             self._clock.monotonic(),
         )
         self._instances[instance.id] = instance
-        function = self._functions.setdefault(workload.key, FunctionState(workload.key))
-        function.instances[instance.id] = instance
+        self._function(workload.key).revision(workload.revision).instances[instance.id] = instance
         self._busy.set()
         return instance
 
@@ -457,11 +559,11 @@ class InstanceManager:
             return
         forked = self._clock.monotonic()
         await self._greet(instance)
-        function = self._functions.get(instance.workload.key)
+        state = self._state_of(instance)
         slow = self._clock.monotonic() - forked > SLOW_START_S
-        if slow and function is not None and function.checked != instance.workload.revision:
+        if slow and state is not None and state.desired is not None and not state.checked:
             # Checked before the platform was restarted: its template went with the old zygote.
-            function.checked = instance.workload.revision
+            state.checked = True
             self._spawn_task(self._recheck(instance.workload), "recheck")
 
     async def _greet(self, instance: Instance) -> None:
@@ -480,7 +582,9 @@ class InstanceManager:
             return
         if instance.state == "starting":
             instance.state = "ready"
-            self._functions[instance.workload.key].failures = 0
+            state = self._state_of(instance)
+            if state is not None:
+                state.failures = 0
         instance.settled.set()
         await self._on_change(instance.workload.key)
 
@@ -492,11 +596,11 @@ class InstanceManager:
             instance.served = True
             self._bury(instance)
             return
-        function = self._functions.get(instance.workload.key)
-        if function is not None:
-            function.failures += 1
-            function.failure = reason
-            function.retry_at = self._clock.monotonic() + min(5.0, 0.1 * 2**function.failures)
+        state = self._state_of(instance)
+        if state is not None:
+            state.failures += 1
+            state.failure = reason
+            state.retry_at = self._clock.monotonic() + min(5.0, 0.1 * 2 ** min(state.failures, 10))
         _log.warning("%s: %s", instance.id, reason)
         self._bury(instance)
 
@@ -522,13 +626,19 @@ class InstanceManager:
         instance.gone.set()
         self._instances.pop(instance.id, None)
         function = self._functions.get(instance.workload.key)
-        if function is not None and function.instances.pop(instance.id, None) is not None:
+        state = self._state_of(instance)
+        if function is not None and state is not None and state.instances.pop(instance.id, None) is not None:
             function.past_seconds += self._clock.monotonic() - instance.started_at
             if instance.page is not None:
                 last = instance.page.read()
                 function.past_invocations += last.total
                 function.past_busy_ns += last.busy_ns
+            self._prune(function, state)
         instance.let_go()
+
+    def _state_of(self, instance: Instance) -> RevisionState | None:
+        function = self._functions.get(instance.workload.key)
+        return function.revisions.get(instance.workload.revision) if function is not None else None
 
     # -- scale-down ------------------------------------------------------------------------------------------
 
@@ -608,8 +718,9 @@ class InstanceManager:
 
     async def _template_changed(self, _peer: wire.Peer, body: dict[str, Any]) -> None:
         for function in self._functions.values():
-            if function.desired and function.desired.workload.revision == body["revision"]:
-                function.template = body["state"]
+            state = function.revisions.get(body["revision"])
+            if state is not None:
+                state.template = body["state"]
 
     def _uid(self, key: str) -> int:
         """Return the function's own uid: from its name, so that it survives restarts, else the next free."""

@@ -38,11 +38,11 @@ _DIED: Final = EventResult(outcome="error", reason="the worker died while it hel
 
 _log = get(__name__)
 
-Outputs = Callable[[str, str, Output], Awaitable[Delivered]]
-"""(namespace, function, output) -> what the destination answered."""
+Outputs = Callable[[str, str, Output, str], Awaitable[Delivered]]
+"""(namespace, function, output, revision) -> what the destination answered."""
 
-States = Callable[[str, str, StateCall], Awaitable[StateAnswer]]
-"""(namespace, function, call) -> the store's answer; raises PeltonError."""
+States = Callable[[str, str, StateCall, str], Awaitable[StateAnswer]]
+"""(namespace, function, call, revision) -> the store's answer; raises PeltonError."""
 
 Defer = Callable[[str, str, Deferred], Awaitable[Delivered]]
 """(namespace, function, what to do later) -> ok once it is stored."""
@@ -54,10 +54,11 @@ Wake = Callable[[str, str], Awaitable[None]]
 class _Worker:
     """One connected worker and the events it holds."""
 
-    def __init__(self, function: _Function, instance: str, path: str) -> None:
+    def __init__(self, function: _Function, instance: str, path: str, revision: str) -> None:
         self.function = function
         self.instance = instance
         self.path = path
+        self.revision = revision
         self.peer: wire.Peer | None = None
         self.in_flight: dict[str, tuple[asyncio.Future[EventResult], int]] = {}
         self.bytes = 0
@@ -68,7 +69,7 @@ class _Worker:
     @property
     def usable(self) -> bool:
         """Connected, wanted and with room in its window."""
-        if self.peer is None or self.removed:
+        if self.peer is None or self.removed or self.revision != self.function.revision:
             return False
         return not self.in_flight or (len(self.in_flight) < self.window and self.bytes < _WINDOW_BYTES)
 
@@ -135,8 +136,10 @@ class _Function:
 
     @property
     def populated(self) -> bool:
-        """Whether a worker exists, connected or about to be."""
-        return any(not worker.removed for worker in self.workers.values())
+        """Whether a worker that takes events exists, connected or about to be."""
+        return any(
+            not worker.removed and worker.revision == self.revision for worker in self.workers.values()
+        )
 
     def notify(self) -> None:
         """Let one waiter look again."""
@@ -182,22 +185,39 @@ class WorkerInvoker:
         self._wake = wake
         self._functions: dict[tuple[str, str], _Function] = {}
 
-    def update(self, namespace: str, name: str, revision: str, instances: Iterable[tuple[str, str]]) -> None:
-        """Take over the full list of a function's instances: (instance id, control socket path) each.
+    def update(
+        self,
+        namespace: str,
+        name: str,
+        revision: str,
+        instances: Iterable[tuple[str, str]],
+        *,
+        others: Iterable[tuple[str, str, str]] = (),
+    ) -> None:
+        """Take over the full list of a function's instances.
 
         Instances that are missing from it get no more events; what they hold may still be answered.
+
+        Args:
+            namespace: The function's.
+            name: The function's.
+            revision: The revision that events go to.
+            instances: Its instances: (instance id, control socket path) each.
+            others: Those of other live revisions, with their revision: they get no events, but may send.
         """
         function = self._functions.setdefault((namespace, name), _Function(namespace, name))
         function.revision = revision
-        listed = dict(instances)
+        listed = {instance: (path, revision) for instance, path in instances}
+        listed |= {instance: (path, other) for instance, path, other in others}
         for instance, worker in function.workers.items():
             worker.removed = instance not in listed
-        for instance, path in listed.items():
+        for instance, (path, of) in listed.items():
             if instance not in function.workers:
-                worker = function.workers[instance] = _Worker(function, instance, path)
+                worker = function.workers[instance] = _Worker(function, instance, path, of)
                 task = asyncio.create_task(self._link(worker), name=f"invoker-{instance}")
                 function.links.add(task)
                 task.add_done_callback(function.links.discard)
+            function.workers[instance].revision = of
         function.notify_all()
 
     def forget(self, namespace: str, name: str) -> None:
@@ -309,13 +329,13 @@ class WorkerInvoker:
 
         async def output(_peer: wire.Peer, body: Any) -> Any:
             sent = msgspec.convert(body["output"], Output)
-            return await self._outputs(function.namespace, function.name, sent)
+            return await self._outputs(function.namespace, function.name, sent, worker.revision)
 
         async def state(_peer: wire.Peer, body: Any) -> Any:
             if self._states is None:
                 raise errors.ComponentError("no state stores are served here")
             call = msgspec.convert(body["call"], StateCall)
-            return await self._states(function.namespace, function.name, call)
+            return await self._states(function.namespace, function.name, call, worker.revision)
 
         async def defer(_peer: wire.Peer, body: Any) -> Any:
             if self._defer is None:

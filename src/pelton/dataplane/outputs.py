@@ -20,6 +20,8 @@ from pelton.ports import Binding, Bus, Message
 
 __all__ = ["Outputs"]
 
+_Key = tuple[str, str, str, str, tuple[tuple[str, str], ...]]
+
 
 class Outputs:
     """All functions' outputs.
@@ -43,30 +45,29 @@ class Outputs:
         self._bus_of = bus_of
         self._clock = clock
         self._new_id = new_id
-        self._outputs: dict[tuple[str, str], dict[str, OutputBinding]] = {}
-        self._bindings: dict[tuple[str, str], tuple[Component, Binding]] = {}
+        # Function -> revision -> name -> output; "" is the primary's, which any revision not listed has.
+        self._outputs: dict[tuple[str, str], dict[str, dict[str, OutputBinding]]] = {}
+        self._bindings: dict[_Key, Binding] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     def apply(self, desired: Desired) -> None:
-        """Make a function's outputs these; connections of changed components are made anew."""
+        """Make a function's outputs these, for each of its revisions; close what nobody uses any more."""
         where = (desired.workload.namespace, desired.workload.name)
-        self._outputs[where] = {output.name: output for output in desired.outputs}
+        self._outputs[where] = {
+            revision: {output.name: output for output in one.outputs}
+            for revision, one in (("", desired), *((other.revision, other) for other in desired.others))
+        }
+        self._close_unused()
 
     def remove(self, namespace: str, name: str) -> None:
         """Forget a function's outputs and close what no other function uses; idempotent."""
         self._outputs.pop((namespace, name), None)
-        used = {
-            (output.component.namespace, output.component.name)
-            for outputs in self._outputs.values()
-            for output in outputs.values()
-        }
-        for key in [key for key in self._bindings if key not in used]:
-            self._drop(key)
+        self._close_unused()
 
-    async def send(self, namespace: str, name: str, output: Output) -> Delivered:
+    async def send(self, namespace: str, name: str, output: Output, revision: str = "") -> Delivered:
         """Send one output and return what its destination answered; never raises for what that does."""
         try:
-            target = self._resolve(namespace, name, output.name)
+            target = self._resolve(namespace, name, output.name, revision)
             if target.component.type.startswith("bindings."):
                 return await self._invoke(target, output)
             return await self._publish(namespace, name, target, output)
@@ -94,12 +95,13 @@ class Outputs:
 
     async def close(self) -> None:
         """Close all connections."""
-        for key in list(self._bindings):
-            self._drop(key)
+        self._outputs.clear()
+        self._close_unused()
         await asyncio.gather(*self._closing, return_exceptions=True)
 
-    def _resolve(self, namespace: str, name: str, wanted: str) -> OutputBinding:
-        outputs = self._outputs.get((namespace, name), {})
+    def _resolve(self, namespace: str, name: str, wanted: str, revision: str) -> OutputBinding:
+        revisions = self._outputs.get((namespace, name), {})
+        outputs = revisions[revision] if revision in revisions else revisions.get("", {})
         if wanted in outputs:
             return outputs[wanted]
         if len(outputs) == 1:
@@ -113,17 +115,16 @@ class Outputs:
 
     async def _invoke(self, target: OutputBinding, output: Output) -> Delivered:
         component = target.component
-        key = (component.namespace, component.name)
-        kept = self._bindings.get(key)
-        if kept is None or kept[0] != component:
-            self._drop(key)
-            kept = self._bindings[key] = (component, self._binding_of(component))
+        key = _key(component)
+        binding = self._bindings.get(key)
+        if binding is None:
+            binding = self._bindings[key] = self._binding_of(component)
         metadata = {**target.metadata, **output.metadata}
         # For plain JSON the binding has its own default, charset included.
         if output.content_type not in {"", "application/json"}:
             metadata.setdefault("Content-Type", output.content_type)
         operation = output.operation or target.operation or "create"
-        return await kept[1].invoke(operation, output.data, metadata)
+        return await binding.invoke(operation, output.data, metadata)
 
     async def _publish(self, namespace: str, name: str, target: OutputBinding, output: Output) -> Delivered:
         metadata = {**target.metadata, **output.metadata}
@@ -147,9 +148,22 @@ class Outputs:
         await bus.publish(message)
         return Delivered(ok=True, metadata={"id": message.id})
 
-    def _drop(self, key: tuple[str, str]) -> None:
-        kept = self._bindings.pop(key, None)
-        if kept is not None:
-            task = asyncio.create_task(kept[1].close())
+    def _close_unused(self) -> None:
+        if not self._bindings:
+            return
+        used = {
+            _key(output.component)
+            for revisions in self._outputs.values()
+            for outputs in revisions.values()
+            for output in outputs.values()
+        }
+        for key in [key for key in self._bindings if key not in used]:
+            task = asyncio.create_task(self._bindings.pop(key).close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+
+def _key(component: Component) -> _Key:
+    """Tell components apart by content: two revisions may mean different ones by the same name."""
+    settings = tuple(sorted(component.metadata.items()))
+    return component.namespace, component.name, component.type, component.version, settings

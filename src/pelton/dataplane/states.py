@@ -34,15 +34,20 @@ class States:
 
     def __init__(self, *, store_of: Callable[[Component], StateStore]) -> None:
         self._store_of = store_of
-        self._bindings: dict[tuple[str, str], dict[str, StateBinding]] = {}
+        # Function -> revision -> name -> store; "" is the primary's, which any revision not listed has.
+        self._bindings: dict[tuple[str, str], dict[str, dict[str, StateBinding]]] = {}
         self._stores: dict[_Key, StateStore] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     def apply(self, desired: Desired) -> None:
         """Make a function's stores these; close what nobody uses any more."""
         where = (desired.workload.namespace, desired.workload.name)
-        if desired.states:
-            self._bindings[where] = {binding.name: binding for binding in desired.states}
+        revisions = {
+            revision: {binding.name: binding for binding in one.states}
+            for revision, one in (("", desired), *((other.revision, other) for other in desired.others))
+        }
+        if any(revisions.values()):
+            self._bindings[where] = revisions
         else:
             self._bindings.pop(where, None)
         self._close_unused()
@@ -52,14 +57,14 @@ class States:
         self._bindings.pop((namespace, name), None)
         self._close_unused()
 
-    async def perform(self, namespace: str, name: str, call: StateCall) -> StateAnswer:
+    async def perform(self, namespace: str, name: str, call: StateCall, revision: str = "") -> StateAnswer:
         """Carry out one call.
 
         Raises:
             ConflictError: An etag or a first write did not fit.
             ComponentError: No such store, a key that cannot be, or a store that cannot be used.
         """
-        binding = self._resolve(namespace, name, call.store)
+        binding = self._resolve(namespace, name, call.store, revision)
         store = self._store(binding.component)
         if call.operation == "get":
             found = await store.get([_effective(binding, key) for key in call.keys])
@@ -91,8 +96,9 @@ class States:
         self._close_unused()
         await asyncio.gather(*self._closing, return_exceptions=True)
 
-    def _resolve(self, namespace: str, name: str, wanted: str) -> StateBinding:
-        bindings = self._bindings.get((namespace, name), {})
+    def _resolve(self, namespace: str, name: str, wanted: str, revision: str) -> StateBinding:
+        revisions = self._bindings.get((namespace, name), {})
+        bindings = revisions[revision] if revision in revisions else revisions.get("", {})
         if wanted in bindings:
             return bindings[wanted]
         if not wanted and bindings:
@@ -112,7 +118,12 @@ class States:
         return store
 
     def _close_unused(self) -> None:
-        used = {_key(b.component) for bindings in self._bindings.values() for b in bindings.values()}
+        used = {
+            _key(binding.component)
+            for revisions in self._bindings.values()
+            for bindings in revisions.values()
+            for binding in bindings.values()
+        }
         for key in [key for key in self._stores if key not in used]:
             task = asyncio.create_task(self._stores.pop(key).close())
             self._closing.add(task)

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["CheckResult", "FunctionObserved", "InstanceObserved", "LoadReading", "PartObserved"]
+__all__ = [
+    "CheckResult",
+    "FunctionObserved",
+    "InstanceObserved",
+    "LoadReading",
+    "PartObserved",
+    "RevisionObserved",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,20 +85,43 @@ class InstanceObserved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionObserved:
+    """One live revision as the node sees it.
+
+    Attributes:
+        revision: Its name.
+        instances: Its workers that are ready or starting.
+        desired: Instances wanted by the last scaling decision.
+        template: As in CheckResult.
+        failures: Failed starts in a row.
+        failure: Why the last start failed; "" when it did not.
+    """
+
+    revision: str
+    instances: int = 0
+    desired: int = 0
+    template: str = "not-needed"
+    failures: int = 0
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionObserved:
     """A function as the node sees it.
 
     Attributes:
-        namespace, name, revision: Which.
-        instances: Its workers.
-        desired: Instances wanted by the last scaling decision.
+        namespace, name: Which.
+        revision: Its primary revision.
+        instances: Its workers, of all revisions.
+        desired: Instances wanted by the last scaling decisions.
         template: As in CheckResult.
         cold_starts: Wakes from zero since the node started.
         instance_seconds: Sum of the lifetimes of all instances, seconds.
         invocations: Invocations begun since the node started, those of ended instances included.
         busy_seconds: Time that they took, summed over those that ran at once, seconds.
         isolation: `uid`, `userns` or `none (reason)`.
-        decision: The last scaling decision in one sentence.
+        decision: The last scaling decision on the primary in one sentence.
+        revisions: All live revisions.
     """
 
     namespace: str
@@ -106,6 +136,7 @@ class FunctionObserved:
     busy_seconds: float = 0.0
     isolation: str = ""
     decision: str = ""
+    revisions: tuple[RevisionObserved, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from pelton.model.build import BuildResult
 from pelton.model.convention import ALIASES, DEFERRED, serial_limit
 from pelton.model.desired import BuildRun, Desired, Route, Workload
 from pelton.model.function import Build, Function, Serving
-from pelton.plan import names
+from pelton.plan import names, rollout, traffic
 from pelton.plan.context import DEFAULT_PORT, function_context, to_text
 from pelton.plan.eventing import Facts, Link, deferred, links, outputs, state_links, subscriptions
 from pelton.plan.fronts import fronts
@@ -46,7 +46,7 @@ _BODY_LIMIT = "pelton.dev/body-limit"
 _MAX_ATTEMPTS = "pelton.dev/max-attempts"
 _COMMAND = "pelton.dev/command"
 _PREFIX = "pelton.dev/"
-_OWN = frozenset({CONVENTION, SOURCE_DIGEST, _REQUEST_TIMEOUT, _BODY_LIMIT, _MAX_ATTEMPTS})
+_OWN = frozenset({CONVENTION, SOURCE_DIGEST, _REQUEST_TIMEOUT, _BODY_LIMIT, _MAX_ATTEMPTS}) | rollout.OWN
 _DEFAULTS = Workload(namespace="", name="", revision="", bundle="")
 # The Google builder's names for the same three; the short ones win (contracts, OpenFunction, section 7.4).
 _BUILD_ALIASES = {
@@ -354,6 +354,7 @@ def _route(function: Function, serving: Serving, limits: _Limits, workload: Work
         hosts=tuple(dict.fromkeys(hosts)),
         path=names.path(function.namespace, function.name),
         fronts=fronts(workload.convention, function.namespace, function.name),
-        h2c=workload.options.get("protocol", "").strip().lower() in {"h2c", "grpc"},
+        h2c=traffic.speaks_h2c(workload),
         timeout_s=limits.request_timeout_s,
+        internal=traffic.internal(function),
     )

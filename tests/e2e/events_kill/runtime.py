@@ -32,7 +32,7 @@ SUBSCRIPTION = Subscription(
 async def main() -> None:
     directory, url = sys.argv[1:]
 
-    async def outputs(_namespace: str, _name: str, _output: Output) -> Delivered:
+    async def outputs(_namespace: str, _name: str, _output: Output, _revision: str) -> Delivered:
         return Delivered(ok=True)
 
     async def wake(_namespace: str, _name: str) -> None:

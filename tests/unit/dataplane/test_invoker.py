@@ -81,11 +81,18 @@ async def worker(directory):
 
 
 @pytest.fixture
+async def other(directory):
+    worker = await StubWorker(directory / "b.ctl").start()
+    yield worker
+    await worker.die()
+
+
+@pytest.fixture
 async def make():
     made = []
 
     def build(*, outputs=None, wake=None):
-        async def nowhere(_namespace, _name, output):
+        async def nowhere(_namespace, _name, output, _revision):
             return Delivered(ok=True, data=output.data)
 
         async def nobody(_namespace, _name):
@@ -201,8 +208,7 @@ async def test_failed_wake_is_busy(make):
     assert "no instance could be started" in result.reason
 
 
-async def test_removed_worker_gets_no_new_events_but_may_answer(make, worker, directory):
-    other = await StubWorker(directory / "b.ctl").start()
+async def test_removed_worker_gets_no_new_events_but_may_answer(make, worker, other):
     invoker = make()
     invoker.update("ns", "fn", "r", [("a", str(worker.path))])
     old = invoke(invoker, "old")
@@ -215,7 +221,6 @@ async def test_removed_worker_gets_no_new_events_but_may_answer(make, worker, di
 
     assert [(await task).outcome for task in (old, new)] == ["ok", "ok"]
     assert list(worker.events) == ["old"]
-    await other.die()
 
 
 async def test_busy_shrinks_the_window_so_that_the_next_event_waits(make, worker):
@@ -248,8 +253,8 @@ async def test_cancelled_invocation_is_cancelled_at_the_worker(make, worker):
 async def test_output_of_a_worker_is_served_for_its_function(make, worker):
     seen = []
 
-    async def outputs(namespace, name, output):
-        seen.append((namespace, name, output))
+    async def outputs(namespace, name, output, revision):
+        seen.append((namespace, name, output, revision))
         return Delivered(ok=True, data=b"answer", metadata={"statusCode": "200"})
 
     invoker = make(outputs=outputs)
@@ -259,8 +264,38 @@ async def test_output_of_a_worker_is_served_for_its_function(make, worker):
         "output", {"invocation_id": "1", "output": Output(name="out", data=b"\xff")}
     )
 
-    assert seen == [("ns", "fn", Output(name="out", data=b"\xff"))]
+    assert seen == [("ns", "fn", Output(name="out", data=b"\xff"), "r")]
     assert (answer["ok"], answer["data"]) == (True, b"answer")
+
+
+async def test_another_revision_gets_no_events_until_it_is_the_one_that_does(make, worker, other):
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(worker.path))], others=[("b", str(other.path), "r2")])
+    first = [invoke(invoker, f"{number}") for number in range(4)]
+    await until(lambda: len(worker.events) == 4)
+    assert list(other.events) == []
+    invoker.update("ns", "fn", "r2", [("b", str(other.path))], others=[("a", str(worker.path), "r")])
+    last = invoke(invoker, "last")
+    await until(lambda: list(other.events) == ["last"])
+    other.answer("last")
+    worker.answer("0", "1", "2", "3")
+
+    assert [(await task).outcome for task in [*first, last]] == ["ok"] * 5
+
+
+async def test_output_of_another_revision_names_that_revision(make, worker):
+    seen = []
+
+    async def outputs(_namespace, _name, _output, revision):
+        seen.append(revision)
+        return Delivered(ok=True)
+
+    invoker = make(outputs=outputs)
+    invoker.update("ns", "fn", "r", [], others=[("b", str(worker.path), "r2")])
+    await until(lambda: worker.peers)
+    await worker.peers[0].call("output", {"invocation_id": "1", "output": Output(name="o", data=b"")})
+
+    assert seen == ["r2"]
 
 
 async def test_listed_worker_that_listens_late_is_still_found(make, directory):

@@ -1,6 +1,7 @@
 import asyncio
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -154,3 +155,16 @@ async def test_remove_closes_what_nobody_uses(outputs, made):
     await asyncio.sleep(0)
 
     assert made[0].closed
+
+
+async def test_each_revision_has_its_own_outputs_and_unlisted_ones_the_primarys(outputs, made):
+    other = Component(namespace="ns", name="hook", type="bindings.http", metadata={"url": "http://z"})
+    old = replace(
+        desired(OutputBinding(name="notify", component=other)),
+        workload=Workload(namespace="ns", name="fn", revision="fn-0", bundle="/"),
+    )
+    outputs.apply(replace(desired(TO_HTTP), others=(old,)))
+    for revision in ("fn-0", "fn-1", "fn-gone"):
+        await outputs.send("ns", "fn", Output(name="notify", data=b""), revision)
+
+    assert [binding.component for binding in made] == [other, HTTP]

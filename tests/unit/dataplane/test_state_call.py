@@ -69,7 +69,7 @@ async def test_call_and_answer_travel_whole(control, path):
     asked = []
     item = StateItem(key="a", data=b"\x00", etag="e")
 
-    async def perform(namespace, name, call):
+    async def perform(namespace, name, call, _revision):
         asked.append((namespace, name, call))
         return StateAnswer(items=[item], token="t")
 

@@ -123,11 +123,11 @@ def test_apply_warns_of_an_unknown_field_and_names_the_nearest(shared, many):
 
 
 def test_apply_refuses_an_unserved_version_and_names_the_served(shared, tmp_path):
-    (tmp_path / "f.yaml").write_text(GOOD.format(name="old").replace("v1beta2", "v1beta1"))
+    (tmp_path / "f.yaml").write_text(GOOD.format(name="old").replace("v1beta2", "v1alpha2"))
 
     ended = shared.cli("apply", "-f", tmp_path / "f.yaml", code=1)
 
-    assert "v1beta1" in ended.err
+    assert "v1alpha2" in ended.err
     assert "v1beta2" in ended.err
 
 

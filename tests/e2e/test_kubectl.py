@@ -248,7 +248,7 @@ async def test_invalid_and_unknown_manifests_say_what_is_wrong(kubectl):
     assert code == 1
     assert "spec.image" in err
 
-    code, _, err = await kubectl.run("apply", "-f", "-", stdin=MANIFEST.replace("v1beta2", "v1beta1"))
+    code, _, err = await kubectl.run("apply", "-f", "-", stdin=MANIFEST.replace("v1beta2", "v1alpha2"))
     assert code == 1
     assert "no matches for kind" in err
 

@@ -15,10 +15,11 @@ __all__ = ["rows"]
 
 
 class _Checks:
-    """A kind's verbs as `Checks`."""
+    """A kind's verbs as `Checks`, for one of its versions."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: Kind, version: str) -> None:
         self._kind = kind
+        self._older = f"{kind.group}/{version}" if version != kind.version else ""
 
     def default(self, obj: Obj, /) -> Obj:
         """Return it as it is: `check` fills in defaults itself, in one pass with its rules."""
@@ -29,7 +30,8 @@ class _Checks:
         if subresource:
             return Checked(obj=obj)
         admitted = admit(obj)
-        return Checked(obj=admitted.obj, warnings=admitted.warnings)
+        checked = self._kind.verbs.convert(admitted.obj, self._older) if self._older else admitted.obj
+        return Checked(obj=checked, warnings=admitted.warnings)
 
     def read(self, obj: Obj, /) -> Obj:
         """Return it as it is."""
@@ -46,11 +48,12 @@ class _Convert:
 
 
 def rows(kinds: Iterable[Kind]) -> list[Row]:
-    """Return a row per kind."""
+    """Return a row per served version of each kind."""
     return [
         Row(
             group=kind.group,
-            version=kind.version,
+            version=version,
+            storage=version == kind.version,
             kind=kind.kind,
             plural=kind.plural,
             singular=kind.singular,
@@ -59,8 +62,9 @@ def rows(kinds: Iterable[Kind]) -> list[Row]:
             categories=kind.categories,
             status=kind.status,
             columns=kind.columns,
-            checks=_Checks(kind),
+            checks=_Checks(kind, version),
             conversion=_Convert(kind),
         )
         for kind in kinds
+        for version in kind.versions
     ]

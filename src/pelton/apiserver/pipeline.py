@@ -222,9 +222,10 @@ class Writer:
             new = await self._changed(call, old, change(old))
             if rules.being_deleted(new) and not rules.finalizers(new):
                 return await self._discard(call, entry, new)
-            if call.dry_run or (rules.same(new, old) and entry.api_version == call.row.api_version):
+            storage = self._registry.storage(call.row)
+            if call.dry_run or (rules.same(new, old) and entry.api_version == storage.api_version):
                 return new
-            (stored,) = await self._converted(self._registry.storage(call.row), [new])
+            (stored,) = await self._converted(storage, [new])
             try:
                 return _with_version(new, self._store.swap(call.key, entry, stored))
             except ChangedError:

@@ -259,7 +259,7 @@ async def test_missing_object_is_not_found_with_its_name(client):
 @pytest.mark.parametrize(
     "path",
     [
-        "/apis/core.openfunction.io/v1beta1/functions",
+        "/apis/core.openfunction.io/v1alpha2/functions",
         "/apis/core.openfunction.io/v1beta2/unknowns",
         "/apis/nobody/v1/functions",
         "/api/v1/pods",

@@ -158,6 +158,8 @@ class AnyValue:
     """Any JSON value, kept as it is."""
 
     empty: Any = None
+    fills: bool = False
+    """Whether a table below has defaults."""
 
     def decode(self, value: Any, path: Path, reading: Reading) -> Any:
         """Return the model's value; note problems and return `empty` when the JSON value does not fit."""
@@ -166,6 +168,13 @@ class AnyValue:
     def encode(self, value: Any) -> Any:
         """Return the JSON value."""
         return value
+
+    def fill(self, value: Any) -> None:
+        """Write defaults into a JSON value where fields are absent; what has another type is left alone."""
+
+    def schema(self) -> dict[str, Any]:
+        """Return the structural OpenAPI v3 schema of the JSON value, without a description."""
+        return {"x-kubernetes-preserve-unknown-fields": True}
 
 
 class Text(AnyValue):
@@ -176,14 +185,21 @@ class Text(AnyValue):
         meaning: E.g. `a host name`.
         max_length: Longest text, characters, inclusive; 0 for any.
         choices: The texts that are allowed; empty for any.
+        min_length: 1 where the empty text is none, else 0.
     """
 
     empty = ""
 
     def __init__(
-        self, pattern: str = "", meaning: str = "", max_length: int = 0, choices: tuple[str, ...] = ()
+        self,
+        pattern: str = "",
+        meaning: str = "",
+        max_length: int = 0,
+        choices: tuple[str, ...] = (),
+        min_length: int = 0,
     ) -> None:
         self.choices = choices
+        self.min_length = min_length
         self.pattern = re.compile(pattern) if pattern else None
         self.meaning = meaning
         self.max_length = max_length
@@ -200,14 +216,37 @@ class Text(AnyValue):
             reading.problem(path, f"must have at most {self.max_length} characters, found {len(value)}")
         elif self.choices and value not in self.choices:
             reading.problem(path, f"must be {either(self.choices)}, found {describe(value)}")
+        elif not value and self.min_length:
+            reading.problem(path, "must not be empty")
         return value
+
+    def schema(self) -> dict[str, Any]:
+        """Return a string with its pattern, lengths and choices."""
+        written: dict[str, Any] = {"type": "string"}
+        if self.pattern is not None:
+            written["pattern"] = f"^({self.pattern.pattern})$"
+        if self.min_length:
+            written["minLength"] = self.min_length
+        if self.max_length:
+            written["maxLength"] = self.max_length
+        if self.choices:
+            written["enum"] = list(self.choices)
+        return written
 
 
 class Integer(AnyValue):
-    """A whole number of 32 bits with sign."""
+    """A whole number of 32 bits with sign.
+
+    Args:
+        minimum, maximum: Bounds, inclusive; None for those of 32 bits.
+    """
+
+    def __init__(self, minimum: int | None = None, maximum: int | None = None) -> None:
+        self.minimum = minimum
+        self.maximum = maximum
 
     def decode(self, value: Any, path: Path, reading: Reading) -> Any:
-        """Accept int32."""
+        """Accept int32 within the bounds."""
         if type(value) is not int:
             fix = (
                 ": write it without quotes" if isinstance(value, str) and value.lstrip("-").isdigit() else ""
@@ -217,7 +256,21 @@ class Integer(AnyValue):
         if not -(2**31) <= value < 2**31:
             reading.problem(path, f"must fit into 32 bits, found {value}")
             return None
+        if self.minimum is not None and value < self.minimum:
+            low = "must not be negative" if self.minimum == 0 else f"must be at least {self.minimum}"
+            reading.problem(path, f"{low}, found {value}")
+        elif self.maximum is not None and value > self.maximum:
+            reading.problem(path, f"must be at most {self.maximum}, found {value}")
         return value
+
+    def schema(self) -> dict[str, Any]:
+        """Return an int32 with its bounds."""
+        bounds = {"minimum": self.minimum, "maximum": self.maximum}
+        return {
+            "type": "integer",
+            "format": "int32",
+            **{name: bound for name, bound in bounds.items() if bound is not None},
+        }
 
 
 class Boolean(AnyValue):
@@ -230,16 +283,22 @@ class Boolean(AnyValue):
             return None
         return value
 
+    def schema(self) -> dict[str, Any]:
+        """Return a boolean."""
+        return {"type": "boolean"}
+
 
 class Duration(AnyValue):
     """A Go duration string; seconds in the model.
 
     Args:
         blank: Whether "" counts as absent (Dapr's initTimeout, which older samples carry empty).
+        minimum_s: Shortest, seconds, inclusive; None for any, negative ones too.
     """
 
-    def __init__(self, *, blank: bool = False) -> None:
+    def __init__(self, *, blank: bool = False, minimum_s: float | None = None) -> None:
         self.blank = blank
+        self.minimum_s = minimum_s
 
     def decode(self, value: Any, path: Path, reading: Reading) -> Any:
         """Accept text such as `30s`."""
@@ -249,14 +308,24 @@ class Duration(AnyValue):
         if not value and self.blank:
             return None
         try:
-            return parse_duration(value)
+            seconds = parse_duration(value)
         except ValueError as error:
             reading.problem(path, str(error))
             return None
+        if self.minimum_s is not None and seconds < self.minimum_s:
+            low = (
+                "not be negative" if self.minimum_s == 0 else f"be at least {format_duration(self.minimum_s)}"
+            )
+            reading.problem(path, f"must {low}, found {value}")
+        return seconds
 
     def encode(self, value: Any) -> Any:
         """Write the canonical form."""
         return format_duration(value)
+
+    def schema(self) -> dict[str, Any]:
+        """Return a string; the grammar of durations is checked on reading."""
+        return {"type": "string"}
 
 
 class Raw(AnyValue):
@@ -269,6 +338,10 @@ class Raw(AnyValue):
             return None
         return value
 
+    def schema(self) -> dict[str, Any]:
+        """Return an object with any fields."""
+        return {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+
 
 class Items(AnyValue):
     """A list, a tuple in the model; entries that decode to None are left out.
@@ -276,13 +349,16 @@ class Items(AnyValue):
     Args:
         shape: Of each entry.
         max_items: Most entries, inclusive; 0 for any.
+        min_items: Fewest entries, inclusive.
     """
 
     empty = ()
 
-    def __init__(self, shape: AnyValue, max_items: int = 0) -> None:
+    def __init__(self, shape: AnyValue, max_items: int = 0, min_items: int = 0) -> None:
         self.shape = shape
         self.max_items = max_items
+        self.min_items = min_items
+        self.fills = shape.fills
 
     def decode(self, value: Any, path: Path, reading: Reading) -> Any:
         """Accept a list whose entries have the shape."""
@@ -291,6 +367,9 @@ class Items(AnyValue):
             return ()
         if self.max_items and len(value) > self.max_items:
             reading.problem(path, f"must have at most {self.max_items} entries, found {len(value)}")
+        if len(value) < self.min_items:
+            entries = "1 entry" if self.min_items == 1 else f"{self.min_items} entries"
+            reading.problem(path, f"must have at least {entries}, found {len(value)}")
         decode = self.shape.decode
         read = [decode(item, (*path, index), reading) for index, item in enumerate(value)]
         return tuple(item for item in read if item is not None)
@@ -298,6 +377,21 @@ class Items(AnyValue):
     def encode(self, value: Any) -> Any:
         """Write a list."""
         return [self.shape.encode(item) for item in value]
+
+    def fill(self, value: Any) -> None:
+        """Write defaults into every entry."""
+        if self.fills and type(value) is list:
+            for item in value:
+                self.shape.fill(item)
+
+    def schema(self) -> dict[str, Any]:
+        """Return an array."""
+        written: dict[str, Any] = {"type": "array", "items": self.shape.schema()}
+        if self.min_items:
+            written["minItems"] = self.min_items
+        if self.max_items:
+            written["maxItems"] = self.max_items
+        return written
 
 
 class Mapped(AnyValue):
@@ -312,6 +406,7 @@ class Mapped(AnyValue):
         self.shape = shape
         self.nullable = nullable
         self.empty = {}
+        self.fills = shape.fills
 
     def decode(self, value: Any, path: Path, reading: Reading) -> Any:
         """Accept an object whose values have the shape."""
@@ -331,6 +426,20 @@ class Mapped(AnyValue):
         """Write an object."""
         return {key: self.shape.encode(item) for key, item in value.items()}
 
+    def fill(self, value: Any) -> None:
+        """Write defaults into every value."""
+        if self.fills and type(value) is dict:
+            for item in value.values():
+                self.shape.fill(item)
+
+    def schema(self) -> dict[str, Any]:
+        """Return a map."""
+        inner = self.shape.schema()
+        return {
+            "type": "object",
+            "additionalProperties": {**inner, "nullable": True} if self.nullable else inner,
+        }
+
 
 class Only(AnyValue):
     """An object with one field, replaced by that field's value in the model: `{name: x}` becomes x.
@@ -347,6 +456,7 @@ class Only(AnyValue):
         self.shape = shape
         self.missing = missing
         self.required = required
+        self.fills = shape.fills
 
     def decode(self, value: Any, path: Path, reading: Reading) -> Any:
         """Accept an object with that field."""
@@ -367,6 +477,16 @@ class Only(AnyValue):
         """Write the object."""
         return {} if value == self.missing else {self.key: self.shape.encode(value)}
 
+    def fill(self, value: Any) -> None:
+        """Write defaults into the field's value."""
+        if self.fills and type(value) is dict:
+            self.shape.fill(value.get(self.key))
+
+    def schema(self) -> dict[str, Any]:
+        """Return an object with that field."""
+        written: dict[str, Any] = {"type": "object", "properties": {self.key: self.shape.schema()}}
+        return {**written, "required": [self.key]} if self.required else written
+
 
 class Field(NamedTuple):
     """A row of a table.
@@ -377,6 +497,10 @@ class Field(NamedTuple):
         shape: What its value looks like.
         required: Whether lacking it is a problem.
         keep: Whether an empty text, list or map is written nevertheless (None never is).
+        doc: What it is, for whoever writes manifests: the description in the schema.
+        default: JSON value that is written where the field is absent; None for none.
+        limits: What a rule checks, so that it is reported in the order of its contract, and the schema says,
+            too: keywords of the schema (`minimum`, `enum`, ...) and `required`.
     """
 
     json: str
@@ -384,6 +508,9 @@ class Field(NamedTuple):
     shape: AnyValue
     required: bool = False
     keep: bool = False
+    doc: str = ""
+    default: Any = None
+    limits: Mapping[str, Any] | None = None
 
 
 class Record(AnyValue):
@@ -406,6 +533,8 @@ class Record(AnyValue):
         self.table = tuple(table)
         self.known = {row.json: row for row in self.table}
         self.required = tuple(row for row in self.table if row.required)
+        self.filled = tuple(row for row in self.table if row.default is not None or row.shape.fills)
+        self.fills = bool(self.filled)
         self.absent = absent
         self.fillers: dict[str, Any] = {}
         if isinstance(make, type) and is_dataclass(make):
@@ -443,6 +572,31 @@ class Record(AnyValue):
     def encode(self, value: Any) -> Any:
         """Write the object without what is absent."""
         return _encode(self.table, value)
+
+    def fill(self, value: Any) -> None:
+        """Write the defaults of absent fields, then those below; null counts as absent."""
+        if not self.fills or type(value) is not dict:
+            return
+        for row in self.filled:
+            if row.default is not None and value.get(row.json) is None:
+                value[row.json] = copy_json(row.default)
+            row.shape.fill(value.get(row.json))
+
+    def schema(self) -> dict[str, Any]:
+        """Return an object with its fields, their descriptions and defaults."""
+        properties: dict[str, Any] = {}
+        required = []
+        for row in self.table:
+            limits = dict(row.limits or {})
+            if limits.pop("required", False) or (row.required and self.absent is None):
+                required.append(row.json)
+            written = {"description": row.doc} if row.doc else {}
+            written |= row.shape.schema() | limits
+            if row.default is not None:
+                written["default"] = copy_json(row.default)
+            properties[row.json] = written
+        result: dict[str, Any] = {"type": "object", "properties": properties}
+        return {**result, "required": required} if required else result
 
 
 def _encode(table: Iterable[Field], value: Any) -> dict[str, Any]:

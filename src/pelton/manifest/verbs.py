@@ -94,8 +94,9 @@ class TableVerbs(Generic[M]):
         return found.model, list(found.warnings)
 
     def default(self, obj: Obj) -> Obj:
-        """Return a copy with the defaults filled in; idempotent."""
+        """Return a copy with the defaults filled in, those of the table first; idempotent."""
         filled: Obj = copy_json(obj)
+        self.spec.fill(filled.get("spec"))
         self._default(filled)
         return filled
 

@@ -23,7 +23,7 @@ from pelton.manifest.fields import (
     read_metadata,
 )
 
-__all__ = ["ANNOTATION", "Older", "differences", "restored"]
+__all__ = ["ANNOTATION", "Older", "differences", "restored", "twin"]
 
 Obj = dict[str, Any]
 Entry = dict[str, Any]
@@ -89,6 +89,23 @@ class Older:
     def from_storage(self, obj: Obj, storage: str) -> Obj:
         """Return an object of the storage version in this version; `obj` has been admitted."""
         return _converted(obj, self.down, self.up, source=storage, result=self.version)
+
+
+def twin(group: str, version: str, storage: str, spec: Record) -> Older:
+    """Return an older version whose fields are those of the storage version.
+
+    Args:
+        group: API group of the kind.
+        version: The older version, e.g. `v1beta1`.
+        storage: The storage version, e.g. `v1`.
+        spec: Table of the spec.
+    """
+    return Older(
+        version=version,
+        spec=spec,
+        up=lambda obj: {**obj, "apiVersion": f"{group}/{storage}"},
+        down=lambda obj: {**obj, "apiVersion": f"{group}/{version}"},
+    )
 
 
 def _converted(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from pelton.errors import InvalidError, ManifestError, UnservedVersionError
-from pelton.manifest import dapr, notification, openfunction_core, openfunction_revisions
+from pelton.manifest import dapr, gateway_api, notification, openfunction_core, openfunction_revisions
 from pelton.manifest.fields import (
     Decoded,
     Path,
@@ -189,6 +189,67 @@ KINDS: tuple[Kind, ...] = (
         singular="component",
         columns=(_AGE,),
         verbs=cast(Verbs, dapr),
+    ),
+    Kind(
+        group="gateway.networking.k8s.io",
+        version="v1",
+        kind="HTTPRoute",
+        plural="httproutes",
+        singular="httproute",
+        categories=("gateway-api",),
+        status=True,
+        columns=(Column("Hostnames", "string", ".spec.hostnames"), _AGE),
+        verbs=cast(Verbs, gateway_api.HTTP_ROUTE),
+        older=gateway_api.HTTP_ROUTE.older,
+    ),
+    Kind(
+        group="gateway.networking.k8s.io",
+        version="v1",
+        kind="Gateway",
+        plural="gateways",
+        singular="gateway",
+        short_names=("gtw",),
+        categories=("gateway-api",),
+        status=True,
+        columns=(
+            Column("Class", "string", ".spec.gatewayClassName"),
+            Column("Address", "string", ".status.addresses[*].value"),
+            Column("Programmed", "string", '.status.conditions[?(@.type=="Programmed")].status'),
+            _AGE,
+        ),
+        verbs=cast(Verbs, gateway_api.GATEWAY),
+        older=gateway_api.GATEWAY.older,
+    ),
+    Kind(
+        group="gateway.networking.k8s.io",
+        version="v1",
+        kind="GatewayClass",
+        plural="gatewayclasses",
+        singular="gatewayclass",
+        short_names=("gc",),
+        namespaced=False,
+        categories=("gateway-api",),
+        status=True,
+        columns=(
+            Column("Controller", "string", ".spec.controllerName"),
+            Column("Accepted", "string", '.status.conditions[?(@.type=="Accepted")].status'),
+            _AGE,
+            Column("Description", "string", ".spec.description", 1),
+        ),
+        verbs=cast(Verbs, gateway_api.GATEWAY_CLASS),
+        older=gateway_api.GATEWAY_CLASS.older,
+    ),
+    Kind(
+        group="gateway.networking.k8s.io",
+        version="v1",
+        kind="ReferenceGrant",
+        plural="referencegrants",
+        singular="referencegrant",
+        short_names=("refgrant",),
+        categories=("gateway-api",),
+        columns=(_AGE,),
+        verbs=cast(Verbs, gateway_api.REFERENCE_GRANT),
+        older=gateway_api.REFERENCE_GRANT.older,
     ),
     Kind(
         group="notification.kubesphere.io",

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pelton.model.routing import Rule
+
 __all__ = [
     "DEFERRED_NAME",
     "BuildRun",
@@ -151,6 +153,11 @@ class Route:
             there once; its key may or may not be in `split`.
         h2c_keys: Those keys of `split` and `tags` whose revision speaks HTTP/2 itself.
         internal: Whether only clients inside may reach it: no external host or address.
+        internal_hosts: Further hosts, for clients inside only.
+        rules: Rules of the route as its user wrote them, whose backends are not looked at: all go to the
+            function. Empty: one rule for every path.
+        created: RFC 3339 time of the Function; the older of two equal routes wins.
+        https_only: Whether plain HTTP on the external port is sent to https.
     """
 
     namespace: str
@@ -164,6 +171,10 @@ class Route:
     tags: tuple[tuple[str, str], ...] = ()
     h2c_keys: tuple[str, ...] = ()
     internal: bool = False
+    internal_hosts: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    created: str = ""
+    https_only: bool = False
 
     @property
     def key(self) -> str:

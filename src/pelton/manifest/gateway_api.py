@@ -1,0 +1,582 @@
+"""HTTPRoute, Gateway, GatewayClass and ReferenceGrant of gateway.networking.k8s.io: tables and defaults.
+
+Called through `manifest/kinds`; the rules inside a Function are read with HTTP_RULE, too. What values have to
+fulfil is in `manifest/gateway_api_rules`. Version v1 is stored; v1beta1 has the same fields.
+Source: contracts, gateway-network, section 9.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pelton.manifest import gateway_api_rules as check
+from pelton.manifest.fields import (
+    AnyValue,
+    Boolean,
+    Duration,
+    Field,
+    Integer,
+    Items,
+    Path,
+    Raw,
+    Reading,
+    Record,
+    Text,
+    copy_json,
+    describe,
+)
+from pelton.manifest.verbs import TableVerbs
+from pelton.manifest.versions import Older
+from pelton.model import gateway_api as model
+from pelton.model import routing
+
+__all__ = [
+    "API_VERSION",
+    "GATEWAY",
+    "GATEWAY_CLASS",
+    "HTTP_ROUTE",
+    "HTTP_RULE",
+    "REFERENCE_GRANT",
+    "default_rule",
+    "inline_rules",
+]
+
+API_VERSION = "gateway.networking.k8s.io/v1"
+_GROUP = "gateway.networking.k8s.io"
+
+
+def _beta(spec: Record) -> tuple[Older, ...]:
+    """Serve v1beta1 too, which says the same in the same words."""
+    return (
+        Older(
+            version="v1beta1",
+            spec=spec,
+            up=lambda obj: {**obj, "apiVersion": API_VERSION},
+            down=lambda obj: {**obj, "apiVersion": f"{_GROUP}/v1beta1"},
+        ),
+    )
+
+
+_TEXT = Text()
+_HOST = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+_HOSTNAME = Text(rf"(\*\.)?{_HOST}", "a lower-case host name, with *. in front at most", 253)
+_PRECISE = Text(_HOST, "a lower-case host name without *", 253)
+
+
+class _Pairs(AnyValue):
+    """A list of {name, value}; (name, value) pairs in the model, the first of a name counts."""
+
+    empty = ()
+
+    def decode(self, value: Any, path: Path, reading: Reading) -> Any:
+        if type(value) is not list:
+            reading.problem(path, f"must be a list, found {describe(value)}")
+            return ()
+        found: dict[str, tuple[str, str]] = {}
+        for index, item in enumerate(value):
+            here = (*path, index)
+            if type(item) is not dict:
+                reading.problem(here, f"must be an object, found {describe(item)}")
+                continue
+            for key in item:
+                if key not in ("name", "value"):
+                    reading.unknown_field((*here, key), ("name", "value"))
+            pair = []
+            for key in ("name", "value"):
+                if item.get(key) is None:
+                    reading.problem((*here, key), "required")
+                pair.append(_TEXT.decode(item.get(key) or "", (*here, key), reading))
+            found.setdefault(pair[0].lower(), (pair[0], pair[1]))
+        return tuple(found.values())
+
+    def encode(self, value: Any) -> Any:
+        return [{"name": name, "value": text} for name, text in value]
+
+
+class _PathChange(AnyValue):
+    """`{type, replaceFullPath | replacePrefixMatch}`."""
+
+    fields = {"ReplaceFullPath": "replaceFullPath", "ReplacePrefixMatch": "replacePrefixMatch"}  # noqa: RUF012 -- read only
+
+    def decode(self, value: Any, path: Path, reading: Reading) -> Any:
+        if type(value) is not dict:
+            reading.problem(path, f"must be an object, found {describe(value)}")
+            return None
+        known = ("type", *self.fields.values())
+        for key in value:
+            if key not in known:
+                reading.unknown_field((*path, key), known)
+        kind = value.get("type")
+        if kind not in self.fields:
+            reading.problem(
+                (*path, "type"), f"must be ReplaceFullPath or ReplacePrefixMatch, found {describe(kind)}"
+            )
+            return None
+        for other, name in self.fields.items():
+            if other != kind and name in value:
+                reading.problem((*path, name), f"must not be given with the type {kind}")
+        given = value.get(self.fields[kind])
+        if given is None:
+            reading.problem((*path, self.fields[kind]), "required")
+            return None
+        text = _TEXT.decode(given, (*path, self.fields[kind]), reading)
+        return routing.PathChange(type=kind, value=text)
+
+    def encode(self, value: Any) -> Any:
+        return {"type": value.type, self.fields[value.type]: value.value}
+
+
+class _Percentage(AnyValue):
+    """`{numerator, denominator}`, 100 where the denominator is absent; a pair in the model."""
+
+    def decode(self, value: Any, path: Path, reading: Reading) -> Any:
+        if type(value) is not dict:
+            reading.problem(path, f"must be an object, found {describe(value)}")
+            return None
+        for key in value:
+            if key not in ("numerator", "denominator"):
+                reading.unknown_field((*path, key), ("numerator", "denominator"))
+        if value.get("numerator") is None:
+            reading.problem((*path, "numerator"), "required")
+            return None
+        read = Integer().decode
+        return (
+            read(value["numerator"], (*path, "numerator"), reading),
+            read(value.get("denominator", 100), (*path, "denominator"), reading),
+        )
+
+    def encode(self, value: Any) -> Any:
+        return {"numerator": value[0], "denominator": value[1]}
+
+
+# -------------------------------------------------------------------------------------------------- HTTPRoute
+
+_FIELD_MATCH = Record(
+    routing.FieldMatch,
+    (
+        Field("type", "type", _TEXT),
+        Field("name", "name", _TEXT, required=True),
+        Field("value", "value", _TEXT, required=True, keep=True),
+    ),
+)
+_MATCH = Record(
+    routing.Match,
+    (
+        Field(
+            "path",
+            "path",
+            Record(routing.PathMatch, (Field("type", "type", _TEXT), Field("value", "value", _TEXT))),
+        ),
+        Field("headers", "headers", Items(_FIELD_MATCH, max_items=16)),
+        Field("queryParams", "query", Items(_FIELD_MATCH, max_items=16)),
+        Field("method", "method", _TEXT),
+    ),
+)
+_HEADER_CHANGES = Record(
+    routing.HeaderChanges,
+    (
+        Field("set", "set", _Pairs()),
+        Field("add", "add", _Pairs()),
+        Field("remove", "remove", Items(_TEXT, max_items=16)),
+    ),
+)
+_REDIRECT = Record(
+    routing.Redirect,
+    (
+        Field("scheme", "scheme", _TEXT),
+        Field("hostname", "hostname", _PRECISE),
+        Field("path", "path", _PathChange()),
+        Field("port", "port", Integer()),
+        Field("statusCode", "status", Integer()),
+    ),
+)
+_REWRITE = Record(
+    routing.Rewrite, (Field("hostname", "hostname", _PRECISE), Field("path", "path", _PathChange()))
+)
+_CORS = Record(
+    routing.Cors,
+    (
+        Field("allowOrigins", "origins", Items(_TEXT, max_items=64)),
+        Field("allowMethods", "methods", Items(_TEXT, max_items=9)),
+        Field("allowHeaders", "headers", Items(_TEXT, max_items=64)),
+        Field("exposeHeaders", "exposed", Items(_TEXT, max_items=64)),
+        Field("allowCredentials", "credentials", Boolean()),
+        Field("maxAge", "max_age_s", Integer()),
+    ),
+)
+_TARGET = (
+    Field("group", "group", _TEXT),
+    Field("kind", "kind", _TEXT),
+    Field("name", "name", _TEXT, required=True),
+    Field("namespace", "namespace", _TEXT),
+    Field("port", "port", Integer()),
+)
+
+
+def _mirror(
+    *,
+    backend: model.BackendRef | None = None,
+    percent: int | None = None,
+    fraction: tuple[int | None, int | None] | None = None,
+) -> model.MirrorTo:
+    numerator, denominator = fraction or (None, None)
+    return model.MirrorTo(
+        backend=backend or model.BackendRef(name=""),
+        percent=percent,
+        numerator=numerator,
+        denominator=denominator,
+    )
+
+
+class _Mirror(Record):
+    def encode(self, value: Any) -> Any:
+        written = {"backendRef": Record(model.BackendRef, _TARGET).encode(value.backend)}
+        if value.percent is not None:
+            written["percent"] = value.percent
+        if value.numerator is not None:
+            written["fraction"] = {"numerator": value.numerator, "denominator": value.denominator}
+        return written
+
+
+_MIRROR = _Mirror(
+    _mirror,
+    (
+        Field("backendRef", "backend", Record(model.BackendRef, _TARGET), required=True),
+        Field("percent", "percent", Integer()),
+        Field("fraction", "fraction", _Percentage()),
+    ),
+)
+_FILTER = Record(
+    model.Filter,
+    (
+        Field("type", "type", _TEXT, required=True),
+        Field("requestHeaderModifier", "request_headers", _HEADER_CHANGES),
+        Field("responseHeaderModifier", "response_headers", _HEADER_CHANGES),
+        Field("requestRedirect", "redirect", _REDIRECT),
+        Field("urlRewrite", "rewrite", _REWRITE),
+        Field("requestMirror", "mirror", _MIRROR),
+        Field("cors", "cors", _CORS),
+        Field("extensionRef", "extension", Raw()),
+        Field("externalAuth", "external_auth", Raw()),
+    ),
+)
+_FILTERS = Items(_FILTER, max_items=16)
+HTTP_RULE = Record(
+    model.HttpRouteRule,
+    (
+        Field("name", "name", _TEXT),
+        Field("matches", "matches", Items(_MATCH, max_items=64)),
+        Field("filters", "filters", _FILTERS),
+        Field(
+            "backendRefs",
+            "backends",
+            Items(
+                Record(
+                    model.BackendRef,
+                    (*_TARGET, Field("weight", "weight", Integer()), Field("filters", "filters", _FILTERS)),
+                ),
+                max_items=16,
+            ),
+        ),
+        Field(
+            "timeouts",
+            "timeouts",
+            Record(
+                model.Timeouts,
+                (
+                    Field("request", "request_s", Duration()),
+                    Field("backendRequest", "backend_request_s", Duration()),
+                ),
+            ),
+        ),
+    ),
+)
+"""One rule, of a HTTPRoute or inside a Function."""
+
+_ROUTE_SPEC = Record(
+    model.HttpRouteResource,
+    (
+        Field(
+            "parentRefs",
+            "parents",
+            Items(
+                Record(
+                    model.ParentRef,
+                    (
+                        Field("group", "group", _TEXT),
+                        Field("kind", "kind", _TEXT),
+                        Field("namespace", "namespace", _TEXT),
+                        Field("name", "name", _TEXT, required=True),
+                        Field("sectionName", "section", _TEXT),
+                        Field("port", "port", Integer()),
+                    ),
+                ),
+                max_items=32,
+            ),
+        ),
+        Field("hostnames", "hostnames", Items(_HOSTNAME, max_items=16)),
+        Field("rules", "rules", Items(HTTP_RULE, max_items=16)),
+    ),
+)
+
+
+def _default_route(obj: dict[str, Any]) -> None:
+    spec = obj.setdefault("spec", {})
+    if type(spec) is not dict:
+        return
+    for parent in _objects(spec.get("parentRefs")):
+        parent.setdefault("group", _GROUP)
+        parent.setdefault("kind", "Gateway")
+    if spec.get("rules") is None:
+        spec["rules"] = [{}]
+    for rule in _objects(spec["rules"]):
+        default_rule(rule)
+
+
+def default_rule(rule: dict[str, Any]) -> None:
+    """Fill the schema's defaults into one rule, in place; idempotent."""
+    if rule.get("matches") is None:
+        rule["matches"] = [{}]
+    for match in _objects(rule["matches"]):
+        path = match.setdefault("path", {})
+        if type(path) is dict:
+            path.setdefault("type", "PathPrefix")
+            path.setdefault("value", "/")
+        for name in ("headers", "queryParams"):
+            for field in _objects(match.get(name)):
+                field.setdefault("type", "Exact")
+    _default_filters(rule)
+    for backend in _objects(rule.get("backendRefs")):
+        _default_backend(backend)
+        backend.setdefault("weight", 1)
+        _default_filters(backend)
+
+
+def _default_filters(owner: dict[str, Any]) -> None:
+    for item in _objects(owner.get("filters")):
+        if type(item.get("requestRedirect")) is dict:
+            item["requestRedirect"].setdefault("statusCode", 302)
+        mirror = item.get("requestMirror")
+        if type(mirror) is dict and type(mirror.get("backendRef")) is dict:
+            _default_backend(mirror["backendRef"])
+
+
+def _default_backend(backend: dict[str, Any]) -> None:
+    backend.setdefault("group", "")
+    backend.setdefault("kind", "Service")
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if type(item) is dict] if type(value) is list else []
+
+
+def inline_rules(rules: tuple[dict[str, Any], ...]) -> tuple[model.HttpRouteRule, ...]:
+    """Read the rules that a Function carries; its admission has reported what is wrong with them."""
+    read = []
+    for rule in rules:
+        filled = copy_json(rule)
+        default_rule(filled)
+        read.append(HTTP_RULE.decode(filled, (), Reading()))
+    return tuple(read)
+
+
+HTTP_ROUTE: TableVerbs[model.HttpRouteResource] = TableVerbs(
+    API_VERSION,
+    "HTTPRoute",
+    _ROUTE_SPEC,
+    default=_default_route,
+    rules=check.route_rules,
+    older=_beta(_ROUTE_SPEC),
+)
+"""The verbs of HTTPRoute."""
+
+# ---------------------------------------------------------------------------------------------------- Gateway
+
+
+def _listener(
+    *, tls: dict[str, Any] | None = None, allowed: dict[str, Any] | None = None, **values: Any
+) -> model.GatewayListener:
+    known = {name: value for name, value in (tls or {}).items() if name != "options"}
+    return model.GatewayListener(**values, **known, **(allowed or {}))
+
+
+def _allowed(
+    *, namespaces: dict[str, Any] | None = None, kinds: tuple[model.RouteKind, ...] = ()
+) -> dict[str, Any]:
+    return {**(namespaces or {}), "kinds": kinds}
+
+
+class _Listener(Record):
+    def encode(self, value: Any) -> Any:
+        written: dict[str, Any] = {"name": value.name, "port": value.port, "protocol": value.protocol}
+        if value.hostname:
+            written["hostname"] = value.hostname
+        if value.tls_mode or value.certificates:
+            written["tls"] = {
+                "mode": value.tls_mode or "Terminate",
+                "certificateRefs": Items(_CERTIFICATE).encode(value.certificates),
+            }
+        namespaces: dict[str, Any] = {"from": value.routes_from}
+        if value.selector is not None:
+            namespaces["selector"] = value.selector
+        written["allowedRoutes"] = {"namespaces": namespaces}
+        if value.kinds:
+            written["allowedRoutes"]["kinds"] = Items(_KIND).encode(value.kinds)
+        return written
+
+
+_CERTIFICATE = Record(
+    model.CertificateRef,
+    (
+        Field("group", "group", _TEXT),
+        Field("kind", "kind", _TEXT),
+        Field("name", "name", _TEXT, required=True),
+        Field("namespace", "namespace", _TEXT),
+    ),
+)
+_KIND = Record(model.RouteKind, (Field("group", "group", _TEXT), Field("kind", "kind", _TEXT, required=True)))
+LISTENER = _Listener(
+    _listener,
+    (
+        Field("name", "name", _TEXT, required=True),
+        Field("hostname", "hostname", _HOSTNAME),
+        Field("port", "port", Integer(), required=True),
+        Field("protocol", "protocol", _TEXT, required=True),
+        Field(
+            "tls",
+            "tls",
+            Record(
+                dict,
+                (
+                    Field("mode", "tls_mode", _TEXT),
+                    Field("certificateRefs", "certificates", Items(_CERTIFICATE, max_items=64)),
+                    Field("options", "options", Raw()),
+                ),
+            ),
+        ),
+        Field(
+            "allowedRoutes",
+            "allowed",
+            Record(
+                _allowed,
+                (
+                    Field(
+                        "namespaces",
+                        "namespaces",
+                        Record(
+                            dict, (Field("from", "routes_from", _TEXT), Field("selector", "selector", Raw()))
+                        ),
+                    ),
+                    Field("kinds", "kinds", Items(_KIND, max_items=8)),
+                ),
+            ),
+        ),
+    ),
+)
+"""One listener, of a Gateway of this group or of OpenFunction."""
+
+
+def default_listener(listener: dict[str, Any]) -> None:
+    """Fill the schema's defaults into one listener, in place; idempotent."""
+    allowed = listener.setdefault("allowedRoutes", {})
+    if type(allowed) is dict:
+        namespaces = allowed.setdefault("namespaces", {})
+        if type(namespaces) is dict:
+            namespaces.setdefault("from", "Same")
+        for kind in _objects(allowed.get("kinds")):
+            kind.setdefault("group", _GROUP)
+    tls = listener.get("tls")
+    if type(tls) is dict:
+        tls.setdefault("mode", "Terminate")
+        for reference in _objects(tls.get("certificateRefs")):
+            reference.setdefault("group", "")
+            reference.setdefault("kind", "Secret")
+
+
+def _default_gateway(obj: dict[str, Any]) -> None:
+    spec = obj.get("spec")
+    if type(spec) is dict:
+        for listener in _objects(spec.get("listeners")):
+            default_listener(listener)
+
+
+_GATEWAY_SPEC = Record(
+    model.GatewayResource,
+    (
+        Field("gatewayClassName", "class_name", _TEXT, required=True),
+        Field("listeners", "listeners", Items(LISTENER, max_items=64), required=True),
+        Field("addresses", "addresses", Items(Raw(), max_items=16)),
+    ),
+)
+GATEWAY: TableVerbs[model.GatewayResource] = TableVerbs(
+    API_VERSION,
+    "Gateway",
+    _GATEWAY_SPEC,
+    default=_default_gateway,
+    rules=check.gateway_rules,
+    required=True,
+    older=_beta(_GATEWAY_SPEC),
+)
+"""The verbs of Gateway."""
+
+_CLASS_SPEC = Record(
+    model.GatewayClass,
+    (
+        Field("controllerName", "controller", _TEXT, required=True),
+        Field("description", "description", _TEXT),
+    ),
+)
+GATEWAY_CLASS: TableVerbs[model.GatewayClass] = TableVerbs(
+    API_VERSION,
+    "GatewayClass",
+    _CLASS_SPEC,
+    required=True,
+    older=_beta(_CLASS_SPEC),
+)
+"""The verbs of GatewayClass."""
+
+_GRANT_SPEC = Record(
+    model.ReferenceGrant,
+    (
+        Field(
+            "from",
+            "sources",
+            Items(
+                Record(
+                    model.GrantFrom,
+                    (
+                        Field("group", "group", _TEXT, required=True, keep=True),
+                        Field("kind", "kind", _TEXT, required=True),
+                        Field("namespace", "namespace", _TEXT, required=True),
+                    ),
+                ),
+                max_items=16,
+            ),
+            required=True,
+        ),
+        Field(
+            "to",
+            "targets",
+            Items(
+                Record(
+                    model.GrantTo,
+                    (
+                        Field("group", "group", _TEXT, keep=True),
+                        Field("kind", "kind", _TEXT, required=True),
+                        Field("name", "name", _TEXT),
+                    ),
+                ),
+                max_items=16,
+            ),
+            required=True,
+        ),
+    ),
+)
+REFERENCE_GRANT: TableVerbs[model.ReferenceGrant] = TableVerbs(
+    API_VERSION,
+    "ReferenceGrant",
+    _GRANT_SPEC,
+    required=True,
+    older=_beta(_GRANT_SPEC),
+)
+"""The verbs of ReferenceGrant."""

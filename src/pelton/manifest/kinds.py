@@ -213,7 +213,7 @@ KINDS: tuple[Kind, ...] = (
         status=True,
         columns=(
             Column("Class", "string", ".spec.gatewayClassName"),
-            Column("Address", "string", ".status.addresses[*].value"),
+            Column("Address", "string", '.status.addresses[?(@.type=="IPAddress")].value'),
             Column("Programmed", "string", '.status.conditions[?(@.type=="Programmed")].status'),
             _AGE,
         ),

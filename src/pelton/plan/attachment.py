@@ -33,7 +33,7 @@ from pelton.plan.references import GROUP, Condition, Resolver, granted
 from pelton.plan.routing import ANY, intersection
 from pelton.plan.upstreams import Services
 
-__all__ = ["CLASS", "CONTROLLER", "HTTPS", "Attached", "Condition", "Pair", "Seen", "Sources", "attach"]  # fmt: skip
+__all__ = ["CLASS", "CONTROLLER", "HTTPS", "Attached", "Condition", "Pair", "Seen", "Sources", "attach"]
 
 CONTROLLER: Final = "pelton.dev/gateway-controller"
 CLASS: Final = "pelton"

@@ -1,6 +1,7 @@
 """Precedence of routes: the contract's order, hosts, tags, conflicts, explanations."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -71,7 +72,7 @@ def header(name: str, value: str, kind: str = "Exact") -> FieldMatch:
     return FieldMatch(name=name, value=value, type=kind)
 
 
-def answer(routes: list[Route | StandaloneRoute], request: Request, port: str = EXTERNAL) -> str | None:
+def answer(routes: Sequence[Route | StandaloneRoute], request: Request, port: str = EXTERNAL) -> str | None:
     entries = [entry for one in routes for entry in entries_of(one, port)]
     found = decide(virtual_hosts(entries), request)
     return found.rule.backends[0].key if found else None
@@ -296,7 +297,10 @@ def test_function_answers_on_its_host_and_under_its_path_on_other_hosts():
 
 
 def test_paths_of_functions_are_not_served_under_hosts_that_a_route_names():
-    routes = [function(), http_route("api", rule("api", prefix("/v1")), hosts=("api.example.com",))]
+    routes: list[Route | StandaloneRoute] = [
+        function(),
+        http_route("api", rule("api", prefix("/v1")), hosts=("api.example.com",)),
+    ]
 
     assert answer(routes, Request(host="api.example.com", path="/default/hello")) is None
 

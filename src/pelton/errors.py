@@ -28,6 +28,7 @@ __all__ = [
     "PeltonError",
     "PortInUseError",
     "ProtocolError",
+    "RenderError",
     "SourceError",
     "StoreVersionError",
     "UnknownConventionError",
@@ -133,6 +134,14 @@ class InvalidError(PeltonError):
     ) -> None:
         super().__init__(message, where=where, hint=hint)
         self.causes = causes
+
+
+class RenderError(PeltonError):
+    """A manifest cannot be written as the objects of another place, although it is valid by itself."""
+
+    code = "PEL-RENDER-001"
+    exit_code = 2
+    http_status = 422
 
 
 class NotFoundError(PeltonError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pelton.model.component import ComponentResource, ComponentSpec
 from pelton.model.convention import DEFERRED
 from pelton.model.desired import DEFERRED_NAME, Component, OutputBinding, Subscription
-from pelton.model.function import DaprOutput, DaprTrigger, Function, Serving
+from pelton.model.function import DaprInput, DaprOutput, DaprTrigger, Function, Serving
 from pelton.plan import names
 from pelton.plan.problem import Problem
 
@@ -22,6 +22,7 @@ __all__ = [
     "Link",
     "component_names",
     "deferred",
+    "input_links",
     "links",
     "outputs",
     "secret_names",
@@ -31,6 +32,7 @@ __all__ = [
 
 _TRIGGERS = "spec.serving.triggers.dapr"
 _OUTPUTS = "spec.serving.outputs"
+_INPUTS = "spec.serving.triggers.inputs"
 _STATES = "spec.serving.states"
 
 
@@ -61,12 +63,14 @@ class Link:
 
     Attributes:
         path: Field path of the reference.
+        name: What the component is called on the target; its logical name, unless the target renames it.
         type: Component type; "" when nothing says it.
         component: The component with its secrets, or None.
         why: (reason, sentence) when there is no component, else None.
     """
 
     path: str
+    name: str
     type: str
     component: Component | None = None
     why: tuple[str, str] | None = None
@@ -120,7 +124,16 @@ def state_links(function: Function, facts: Facts) -> dict[str, Link]:
     }
 
 
-def _refer(function: Function, reference: DaprTrigger | DaprOutput, path: str, facts: Facts) -> Link:
+def input_links(function: Function, facts: Facts) -> dict[str, Link]:
+    """Return name of an extra input -> link, in written order."""
+    asked = function.serving.triggers if function.serving else None
+    inputs = asked.inputs if asked else ()
+    return {e.name: _refer(function, e, f"{_INPUTS}[{i}].dapr", facts) for i, e in enumerate(inputs)}
+
+
+def _refer(
+    function: Function, reference: DaprTrigger | DaprOutput | DaprInput, path: str, facts: Facts
+) -> Link:
     serving = function.serving or Serving()
     inline = serving.component(reference.name)
     return _link(function, reference.name, reference.type, inline, f"{path}.name", facts)
@@ -137,17 +150,17 @@ def _link(
                 f'no component "{name}" in serving.bindings, serving.pubsub, serving.states or the namespace '
                 f'"{function.namespace}"; declare it inline or apply a Component of that name'
             )
-            return Link(path=path, type=kind, why=("ComponentNotFound", sentence))
+            return Link(path=path, name=name, type=kind, why=("ComponentNotFound", sentence))
         app = names.app_id(function.namespace, function.name)
         if resource.scopes and app not in resource.scopes and function.name not in resource.scopes:
             sentence = f'Component "{name}" is limited to other apps; add "{app}" to its scopes'
-            return Link(path=path, type=kind, why=("ComponentOutOfScope", sentence))
+            return Link(path=path, name=name, type=kind, why=("ComponentOutOfScope", sentence))
         spec = resource.spec
     kind = kind or spec.type
     component, missing = _resolve(function, name, spec, facts)
     if missing:
-        return Link(path=path, type=kind, why=("SecretNotFound", missing))
-    return Link(path=path, type=kind, component=component)
+        return Link(path=path, name=name, type=kind, why=("SecretNotFound", missing))
+    return Link(path=path, name=name, type=kind, component=component)
 
 
 def _resolve(

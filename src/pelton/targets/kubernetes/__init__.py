@@ -1,0 +1,1 @@
+"""Kubernetes as a place for functions: manifests in, objects of Knative, KEDA, Dapr and Shipwright out."""

@@ -1,0 +1,225 @@
+"""What a render has to know about a cluster, and how it is read from objects that lie beside the functions.
+
+`Cluster` is filled in by `cli/render.py`: from the ConfigMap `openfunction-config`, from Gateways of
+networking.openfunction.io, and from flags. What is in none of these has the values of OpenFunction's own
+installation. Pure.
+
+Source: contracts, OpenFunction, sections 5 and 8.1 (end), and autoscaling, section 5.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pelton.errors import RenderError
+from pelton.manifest import text
+from pelton.model.function import Exporter, Hooks, Tracing, TracingProvider
+
+__all__ = [
+    "CONFIG_MAP",
+    "HTTP_ADD_ON_VERSIONS",
+    "INTERNAL_LISTENER",
+    "Cluster",
+    "Gateway",
+    "read_config_map",
+    "read_gateway",
+    "read_plugins",
+]
+
+CONFIG_MAP = "openfunction-config"
+"""Name of the ConfigMap with OpenFunction's global settings."""
+INTERNAL_LISTENER = "ofn-http-internal"
+HTTP_ADD_ON_VERSIONS = ("v1alpha1", "v1beta1")
+"""Versions of http.keda.sh: HTTPScaledObject, or InterceptorRoute with a ScaledObject of one's own."""
+
+_DEFAULT_PROXY_IMAGE = "openfunction/dapr-proxy:v0.1.0"
+_PLACEHOLDER = re.compile(r"\{\{-?\s*\.(\w+)\s*-?\}\}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """A Gateway of networking.openfunction.io and the Gateway API's Gateway behind it.
+
+    Attributes:
+        namespace, name: Its own.
+        parent_namespace, parent_name: Of the Gateway API's Gateway that routes attach to.
+        domain: Of external host names.
+        cluster_domain: Of names inside the cluster.
+        host_template, path_template: With `{{.Name}}`, `{{.Namespace}}` and, for hosts, `{{.Domain}}`.
+        label_key: Label of routes that says which Gateway they belong to.
+        ports: (port name, port) of the listeners for callers inside the cluster.
+    """
+
+    namespace: str = "openfunction"
+    name: str = "openfunction"
+    parent_namespace: str = "projectcontour"
+    parent_name: str = "contour"
+    domain: str = "ofn.io"
+    cluster_domain: str = "cluster.local"
+    host_template: str = "{{.Name}}.{{.Namespace}}.{{.Domain}}"
+    path_template: str = "{{.Namespace}}/{{.Name}}"
+    label_key: str = "app.kubernetes.io/managed-by"
+    ports: tuple[tuple[str, int], ...] = ((INTERNAL_LISTENER, 80),)
+
+    def host(self, namespace: str, name: str) -> str:
+        """Return the external host name of a function."""
+        return _fill(self.host_template, {"Name": name, "Namespace": namespace, "Domain": self.domain})
+
+    def path(self, namespace: str, name: str) -> str:
+        """Return the path prefix of a function on hosts that its user chose, with a leading slash."""
+        return "/" + _fill(self.path_template, {"Name": name, "Namespace": namespace}).lstrip("/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Settings of a cluster that are not in a Function.
+
+    Attributes:
+        gateways: (namespace, name) -> Gateway, for those that are not OpenFunction's default one.
+        hooks, tracing: Around the invocations of all functions; None for none.
+        plugins: What older frameworks run for all functions; None = `hooks`.
+        proxy_image: Image of the Dapr proxy.
+        http_add_on: Version of http.keda.sh to write, one of HTTP_ADD_ON_VERSIONS.
+        http_add_on_namespace: Where KEDA's HTTP add-on is installed.
+    """
+
+    gateways: Mapping[tuple[str, str], Gateway] = field(default_factory=dict)
+    hooks: Hooks | None = None
+    tracing: Tracing | None = None
+    plugins: Hooks | None = None
+    proxy_image: str = _DEFAULT_PROXY_IMAGE
+    http_add_on: str = HTTP_ADD_ON_VERSIONS[0]
+    http_add_on_namespace: str = "keda"
+
+
+def _fill(template: str, values: Mapping[str, str]) -> str:
+    """Fill in a template; Gateways use no more of Go's template language than these fields."""
+    filled = _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), template)
+    if "{{" in filled:
+        raise RenderError(
+            f'the template "{template}" uses more than {", ".join("{{." + name + "}}" for name in values)}',
+            hint="write hostTemplate and pathTemplate of the Gateway with these fields only",
+        )
+    return filled
+
+
+def read_gateway(obj: Mapping[str, Any]) -> Gateway:
+    """Read a Gateway of networking.openfunction.io, with the defaults of its schema and of its webhook."""
+    metadata, spec = _object(obj.get("metadata")), _object(obj.get("spec"))
+    defaults = Gateway()
+    namespace, name = str(metadata.get("namespace") or ""), str(metadata.get("name") or "")
+    reference = _object(spec.get("gatewayRef"))
+    definition = _object(spec.get("gatewayDef"))
+    parent = reference or definition
+    ports = [
+        (str(listener.get("name") or "http"), int(listener.get("port") or 80))
+        for listener in _objects(_object(spec.get("gatewaySpec")).get("listeners"))
+        if listener.get("name") == INTERNAL_LISTENER
+    ]
+    return Gateway(
+        namespace=namespace,
+        name=name,
+        parent_namespace=str(parent.get("namespace") or namespace),
+        parent_name=str(parent.get("name") or name),
+        domain=str(spec.get("domain") or defaults.domain),
+        cluster_domain=str(spec.get("clusterDomain") or defaults.cluster_domain),
+        host_template=str(spec.get("hostTemplate") or defaults.host_template),
+        path_template=str(spec.get("pathTemplate") or defaults.path_template),
+        label_key=str(spec.get("httpRouteLabelKey") or defaults.label_key),
+        ports=tuple(ports) or defaults.ports,
+    )
+
+
+def read_config_map(obj: Mapping[str, Any]) -> dict[str, Any]:
+    """Read `openfunction-config`: attributes of Cluster -> values, for the keys that are there.
+
+    Raises:
+        RenderError: A value is not the YAML that the key asks for.
+    """
+    data = {key: value for key, value in _object(obj.get("data")).items() if isinstance(value, str)}
+    found: dict[str, Any] = {}
+    if "plugins" in data:
+        found["plugins"] = read_plugins(data["plugins"], f"ConfigMap {CONFIG_MAP}: data.plugins")
+    if "hooks" in data or "plugins" in data:
+        key = "hooks" if "hooks" in data else "plugins"
+        found["hooks"] = read_plugins(data[key], f"ConfigMap {CONFIG_MAP}: data.{key}")
+    for key in ("tracing", "plugins.tracing"):
+        if key in data:
+            found["tracing"] = _tracing(_yaml(data[key], f"ConfigMap {CONFIG_MAP}: data[{key}]"))
+            break
+    if data.get("openfunction.dapr-proxy.image"):
+        found["proxy_image"] = data["openfunction.dapr-proxy.image"]
+    return found
+
+
+def read_plugins(written: str, where: str) -> Hooks:
+    """Read the YAML of plugins: `order` is both ways, `pre` and `post` win over it.
+
+    Args:
+        written: The text of the annotation `plugins`, or of that key of the ConfigMap.
+        where: For the message.
+
+    Raises:
+        RenderError: It is not such YAML.
+    """
+    found = _yaml(written, where)
+    order = _names(found.get("order"), where)
+    pre, post = _names(found.get("pre"), where), _names(found.get("post"), where)
+    return Hooks(pre=pre or order, post=post or tuple(reversed(order)))
+
+
+def _names(value: Any, where: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise RenderError(f"{where} must list names, found {value!r}", hint="write pre: [a, b], post: [c]")
+    return tuple(value)
+
+
+def _yaml(written: str, where: str) -> dict[str, Any]:
+    # `parse` takes resources only, hence the wrapping of what is one mapping.
+    lines = "\n".join(f"  {line}" for line in written.splitlines())
+    head = "apiVersion: v1\nkind: Settings\nmetadata: {name: settings}\nsettings:"
+    parsed = text.parse(f"{head}\n{lines}\n", where)
+    settings = parsed.documents[0].data.get("settings") if parsed.documents else None
+    if parsed.errors or not isinstance(settings, dict | None):
+        raise RenderError(f"{where} is not a YAML mapping", hint="write it as OpenFunction reads it")
+    return settings or {}
+
+
+def _tracing(settings: Mapping[str, Any]) -> Tracing:
+    provider = _object(settings.get("provider"))
+    exporter = _object(provider.get("exporter"))
+    return Tracing(
+        enabled=settings.get("enabled") is True,
+        provider=TracingProvider(
+            name=str(provider["name"]),
+            oap_server=str(provider.get("oapServer") or ""),
+            exporter=Exporter(
+                name=str(exporter["name"]),
+                endpoint=str(exporter.get("endpoint") or ""),
+                **{
+                    key: str(exporter[key])
+                    for key in ("headers", "compression", "timeout", "protocol")
+                    if exporter.get(key)
+                },
+            )
+            if exporter.get("name")
+            else None,
+        )
+        if provider.get("name")
+        else None,
+        tags={str(key): str(value) for key, value in _object(settings.get("tags")).items()},
+        baggage={str(key): str(value) for key, value in _object(settings.get("baggage")).items()},
+    )
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _objects(value: Any) -> Iterable[Mapping[str, Any]]:
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []

@@ -2,6 +2,7 @@
 
 Adding a file adds a case. PELTON_UPDATE_GOLDEN=1 rewrites the expected parts; review that like code, and
 never do it in a commit that changes logic without saying so. All inputs are written for this project.
+A case of `render` may begin with the flags of `pelton render`, as a comment.
 """
 
 import os
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from pelton.cli.render import ClusterOptions, kubernetes_objects, read_inputs
 from pelton.errors import PeltonError
 from pelton.manifest.kinds import admit
 from pelton.manifest.text import parse, write
+from pelton.targets.kubernetes.render import PARTS
 
 HERE = Path(__file__).parent
 DASHES = "-" * 70
@@ -34,7 +37,23 @@ def manifest(text: str) -> str:
     return "---\n".join(parts)
 
 
-TOPICS = {"manifest": manifest}
+def render(text: str) -> str:
+    """Render for a cluster: warnings, errors, then the objects to apply."""
+    found = re.match(r"# pelton render ?(.*)\n", text)
+    words = iter(found[1].split() if found else ())
+    flags = {word.removeprefix("--").replace("-", "_"): next(words) for word in words}
+    parts = (flags.pop("only"),) if "only" in flags else PARTS
+    options = ClusterOptions(**{FLAGS.get(name, name): value for name, value in flags.items()})
+    parsed = parse(text, "case.yaml")
+    inputs = read_inputs(parsed.documents, namespace="default", local=False)
+    objects = kubernetes_objects(inputs, options, parts=parts)
+    lines = [f"warning: {line}\n" for line in inputs.warnings]
+    lines += [f"error: {error}\n" for error in (*parsed.errors, *inputs.errors)]
+    return "".join(lines) + (write(objects) if objects else "")
+
+
+FLAGS = {"keda_http": "http_add_on", "keda_http_namespace": "http_add_on_namespace"}
+TOPICS = {"manifest": manifest, "render": render}
 CASES = sorted(path for topic in TOPICS for path in (HERE / topic).glob("*.txt"))
 
 

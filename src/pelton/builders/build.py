@@ -1,24 +1,25 @@
 """One build: detect, snapshot, environment; the order in which a user wants to hear of mistakes.
 
-Called by `cli/control_plane.py` for the reconciler. Idempotent and content-addressed: the same source and
-requirements give the same result without work.
+Called by `cli/control_plane.py` for the reconciler, and by `cli/render.py` to foresee the outcome. Idempotent
+and content-addressed: the same source and requirements give the same result without work.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
 from pelton.builders import detect, environment
-from pelton.builders.bundle import snapshot
+from pelton.builders.bundle import digest_of, snapshot
 from pelton.errors import BuildError, SourceError
 from pelton.model.build import BuildResult
 from pelton.model.desired import BuildRun
 
-__all__ = ["build", "source_directory"]
+__all__ = ["build", "foresee", "source_directory"]
 
 _DEFAULT_TIMEOUT_S = 600.0
 
@@ -48,21 +49,59 @@ async def build(
     limit = run.timeout_s or _DEFAULT_TIMEOUT_S
     try:
         async with asyncio.timeout(limit):
-            said = detect.from_build_env(run.env)
-            wanted = detect.Wanted(
-                source=said.source, target=said.target, signature=said.signature, convention=convention
-            )
-            found = detect.detect(source, conventions, wanted)
-            environment.check_python(source)
-            requirements = environment.requirements_of(source, found.options)
+            found, requirements = _look(source, run, convention, conventions)
             bundle = await snapshot(source, bundles_dir)
             made = await environment.ensure(requirements, found.implied, envs_dir=environments_dir)
     except TimeoutError:
         raise BuildError(f"the build took longer than {limit:g} s", where=str(source)) from None
+    return _result(found, bundle=bundle.path, digest=bundle.digest, site_packages=made.site_packages)
+
+
+async def foresee(
+    run: BuildRun,
+    *,
+    convention: str,
+    conventions: Mapping[str, ModuleType],
+    bundles_dir: Path,
+    environments_dir: Path,
+) -> BuildResult:
+    """Return what `build` will return for the source as it is now, making nothing; arguments as there.
+
+    Raises:
+        SourceError: As `build`.
+    """
+    source = source_directory(run)
+    found, requirements = _look(source, run, convention, conventions)
+    digest = await digest_of(source)
+    key = environment.key_of(requirements, found.implied)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    place = environments_dir.absolute() / key / "lib" / version / "site-packages"
+    return _result(
+        found,
+        bundle=str(bundles_dir.absolute() / digest.removeprefix("sha256:")),
+        digest=digest,
+        site_packages=str(place) if key else "",
+    )
+
+
+def _look(
+    source: Path, run: BuildRun, convention: str, conventions: Mapping[str, ModuleType]
+) -> tuple[detect.Detected, str]:
+    """Return what the source is, and its requirements."""
+    said = detect.from_build_env(run.env)
+    wanted = detect.Wanted(
+        source=said.source, target=said.target, signature=said.signature, convention=convention
+    )
+    found = detect.detect(source, conventions, wanted)
+    environment.check_python(source)
+    return found, environment.requirements_of(source, found.options)
+
+
+def _result(found: detect.Detected, *, bundle: str, digest: str, site_packages: str) -> BuildResult:
     return BuildResult(
-        bundle=bundle.path,
-        digest=bundle.digest,
-        environment=made.site_packages,
+        bundle=bundle,
+        digest=digest,
+        environment=site_packages,
         convention=found.convention,
         target=found.target,
         signature=found.signature,

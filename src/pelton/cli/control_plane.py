@@ -26,7 +26,7 @@ from pelton.apiserver.tokens import fixed
 from pelton.builders.build import build
 from pelton.cli import metrics
 from pelton.cli.home import Home, Settings
-from pelton.cli.tables import CONVENTIONS, DRIVERS, STATES, resolve_convention
+from pelton.cli.tables import CONVENTIONS, OUTPUT_TYPES, STATES, TRIGGER_TYPES, resolve_convention
 from pelton.clock import Clock
 from pelton.controlplane.reconciler import Reconciler
 from pelton.log import get
@@ -41,8 +41,6 @@ from pelton.targets.local.target import LocalTarget
 __all__ = ["ControlPlane"]
 
 RECEIVERS = "receivers.notification.kubesphere.io"
-_TRIGGERS = frozenset({"pubsub.jetstream", "bindings.cron"})
-_OUTPUTS = frozenset({"pubsub.jetstream", "bindings.http"})
 _ADMINS = ("system:masters", "system:authenticated")
 _log = get(__name__)
 
@@ -121,8 +119,8 @@ class ControlPlane:
     def _reconciler(self, store: SqliteStore) -> Reconciler:
         facts = Facts(
             variables=dict(os.environ),
-            trigger_types=_TRIGGERS & DRIVERS.keys(),
-            output_types=_OUTPUTS & DRIVERS.keys(),
+            trigger_types=TRIGGER_TYPES,
+            output_types=OUTPUT_TYPES,
             state_types=frozenset(STATES),
         )
         gateway = f"http://{self._settings.gateway_host}:{self._settings.gateway_port}"

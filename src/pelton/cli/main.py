@@ -161,6 +161,55 @@ def apply(
 
 
 @app.command()
+def render(
+    files: Annotated[
+        list[str], typer.Option("-f", "--filename", help="Manifest, directory, or - for stdin.")
+    ],
+    target: Annotated[str, typer.Option(help="local or kubernetes.")] = "kubernetes",
+    output: Annotated[str, typer.Option("-o", "--output", help="yaml or json.")] = "yaml",
+    namespace: Annotated[
+        str, typer.Option("-n", "--namespace", help="Namespace of objects that name none.")
+    ] = "default",
+    only: Annotated[str, typer.Option(help="build, serving or route: only this part of each Function.")] = "",
+    gateway: Annotated[str, typer.Option(help="NAMESPACE/NAME of the Gateway that routes attach to.")] = "",
+    domain: Annotated[str, typer.Option(help="Domain of external host names; default ofn.io.")] = "",
+    cluster_domain: Annotated[
+        str, typer.Option(help="Domain of names inside the cluster; default cluster.local.")
+    ] = "",
+    keda_http: Annotated[
+        str, typer.Option(help="v1alpha1 (HTTPScaledObject) or v1beta1 (InterceptorRoute).")
+    ] = "v1alpha1",
+    keda_http_namespace: Annotated[str, typer.Option(help="Namespace of KEDA's HTTP add-on.")] = "keda",
+) -> None:
+    """Print what manifests become on this machine or in a cluster; change nothing."""
+    from pelton.cli.render import TARGETS, ClusterOptions
+    from pelton.cli.render import render as run
+    from pelton.targets.kubernetes.cluster import HTTP_ADD_ON_VERSIONS
+    from pelton.targets.kubernetes.render import PARTS
+
+    _known("--target", target, *TARGETS)
+    _known("--keda-http", keda_http, *HTTP_ADD_ON_VERSIONS)
+    if only:
+        _known("--only", only, *PARTS)
+    _exit(
+        run(
+            files,
+            target=target,
+            namespace=namespace,
+            output=_one_of(output, "yaml", "json"),
+            only=only,
+            options=ClusterOptions(
+                gateway=gateway,
+                domain=domain,
+                cluster_domain=cluster_domain,
+                http_add_on=keda_http,
+                http_add_on_namespace=keda_http_namespace,
+            ),
+        )
+    )
+
+
+@app.command()
 def get(
     kind: Annotated[str, typer.Argument(help="functions (fn), components, receivers (nr).")],
     name: Annotated[str, typer.Argument(help="One object; default: all.")] = "",
@@ -434,10 +483,14 @@ def demo(
 
 
 def _one_of(value: str, *known: str) -> str:
+    return _known("-o", value, *known)
+
+
+def _known(flag: str, value: str, *known: str) -> str:
     from pelton.errors import UsageError
 
     if value not in known:
-        raise UsageError(f"-o {value!r} is not known", hint=f"one of: {', '.join(known)}")
+        raise UsageError(f"{flag} {value!r} is not known", hint=f"one of: {', '.join(known)}")
     return value
 
 

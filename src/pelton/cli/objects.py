@@ -25,7 +25,16 @@ from pelton.manifest.kinds import Kind
 from pelton.model.desired import BuildRun
 from pelton.plan.function import SOURCE_DIGEST, build_hash
 
-__all__ = ["apply", "delete", "describe", "get", "read_documents", "wait_settled"]
+__all__ = [
+    "apply",
+    "complain",
+    "delete",
+    "describe",
+    "get",
+    "read_documents",
+    "resolve_source",
+    "wait_settled",
+]
 
 _MANIFESTS: Final = (".yaml", ".yml", ".json")
 _SETTLED: Final = ("Running", "Failed", "Timeout", "UnknownRuntime")
@@ -49,14 +58,14 @@ def apply(home: Home, files: Sequence[str], *, wait: bool, dry_run: bool, timeou
     applied: list[tuple[Kind, dict[str, Any]]] = []
     documents, errors = read_documents(files)
     for error in errors:
-        _complain(error)
+        complain(error)
         failed = True
     with Client(home) as client:
         for document in documents:
             try:
                 kind, obj, done = _apply_one(client, document, dry_run=dry_run)
             except PeltonError as exc:
-                _complain(exc)
+                complain(exc)
                 failed = True
                 continue
             applied.append((kind, obj))
@@ -119,7 +128,7 @@ def _apply_one(client: Client, document: text.Document, *, dry_run: bool) -> tup
         metadata.pop(name, None)
     if kind.namespaced:
         metadata.setdefault("namespace", "default")
-    _resolve_source(obj, document)
+    resolve_source(obj, document)
     note_source(obj)
     suffix = " (dry run)" if dry_run else ""
     try:
@@ -135,7 +144,7 @@ def _apply_one(client: Client, document: text.Document, *, dry_run: bool) -> tup
     return kind, new, ("unchanged" if same else "configured") + suffix
 
 
-def _resolve_source(obj: dict[str, Any], document: text.Document) -> None:
+def resolve_source(obj: dict[str, Any], document: text.Document) -> None:
     """A relative srcRepo.url means relative to the manifest; the server does not know where that is."""
     repo = obj.get("spec", {}).get("build", {}).get("srcRepo", {}) if obj.get("kind") == "Function" else {}
     url = repo.get("url", "")
@@ -312,7 +321,7 @@ def delete(
             metadata = document.data["metadata"]
             targets.append((kind, metadata.get("namespace", "default"), metadata["name"]))
         for error in errors:
-            _complain(error)
+            complain(error)
         failed = bool(errors)
     else:
         kind = kinds.by_resource(word)
@@ -324,7 +333,7 @@ def delete(
                 if wait:
                     _wait_gone(client, kind, space, name, timeout_s)
             except PeltonError as exc:
-                _complain(exc)
+                complain(exc)
                 failed = True
                 continue
             print(f"{kind.singular}.{kind.group}/{name} deleted")
@@ -349,5 +358,6 @@ def _print(obj: dict[str, Any], output: str) -> None:
         print_yaml(obj)
 
 
-def _complain(error: PeltonError) -> None:
+def complain(error: PeltonError) -> None:
+    """Print an error that does not end the command."""
     print(f"error: {error}", file=sys.stderr)

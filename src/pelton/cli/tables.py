@@ -15,8 +15,10 @@ from pelton.errors import ComponentError, UnknownConventionError
 __all__ = [
     "CONVENTIONS",
     "DRIVERS",
+    "OUTPUT_TYPES",
     "SENDERS",
     "STATES",
+    "TRIGGER_TYPES",
     "resolve_convention",
     "resolve_driver",
     "resolve_sender",
@@ -44,6 +46,11 @@ DRIVERS: Final[Mapping[str, str]] = {
     "pubsub.jetstream": "pelton.drivers.nats:JetStreamBus",
 }
 """Component type -> class that implements the port."""
+
+TRIGGER_TYPES: Final = frozenset({"pubsub.jetstream", "bindings.cron"})
+"""Component types among DRIVERS that can drive a function."""
+OUTPUT_TYPES: Final = frozenset({"pubsub.jetstream", "bindings.http"})
+"""Component types among DRIVERS that a function can send to."""
 
 STATES: Final[Mapping[str, str]] = {
     "state.sqlite": "pelton.drivers.state_sqlite:SqliteStates",

@@ -36,6 +36,7 @@ _WORDS: dict[str, Any] = {
     **dict.fromkeys(("false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF"), False),
 }
 _BARE = re.compile(r"[A-Za-z_/]([A-Za-z0-9_./@%+=~-]|:(?=[^\s:])|[ ](?=[A-Za-z0-9_/(]))*")  # needs no quotes
+_QUOTED = re.compile(r"[ !-&(-~]*\"[ !-&(-~]*")  # double quotes, no single ones, all of it printable ASCII
 _LITERAL = re.compile(
     r"(?=.*\n)[!-~]([ -~]*[!-~])?(\n([ -~]*[!-~])?)*?(?<!\n)\n?", re.DOTALL
 )  # fits a | block
@@ -540,4 +541,6 @@ def _scalar(value: Any) -> str:
 def _text(value: str) -> str:
     if _BARE.fullmatch(value) and value not in _WORDS and value not in ("y", "Y", "n", "N"):
         return value
+    if _QUOTED.fullmatch(value):
+        return f"'{value}'"  # JSON within YAML stays legible
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))

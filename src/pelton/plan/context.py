@@ -100,6 +100,7 @@ def to_text(context: Mapping[str, Any]) -> str:
 def function_context(
     function: Function,
     triggers: Mapping[str, Link],
+    inputs: Mapping[str, Link],
     outputs: Mapping[str, Link],
     states: Mapping[str, Link],
     surroundings: Around | None = None,
@@ -109,6 +110,7 @@ def function_context(
     Args:
         function: With defaults filled in.
         triggers: Name of a dapr trigger -> its component, as found by `plan/eventing`.
+        inputs: Name of an extra input -> its component.
         outputs: Name of an output -> its component.
         states: Name of a state -> its component.
         surroundings: Hooks and tracing; None for the function's own.
@@ -130,7 +132,9 @@ def function_context(
     if dapr:
         described["dapr"] = [_trigger(trigger, triggers[trigger.name]) for trigger in dapr]
     if asked and asked.inputs:
-        described["inputs"] = [{"name": i.name, "type": i.type, "topic": i.topic} for i in asked.inputs]
+        described["inputs"] = [
+            {"name": inputs[i.name].name, "type": inputs[i.name].type, "topic": i.topic} for i in asked.inputs
+        ]
     context["triggers"] = described
     if dapr:
         context["inputs"] = {

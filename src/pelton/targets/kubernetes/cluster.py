@@ -10,7 +10,7 @@ Source: contracts, OpenFunction, sections 5 and 8.1 (end), and autoscaling, sect
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ __all__ = [
     "CONFIG_MAP",
     "HTTP_ADD_ON_VERSIONS",
     "INTERNAL_LISTENER",
+    "INTERNAL_PORT",
     "Cluster",
     "Gateway",
     "read_config_map",
@@ -31,7 +32,8 @@ __all__ = [
 
 CONFIG_MAP = "openfunction-config"
 """Name of the ConfigMap with OpenFunction's global settings."""
-INTERNAL_LISTENER = "ofn-http-internal"
+INTERNAL_LISTENER, INTERNAL_PORT = "ofn-http-internal", 80
+"""Listener for callers inside the cluster; OpenFunction's webhook gives every Gateway just this one."""
 HTTP_ADD_ON_VERSIONS = ("v1alpha1", "v1beta1")
 """Versions of http.keda.sh: HTTPScaledObject, or InterceptorRoute with a ScaledObject of one's own."""
 
@@ -50,7 +52,6 @@ class Gateway:
         cluster_domain: Of names inside the cluster.
         host_template, path_template: With `{{.Name}}`, `{{.Namespace}}` and, for hosts, `{{.Domain}}`.
         label_key: Label of routes that says which Gateway they belong to.
-        ports: (port name, port) of the listeners for callers inside the cluster.
     """
 
     namespace: str = "openfunction"
@@ -62,7 +63,6 @@ class Gateway:
     host_template: str = "{{.Name}}.{{.Namespace}}.{{.Domain}}"
     path_template: str = "{{.Namespace}}/{{.Name}}"
     label_key: str = "app.kubernetes.io/managed-by"
-    ports: tuple[tuple[str, int], ...] = ((INTERNAL_LISTENER, 80),)
 
     def host(self, namespace: str, name: str) -> str:
         """Return the external host name of a function."""
@@ -80,7 +80,6 @@ class Cluster:
     Attributes:
         gateways: (namespace, name) -> Gateway, for those that are not OpenFunction's default one.
         hooks, tracing: Around the invocations of all functions; None for none.
-        plugins: What older frameworks run for all functions; None = `hooks`.
         proxy_image: Image of the Dapr proxy.
         http_add_on: Version of http.keda.sh to write, one of HTTP_ADD_ON_VERSIONS.
         http_add_on_namespace: Where KEDA's HTTP add-on is installed.
@@ -89,7 +88,6 @@ class Cluster:
     gateways: Mapping[tuple[str, str], Gateway] = field(default_factory=dict)
     hooks: Hooks | None = None
     tracing: Tracing | None = None
-    plugins: Hooks | None = None
     proxy_image: str = _DEFAULT_PROXY_IMAGE
     http_add_on: str = HTTP_ADD_ON_VERSIONS[0]
     http_add_on_namespace: str = "keda"
@@ -114,11 +112,6 @@ def read_gateway(obj: Mapping[str, Any]) -> Gateway:
     reference = _object(spec.get("gatewayRef"))
     definition = _object(spec.get("gatewayDef"))
     parent = reference or definition
-    ports = [
-        (str(listener.get("name") or "http"), int(listener.get("port") or 80))
-        for listener in _objects(_object(spec.get("gatewaySpec")).get("listeners"))
-        if listener.get("name") == INTERNAL_LISTENER
-    ]
     return Gateway(
         namespace=namespace,
         name=name,
@@ -129,7 +122,6 @@ def read_gateway(obj: Mapping[str, Any]) -> Gateway:
         host_template=str(spec.get("hostTemplate") or defaults.host_template),
         path_template=str(spec.get("pathTemplate") or defaults.path_template),
         label_key=str(spec.get("httpRouteLabelKey") or defaults.label_key),
-        ports=tuple(ports) or defaults.ports,
     )
 
 
@@ -141,11 +133,10 @@ def read_config_map(obj: Mapping[str, Any]) -> dict[str, Any]:
     """
     data = {key: value for key, value in _object(obj.get("data")).items() if isinstance(value, str)}
     found: dict[str, Any] = {}
-    if "plugins" in data:
-        found["plugins"] = read_plugins(data["plugins"], f"ConfigMap {CONFIG_MAP}: data.plugins")
-    if "hooks" in data or "plugins" in data:
-        key = "hooks" if "hooks" in data else "plugins"
-        found["hooks"] = read_plugins(data[key], f"ConfigMap {CONFIG_MAP}: data.{key}")
+    for key in ("hooks", "plugins"):  # the newer key wins, here and below
+        if key in data:
+            found["hooks"] = read_plugins(data[key], f"ConfigMap {CONFIG_MAP}: data.{key}")
+            break
     for key in ("tracing", "plugins.tracing"):
         if key in data:
             found["tracing"] = _tracing(_yaml(data[key], f"ConfigMap {CONFIG_MAP}: data[{key}]"))
@@ -219,7 +210,3 @@ def _tracing(settings: Mapping[str, Any]) -> Tracing:
 
 def _object(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _objects(value: Any) -> Iterable[Mapping[str, Any]]:
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []

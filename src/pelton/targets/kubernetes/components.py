@@ -22,10 +22,18 @@ from pelton.targets.kubernetes.pod import Links
 
 __all__ = ["components", "find_links", "rename"]
 
+_JETSTREAM = "pubsub.jetstream"
 
-def components(function: Function, identity: Identity) -> list[dict[str, Any]]:
+
+def components(function: Function, identity: Identity, notes: Notes) -> list[dict[str, Any]]:
     """Return a Component for each one declared inline, used or not, for the function's app id only."""
     serving = function.serving or Serving()
+    for name, spec in serving.pubsub.items():
+        if spec.type == _JETSTREAM and "natsurl" not in {item.name.lower() for item in spec.metadata}:
+            notes.add(
+                f"spec.serving.pubsub.{name}.metadata",
+                "without natsURL it means the bus of `pelton up`; a cluster needs the URL of a server",
+            )
     return [
         dapr.encode(
             ComponentResource(

@@ -86,7 +86,9 @@ def app_port(serving: Serving) -> int:
 
 def contexts(function: Function, links: Links, surroundings: Around) -> dict[str, str]:
     """Return both function contexts: variable -> JSON."""
-    merged = function_context(function, links.triggers, links.outputs, links.states, surroundings)
+    merged = function_context(
+        function, links.triggers, links.inputs, links.outputs, links.states, surroundings
+    )
     plain = context_v1beta2(function, links.triggers, links.inputs, links.outputs, links.states, surroundings)
     return {"FUNC_CONTEXT": to_text(merged), "FUNC_CONTEXT_V1BETA2": to_text(plain)}
 

@@ -39,8 +39,8 @@ from pelton.targets.kubernetes.pod import Links, Pod
 
 __all__ = ["PARTS", "Rendered", "render_function", "with_digest"]
 
-PARTS = ("build", "serving")
-"""Halves of a Function; a pipeline applies the first, waits for the image, and applies the second."""
+PARTS = ("build", "serving", "route")
+"""Parts of a Function; a pipeline applies one, waits (for the image, for pods), and applies the next."""
 
 _DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _ENABLE_DAPR = "openfunction.io/enable-dapr"
@@ -93,9 +93,16 @@ def render_function(
     made: list[dict[str, Any]] = []
     if "build" in parts:
         made += build_objects(function, notes)
-    if "serving" in parts and function.serving is not None:
-        made += _serving(function, function.serving, facts, cluster, digest, notes)
+    if function.serving is not None and ("serving" in parts or "route" in parts):
+        serves = _serving(function, function.serving, facts, cluster, digest, notes)
+        made += [obj for obj in serves if ("route" if _is_route(obj) else "serving") in parts]
     return Rendered(objects=tuple(sorted(made, key=_rank)), notes=tuple(notes.entries))
+
+
+def _is_route(obj: Mapping[str, Any]) -> bool:
+    """Tell whether an object leads requests to a function, rather than being what they are led to."""
+    leads = obj["kind"] == "Service" and obj["spec"].get("type") == "ExternalName"
+    return leads or obj["kind"] in ("HTTPRoute", "ReferenceGrant")
 
 
 # What others refer to comes first: Components and Services, then what runs, then what scales and routes.
@@ -164,7 +171,7 @@ def _serving(
         knative=knative,
         notes=notes,
     )
-    made = dapr.components(function, identity)
+    made = dapr.components(function, identity, notes)
     events = proxied and bool(dapr_triggers)
     if events:
         made.append(workload.events_service(identity, pod))
@@ -294,7 +301,7 @@ def _identity(
         image,
         function.image_credentials,
         types,
-        [cluster.hooks, cluster.plugins, cluster.tracing, cluster.proxy_image, gateway.cluster_domain],
+        [cluster.hooks, cluster.tracing, cluster.proxy_image, gateway.cluster_domain],
     ]
     return Identity(
         namespace=function.namespace,
@@ -329,7 +336,7 @@ def _dapr_mode(function: Function, notes: Notes) -> str:
 
 
 def _around(function: Function, serving: Serving, cluster: Cluster) -> Around:
-    plugins = cluster.plugins
+    plugins = None
     if _PLUGINS in function.annotations:
         plugins = read_plugins(function.annotations[_PLUGINS], f"metadata.annotations[{_PLUGINS}]")
     return around(serving, hooks=cluster.hooks, tracing=cluster.tracing, plugins=plugins)

@@ -9,13 +9,13 @@ silent or cannot be done as they say: see docs/reference/kubernetes.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pelton.manifest.fields import copy_json
 from pelton.model.function import Function, HttpRoute
-from pelton.targets.kubernetes.cluster import INTERNAL_LISTENER, Cluster, Gateway
+from pelton.targets.kubernetes.cluster import INTERNAL_LISTENER, INTERNAL_PORT, Cluster, Gateway
 from pelton.targets.kubernetes.identity import Identity, label_value, metadata
 from pelton.targets.kubernetes.notes import Notes
 
@@ -209,12 +209,12 @@ def internal_service(identity: Identity, gateway: Gateway) -> dict[str, Any]:
         "spec": {
             "type": "ExternalName",
             "externalName": f"gateway.{gateway.namespace}.svc.{gateway.cluster_domain}",
-            "ports": _ports(gateway.ports),
+            "ports": _ports([(INTERNAL_LISTENER, INTERNAL_PORT)]),
         },
     }
 
 
-def _ports(ports: tuple[tuple[str, int], ...]) -> list[dict[str, Any]]:
+def _ports(ports: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
     return [{"name": name, "port": port, "protocol": "TCP"} for name, port in ports]
 
 
@@ -280,7 +280,7 @@ def gateway_objects(obj: Mapping[str, Any], gateway: Gateway, notes: Notes) -> l
             "spec": {
                 "type": "ExternalName",
                 "externalName": f"envoy.{gateway.parent_namespace}.svc.{gateway.cluster_domain}",
-                "ports": _ports(tuple(external) or gateway.ports),
+                "ports": _ports(external or [(INTERNAL_LISTENER, INTERNAL_PORT)]),
             },
         }
     )
@@ -301,6 +301,6 @@ def _listener(item: Mapping[str, Any], gateway: Gateway) -> dict[str, Any]:
     internal = item.get("name") == INTERNAL_LISTENER
     forced: dict[str, Any] = {"hostname": f"*.{gateway.domain}"}
     if internal:
-        forced = {"hostname": f"*.{gateway.cluster_domain}", "port": 80, "protocol": "HTTP"}
+        forced = {"hostname": f"*.{gateway.cluster_domain}", "port": INTERNAL_PORT, "protocol": "HTTP"}
         forced["allowedRoutes"] = {"namespaces": {"from": "All"}}
     return {"name": "http", "port": 80, "protocol": "HTTP", **copy_json(dict(item)), **forced}

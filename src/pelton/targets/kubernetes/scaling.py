@@ -214,7 +214,7 @@ def http_scalers(
     target = _TARGET_PENDING_REQUESTS if pending is None else pending
     cooldown_s = _COOLDOWN_S if cooldown is None else cooldown
     reference = {"apiVersion": "apps/v1", "kind": "Deployment", "name": deployment}
-    prefixes = _path_prefixes(serving)
+    prefixes = _path_prefixes(serving, notes)
     if cluster.http_add_on == "v1alpha1":
         bounds = _bounds(serving)
         replicas = {
@@ -267,13 +267,18 @@ def http_scalers(
     return [route, scaled]
 
 
-def _path_prefixes(serving: Serving) -> list[str]:
+def _path_prefixes(serving: Serving, notes: Notes) -> list[str]:
     """Return the paths of a route's rules, each once; the add-on knows prefixes only."""
     http = serving.triggers.http if serving.triggers else None
     found: dict[str, None] = {}
     for rule in http.route.rules if http is not None and http.route is not None else ():
         for match in rule.get("matches") or ():
             path = match.get("path") if isinstance(match, dict) else None
-            value = path.get("value") if isinstance(path, dict) else None
-            found[str(value or "/")] = None
+            said = path if isinstance(path, dict) else {}
+            value = str(said.get("value") or "/")
+            if said.get("type") == "RegularExpression":
+                sentence = f'"{value}": KEDA\'s HTTP add-on knows prefixes only, and gets all paths'
+                notes.add("spec.serving.triggers.http.route.rules", sentence)
+                value = "/"
+            found[value] = None
     return list(found)

@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _TIMEOUT = "spec.serving.timeout"
+_OF_THE_FUNCTION = ("autoscaling.knative.dev/", "serving.knative.dev/", "module.wasm.image/")
 _KNATIVE_LONGEST_S = 600  # config-defaults: max-revision-timeout-seconds
 
 
@@ -223,7 +224,7 @@ def dapr_proxy(
     annotations = {
         name: value
         for name, value in pod.annotations.items()
-        if not name.startswith(("autoscaling.knative.dev/", "serving.knative.dev/"))
+        if not name.startswith(_OF_THE_FUNCTION)
     }
     annotations |= {"dapr.io/sidecar-listen-addresses": "[::],0.0.0.0", "dapr.io/enabled": "true"}
     env = [

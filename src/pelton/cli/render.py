@@ -28,7 +28,6 @@ from pelton.cli.tables import (
 )
 from pelton.errors import ManifestError, PeltonError, SourceError, UsageError
 from pelton.manifest import dapr, kinds, openfunction_core, text
-from pelton.manifest.kinds import KINDS
 from pelton.model.component import ComponentResource, ComponentSpec
 from pelton.model.desired import Desired
 from pelton.model.function import Function
@@ -159,20 +158,25 @@ def read_inputs(documents: Iterable[text.Document], *, namespace: str, local: bo
 def _read(document: text.Document, inputs: Inputs, *, namespace: str, local: bool) -> None:
     data = document.data
     group, kind = str(data.get("apiVersion")).rpartition("/")[0], data.get("kind")
-    if group == _NETWORKING and kind == "Gateway":
-        obj = _placed(data, namespace)
-        inputs.gateways.append((obj, read_gateway(obj)))
-        return
     if group == "" and kind == "ConfigMap" and data.get("metadata", {}).get("name") == CONFIG_MAP:
         inputs.config |= read_config_map(data)
         return
-    if not any(row.group == group for row in KINDS):
-        inputs.others.append(data)
+    try:
+        admitted = kinds.admit(data, where=document.where)
+    except ManifestError:
+        if group == _NETWORKING and kind == "Gateway":
+            obj = _placed(data, namespace)
+            inputs.gateways.append((obj, read_gateway(obj)))
+        elif group.endswith("openfunction.io"):
+            raise  # its own kinds have to be right; what is not known of others, a cluster may know
+        else:
+            inputs.others.append(data)
         return
-    admitted = kinds.admit(data, where=document.where)
     inputs.warnings += admitted.warnings
     obj = _placed(admitted.obj, namespace) if admitted.kind.namespaced else admitted.obj
-    if admitted.kind.kind == "Function":
+    if admitted.kind.group == _NETWORKING:
+        inputs.gateways.append((obj, read_gateway(obj)))
+    elif admitted.kind.kind == "Function":
         if local:
             resolve_source(obj, document)
         function, _ = openfunction_core.decode(obj)
@@ -269,7 +273,7 @@ def _cluster(inputs: Inputs, options: ClusterOptions) -> Cluster:
         )
         if value
     }
-    changed = [replace(gateway, **changes) for gateway in known]  # type: ignore[arg-type]  # text fields only
+    changed = [replace(gateway, **changes) for gateway in known]
     settings = {**inputs.config, **add_on}
     return Cluster(gateways={(each.namespace, each.name): each for each in changed}, **settings)
 

@@ -18,7 +18,16 @@ from pelton.model.desired import BuildRun, Desired, Route, Workload
 from pelton.model.function import Build, Function, Serving
 from pelton.plan import names, rollout, traffic
 from pelton.plan.context import DEFAULT_PORT, function_context, to_text
-from pelton.plan.eventing import Facts, Link, deferred, links, outputs, state_links, subscriptions
+from pelton.plan.eventing import (
+    Facts,
+    Link,
+    deferred,
+    input_links,
+    links,
+    outputs,
+    state_links,
+    subscriptions,
+)
 from pelton.plan.fronts import fronts
 from pelton.plan.partial import environment_of, only_openfunctions, unhonoured
 from pelton.plan.problem import Problem
@@ -208,7 +217,7 @@ def _desired(
     if built is None:
         return None, tuple(partial)
     partial += only_openfunctions(serving, convention)
-    found = (triggers, destinations, stores)
+    found = (triggers, input_links(function, facts), destinations, stores)
     workload = _workload(function, serving, built, convention, limits, concurrency, found)
     subscribed += deferred(function, convention, max_attempts=limits.max_attempts)
     return (
@@ -276,7 +285,7 @@ def _workload(
     convention: str,
     limits: _Limits,
     concurrency: int,
-    found: tuple[dict[str, Link], dict[str, Link], dict[str, Link]],
+    found: tuple[dict[str, Link], dict[str, Link], dict[str, Link], dict[str, Link]],
 ) -> Workload:
     context = function_context(function, *found)
     http = serving.triggers.http if serving.triggers else None

@@ -50,7 +50,13 @@ _PREFIX = "pelton.dev/"
 _REQUEST_TIMEOUT = "pelton.dev/request-timeout"
 # Notes of Pelton's own that are about this machine only, or that a render carries out itself.
 _SILENT = frozenset(
-    {_REQUEST_TIMEOUT, "pelton.dev/source-digest", "pelton.dev/protocol", "pelton.dev/convention"}
+    {
+        _REQUEST_TIMEOUT,
+        "pelton.dev/convention",
+        "pelton.dev/fields-of-v1beta1",
+        "pelton.dev/protocol",
+        "pelton.dev/source-digest",
+    }
 )
 _PLATFORM_LABELS = frozenset({MANAGED_LABEL, SERVING_LABEL, FUNCTION_LABEL})
 

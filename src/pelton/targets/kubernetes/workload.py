@@ -222,9 +222,7 @@ def dapr_proxy(
     labels = {**identity.labels, PROXY_LABEL: identity.serving}
     pod_labels = {name: value for name, value in labels.items() if name != SERVING_LABEL}
     annotations = {
-        name: value
-        for name, value in pod.annotations.items()
-        if not name.startswith(_OF_THE_FUNCTION)
+        name: value for name, value in pod.annotations.items() if not name.startswith(_OF_THE_FUNCTION)
     }
     annotations |= {"dapr.io/sidecar-listen-addresses": "[::],0.0.0.0", "dapr.io/enabled": "true"}
     env = [

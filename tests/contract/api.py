@@ -4,11 +4,12 @@ import logging
 from dataclasses import replace
 
 from pelton.apiserver import manifest_kinds
-from pelton.apiserver.builtin import namespaces, table
+from pelton.apiserver.builtin import namespaces
 from pelton.apiserver.calls import User
-from pelton.apiserver.registry import Checked, Registry
-from pelton.apiserver.rest import create_app
+from pelton.apiserver.registry import Checked
+from pelton.apiserver.service import ApiService
 from pelton.apiserver.tokens import fixed
+from pelton.clock import SystemClock
 from pelton.manifest import kinds
 
 
@@ -35,20 +36,25 @@ def users(**roles):
     return fixed({token.replace("_", "-"): User(name=token, role=role) for token, role in roles.items()})
 
 
-def registry(admit=None):
-    """Return Pelton's kinds with `admit` in place of their checks, and the built-in kinds."""
-    own = [replace(row, checks=Passing(admit)) for row in manifest_kinds.rows(kinds.KINDS)]
-    return Registry([*table.ROWS, *own])
+def own_rows(admit=None):
+    """Return Pelton's kinds with `admit` in place of their checks."""
+    return [replace(row, checks=Passing(admit)) for row in manifest_kinds.rows(kinds.KINDS)]
 
 
-async def application(store, *, rows=None, authenticate=None, namespace=("default",), **options):
-    """Return the application; `namespace` names those that exist."""
-    await namespaces.ensure(store, namespace)
-    return create_app(
+def service(store, *, rows=None, authenticate=None, clock=None, **options):
+    """Return the API over a store, not entered: no controller runs."""
+    return ApiService(
         store,
-        rows or registry(),
+        own_rows() if rows is None else rows,
         authenticate=authenticate or users(t="admin"),
         version="1.2.3",
         log=logging.getLogger("test"),
+        clock=clock or SystemClock(),
         **options,
     )
+
+
+async def application(store, *, namespace=("default",), **options):
+    """Return the application alone; `namespace` names those that exist."""
+    await namespaces.ensure(store, namespace)
+    return service(store, **options).app

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 
 from pelton.apiserver import certificates, manifest_kinds
-from pelton.apiserver.builtin import table
-from pelton.apiserver.registry import Registry
 from pelton.apiserver.server import ApiServer
 from pelton.apiserver.store import SqliteStore
 from pelton.clock import SystemClock
@@ -75,12 +73,15 @@ async def store(tmp_path):
 @pytest.fixture
 async def kubectl(tmp_path, store):
     files = certificates.ensure(tmp_path / "pki", now=datetime.now(UTC))
-    app = await api.application(
+    service = api.service(
         store,
-        rows=Registry([*table.ROWS, *manifest_kinds.rows(kinds.KINDS)]),
+        rows=manifest_kinds.rows(kinds.KINDS),
         authenticate=api.users(admin_token="admin", view_token="view"),
     )
-    async with ApiServer(app, socket.create_server(("127.0.0.1", 0)), files.cert, files.key) as server:
+    async with (
+        service,
+        ApiServer(service.app, socket.create_server(("127.0.0.1", 0)), files.cert, files.key) as server,
+    ):
         for name, token in (
             ("kubeconfig", "admin-token"),
             ("viewer", "view-token"),

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from pelton.apiserver.registry import Row
 from pelton.errors import ProtocolError
 
-__all__ = ["ADMIN", "EDIT", "ROLES", "VIEW", "Call", "User"]
+__all__ = ["ADMIN", "EDIT", "ROLES", "VIEW", "Call", "User", "internal"]
 
 Obj = dict[str, Any]
 
@@ -136,3 +136,10 @@ class Call:
     def warn(self, sentences: Iterable[str]) -> None:
         """Add warnings to the answer, each once."""
         self.warnings += [each for each in dict.fromkeys(sentences) if each not in self.warnings]
+
+
+def internal(row: Row, namespace: str, name: str, *, user: str, method: str = "DELETE") -> Call:
+    """Return the call of one of the server's own controllers; `user` is how it is called to admission."""
+    scope = {"type": "http", "method": method, "path": "/", "query_string": b"", "headers": []}
+    caller = User(name=user, groups=("system:masters", "system:authenticated"))
+    return Call(Request(scope), row, namespace, name, "", caller)

@@ -7,7 +7,6 @@ Accept values that kubectl and client-go send (`as=Table`, `as=PartialObjectMeta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -16,12 +15,14 @@ import msgspec
 from pelton.apiserver import table
 from pelton.apiserver.registry import Row
 from pelton.apiserver.status import RefusedError
+from pelton.manifest.kinds import Column
 
 __all__ = ["Form", "accepts", "choose", "encode"]
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
 _META = "meta.k8s.io/v1"
+_META_VERSIONS = (("meta.k8s.io", "v1"), ("meta.k8s.io", "v1beta1"))
 
 
 class Form(Protocol):
@@ -79,10 +80,10 @@ def choose(header: str, resource: Row, *, now: datetime, include: str = "") -> F
         if accepted[""] not in ("application/json", "application/*", "*/*"):
             continue
         wanted = accepted.get("as", "")
-        if wanted and (accepted.get("g"), accepted.get("v")) != ("meta.k8s.io", "v1"):
+        if wanted and (accepted.get("g"), accepted.get("v")) not in _META_VERSIONS:
             continue
         if wanted == "Table":
-            return _Table(resource.columns, now, include or "Metadata")
+            return _Table(resource, now, include or "Metadata", accepted["v"])
         if wanted in ("PartialObjectMetadata", "PartialObjectMetadataList"):
             return _Metadata()
         if not wanted:
@@ -131,22 +132,34 @@ class _Metadata:
         return self.item(raw)
 
 
+_COLUMN_TYPES = ("string", "integer", "number", "boolean", "date")
+_NAME = Column("Name", "string", ".metadata.name")
+_AGE = Column("Age", "date", ".metadata.creationTimestamp")  # what kinds without columns show
+
+
 class _Table:
-    def __init__(self, shown: Sequence[table.Column], now: datetime, include: str) -> None:
+    def __init__(self, row: Row, now: datetime, include: str, version: str) -> None:
         self._now = now
         self._include = include
-        self._finders = [("string", table.find(".metadata.name"))]
-        self._finders += [(column.type, table.find(column.json_path)) for column in shown]
-        headings = [("Name", "string", "name", 0), *((c.name, c.type, "", c.priority) for c in shown)]
+        self._version = f"meta.k8s.io/{version}"
+        names = [_NAME] if row.name_column else []
+        shown = [*names, *(row.columns or (_AGE,))]
+        self._finders = [(column.type, table.find(column.json_path)) for column in shown]
         self._definitions = [
-            {"name": name, "type": kind, "format": style, "description": name, "priority": priority}
-            for name, kind, style, priority in headings
+            {
+                "name": column.name,
+                "type": column.type if column.type in _COLUMN_TYPES else "string",
+                "format": "name" if column is _NAME else "",
+                "description": column.name,
+                "priority": column.priority,
+            }
+            for column in shown
         ]
 
     def head(self, metadata: dict[str, Any]) -> bytes:
         start = {
             "kind": "Table",
-            "apiVersion": _META,
+            "apiVersion": self._version,
             "metadata": metadata,
             "columnDefinitions": self._definitions,
         }

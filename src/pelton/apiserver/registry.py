@@ -176,7 +176,8 @@ class Row:
         status: Whether it has a status subresource (then the main path leaves status alone).
         scale: Its scale subresource, None for none.
         subresources: Further subresources.
-        columns: Columns of `kubectl get` after the name.
+        columns: Columns of `kubectl get` after the name; the age when there are none.
+        name_column: Whether the name is the first column.
         schema: Structural OpenAPI v3 schema of the whole object, None for any content.
         checks: Defaults and rules.
         reads: Whether `checks.read` is called on what was stored (a schema may have changed since).
@@ -206,6 +207,7 @@ class Row:
     scale: Scale | None = None
     subresources: tuple[Subresource, ...] = ()
     columns: Sequence[Column] = ()
+    name_column: bool = True
     schema: Mapping[str, Any] | None = None
     checks: Checks = OPEN
     reads: bool = False
@@ -295,6 +297,8 @@ class Registry:
 
     def storage(self, row: Row) -> Row:
         """Return the row of the version in which objects of this resource are kept."""
+        if row.stored_as:
+            return next(r for r in self._rows.values() if r.storage and r.name == row.stored_as)
         if row.storage:
             return row
         return next(r for r in self._rows.values() if r.storage and (r.group, r.plural) == _resource(row))

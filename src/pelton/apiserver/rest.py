@@ -1,7 +1,7 @@
 """The Kubernetes-shaped API as an ASGI application: paths, who may, what describes it, errors as `Status`.
 
-`create_app` is called by `cli/`, which brings the store and the registry of what is served. The verbs on
-resources are in `verbs.py`, the way of a write in `pipeline.py`, discovery in `discovery.py`.
+`create_app` is called by `service.py`. The verbs on resources are in `verbs.py`, the way of a write in
+`pipeline.py`, discovery in `discovery.py`.
 
 Source: contracts operator-webhook.md section 6.
 """
@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pelton.apiserver import discovery, forms
 from pelton.apiserver.calls import ADMIN, VIEW, Call, User
-from pelton.apiserver.pipeline import Admission, Writer
+from pelton.apiserver.pipeline import Writer
 from pelton.apiserver.registry import Registry, Row
 from pelton.apiserver.status import RefusedError, status_of
 from pelton.apiserver.store import ObjectStore
@@ -42,12 +42,12 @@ Obj = dict[str, Any]
 def create_app(
     store: ObjectStore,
     registry: Registry,
+    writer: Writer,
     *,
     authenticate: Authenticate,
     version: str,
     log: logging.Logger,
     clock: Clock | None = None,
-    admission: Admission | None = None,
     metrics: Callable[[], Awaitable[bytes]] | None = None,
 ) -> Starlette:
     """Return the application.
@@ -55,11 +55,11 @@ def create_app(
     Args:
         store: Where objects are; opened and closed by the caller.
         registry: What is served; may change at any time.
+        writer: Writes to the store.
         authenticate: Bearer token -> user, None when it is not valid; asked at every request.
         version: Version of Pelton, shown by `/version`.
         log: For failures that are nobody's fault but ours; tokens and bodies never go there.
         clock: For ages in tables and times in managedFields; the machine's when None.
-        admission: Has a say in writes; None for nobody.
         metrics: Returns the text of `/metrics`; without it there is none.
 
     Returns:
@@ -67,7 +67,7 @@ def create_app(
     """
     stopping = asyncio.Event()
     clock = clock or SystemClock()
-    verbs = Verbs(store, Writer(store, registry, admission, clock), clock, stopping)
+    verbs = Verbs(store, writer, clock, stopping)
     api = _Api(registry, verbs, authenticate, version, log, metrics)
     app = Starlette(routes=[Route("/{path:path}", endpoint=api)])
     app.state.stopping = stopping

@@ -1,7 +1,9 @@
 """Printer columns: the cells that `kubectl get` shows for an object. Pure; called by `forms.py`.
 
-Columns come with the kinds (`pelton.manifest.kinds`), values are found by the small part of JSONPath that
-columns need: `.key`, `[number]` and `[?(@.key=="value")]`. Ages are printed as kubectl prints them.
+Columns come with the kinds (`registry.Row`), values are found by the small part of JSONPath that columns
+need: `.key`, `['key']`, `[number]` and `[?(@.key=="value")]`; `|` between paths takes the first that has a
+value. Ages are printed as kubectl prints them. Built-in kinds have columns that summarise: `count` of
+entries, `labels`, `ports`, `addresses`, `reference` to an object.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from typing import Any, Protocol
 __all__ = ["Column", "age", "cells", "find"]
 
 _STEP = re.compile(
-    r"""\.(?P<key>[\w-]+) | \[(?P<at>-?\d+)\] | \[\?\(@\.(?P<by>[\w-]+)==["'](?P<value>[^"']*)["']\)\]""",
+    r"""\.(?P<key>(?:[\w-]|\\.)+) | \[["'](?P<quoted>[^"']+)["']\] |
+        \[(?P<at>-?\d+)\] | \[\?\(@\.(?P<by>[\w-]+)==["'](?P<value>[^"']*)["']\)\]""",
     re.VERBOSE,
 )
 
@@ -30,7 +33,7 @@ class Column(Protocol):
 
     @property
     def type(self) -> str:
-        """`date` values are shown as ages."""
+        """`date` values are shown as ages; see above for those that summarise."""
         ...
 
     @property
@@ -50,6 +53,9 @@ def find(json_path: str) -> Callable[[Any], Any]:
     Raises:
         ValueError: The path has a form that columns do not use.
     """
+    if "|" in json_path:
+        either = [find(path) for path in json_path.split("|")]
+        return lambda obj: next((v for each in either if (v := each(obj)) not in (None, "")), None)
     steps = []
     at = 0
     while at < len(json_path):
@@ -63,7 +69,7 @@ def find(json_path: str) -> Callable[[Any], Any]:
 
 def _walk(value: Any, steps: Iterable[re.Match[str]]) -> Any:
     for step in steps:
-        if key := step["key"]:
+        if key := (step["key"] or "").replace("\\", "") or step["quoted"]:
             value = value.get(key) if isinstance(value, dict) else None
         elif not isinstance(value, list):
             return None
@@ -93,11 +99,43 @@ def cells(finders: Iterable[tuple[str, Callable[[Any], Any]]], obj: Any, now: da
         value = value_of(obj)
         if kind == "date":
             result.append(age(value, now))
+        elif kind in _SUMMARIES:
+            result.append(_SUMMARIES[kind](value))
         elif value is None or isinstance(value, (str, int)):
             result.append("" if value is None else value)
         else:
             result.append(json.dumps(value, separators=(",", ":")))  # as a Kubernetes server prints maps
     return result
+
+
+def _labels(value: Any) -> str:
+    pairs = value.items() if isinstance(value, dict) else ()
+    return ",".join(f"{key}={text}" for key, text in sorted(pairs)) or "<none>"
+
+
+def _ports(value: Any) -> str:
+    ports = [port for port in value if isinstance(port, dict)] if isinstance(value, list) else []
+    return ",".join(f"{port.get('port', '*')}/{port.get('protocol', 'TCP')}" for port in ports) or "<none>"
+
+
+def _addresses(value: Any) -> str:
+    ends = value if isinstance(value, list) else []
+    found = [address for end in ends if isinstance(end, dict) for address in end.get("addresses") or ()]
+    more = f" + {len(found) - 3} more..." if len(found) > 3 else ""
+    return ",".join(found[:3]) + more or "<unset>"
+
+
+def _reference(value: Any) -> str:
+    return f"{str(value.get('kind', '')).lower()}/{value.get('name', '')}" if isinstance(value, dict) else ""
+
+
+_SUMMARIES: dict[str, Callable[[Any], Any]] = {
+    "count": lambda value: len(value) if isinstance(value, (dict, list)) else 0,
+    "labels": _labels,
+    "ports": _ports,
+    "addresses": _addresses,
+    "reference": _reference,
+}
 
 
 def age(value: object, now: datetime) -> str:

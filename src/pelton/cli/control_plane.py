@@ -16,11 +16,9 @@ from typing import Any
 
 from pelton import __version__
 from pelton.apiserver import certificates, manifest_kinds
-from pelton.apiserver.builtin import namespaces, table
 from pelton.apiserver.calls import User
-from pelton.apiserver.registry import Registry
-from pelton.apiserver.rest import create_app
 from pelton.apiserver.server import ApiServer
+from pelton.apiserver.service import ApiService
 from pelton.apiserver.store import SqliteStore
 from pelton.apiserver.tokens import fixed
 from pelton.builders.build import build
@@ -84,11 +82,9 @@ class ControlPlane:
         async with SqliteStore(
             self._home.store, durability=self._settings.durability, clock=self._clock
         ) as store:
-            await namespaces.ensure(store, [*namespaces.ALWAYS, *sorted(store.namespaces())])
-            registry = Registry([*table.ROWS, *manifest_kinds.rows(kinds.KINDS)])
-            app = create_app(
+            service = ApiService(
                 store,
-                registry,
+                manifest_kinds.rows(kinds.KINDS),
                 authenticate=fixed({self._token: User(name="pelton:admin", groups=_ADMINS)}),
                 version=__version__,
                 log=get("pelton.apiserver"),
@@ -97,7 +93,7 @@ class ControlPlane:
                     self._observe, store, admin_socket=str(Path(self._settings.run) / "admin.sock")
                 ),
             )
-            async with ApiServer(app, sock, certs.cert, certs.key) as server:
+            async with service, ApiServer(service.app, sock, certs.cert, certs.key) as server:
                 certificates.write_private(
                     self._home.kubeconfig,
                     certificates.kubeconfig(

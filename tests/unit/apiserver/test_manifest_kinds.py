@@ -3,8 +3,6 @@
 import pytest
 
 from pelton.apiserver import manifest_kinds
-from pelton.apiserver.builtin import table
-from pelton.apiserver.registry import Registry
 from pelton.manifest import kinds
 from pelton.testing.asgi_client import AsgiClient
 from pelton.testing.memory_store import MemoryStore
@@ -23,8 +21,7 @@ async def store():
 
 @pytest.fixture
 async def client(store):
-    rows = Registry([*table.ROWS, *manifest_kinds.rows(kinds.KINDS)])
-    app = await api.application(store, rows=rows)
+    app = await api.application(store, rows=manifest_kinds.rows(kinds.KINDS))
     return AsgiClient(app, headers={"authorization": "Bearer t"})
 
 

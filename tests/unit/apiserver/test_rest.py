@@ -39,7 +39,7 @@ async def store():
 @pytest.fixture
 async def app(store):
     tokens = api.users(s3cret_admin="admin", s3cret_view="view", s3cret_other="nobody")
-    return await api.application(store, rows=api.registry(admit), authenticate=tokens)
+    return await api.application(store, rows=api.own_rows(admit), authenticate=tokens)
 
 
 @pytest.fixture

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from pelton.apiserver.builtin import namespaces
+from pelton.apiserver.builtin import coordination, core, events, namespaces, network
 from pelton.apiserver.registry import Row
 
 __all__ = ["ROWS"]
 
-ROWS: tuple[Row, ...] = (namespaces.ROW,)
+ROWS: tuple[Row, ...] = (
+    namespaces.ROW,
+    core.CONFIG_MAP,
+    core.SECRET,
+    core.SERVICE_ACCOUNT,
+    network.SERVICE,
+    network.ENDPOINT_SLICE,
+    events.EVENT,
+    events.EVENTS,
+    coordination.LEASE,
+)

@@ -17,6 +17,7 @@ from pelton import errors
 from pelton.dataplane import wire
 from pelton.log import get
 from pelton.model.invocation import Deferred, Delivered, Event, Output
+from pelton.model.span import SpanRecord
 from pelton.model.state import StateAnswer, StateCall
 
 __all__ = ["OUTPUT_WAIT_S", "Control"]
@@ -53,6 +54,8 @@ class Control:
         self._drain = drain
         self._drained = drained
         self._peers: set[wire.Peer] = set()
+        self._node: wire.Peer | None = None
+        self._spans: list[SpanRecord] = []
         self._runtime: wire.Peer | None = None
         self._runtime_came = asyncio.Event()
         self._outcomes: dict[wire.Peer, list[tuple[str, str, str]]] = {}
@@ -73,6 +76,7 @@ class Control:
         if self._server is not None:
             self._server.close()
         self._flush()
+        self._flush_spans()
         for peer in list(self._peers):
             try:
                 await asyncio.wait_for(peer.drain(), 1.0)
@@ -93,6 +97,17 @@ class Control:
         if not self._outcomes:
             asyncio.get_running_loop().call_soon(self._flush)
         self._outcomes.setdefault(peer, []).append((invocation_id, outcome, reason))
+
+    def span(self, span: SpanRecord) -> None:
+        """Hand a finished span to the node; those of one loop turn travel together, some may get lost."""
+        if not self._spans:
+            asyncio.get_running_loop().call_soon(self._flush_spans)
+        self._spans.append(span)
+
+    def _flush_spans(self) -> None:
+        spans, self._spans = self._spans, []
+        if spans and self._node is not None:
+            self._node.note("spans", spans)
 
     async def deliver(self, output: Output, invocation_id: str, deadline: float) -> Delivered:
         """Hand an output to the runtime and return what its destination answered.
@@ -181,6 +196,8 @@ class Control:
         if isinstance(body, dict) and body.get("role") == "runtime":
             self._runtime = peer
             self._runtime_came.set()
+        elif isinstance(body, dict) and body.get("role") == "node":
+            self._node = peer
         return self._describe()
 
     async def _on_drain(self, _peer: wire.Peer, body: Any) -> dict[str, Any]:

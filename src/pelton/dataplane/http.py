@@ -35,6 +35,7 @@ from pelton.dataplane.http_reply import (
     render_plain,
     render_stream_head,
 )
+from pelton.dataplane.traces import Traces
 from pelton.model.invocation import Headers, Invocation, Reply
 
 __all__ = ["Application", "Connection", "Limits", "Shared"]
@@ -54,6 +55,7 @@ _SPECIAL: Final = frozenset(
         b"content-length",
         b"expect",
         b"host",
+        b"traceparent",
         b"transfer-encoding",
         b"x-forwarded-for",
         b"x-forwarded-proto",
@@ -61,6 +63,7 @@ _SPECIAL: Final = frozenset(
         b"x-request-id",
     }
 )
+_ODD: Final = frozenset(bytes([digit]) for digit in b"13579bdfBDF")
 _STOPS: Final = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 _id_matches = re.compile(rb"[!-~]{1,128}").fullmatch
 _JOIN_BYTES: Final = 64 * 1024
@@ -132,6 +135,7 @@ class Shared:
         on_answer: Told of each answer: invocation, status, seconds from its turn to its answer's head. None,
             the default, costs nothing.
         id_prefix, ids: Joined, they make the ids of requests that bring none.
+        traces: Takes requests whose caller wants them traced; None where nobody would take the spans.
     """
 
     def __init__(self, app: Application, limits: Limits) -> None:
@@ -143,6 +147,7 @@ class Shared:
         # Unique without a system call each; the prefix keeps instances and restarts apart.
         self.id_prefix = os.urandom(6).hex() + "-"
         self.ids = itertools.count(1)
+        self.traces: Traces | None = None
 
 
 class _Refusal:
@@ -204,6 +209,7 @@ class Connection(asyncio.Protocol):
         "_slice",
         "_stream",
         "_streams_body",
+        "_trace",
         "_trusted",
         "_unusual",
         "_url",
@@ -259,6 +265,7 @@ class Connection(asyncio.Protocol):
         self._id = b""
         self._noted = self._has_body = self._expects = False
         self._length = -1
+        self._trace: Any = None
 
     # --- asyncio.Protocol ---------------------------------------------------------------------------------
 
@@ -368,6 +375,13 @@ class Connection(asyncio.Protocol):
             self._noted = True
         elif name == b"x-pelton-function":
             return True  # between gateway and activator only
+        elif name == b"traceparent":
+            traces = self._shared.traces
+            if traces is not None and value[-1:] in _ODD:  # the lowest bit of the flags: sampled
+                self._trace = entered = traces.enter(value)
+                if entered is not None:
+                    self._headers.append((name, entered[1]))
+                    return True
         elif self._trusted:  # what the gateway says about the client
             if name == b"x-forwarded-for":  # the last one is the client that the gateway saw itself
                 self._client = value.rpartition(b",")[2].strip().decode("latin-1")
@@ -403,6 +417,9 @@ class Connection(asyncio.Protocol):
             own_id, method, target, self._headers, b"", None, _INFINITY, self._scheme, self._client, version
         )
         self.head_since = 0.0
+        if self._trace is not None:
+            self._shared.traces.begin(invocation, self._trace[0])  # type: ignore[union-attr]  # see _special
+            self._trace = None
         if not keep_alive:
             self._final = invocation
             self._unusual = True

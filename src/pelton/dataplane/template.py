@@ -145,7 +145,10 @@ def _go_on(
         sender = _LateSender()
         worker = _worker(birth, instance, page, streams)
         sender.worker = worker
+        started = time.perf_counter()
         function = _load(birth, sender)
+        load_ms = (time.perf_counter() - started) * 1e3
+        worker.birth = {"pelton.start": "fork", "pelton.load_ms": f"{load_ms:.3f}"}
     except BaseException as exc:
         _die_of(exc)
     _serve(worker, function, fds)
@@ -358,6 +361,7 @@ class _Template:
             page = _page(fds[2], pid, fds[4] if message["proc"] else -1)
             os.environ["POD_NAME"] = message["instance"]
             worker = _worker(birth, message["instance"], page, self.streams)
+            worker.birth = {"pelton.start": "template", "pelton.load_ms": "0"}
             self.sender.worker = worker
         except BaseException as exc:
             _die_of(exc)

@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TextIO, cast
 
 import uvloop
@@ -35,6 +36,7 @@ from pelton.dataplane.http_server import Server
 from pelton.dataplane.load_page import LoadPage
 from pelton.dataplane.streams import INVOCATION, Streams
 from pelton.dataplane.threads import Threads
+from pelton.dataplane.traces import NO_TRACES, Traces
 from pelton.dataplane.upgraded import Upgraded
 from pelton.errors import DeliveryError
 from pelton.model.invocation import Deferred, Delivered, Event, Invocation, LoadedFunction, Output, Reply
@@ -155,6 +157,7 @@ class _Exchange(_Run):
         if connection is None:
             self.kept = self.kept or reply
             return
+        self._worker._note_status(self.invocation, reply.status)
         self.answered = True  # from here on nothing limits the time
         self.deadline = _INFINITY
         self._worker._page.exempt(self.token)
@@ -174,6 +177,7 @@ class _Exchange(_Run):
             raise ClientGoneError("the answer has been given: the time limit has passed")
         else:
             connection.start_stream(reply)
+            self._worker._note_status(self.invocation, reply.status)
             self.answered = self.streaming = True
             self.deadline = _INFINITY
             self._worker._page.exempt(self.token)
@@ -218,6 +222,7 @@ class Worker:
 
     Attributes:
         clients_gone: Clients that left before they had their answer.
+        birth: How this instance began, for its first trace: tag -> value.
     """
 
     def __init__(
@@ -248,6 +253,8 @@ class Worker:
         self._quiet: asyncio.Event | None = None
         self._control: Control | None = None
         self._upgraded: set[Upgraded] = set()
+        self.birth: dict[str, str] = {}
+        self._traces = NO_TRACES
 
     # --- outputs ------------------------------------------------------------------------------------------
 
@@ -280,6 +287,8 @@ class Worker:
     async def _deliver(self, output: Output, invocation: Invocation | None) -> Delivered:
         if self._control is None:
             return Delivered(ok=False, error=f"output {output.name!r}: no platform is connected")
+        if self._traces.open and not output.traceparent:
+            output.traceparent = self._traces.traceparent(invocation)
         if invocation is None:
             return await self._control.deliver(output, "-", _INFINITY)
         return await self._control.deliver(output, invocation.id, invocation.deadline)
@@ -387,6 +396,7 @@ class Worker:
                     drained=self._stop.set,
                 )
                 await self._control.start(control)
+                self._traces = self._server.shared.traces = self._tracing(self._control)
             for number in caught:
                 loop.add_signal_handler(number, self._terminate)
             if on_ready is not None:
@@ -397,6 +407,19 @@ class Worker:
                 loop.remove_signal_handler(number)
             await self._shut_down()
             forks.forget(self)
+
+    def _tracing(self, control: Control) -> Traces:
+        settings = self.settings
+        return Traces(
+            service=f"{settings.namespace}/{settings.name}",
+            tags={"service.instance.id": settings.instance, "pelton.revision": settings.revision},
+            first_tags=self.birth,
+            emit=control.span,
+        )
+
+    def _note_status(self, invocation: Invocation, status: int) -> None:
+        if self._traces.open:
+            self._traces.answered(invocation, status)
 
     async def drain(self, grace_s: float) -> None:
         """Take no new events, let connections end with their next answer, and wait until nothing runs.
@@ -511,7 +534,10 @@ class Worker:
         INVOCATION.set(invocation)
         hide_loop()  # `asyncio.run` in a sync function has to work, inline as on a thread
         try:
-            reply = _copy_context().run(self._call, invocation)
+            if self._traces.open:
+                reply = _copy_context().run(self._traces.call, self._call, invocation)
+            else:
+                reply = _copy_context().run(self._call, invocation)
         except BaseException as exc:
             reply = self._failure(invocation, exc)
         finally:
@@ -532,6 +558,8 @@ class Worker:
             gate.running -= 1
             if spool is not None:
                 spool.leave(invocation.id, now)
+        if self._traces.open:
+            self._traces.end(invocation, status=reply.status)
         try:
             connection.reply(reply)
         except ReplyError as exc:
@@ -596,6 +624,8 @@ class Worker:
 
     def refusal(self, status: int, text: str, invocation: Invocation) -> Reply:
         """See http.Application: the convention's own answer where it has one."""
+        if self._traces.open:
+            self._traces.end(invocation, status=status, error=text)
         refuse = self._function.refuse
         if refuse is not None:
             try:
@@ -662,6 +692,8 @@ class Worker:
         invocation = Invocation(
             invocation_id, "POST", b"/", [], body=event.data, deadline=deadline, event=event
         )
+        if "traceparent" in event.attributes:
+            self._traces.begin_event(invocation, event)
         self._offer(self._run_of(invocation, None, peer, deadline))
 
     def _run_of(
@@ -718,7 +750,7 @@ class Worker:
             run.task = asyncio.Task(self._main(run), loop=self._loop, name=invocation.id)
         else:
             run.context = _copy_context()
-            run.call = self._call
+            run.call = self._call if not self._traces.open else partial(self._traces.call, self._call)
             if self._inline:
                 # one per turn, so that a long queue of fast calls does not hold up the sockets
                 asyncio.get_running_loop().call_soon(self._run_inline, run)
@@ -754,7 +786,10 @@ class Worker:
         """Run async user code."""
         invocation = run.invocation
         try:
-            reply = await self._call(invocation)
+            if self._traces.open:
+                reply = await self._traces.wait(self._call, invocation)
+            else:
+                reply = await self._call(invocation)
         except BaseException as exc:
             if run.answered and isinstance(exc, asyncio.CancelledError):
                 self._finish(run, None)
@@ -771,7 +806,11 @@ class Worker:
         """Run async user code that answers by itself, and see to it that there is an answer."""
         reply: Reply | None = None
         try:
-            await self._exchange(run.invocation, run)  # type: ignore[misc]  # set with _main
+            exchange: Any = self._exchange  # set with _main
+            if self._traces.open:
+                await self._traces.attend(exchange, run.invocation, run)
+            else:
+                await exchange(run.invocation, run)
         except BaseException as exc:
             cancelled = isinstance(exc, asyncio.CancelledError)
             if not run.answered and not run.gone and run.kept is None:
@@ -820,6 +859,10 @@ class Worker:
         """Note that user code has ended and hand on its reply, if anybody still waits for one."""
         self._runs.discard(run)
         now = self._page.end(run.token)
+        if self._traces.open:
+            self._traces.end(
+                run.invocation, status=reply.status if reply else 0, error=reply.error if reply else ""
+            )
         gate = self._gate
         if gate.waiting or self._draining:
             self._leave(run.invocation, now)
@@ -911,6 +954,8 @@ class Worker:
         what = "did not finish" if run.started else "could not start"
         text = f"the function {what} within its time limit"
         self._write_error(invocation, text + "\n")
+        if self._traces.open:
+            self._traces.end(invocation, status=504, error=text)
         self._abandon(run)
         if connection is not None:
             connection.reply(self.refusal(504, text, invocation))

@@ -127,6 +127,7 @@ class Output:
         content_type: Media type of `data`.
         operation: Binding operation that overrides the manifest's; "" keeps the manifest's.
         metadata: Extra metadata, merged over the manifest's.
+        traceparent: W3C trace context of the invocation that sends it, "" when it is not traced.
     """
 
     name: str
@@ -134,6 +135,7 @@ class Output:
     content_type: str = "application/json"
     operation: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
+    traceparent: str = ""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,32 +1,23 @@
 """Where finished traces go: OTLP or SkyWalking segments as JSON over HTTP, else one line each in the log.
 
-Fed by `sdk/tracing.py` from any thread; a task of the worker's loop sends batches with nothing but asyncio's
-streams. It never holds up an invocation: the queue is bounded, a batch is tried once, what is lost is counted
-and told. Nothing runs while nothing is queued.
+Fed by `sdk/tracing.py` from any thread; `sdk/trace_sender.py` brings batches to the collector.
 Source: OTLP 1.x (HTTP, JSON encoding); SkyWalking's trace data protocol 3 over HTTP (`/v3/segments`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pelton.sdk.trace_codec import Segment, Span
+from pelton.sdk.trace_sender import Sender, pairs, timeout_s
 
-__all__ = ["QUEUE_LIMIT", "Exporter", "Settings", "otlp", "segments"]
+__all__ = ["Exporter", "Settings", "endpoint_url", "otlp", "segments"]
 
-QUEUE_LIMIT: Final = 2048
-"""Traces that wait to be sent; more are dropped and counted."""
-_BATCH: Final = 256
-_DELAY_S: Final = 1.0
-_TIMEOUT_S: Final = 10.0
-_LAST_S: Final = 2.0
 _COMPONENT: Final = 5013
 """SkyWalking's id of OpenFunction."""
 _KINDS: Final = {"server": 2, "client": 3, "producer": 4, "consumer": 5}
@@ -58,26 +49,33 @@ class Exporter:
     Args:
         settings: Who and where to.
         logger: The function's.
-
-    Attributes:
-        sent, dropped: Traces that a collector took, and that were lost.
     """
 
     def __init__(self, settings: Settings, logger: logging.Logger) -> None:
         self._settings = settings
         self._logger = logger
-        self._url, self._encode = _destination(settings)
-        self._headers = _pairs(settings.exporter.get("headers", ""))
-        self._timeout_s = _timeout(settings.exporter.get("timeout", ""))
-        self._gzip = settings.exporter.get("compression", "").lower() == "gzip"
-        self._queue: deque[Segment] = deque()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._waking = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._trouble = ""
-        self.sent = 0
-        self.dropped = 0
+        url, encode = _destination(settings)
+        exporter = settings.exporter
+        self._sender: Sender[Segment] | None = None
+        if url:
+            self._sender = Sender(
+                url,
+                lambda batch: encode(batch, self),
+                logger,
+                headers=pairs(exporter.get("headers", "")),
+                timeout_s=timeout_s(exporter.get("timeout", "")),
+                gzip=exporter.get("compression", "").lower() == "gzip",
+            )
+
+    @property
+    def sent(self) -> int:
+        """Traces that a collector took."""
+        return self._sender.sent if self._sender else 0
+
+    @property
+    def dropped(self) -> int:
+        """Traces that were lost."""
+        return self._sender.dropped if self._sender else 0
 
     @property
     def instance(self) -> str:
@@ -92,112 +90,20 @@ class Exporter:
 
     async def start(self) -> None:
         """Begin to send, in this loop."""
-        self._loop = asyncio.get_running_loop()
-        if self._queue:
-            self._wake()
+        if self._sender is not None:
+            await self._sender.start()
 
     async def stop(self) -> None:
         """Send what is left, for two seconds at most."""
-        if self._timer is not None:
-            self._timer.cancel()
-        try:
-            async with asyncio.timeout(_LAST_S):
-                if self._task is not None:
-                    await self._task
-                await self._drain()
-        except TimeoutError:
-            self._lose(len(self._queue), "the instance ended")
-        self._loop = None
+        if self._sender is not None:
+            await self._sender.stop()
 
     def offer(self, trace: Segment) -> None:
         """Take a trace; from any thread, never waits, never raises."""
-        if not self._url:
+        if self._sender is None:
             self._logger.info("trace %s", json.dumps(_line(trace, self.tags()), separators=(",", ":")))
-            return
-        if len(self._queue) >= QUEUE_LIMIT:
-            self.dropped += 1
-            return
-        self._queue.append(trace)
-        if not self._waking and self._loop is not None:
-            self._waking = True
-            try:
-                self._loop.call_soon_threadsafe(self._wake)
-            except RuntimeError:  # the loop has ended, and the process with it
-                self.dropped += 1
-
-    def _wake(self) -> None:
-        self._waking = True
-        if self._loop is not None and self._timer is None:
-            self._timer = self._loop.call_later(_DELAY_S, self._begin)
-
-    def _begin(self) -> None:
-        self._timer = None
-        self._task = asyncio.ensure_future(self._drain())
-        self._task.add_done_callback(self._done)
-
-    def _done(self, _task: asyncio.Task[None]) -> None:
-        self._task = None
-        self._waking = False
-        if self._queue:
-            self._wake()
-
-    async def _drain(self) -> None:
-        while self._queue:
-            batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
-            try:
-                body = json.dumps(self._encode(batch, self), separators=(",", ":")).encode()
-                async with asyncio.timeout(self._timeout_s):
-                    await self._post(body)
-            except (OSError, ValueError, TimeoutError, EOFError, asyncio.IncompleteReadError) as exc:
-                self._lose(len(batch), f"{type(exc).__name__}: {exc}".rstrip(": "))
-            except asyncio.CancelledError:
-                self._lose(len(batch), "the instance ended")
-                raise
-            else:
-                self.sent += len(batch)
-                if self._trouble:
-                    self._trouble = ""
-                    self._logger.warning("traces are sent again; %d were lost so far", self.dropped)
-
-    def _lose(self, count: int, why: str) -> None:
-        self.dropped += count
-        if count and why != self._trouble:
-            self._trouble = why
-            self._logger.warning(
-                "%d traces were lost (%d so far): %s: %s", count, self.dropped, self._url, why
-            )
-
-    async def _post(self, body: bytes) -> None:
-        from urllib.parse import urlsplit
-
-        url = urlsplit(self._url)
-        secure = url.scheme == "https"
-        host, port = url.hostname or "", url.port or (443 if secure else 80)
-        headers = {
-            "Host": url.netloc.rpartition("@")[2],
-            "Content-Type": "application/json",
-            "Connection": "close",
-            **self._headers,
-        }
-        if self._gzip:
-            import zlib
-
-            packer = zlib.compressobj(wbits=31)
-            body = packer.compress(body) + packer.flush()
-            headers["Content-Encoding"] = "gzip"
-        headers["Content-Length"] = str(len(body))
-        path = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        reader, writer = await asyncio.open_connection(host, port, ssl=True if secure else None)
-        try:
-            writer.write(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + body)
-            await writer.drain()
-            status = await reader.readline()
-        finally:
-            writer.close()
-        words = status.split(None, 2)
-        if len(words) < 2 or not words[1].isdigit() or not 200 <= int(words[1]) < 300:
-            raise ValueError(f"the collector answered {status.decode('latin-1').strip() or 'nothing'}")
+        else:
+            self._sender.offer(trace)
 
 
 def _destination(settings: Settings) -> tuple[str, Any]:
@@ -208,33 +114,15 @@ def _destination(settings: Settings) -> tuple[str, Any]:
     endpoint = settings.exporter.get("endpoint", "").strip()
     if not endpoint or "grpc" in settings.exporter.get("protocol", "").lower():
         return "", otlp
+    return endpoint_url(endpoint), otlp
+
+
+def endpoint_url(endpoint: str) -> str:
+    """Return where traces are posted: an endpoint without a path has OTLP's own."""
     if "://" not in endpoint:
         endpoint = f"http://{endpoint}"
     place = endpoint.partition("://")[2].partition("/")[2]
-    return (endpoint if place else f"{endpoint.rstrip('/')}/v1/traces"), otlp
-
-
-def _pairs(text: str) -> dict[str, str]:
-    """Read `name=value,name=value`; what could break a header out of its line is left out."""
-    from urllib.parse import unquote
-
-    found = {}
-    for part in text.split(","):
-        name, separator, value = part.partition("=")
-        value = unquote(value.strip())
-        if separator and name.strip().replace("-", "").replace("_", "").isalnum() and value.isprintable():
-            found[name.strip()] = value
-    return found
-
-
-def _timeout(text: str) -> float:
-    """Read `10s`, `500ms`, or milliseconds as OpenTelemetry's variables have them."""
-    text = text.strip().lower()
-    for suffix, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("", 0.001)):
-        number = text.removesuffix(suffix) if suffix else text
-        if text.endswith(suffix) and number.replace(".", "", 1).isdigit():
-            return max(0.001, float(number) * factor)
-    return _TIMEOUT_S
+    return endpoint if place else f"{endpoint.rstrip('/')}/v1/traces"
 
 
 # --- encodings ---

@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from pelton.sdk import trace_export
+from pelton.sdk import trace_sender
 from pelton.sdk.trace_codec import Segment, Skywalking, Span
 from pelton.sdk.trace_export import Exporter, Settings
 
@@ -61,7 +61,7 @@ class Collector:
 
 @pytest.fixture
 async def collector(monkeypatch):
-    monkeypatch.setattr(trace_export, "_DELAY_S", 0.01)
+    monkeypatch.setattr(trace_sender, "_DELAY_S", 0.01)
     collector = Collector()
     server = await asyncio.start_server(collector.serve, "127.0.0.1", 0)
     collector.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -195,8 +195,8 @@ async def test_threads_may_offer(collector, exporter):
 
 
 async def test_full_queue_drops_and_counts(collector, exporter, monkeypatch):
-    monkeypatch.setattr(trace_export, "QUEUE_LIMIT", 3)
-    monkeypatch.setattr(trace_export, "_DELAY_S", 3600)
+    monkeypatch.setattr(trace_sender, "QUEUE_LIMIT", 3)
+    monkeypatch.setattr(trace_sender, "_DELAY_S", 3600)
     found = await exporter(exporter={"endpoint": collector.address})
 
     for _ in range(5):
@@ -238,7 +238,7 @@ async def test_collector_that_hangs_costs_its_timeout_only(collector, exporter):
 
 
 async def test_what_is_queued_goes_out_when_the_instance_ends(collector, exporter, monkeypatch):
-    monkeypatch.setattr(trace_export, "_DELAY_S", 3600)
+    monkeypatch.setattr(trace_sender, "_DELAY_S", 3600)
     found = await exporter(exporter={"endpoint": f"http://{collector.address}/own/path"})
     found.offer(segment())
 

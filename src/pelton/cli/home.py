@@ -47,6 +47,9 @@ class Settings:
         nats_url: With user and password.
         notify_host, notify_port: Where alerts are taken.
         durability: `process` or `power`.
+        otlp_url: Where spans are posted as OTLP, "" for nowhere.
+        otlp_headers: Further headers of those requests, `name=value,name=value`.
+        trace_percent: Share of the requests and events without a trace that begin one, 0 to 100.
     """
 
     home: str
@@ -57,6 +60,9 @@ class Settings:
     notify_host: str
     notify_port: int
     durability: str
+    otlp_url: str = ""
+    otlp_headers: str = ""
+    trace_percent: float = 0.0
 
     def save(self) -> Path:
         """Write it for the parts; returns the path."""

@@ -67,6 +67,20 @@ def up(
     durability: Annotated[
         str, typer.Option(help="process: accepted events survive kill -9; power: power loss too.")
     ] = "process",
+    otlp_endpoint: Annotated[
+        str,
+        typer.Option(
+            envvar="OTEL_EXPORTER_OTLP_ENDPOINT",
+            help="URL of a collector that takes traces as OTLP over HTTP.",
+        ),
+    ] = "",
+    otlp_headers: Annotated[
+        str,
+        typer.Option(envvar="OTEL_EXPORTER_OTLP_HEADERS", help="NAME=VALUE,... for its requests."),
+    ] = "",
+    trace_percent: Annotated[
+        float, typer.Option(min=0, max=100, help="Share of requests and events that are traced for it.")
+    ] = 100.0,
     detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready; it goes on.")] = False,
 ) -> None:
     """Start the platform on this machine; Ctrl-C ends it."""
@@ -79,7 +93,12 @@ def up(
     if durability not in ("process", "power"):
         raise UsageError(f"--durability {durability!r} is not known", hint="one of: process, power")
     options = UpOptions(
-        gateway=parse_address(gateway, "--gateway"), api=parse_address(api, "--api"), durability=durability
+        gateway=parse_address(gateway, "--gateway"),
+        api=parse_address(api, "--api"),
+        durability=durability,
+        otlp_endpoint=otlp_endpoint,
+        otlp_headers=otlp_headers,
+        trace_percent=trace_percent,
     )
     _exit(detached(Home(), sys.argv[1:]) if detach else run(Home(), options))
 

@@ -28,8 +28,11 @@ from pelton.dataplane import wire
 from pelton.dataplane.activator import Activator
 from pelton.dataplane.instance import Instance
 from pelton.dataplane.instances import InstanceManager
+from pelton.dataplane.span_store import SpanStore
 from pelton.errors import PeltonError
 from pelton.model.desired import Desired, Route, Workload, revision_key
+from pelton.model.span import SpanRecord
+from pelton.sdk.trace_sender import pairs
 from pelton.targets.local.envoy import Gateway
 from pelton.targets.local.gateway_config import Listener
 
@@ -50,12 +53,14 @@ class Node:
         self._settings = settings
         self._run = Path(settings.run)
         self._clock = SystemClock()
+        self._spans = SpanStore(url=settings.otlp_url, headers=pairs(settings.otlp_headers), logger=_log)
         self._instances = InstanceManager(
             run_dir=self._run,
             spool_dir=Path(settings.home) / "spool",
             zygote_socket=self._run / "zygote.sock",
             clock=self._clock,
             on_change=self._changed,
+            on_spans=self._spans.add,
         )
         self._synced = asyncio.Event()
         self._activator = Activator(
@@ -63,6 +68,7 @@ class Node:
             why_gone=self._instances.why_gone,
             listing=self._listing,
             clock=self._clock,
+            on_spans=self._spans.add,
         )
         self._gateway = Gateway(
             xds_socket=str(self._run / "xds.sock"),
@@ -84,6 +90,8 @@ class Node:
             "watch": self._watch,
             "wake": self._wake,
             "pending": self._pending,
+            "spans": self._add_spans,
+            "trace": self._trace,
         }
 
     async def run(self) -> None:
@@ -91,7 +99,7 @@ class Node:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        async with self._instances, self._gateway:
+        async with self._spans, self._instances, self._gateway:
             await self._activator.start(self._run / "activator.sock")
             server = await wire.serve(str(self._run / "node.sock"), self._ops, name="node-client")
             ticking = asyncio.create_task(self._tick(), name="scaling")
@@ -197,6 +205,7 @@ class Node:
         return {
             "functions": [msgspec.to_builtins(item) for item in observed if item is not None],
             "gateway_connected": self._gateway.connected,
+            "spans": self._spans.counters(),
             "activator": {"overflowed": self._activator.overflowed, "abandoned": self._activator.abandoned},
         }
 
@@ -214,6 +223,12 @@ class Node:
 
     async def _pending(self, _peer: wire.Peer, body: dict[str, Any]) -> None:
         self._instances.set_pending(f"{body['namespace']}/{body['name']}", body["count"])
+
+    async def _add_spans(self, _peer: wire.Peer, body: Any) -> None:
+        self._spans.add(msgspec.convert(body, list[SpanRecord]))
+
+    async def _trace(self, _peer: wire.Peer, body: dict[str, Any]) -> Any:
+        return msgspec.to_builtins(self._spans.trace(body["trace_id"]))
 
     def _tell(self, peer: wire.Peer, key: str) -> None:
         desired = self._instances.desired(key)

@@ -7,6 +7,7 @@ follower of what instances print. Serves runtime.sock for `up`; calls the node f
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 import socket
 import sys
@@ -25,6 +26,7 @@ from pelton.cli.tables import SENDERS, resolve_driver, resolve_sender, resolve_s
 from pelton.clock import SystemClock
 from pelton.dataplane import wire
 from pelton.dataplane.dispatcher import Dispatcher
+from pelton.dataplane.event_traces import EventTraces
 from pelton.dataplane.invoker import WorkerInvoker
 from pelton.dataplane.link import Link
 from pelton.dataplane.outputs import Outputs
@@ -65,11 +67,17 @@ class Runtime:
             handlers={"endpoints": self._endpoints},
             on_up=self._node_up,
         )
+        traces = EventTraces(
+            lambda span: self._node.note("spans", [span]),
+            percent=settings.trace_percent,
+            draw=lambda: random.uniform(0, 100),  # noqa: S311 -- which events are looked at is no secret
+        )
         self._outputs = Outputs(
             binding_of=_binding,
             bus_of=self._bus_of,
             clock=self._clock,
             new_id=lambda: str(uuid.uuid4()),
+            traces=traces,
         )
         self._states = States(store_of=self._store)
         self._invoker = WorkerInvoker(
@@ -84,6 +92,7 @@ class Runtime:
             bus_of=self._bus_of,
             clock=self._clock,
             on_pending=self._pending,
+            traces=traces,
         )
         self._senders = {name: resolve_sender(name)(self._clock) for name in SENDERS}
         # One machine is one cluster; the label is what Notification Manager fills in (contracts, section 5).

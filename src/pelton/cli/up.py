@@ -28,6 +28,7 @@ from pelton.clock import SystemClock
 from pelton.dataplane import wire
 from pelton.dataplane.link import Link
 from pelton.errors import PeltonError
+from pelton.sdk.trace_export import endpoint_url
 from pelton.targets.local import nats
 from pelton.targets.local.supervisor import Part, Supervisor
 from pelton.targets.local.target import LocalTarget
@@ -49,11 +50,21 @@ _log = log.get(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpOptions:
-    """What the command line asked for: (host, port) pairs, port 0 for a free one; durability."""
+    """What the command line asked for.
+
+    Attributes:
+        gateway, api: (host, port) pairs, port 0 for a free one.
+        durability: `process` or `power`.
+        otlp_endpoint, otlp_headers: Where traces go, as OpenTelemetry's variables have it; "" for nowhere.
+        trace_percent: Share of requests and events that begin a trace when there is an endpoint.
+    """
 
     gateway: tuple[str, int]
     api: tuple[str, int]
     durability: str
+    otlp_endpoint: str = ""
+    otlp_headers: str = ""
+    trace_percent: float = 100.0
 
 
 def up(home: Home, options: UpOptions) -> int:
@@ -133,6 +144,9 @@ class _Platform:
             notify_host="127.0.0.1",
             notify_port=ports["notify"],
             durability=self._options.durability,
+            otlp_url=endpoint_url(self._options.otlp_endpoint) if self._options.otlp_endpoint else "",
+            otlp_headers=self._options.otlp_headers,
+            trace_percent=self._options.trace_percent if self._options.otlp_endpoint else 0.0,
         )
         # Bound, not listening, as long as we live: parts bind the same ports beside us (SO_REUSEADDR), and
         # nobody else is given one of them as a free port meanwhile, nor while a part is being restarted.

@@ -21,9 +21,12 @@ from urllib.parse import unquote
 
 from pelton.clock import Clock
 from pelton.dataplane.instance import Instance
+from pelton.dataplane.traces import new_span_id, sampled
 from pelton.errors import OverloadedError, PeltonError, WakeError
 from pelton.log import get
+from pelton.model.span import SpanRecord
 from pelton.sdk.h2 import Splice, refusal
+from pelton.sdk.trace_codec import Context
 
 __all__ = ["Activator"]
 
@@ -39,6 +42,7 @@ TOTAL_QUEUE: Final = 10_000
 RETRY_AFTER_S: Final = 1
 _CHUNK_BYTES: Final = 256 * 1024
 _LAMBDA_PATH: Final = re.compile(rb"[A-Z]+ /20(?:15-03-31|21-11-15)/functions/([^/ ?]+)/")
+_TRACEPARENT: Final = re.compile(rb"\r\ntraceparent:[ \t]*([^\r]{55})[ \t]*\r\n", re.IGNORECASE)
 _REASONS: Final = {
     404: "Not Found",
     431: "Request Header Fields Too Large",
@@ -57,6 +61,7 @@ class Activator:
         why_gone: Returns the error for an instance that ended while it started.
         listing: Lines that the 404 page shows; empty when the gateway listens beyond loopback.
         clock: Time.
+        on_spans: Takes spans of requests whose client wants them traced; None where nobody would.
     """
 
     def __init__(
@@ -66,7 +71,9 @@ class Activator:
         why_gone: Callable[[str], WakeError],
         listing: Callable[[], list[str]],
         clock: Clock,
+        on_spans: Callable[[list[SpanRecord]], None] | None = None,
     ) -> None:
+        self._on_spans = on_spans
         self._wake = wake
         self._why_gone = why_gone
         self._listing = listing
@@ -152,22 +159,40 @@ class Activator:
         if key in ("", "-"):
             await self._not_found(writer, head)
             return
+        trace, head = self._traced(key, head)
+        error = "the client left"
         try:
             upstream = await self._connect(key, head, reader)
+            if upstream is None:
+                self.abandoned += 1
+                return
+            up_reader, up_writer, instance = upstream
+            if trace is not None:
+                trace.connected(instance, self._clock.monotonic())
+            answered = await _splice(reader, writer, up_reader, up_writer)
+            error = "" if answered else f"the worker of {key} ended before it answered"
+            if not answered:
+                await _answer(writer, 502, error, head=head)
         except PeltonError as exc:
+            error = exc.message
             await _answer(writer, exc.http_status, exc.message, hint=exc.hint, head=head)
-            return
-        if upstream is None:
-            self.abandoned += 1
-            return
-        up_reader, up_writer = upstream
-        answered = await _splice(reader, writer, up_reader, up_writer)
-        if not answered:
-            await _answer(writer, 502, f"the worker of {key} ended before it answered", head=head)
+        finally:
+            if trace is not None and self._on_spans is not None:
+                self._on_spans([trace.span(self._clock.monotonic(), error)])
+
+    def _traced(self, key: str, head: bytes) -> tuple[_Trace | None, bytes]:
+        """Return the trace that a client wants, and the head with this hop as the worker's parent."""
+        found = _TRACEPARENT.search(head) if self._on_spans is not None else None
+        parent = sampled(found[1].decode("latin-1")) if found is not None else None
+        if found is None or parent is None:
+            return None, head
+        own = Context(trace_id=parent.trace_id, span_id=new_span_id())
+        trace = _Trace(key, own, parent.span_id, self._clock.now().timestamp(), self._clock.monotonic())
+        return trace, head[: found.start(1)] + str(own).encode() + head[found.end(1) :]
 
     async def _connect(
         self, key: str, head: bytes, reader: asyncio.StreamReader
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Instance] | None:
         """Wait for an instance and hand it the request's head; None when the client left meanwhile.
 
         The head is sent as soon as the socket takes it, so that the worker finds it when its code has loaded;
@@ -205,7 +230,9 @@ class Activator:
         if not self._waiting[key]:
             del self._waiting[key]
 
-    async def _hand_over(self, key: str, head: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _hand_over(
+        self, key: str, head: bytes
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Instance]:
         while True:
             instance = await self._wake(key)
             try:
@@ -223,7 +250,7 @@ class Activator:
             except BaseException:
                 up_writer.close()
                 raise
-            return up_reader, up_writer
+            return up_reader, up_writer, instance
 
     async def reach_h2c(self, key: str, factory: Callable[[], asyncio.Protocol]) -> asyncio.Transport:
         """Wake a function and return a connection to an instance that is ready.
@@ -276,6 +303,54 @@ class Activator:
         names = self._listing()
         known = ("functions here:\n" + "\n".join(f"  {line}" for line in names)) if names else ""
         await _answer(writer, 404, "no function answers at this address", hint=known, head=head)
+
+
+class _Trace:
+    """This hop of a traced request: from its head to the end of its answer.
+
+    Args:
+        key: `namespace/name`.
+        context: This hop's own.
+        parent_id: Span of whoever sent the request.
+        now_s: Epoch seconds, and `at`, CLOCK_MONOTONIC seconds, of the same moment.
+    """
+
+    def __init__(self, key: str, context: Context, parent_id: str, now_s: float, at: float) -> None:
+        self._key = key
+        self._context = context
+        self._parent_id = parent_id
+        self._now_s = now_s
+        self._at = at
+        self._tags: dict[str, str] = {}
+
+    def connected(self, instance: Instance, at: float) -> None:
+        """Note which instance has the request, and how it came to be."""
+        self._tags = {"service.instance.id": instance.id, "pelton.waited_ms": _ms(at - self._at)}
+        cold = instance.started_at >= self._at
+        self._tags["faas.coldstart"] = "true" if cold else "false"
+        if instance.forked_at:
+            self._tags["pelton.fork_ms"] = _ms(instance.forked_at - instance.started_at)
+        if instance.ready_at:
+            self._tags["pelton.ready_ms"] = _ms(instance.ready_at - instance.started_at)
+
+    def span(self, at: float, error: str) -> SpanRecord:
+        """Return the finished span."""
+        return SpanRecord(
+            trace_id=self._context.trace_id,
+            span_id=self._context.span_id,
+            parent_id=self._parent_id,
+            name=f"activate {self._key}",
+            kind="internal",
+            service="activator",
+            start_ns=int(self._now_s * 1e9),
+            end_ns=int((self._now_s + at - self._at) * 1e9),
+            tags=self._tags,
+            error=error,
+        )
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3f}"
 
 
 class _Streams:

@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 from pelton import errors
 from pelton.clock import Clock
 from pelton.dataplane import retry
+from pelton.dataplane.event_traces import NO_TRACES, EventTraces
 from pelton.log import get
 from pelton.model import cloudevent
 from pelton.model.desired import Component, Desired, Subscription
@@ -129,7 +130,9 @@ class _Feed:
         ledger: Ledger,
         bus_of: Callable[[Component], Awaitable[Bus]],
         clock: Clock,
+        traces: EventTraces,
     ) -> None:
+        self._traces = traces
         self.subscription = subscription
         self.timeout_s = timeout_s
         self.stats = FeedStats()
@@ -291,6 +294,7 @@ class _Feed:
         """Return the function's outcome; an event that nobody takes is held here, which stops fetching."""
         event = to_event(self.subscription, message, key=key, attempt=attempt)
         times = 0
+        hop = self._traces.delivery(self.subscription, event)
         while True:
             result = await self._invoker.invoke(
                 self.subscription,
@@ -299,6 +303,8 @@ class _Feed:
                 timeout_s=self.timeout_s,
             )
             if result.outcome != "busy":
+                if hop is not None:
+                    hop.end(result.reason if result.outcome != "ok" else "", **{"pelton.busy": str(times)})
                 return result
             if self._stopping:
                 raise asyncio.CancelledError  # unacked: the broker keeps it for the next holder
@@ -385,6 +391,7 @@ class Dispatcher:
         bus_of: Returns the bus of a component, the same for the same component; raises ComponentError.
         clock: Times waits and stamps dead letters.
         on_pending: Told (namespace, function, due events) of every function whose number changed.
+        traces: Takes deliveries that are traced.
     """
 
     def __init__(
@@ -395,7 +402,9 @@ class Dispatcher:
         bus_of: Callable[[Component], Awaitable[Bus]],
         clock: Clock,
         on_pending: Callable[[str, str, int], None] | None = None,
+        traces: EventTraces = NO_TRACES,
     ) -> None:
+        self._traces = traces
         self._invoker = invoker
         self._ledger = ledger
         self._bus_of = bus_of
@@ -435,6 +444,7 @@ class Dispatcher:
                     ledger=self._ledger,
                     bus_of=self._bus_of,
                     clock=self._clock,
+                    traces=self._traces,
                 )
                 feed.start()
             if not feeds:

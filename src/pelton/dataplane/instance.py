@@ -46,6 +46,7 @@ class Instance:
         page: Its load page once it is ready.
         peer: Connection to its ctl socket.
         started_at: CLOCK_MONOTONIC seconds.
+        forked_at, ready_at: When its sockets took connections, and when it answered; 0 until then.
         page_fd: The page's file until the page is mapped; its name goes with the worker. -1 without.
         served: Whether it had begun an invocation when it ended before it was ready.
         listening: Set when its sockets take connections; what is sent then is answered once it is ready.
@@ -65,6 +66,8 @@ class Instance:
     status: int | None = None
     page_fd: int = -1
     served: bool = False
+    forked_at: float = 0.0
+    ready_at: float = 0.0
     listening: asyncio.Event = field(default_factory=asyncio.Event)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     gone: asyncio.Event = field(default_factory=asyncio.Event)

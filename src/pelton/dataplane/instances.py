@@ -41,6 +41,7 @@ from pelton.model.snapshot import (
     LoadReading,
     RevisionObserved,
 )
+from pelton.model.span import SpanRecord
 
 __all__ = ["Instance", "InstanceManager"]
 
@@ -71,6 +72,7 @@ class InstanceManager:
         zygote_socket: Where the zygote listens.
         clock: Time.
         on_change: Called with the function's key whenever its ready instances changed.
+        on_spans: Takes the spans that workers finished.
     """
 
     def __init__(
@@ -81,12 +83,14 @@ class InstanceManager:
         zygote_socket: Path,
         clock: Clock,
         on_change: Callable[[str], Awaitable[None]],
+        on_spans: Callable[[list[SpanRecord]], None] | None = None,
     ) -> None:
         self._workers_dir = run_dir / "w"
         self._spool_dir = spool_dir
         self._zygote_socket = zygote_socket
         self._clock = clock
         self._on_change = on_change
+        self._take_spans = on_spans
         self._functions: dict[str, FunctionState] = {}
         self._instances: dict[str, Instance] = {}
         self._lost: dict[str, Instance] = {}  # buried, until the zygote tells how it ended
@@ -553,6 +557,7 @@ class InstanceManager:
             instance.hold_page()
             keep_workload(body["workload"], instance.workload)
             await self._call_zygote("spawn", body, START_TIMEOUT_S)
+            instance.forked_at = self._clock.monotonic()
             instance.listening.set()
         except (PeltonError, OSError, TimeoutError) as exc:
             self._failed(instance, f"no worker could be forked: {exc}")
@@ -569,7 +574,7 @@ class InstanceManager:
     async def _greet(self, instance: Instance) -> None:
         """Wait until a worker answers; then it is ready."""
         try:
-            peer = await wire.connect(instance.ctl, name=instance.id)
+            peer = await wire.connect(instance.ctl, {"spans": self._on_spans}, name=instance.id)
             instance.peer = peer
             self._spawn_task(self._follow(instance, peer), f"follow-{instance.id}")
             await peer.call("hello", {"role": "node"}, timeout=START_TIMEOUT_S)
@@ -582,11 +587,16 @@ class InstanceManager:
             return
         if instance.state == "starting":
             instance.state = "ready"
+            instance.ready_at = self._clock.monotonic()
             state = self._state_of(instance)
             if state is not None:
                 state.failures = 0
         instance.settled.set()
         await self._on_change(instance.workload.key)
+
+    async def _on_spans(self, _peer: wire.Peer, body: Any) -> None:
+        if self._take_spans is not None:
+            self._take_spans(msgspec.convert(body, list[SpanRecord]))
 
     def _failed(self, instance: Instance, reason: str) -> None:
         if instance.state == "gone":

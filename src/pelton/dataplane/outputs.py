@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from pelton import errors
 from pelton.clock import Clock, rfc3339
+from pelton.dataplane.event_traces import NO_TRACES, EventTraces
 from pelton.model import cloudevent
 from pelton.model.desired import DEFERRED_NAME, Component, Desired, OutputBinding
 from pelton.model.invocation import Deferred, Delivered, Output
@@ -31,6 +32,7 @@ class Outputs:
         bus_of: Returns the bus of a pub/sub component, the same for the same component.
         clock: Stamps published events.
         new_id: Returns a new unique event id.
+        traces: Takes outputs of invocations that are traced.
     """
 
     def __init__(
@@ -40,7 +42,9 @@ class Outputs:
         bus_of: Callable[[Component], Awaitable[Bus]],
         clock: Clock,
         new_id: Callable[[], str],
+        traces: EventTraces = NO_TRACES,
     ) -> None:
+        self._traces = traces
         self._binding_of = binding_of
         self._bus_of = bus_of
         self._clock = clock
@@ -68,11 +72,34 @@ class Outputs:
         """Send one output and return what its destination answered; never raises for what that does."""
         try:
             target = self._resolve(namespace, name, output.name, revision)
-            if target.component.type.startswith("bindings."):
-                return await self._invoke(target, output)
-            return await self._publish(namespace, name, target, output)
+            hop = self._traces.output(namespace, name, target, output)
+            if hop is None:
+                return await self._to(namespace, name, target, output)
+            error = "cancelled"
+            try:
+                delivered = await self._to(namespace, name, target, output, str(hop.context))
+                error = "" if delivered.ok else delivered.error or "refused"
+            except (errors.PeltonError, ConnectionError, TimeoutError) as exc:
+                error = str(exc) or type(exc).__name__
+                raise
+            finally:
+                hop.end(error)
+            return delivered
         except (errors.PeltonError, ConnectionError, TimeoutError) as exc:
             return Delivered(ok=False, error=str(exc) or type(exc).__name__)
+
+    async def _to(
+        self, namespace: str, name: str, target: OutputBinding, output: Output, traceparent: str = ""
+    ) -> Delivered:
+        """Send to a binding or a topic; what the function itself says about its trace goes first."""
+        binding = target.component.type.startswith("bindings.")
+        if traceparent:
+            key = "Traceparent" if binding else "cloudevent.traceparent"
+            if key.lower() not in {name.lower() for name in output.metadata}:
+                output.metadata[key] = traceparent
+        if binding:
+            return await self._invoke(target, output)
+        return await self._publish(namespace, name, target, output)
 
     async def defer(self, namespace: str, name: str, deferred: Deferred) -> Delivered:
         """Store what a function accepted for later, where its own subscription finds it; never raises for it.

@@ -1,7 +1,8 @@
 """The spans of this machine's traces: kept for `pelton trace`, handed on to a collector where one is named.
 
 The node owns one. Workers, activator and runtime add what they finished; nothing waits for it. Memory is
-bounded: the oldest trace goes when there are too many traces or spans. Source: OTLP 1.x (HTTP, JSON encoding).
+bounded: the oldest trace goes when there are too many traces or spans.
+Source: OTLP 1.x (HTTP, JSON encoding).
 """
 
 from __future__ import annotations

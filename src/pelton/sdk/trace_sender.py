@@ -1,8 +1,8 @@
 """Sends finished traces to a collector: batches of JSON over HTTP, with nothing but asyncio's streams.
 
-Used by `sdk/trace_export.py` (functions) and `dataplane/span_store.py` (the platform). It never holds anybody up:
-the queue is bounded, a batch is tried once, what is lost is counted and told. Nothing runs while nothing is
-queued.
+Used by `sdk/trace_export.py` (functions) and `dataplane/span_store.py` (the platform). It never holds anybody
+up: the queue is bounded, a batch is tried once, what is lost is counted and told. Nothing runs while nothing
+is queued.
 """
 
 from __future__ import annotations

@@ -180,7 +180,8 @@ async def test_many_travel_together_and_nothing_runs_afterwards(collector, expor
             await asyncio.sleep(0.005)
 
     assert len(collector.requests) == 1
-    assert found._timer is None
+    assert found._sender is not None
+    assert found._sender._timer is None
 
 
 async def test_threads_may_offer(collector, exporter):
@@ -252,4 +253,4 @@ async def test_what_is_queued_goes_out_when_the_instance_ends(collector, exporte
     [("10s", 10), ("500ms", 0.5), ("2500", 2.5), ("1m", 60), ("", 10), ("soon", 10), ("1.5s", 1.5)],
 )
 def test_timeout_is_a_duration_or_milliseconds(text, seconds):
-    assert trace_export._timeout(text) == seconds
+    assert trace_sender.timeout_s(text) == seconds

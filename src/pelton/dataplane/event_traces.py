@@ -1,0 +1,128 @@
+"""The runtime's part of a trace: an event's delivery to a function, and an output's way to its destination.
+
+A trace goes on when the event or the invocation has a `traceparent` whose sampled flag is set; for events
+without one, a share of them begins one. Used by `dataplane/dispatcher.py` and `dataplane/outputs.py`; spans
+go to the node. Source: W3C Trace Context 1, CloudEvents' distributed tracing extension.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Final
+
+from pelton.dataplane.traces import new_span_id, sampled
+from pelton.model.desired import OutputBinding, Subscription
+from pelton.model.invocation import Event, Output
+from pelton.model.span import SpanRecord
+from pelton.sdk.trace_codec import Context
+
+__all__ = ["NO_TRACES", "EventTraces", "Hop"]
+
+SERVICE: Final = "runtime"
+
+
+class Hop:
+    """A piece of the runtime's work that is being traced.
+
+    Attributes:
+        context: Its own; what it causes names it as parent.
+    """
+
+    def __init__(
+        self,
+        emit: Callable[[SpanRecord], None],
+        context: Context,
+        parent_id: str,
+        *,
+        name: str,
+        kind: str,
+        tags: dict[str, str],
+    ) -> None:
+        self.context = context
+        self._emit = emit
+        self._parent_id = parent_id
+        self._name = name
+        self._kind = kind
+        self._tags = tags
+        self._start_ns, self._at = time.time_ns(), time.monotonic_ns()
+
+    def end(self, error: str = "", **tags: str) -> None:
+        """Report it."""
+        self._emit(
+            SpanRecord(
+                trace_id=self.context.trace_id,
+                span_id=self.context.span_id,
+                parent_id=self._parent_id,
+                name=self._name,
+                kind=self._kind,
+                service=SERVICE,
+                start_ns=self._start_ns,
+                end_ns=self._start_ns + time.monotonic_ns() - self._at,
+                tags={**self._tags, **tags},
+                error=error,
+            )
+        )
+
+
+class EventTraces:
+    """Begins hops.
+
+    Args:
+        emit: Takes finished spans.
+        percent: Share of the events without a trace that begin one, 0 to 100.
+        draw: Returns a number from 0 up to but not including 100; decides about such an event.
+    """
+
+    def __init__(
+        self, emit: Callable[[SpanRecord], None], *, percent: float = 0.0, draw: Callable[[], float]
+    ) -> None:
+        self._emit = emit
+        self._percent = percent
+        self._draw = draw
+
+    def delivery(self, subscription: Subscription, event: Event) -> Hop | None:
+        """Return the hop of one attempt, which the event names as its parent from now on; None untraced."""
+        given = str(event.attributes.get("traceparent", ""))
+        parent = sampled(given)
+        if parent is None and (given or not self._percent or self._draw() >= self._percent):
+            return None
+        trace_id = parent.trace_id if parent is not None else os.urandom(16).hex()
+        hop = Hop(
+            self._emit,
+            Context(trace_id=trace_id, span_id=new_span_id()),
+            parent.span_id if parent is not None else "",
+            name=f"deliver {subscription.id}",
+            kind="consumer",
+            tags={
+                "messaging.system": event.component_type,
+                "messaging.destination.name": event.topic or event.component,
+                "pelton.function": f"{subscription.namespace}/{subscription.function}",
+                "pelton.attempt": str(event.attempt),
+            },
+        )
+        event.attributes["traceparent"] = str(hop.context)
+        return hop
+
+    def output(self, namespace: str, name: str, target: OutputBinding, output: Output) -> Hop | None:
+        """Return the hop of an output of a traced invocation, else None."""
+        parent = sampled(output.traceparent) if output.traceparent else None
+        if parent is None:
+            return None
+        return Hop(
+            self._emit,
+            Context(trace_id=parent.trace_id, span_id=new_span_id()),
+            parent.span_id,
+            name=f"output {target.name}",
+            kind="client" if target.component.type.startswith("bindings.") else "producer",
+            tags={
+                "messaging.system": target.component.type,
+                "messaging.destination.name": target.topic or target.component.name,
+                "pelton.function": f"{namespace}/{name}",
+            },
+        )
+
+
+NO_TRACES: Final = EventTraces(lambda span: None, draw=lambda: 100.0)
+"""Traces nothing that does not ask for it, and tells nobody."""

@@ -112,11 +112,52 @@ def down() -> None:
 
 
 @app.command()
-def status(output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table") -> None:
+def status(
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="Keep it up to date until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks, with --watch.")] = 1.0,
+) -> None:
     """Show the parts of the platform and the functions on it."""
     from pelton.cli.status import status as run
+    from pelton.cli.status import watch as run_watch
+    from pelton.errors import UsageError
 
-    _exit(run(Home(), output=_one_of(output, "table", "json")))
+    if watch and output != "table":
+        raise UsageError("--watch shows a table only", hint="leave -o out, or --watch")
+    _exit(
+        run_watch(Home(), interval_s=interval)
+        if watch
+        else run(Home(), output=_one_of(output, "table", "json"))
+    )
+
+
+@app.command()
+def trace(
+    url: Annotated[str, typer.Argument(help="URL of a function; a path alone goes to the gateway.")],
+    method: Annotated[
+        str, typer.Option("-X", "--request", help="Method; default: GET, or POST with data.")
+    ] = "",
+    header: Annotated[
+        list[str] | None, typer.Option("-H", "--header", help="'Name: value'; repeatable.")
+    ] = None,
+    data: Annotated[str | None, typer.Option("-d", "--data", help="Body.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds for the whole request.")] = 60.0,
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+) -> None:
+    """Make one request and explain its way hop by hop, with the time spent at each."""
+    from pelton.cli.trace import trace as run
+
+    _exit(
+        run(
+            Home(),
+            url,
+            method=method,
+            headers=header or (),
+            data=data,
+            timeout_s=timeout,
+            output=_one_of(output, "table", "json"),
+        )
+    )
 
 
 @app.command()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import json
 import os
 import signal
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pelton.cli.client import Client
@@ -17,7 +20,7 @@ from pelton.dataplane import wire
 from pelton.errors import NotRunningError, PeltonError
 from pelton.manifest import kinds
 
-__all__ = ["collect", "down", "status"]
+__all__ = ["collect", "down", "status", "watch"]
 
 
 def status(home: Home, *, output: str) -> int:
@@ -28,6 +31,51 @@ def status(home: Home, *, output: str) -> int:
     else:
         _print(home, found)
     return 0 if all(part["state"] == "running" for part in found["parts"]) else 1
+
+
+def watch(home: Home, *, interval_s: float) -> int:
+    """Show the status again and again, with invocations per second, until Ctrl-C or the platform's end.
+
+    On a terminal one screen is kept up to date; elsewhere a block follows whenever something changed.
+    """
+    shown = ""
+    before: dict[str, int] = {}
+    at = time.monotonic()
+    with _screen() as show:
+        while True:
+            try:
+                found = collect(home)
+            except NotRunningError:
+                if not shown:
+                    raise
+                return 0
+            now = time.monotonic()
+            counts = {f"{f['namespace']}/{f['name']}": f["invocations"] for f in found["functions"]}
+            rates = {
+                key: max(0, count - before.get(key, count)) / max(now - at, 1e-3)
+                for key, count in counts.items()
+            }
+            before, at = counts, now
+            buffer = io.StringIO()
+            with contextlib.redirect_stdout(buffer):
+                _print(home, found, rates)
+            if buffer.getvalue() != shown:
+                shown = buffer.getvalue()
+                show(shown)
+            time.sleep(interval_s)
+
+
+@contextlib.contextmanager
+def _screen() -> Iterator[Callable[[str], None]]:
+    """Yield what shows a text: in place on a terminal, one after the other elsewhere."""
+    if not sys.stdout.isatty():
+        yield lambda text: print(text, flush=True)
+        return
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(screen=True, auto_refresh=False) as live:
+        yield lambda text: live.update(Text(text), refresh=True)
 
 
 def collect(home: Home) -> dict[str, Any]:
@@ -66,6 +114,8 @@ def _function(
         "desired": seen.get("desired", 0),
         "template": seen.get("template", ""),
         "cold_starts": seen.get("cold_starts", 0),
+        "invocations": seen.get("invocations", 0),
+        "in_flight": sum(instance["in_flight"] for instance in instances),
         "instance_seconds": round(seen.get("instance_seconds", 0.0), 2),
         "pending_events": events.get(key, 0),
         "isolation": seen.get("isolation", ""),
@@ -101,7 +151,7 @@ async def _ask(path: str) -> dict[str, Any]:
     return answer
 
 
-def _print(home: Home, found: Mapping[str, Any]) -> None:
+def _print(home: Home, found: Mapping[str, Any], rates: Mapping[str, float] | None = None) -> None:
     endpoints = home.endpoints()
     print(f"gateway {endpoints.gateway}   api {endpoints.api}   home {home.path}\n")
     print_columns(
@@ -119,6 +169,7 @@ def _print(home: Home, found: Mapping[str, Any]) -> None:
             "STATE",
             "REVISION",
             "INSTANCES",
+            *(["IN FLIGHT", "PER SECOND"] if rates is not None else []),
             "PENDING",
             "TEMPLATE",
             "COLD STARTS",
@@ -131,6 +182,7 @@ def _print(home: Home, found: Mapping[str, Any]) -> None:
                 f["state"],
                 f["revision"] or "-",
                 str(f["instances"]),
+                *(_load(f, rates) if rates is not None else []),
                 str(f["pending_events"]),
                 f["template"] or "-",
                 str(f["cold_starts"]),
@@ -139,6 +191,11 @@ def _print(home: Home, found: Mapping[str, Any]) -> None:
             for f in found["functions"]
         ],
     )
+
+
+def _load(function: Mapping[str, Any], rates: Mapping[str, float]) -> list[str]:
+    rate = rates.get(f"{function['namespace']}/{function['name']}", 0.0)
+    return [str(function["in_flight"]), f"{rate:.3g}"]
 
 
 def down(home: Home, *, timeout_s: float = 10.0) -> int:

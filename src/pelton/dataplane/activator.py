@@ -167,6 +167,7 @@ class Activator:
                 self.abandoned += 1
                 return
             up_reader, up_writer, instance = upstream
+            error = ""  # from here on Envoy leaves as soon as it has the answer
             if trace is not None:
                 trace.connected(instance, self._clock.monotonic())
             answered = await _splice(reader, writer, up_reader, up_writer)

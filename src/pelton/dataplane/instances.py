@@ -409,6 +409,7 @@ class InstanceManager:
                     state=i.state,
                     in_flight=i.in_flight,
                     mode=i.page.mode_name if i.page else "",
+                    socket=i.http,
                 )
                 for i in instances
             ),

@@ -74,6 +74,7 @@ class InstanceObserved:
         state: `starting`, `ready`, `draining`.
         in_flight: Invocations running now.
         mode: How sync handlers run now: `inline`, `thread`, or `async`.
+        socket: Unix socket that it takes requests on.
     """
 
     id: str
@@ -82,6 +83,7 @@ class InstanceObserved:
     state: str
     in_flight: int = 0
     mode: str = ""
+    socket: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,9 @@ from typing import ClassVar
 __all__ = [
     "AlreadyExistsError",
     "BuildError",
+    "CelCompileError",
+    "CelCostError",
+    "CelEvaluateError",
     "ComponentError",
     "ConflictError",
     "DeliveryError",
@@ -141,6 +144,37 @@ class RenderError(PeltonError):
 
     code = "PEL-RENDER-001"
     exit_code = 2
+    http_status = 422
+
+
+class CelCompileError(PeltonError):
+    """An expression of the Common Expression Language is not well-formed or not well-typed.
+
+    Args:
+        message: One line per fault, each with its place.
+        position: Line and column of the first fault, from 1.
+    """
+
+    code = "PEL-CEL-001"
+    exit_code = 2
+    http_status = 422
+
+    def __init__(self, message: str, *, position: tuple[int, int]) -> None:
+        super().__init__(message)
+        self.position = position
+
+
+class CelEvaluateError(PeltonError):
+    """An expression has no value for its data: a missing key, an overflow, a wrong type."""
+
+    code = "PEL-CEL-002"
+    http_status = 422
+
+
+class CelCostError(PeltonError):
+    """An expression costs more than its budget."""
+
+    code = "PEL-CEL-003"
     http_status = 422
 
 

@@ -1,7 +1,7 @@
 """Schemas of custom resources: structural rules, defaults, pruning, validation and CEL rules.
 
 `structural.check` and `rules.check_rules` judge a definition; `SchemaChecks` judges its objects. All pure;
-the registry and `crds.py` call this. Source: contracts operator-webhook.md 5.1 and 5.2.
+the registry and the controller of definitions call this. Source: contracts operator-webhook.md 5.1 and 5.2.
 """
 
 from pelton.apiserver.schema.checks import SchemaChecks

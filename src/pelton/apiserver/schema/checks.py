@@ -1,7 +1,7 @@
 """A schema as the registry's `Checks`: defaults, pruning and validation of custom resources.
 
-`crds.py` makes one per served version. Everything is compiled once; a write walks the nodes. Pure.
-Source: contracts operator-webhook.md 5.1, 5.2.
+The controller of definitions makes one per served version. Everything is compiled once; a write walks the
+nodes. Pure. Source: contracts operator-webhook.md 5.1, 5.2.
 """
 
 from __future__ import annotations

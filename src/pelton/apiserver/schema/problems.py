@@ -1,7 +1,7 @@
 """What is wrong with a field, in the words and with the reasons of a Kubernetes API server.
 
-The modules of this package, `crds.py` and the validation of webhook configurations make these causes; the
-REST layer answers with them. Pure. Source: contracts operator-webhook.md 6.1, Kubernetes'
+The modules of this package, the controller of definitions and the validation of webhook configurations make
+these causes; the REST layer answers with them. Pure. Source: contracts operator-webhook.md 6.1, Kubernetes'
 field errors.
 """
 

@@ -1,8 +1,8 @@
 """x-kubernetes-validations: compiled when a definition is admitted, evaluated when its objects are written.
 
 `check_rules` gives the faults of a definition's rules (types, transition rules where elements cannot be
-matched, costs); `Rules` evaluates them. Called by the package's front and by `crds.py`. Pure.
-Source: contracts operator-webhook.md 5.2.
+matched, costs); `Rules` evaluates them. Called by the package's front and by the controller of definitions.
+Pure. Source: contracts operator-webhook.md 5.2.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Whether a CRD's schema is structural: every rule, every fault with its path.
 
-`crds.py` calls this when a definition is admitted; what passes can be read by `node.parse`. Rules about CEL
-are in `rules.py`, since they need the types of the whole schema. Pure. Source: contracts
-operator-webhook.md 5.1.
+The controller of definitions calls this when a definition is admitted; what passes can be read by
+`node.parse`. Rules about CEL are in `rules.py`, since they need the types of the whole schema. Pure.
+Source: contracts operator-webhook.md 5.1.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Objects against a schema: defaults, pruning, faults, and rules between old and new."""
 
 import copy
-
 from typing import Any
 
 import pytest

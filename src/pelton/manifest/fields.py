@@ -14,7 +14,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pelton.errors import InvalidError
-from pelton.quantity import format_duration, parse_duration
+from pelton.quantity import format_duration, parse_duration, parse_quantity
 
 __all__ = [
     "METADATA",
@@ -26,10 +26,12 @@ __all__ = [
     "Inlined",
     "Integer",
     "Items",
+    "Kept",
     "Mapped",
     "Only",
     "Path",
     "Problem",
+    "Quantity",
     "Raw",
     "Reading",
     "Record",
@@ -138,7 +140,8 @@ def describe(value: Any) -> str:
 
 
 def either(words: Sequence[str]) -> str:
-    """Join words for a sentence: `a, b or c`."""
+    """Join words for a sentence: `a, b or c`; the empty word is left out."""
+    words = [word for word in words if word]
     return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else "".join(words)
 
 
@@ -286,6 +289,32 @@ class Boolean(AnyValue):
     def schema(self) -> dict[str, Any]:
         """Return a boolean."""
         return {"type": "boolean"}
+
+
+class Quantity(AnyValue):
+    """A Kubernetes quantity (`250m`, `1.5`, 3), a float in the model."""
+
+    def decode(self, value: Any, path: Path, reading: Reading) -> Any:
+        """Accept a number or the text of one."""
+        if type(value) in (int, float):
+            return float(value)
+        if type(value) is str:
+            try:
+                return float(parse_quantity(value))
+            except ValueError as error:
+                reading.problem(path, str(error))
+                return None
+        reading.problem(path, f'must be a quantity such as "250m", found {describe(value)}')
+        return None
+
+    def encode(self, value: Any) -> Any:
+        """Write thousandths, as Kubernetes does, where the number is not whole."""
+        thousandths = round(value * 1000)
+        return str(thousandths // 1000) if thousandths % 1000 == 0 else f"{thousandths}m"
+
+    def schema(self) -> dict[str, Any]:
+        """Return a number or text."""
+        return {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}
 
 
 class Duration(AnyValue):
@@ -607,6 +636,25 @@ def _encode(table: Iterable[Field], value: Any) -> dict[str, Any]:
             continue
         written[row.json] = row.shape.encode(item)
     return written
+
+
+class Kept(Record):
+    """An object that stays in the model as it is written, once its fields are checked.
+
+    Args:
+        table: Its fields.
+    """
+
+    def __init__(self, table: Sequence[Field]) -> None:
+        super().__init__(dict, table)
+
+    def decode(self, value: Any, path: Path, reading: Reading) -> Any:
+        """Accept an object with those fields."""
+        return None if super().decode(value, path, reading) is None else value
+
+    def encode(self, value: Any) -> Any:
+        """Write it as it was."""
+        return value
 
 
 class Inlined(Record):

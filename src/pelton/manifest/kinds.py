@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from pelton.errors import InvalidError, ManifestError, UnservedVersionError
-from pelton.manifest import dapr, gateway_api, notification, openfunction_core, openfunction_revisions
+from pelton.manifest import (
+    dapr,
+    gateway_api,
+    keda,
+    keda_http,
+    keda_rules,
+    notification,
+    openfunction_core,
+    openfunction_revisions,
+)
 from pelton.manifest.fields import (
     Decoded,
     Path,
@@ -76,6 +85,10 @@ class Column:
     priority: int = 0
 
 
+def _no_advice(model: Any) -> list[Problem]:
+    return []
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
     """A served kind.
@@ -89,6 +102,8 @@ class Kind:
         columns: Columns of `get` after the name.
         verbs: What reads and writes it.
         older: Further served versions; `verbs.convert` leads from and to them.
+        advice: Model -> what in it has no effect or is a known mistake, with the field to use.
+        doc: What it is, in a sentence: the description in its schema.
     """
 
     group: str
@@ -103,6 +118,8 @@ class Kind:
     columns: tuple[Column, ...] = ()
     verbs: Verbs
     older: tuple[Older, ...] = ()
+    advice: Callable[[Any], list[Problem]] = _no_advice
+    doc: str = ""
 
     @property
     def api_version(self) -> str:
@@ -126,6 +143,13 @@ class Kind:
 
 
 _AGE = Column("Age", "date", ".metadata.creationTimestamp")
+_AUTHENTICATION_COLUMNS = (
+    Column("PodIdentity", "string", ".spec.podIdentity.provider"),
+    Column("Secret", "string", ".spec.secretTargetRef[0].name"),
+    Column("Env", "string", ".spec.env[0].name"),
+    Column("VaultAddress", "string", ".spec.hashiCorpVault.address"),
+    _AGE,
+)
 
 KINDS: tuple[Kind, ...] = (
     Kind(
@@ -264,6 +288,114 @@ KINDS: tuple[Kind, ...] = (
         columns=(_AGE,),
         verbs=cast(Verbs, notification),
     ),
+    Kind(
+        group="keda.sh",
+        version="v1alpha1",
+        kind="ScaledObject",
+        plural="scaledobjects",
+        singular="scaledobject",
+        short_names=("so",),
+        status=True,
+        columns=(
+            Column("ScaleTargetKind", "string", ".status.scaleTargetKind"),
+            Column("ScaleTargetName", "string", ".spec.scaleTargetRef.name"),
+            Column("Min", "integer", ".spec.minReplicaCount"),
+            Column("Max", "integer", ".spec.maxReplicaCount"),
+            Column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
+            Column("Active", "string", '.status.conditions[?(@.type=="Active")].status'),
+            Column("Fallback", "string", '.status.conditions[?(@.type=="Fallback")].status'),
+            Column("Paused", "string", '.status.conditions[?(@.type=="Paused")].status'),
+            Column("Triggers", "string", ".status.triggersTypes"),
+            Column("Authentications", "string", ".status.authenticationsTypes"),
+            _AGE,
+        ),
+        verbs=cast(Verbs, keda.SCALED_OBJECT),
+        advice=keda_rules.scaled_object_advice,
+        doc="Scales a workload by triggers: queues, schedules, metrics.",
+    ),
+    Kind(
+        group="keda.sh",
+        version="v1alpha1",
+        kind="ScaledJob",
+        plural="scaledjobs",
+        singular="scaledjob",
+        short_names=("sj",),
+        status=True,
+        columns=(
+            Column("Min", "integer", ".spec.minReplicaCount"),
+            Column("Max", "integer", ".spec.maxReplicaCount"),
+            Column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
+            Column("Active", "string", '.status.conditions[?(@.type=="Active")].status'),
+            Column("Paused", "string", '.status.conditions[?(@.type=="Paused")].status'),
+            _AGE,
+        ),
+        verbs=cast(Verbs, keda.SCALED_JOB),
+        advice=keda_rules.scaled_job_advice,
+        doc="Starts jobs by triggers, one per piece of work.",
+    ),
+    Kind(
+        group="keda.sh",
+        version="v1alpha1",
+        kind="TriggerAuthentication",
+        plural="triggerauthentications",
+        singular="triggerauthentication",
+        short_names=("ta",),
+        status=True,
+        columns=_AUTHENTICATION_COLUMNS,
+        verbs=cast(Verbs, keda.TRIGGER_AUTHENTICATION),
+        advice=keda_rules.authentication_advice,
+        doc="Where triggers of a namespace get their secret settings.",
+    ),
+    Kind(
+        group="keda.sh",
+        version="v1alpha1",
+        kind="ClusterTriggerAuthentication",
+        plural="clustertriggerauthentications",
+        singular="clustertriggerauthentication",
+        short_names=("cta",),
+        namespaced=False,
+        status=True,
+        columns=_AUTHENTICATION_COLUMNS,
+        verbs=cast(Verbs, keda.CLUSTER_TRIGGER_AUTHENTICATION),
+        advice=keda_rules.authentication_advice,
+        doc="Where triggers of all namespaces get their secret settings.",
+    ),
+    Kind(
+        group="http.keda.sh",
+        version="v1beta1",
+        kind="InterceptorRoute",
+        plural="interceptorroutes",
+        singular="interceptorroute",
+        status=True,
+        columns=(
+            Column("TargetService", "string", ".spec.target.service"),
+            Column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
+            _AGE,
+        ),
+        verbs=cast(Verbs, keda_http.INTERCEPTOR_ROUTE),
+        advice=keda_http.interceptor_route_advice,
+        doc="Requests that wake a Service and decide how many instances are behind it.",
+    ),
+    Kind(
+        group="http.keda.sh",
+        version="v1alpha1",
+        kind="HTTPScaledObject",
+        plural="httpscaledobjects",
+        singular="httpscaledobject",
+        short_names=("httpso",),
+        status=True,
+        columns=(
+            Column("TargetWorkload", "string", ".spec.scaleTargetRef.name"),
+            Column("TargetService", "string", ".spec.scaleTargetRef.service"),
+            Column("MinReplicas", "integer", ".spec.replicas.min"),
+            Column("MaxReplicas", "integer", ".spec.replicas.max"),
+            _AGE,
+            Column("Active", "string", '.status.conditions[?(@.type=="Ready")].status'),
+        ),
+        verbs=cast(Verbs, keda_http.HTTP_SCALED_OBJECT),
+        advice=keda_http.http_scaled_object_advice,
+        doc="Scales a workload by the requests to its Service.",
+    ),
 )
 
 _BY_KIND = {(kind.group, kind.kind): kind for kind in KINDS}
@@ -375,6 +507,8 @@ def admit(obj: dict[str, Any], *, where: Callable[[str], str] | None = None) -> 
     found = kind.verbs.read(filled)
     problems = merge_problems(found.problems, kind.verbs.rules(found.model))
     warnings = [*notes, *found.warnings]
+    if not found.problems:
+        warnings += kind.advice(found.model)
     if problems:
         raise _invalid(kind, obj, problems, warnings, locate, converted=converted is not obj)
     for path in found.unknown:

@@ -1,29 +1,18 @@
-"""Every field of Function v1beta2, as tables: name in the manifest, attribute in the model, shape.
+"""Every field of Function v1beta2, as tables: name in the manifest, attribute in the model, shape, meaning.
 
-`manifest/openfunction_core` reads and writes with FUNCTION_SPEC; the order of rows is the order in which
-fields are written. Rules about values are in `manifest/openfunction_rules`. Source: contracts, OpenFunction,
-section 2.
+`manifest/openfunction_core` and `manifest/openfunction_revisions` read and write with these, in the order of
+the rows. Scaling is in `manifest/scale_fields`. Rules about values are in `manifest/openfunction_rules`;
+`limits` says the same for the schema. Source: contracts, OpenFunction, section 2.
 """
 
 from __future__ import annotations
 
 from pelton.manifest.dapr import COMPONENT_SPEC
 from pelton.manifest.fields import Boolean, Duration, Field, Integer, Items, Mapped, Only, Raw, Record, Text
+from pelton.manifest.scale_fields import SCALE_OPTIONS
 from pelton.model import function as model
 
-__all__ = [
-    "BUILD",
-    "CREDENTIALS",
-    "FUNCTION_SPEC",
-    "KEDA_TRIGGER",
-    "ROUTE",
-    "SCALED_JOB",
-    "SCALED_OBJECT",
-    "SCALE_OPTIONS",
-    "SERVING",
-    "SHIPWRIGHT",
-    "TRACING",
-]
+__all__ = ["BUILD", "CREDENTIALS", "FUNCTION_SPEC", "ROUTE", "SERVING", "SHIPWRIGHT", "TRACING"]
 
 _TEXT = Text()
 _INTEGER = Integer()
@@ -39,25 +28,31 @@ CREDENTIALS = Only("name", _TEXT, missing="")
 _SOURCE = Record(
     model.Source,
     (
-        Field("url", "url", _TEXT),
-        Field("revision", "revision", _TEXT),
-        Field("sourceSubPath", "sub_path", _TEXT),
-        Field("credentials", "credentials", CREDENTIALS, keep=True),
-        Field("bundleContainer", "bundle_image", Only("image", _TEXT, missing="", required=True), keep=True),
+        Field("url", "url", _TEXT, doc="Git URL, file: URL, or a directory relative to the manifest."),
+        Field("revision", "revision", _TEXT, doc="Branch, tag or commit; default: the default branch."),
+        Field("sourceSubPath", "sub_path", _TEXT, doc="Directory in the source; default: its root."),
+        Field("credentials", "credentials", CREDENTIALS, keep=True, doc="Secret with access data."),
+        Field(
+            "bundleContainer",
+            "bundle_image",
+            Only("image", _TEXT, missing="", required=True),
+            keep=True,
+            doc="Image that holds the source; wins over url.",
+        ),
     ),
 )
 _VALUE_REF = Record(
     model.ValueRef,
     (
-        Field("name", "name", _TEXT, required=True),
-        Field("key", "key", _TEXT, required=True),
-        Field("format", "format", _TEXT),
+        Field("name", "name", _TEXT, required=True, doc="Name of the object."),
+        Field("key", "key", _TEXT, required=True, doc="Entry in it."),
+        Field("format", "format", _TEXT, doc="Text around the value, which stands in for ${...}."),
     ),
 )
 _PARAM_VALUE = (
-    Field("value", "value", _TEXT, keep=True),
-    Field("configMapValue", "config_map_value", _VALUE_REF),
-    Field("secretValue", "secret_value", _VALUE_REF),
+    Field("value", "value", _TEXT, keep=True, doc="Literal value."),
+    Field("configMapValue", "config_map_value", _VALUE_REF, doc="Value from a ConfigMap."),
+    Field("secretValue", "secret_value", _VALUE_REF, doc="Value from a Secret."),
 )
 SHIPWRIGHT = Record(
     model.Shipwright,
@@ -66,8 +61,19 @@ SHIPWRIGHT = Record(
             "strategy",
             "strategy",
             Record(
-                model.Strategy, (Field("name", "name", _TEXT, required=True), Field("kind", "kind", _TEXT))
+                model.Strategy,
+                (
+                    Field("name", "name", _TEXT, required=True, doc="Name of the strategy."),
+                    Field(
+                        "kind",
+                        "kind",
+                        _TEXT,
+                        doc="BuildStrategy or ClusterBuildStrategy.",
+                        limits={"enum": ["BuildStrategy", "ClusterBuildStrategy"]},
+                    ),
+                ),
             ),
+            doc="How the image is built; default: the platform's strategy.",
         ),
         Field(
             "params",
@@ -76,29 +82,51 @@ SHIPWRIGHT = Record(
                 Record(
                     model.BuildParam,
                     (
-                        Field("name", "name", _TEXT, required=True),
+                        Field("name", "name", _TEXT, required=True, doc="Name of the parameter."),
                         *_PARAM_VALUE,
-                        Field("values", "values", Items(Record(model.ParamValue, _PARAM_VALUE))),
+                        Field(
+                            "values",
+                            "values",
+                            Items(Record(model.ParamValue, _PARAM_VALUE)),
+                            doc="Several values.",
+                        ),
                     ),
                 )
             ),
+            doc="Parameters of the strategy.",
         ),
-        Field("timeout", "timeout_s", _DURATION),
+        Field("timeout", "timeout_s", _DURATION, doc="Not used; spec.build.timeout is."),
     ),
 )
 BUILD = Record(
     model.Build,
     (
-        Field("builder", "builder", _TEXT),
-        Field("builderCredentials", "builder_credentials", CREDENTIALS, keep=True),
-        Field("env", "env", _STRINGS),
-        Field("srcRepo", "source", _SOURCE),  # required by a rule, so that it is reported in contract order
-        Field("dockerfile", "dockerfile", _TEXT),
-        Field("shipwright", "shipwright", SHIPWRIGHT),
-        Field("timeout", "timeout_s", _DURATION),
-        Field("successfulBuildsHistoryLimit", "successful_builds_history_limit", _INTEGER),
-        Field("failedBuildsHistoryLimit", "failed_builds_history_limit", _INTEGER),
-        Field("builderMaxAge", "builder_max_age_s", _DURATION),
+        Field("builder", "builder", _TEXT, doc="Builder image; needed unless dockerfile is given."),
+        Field(
+            "builderCredentials", "builder_credentials", CREDENTIALS, keep=True, doc="Secret for that image."
+        ),
+        Field(
+            "env", "env", _STRINGS, doc="Settings of the build: FUNC_NAME, FUNC_SRC, FUNC_TYPE and others."
+        ),
+        Field("srcRepo", "source", _SOURCE, doc="Where the source is.", limits={"required": True}),
+        Field("dockerfile", "dockerfile", _TEXT, doc="Dockerfile in the source."),
+        Field("shipwright", "shipwright", SHIPWRIGHT, doc="Settings for builds by Shipwright."),
+        Field("timeout", "timeout_s", _DURATION, doc="Time for the whole build."),
+        Field(
+            "successfulBuildsHistoryLimit",
+            "successful_builds_history_limit",
+            _INTEGER,
+            doc="Succeeded builds that are kept; default 0.",
+            limits={"minimum": 0},
+        ),
+        Field(
+            "failedBuildsHistoryLimit",
+            "failed_builds_history_limit",
+            _INTEGER,
+            doc="Failed builds that are kept; default 1.",
+            limits={"minimum": 0},
+        ),
+        Field("builderMaxAge", "builder_max_age_s", _DURATION, doc="Time builds are kept; 0 for ever."),
     ),
 )
 
@@ -118,19 +146,36 @@ ROUTE = Record(
             Record(
                 model.GatewayRef,
                 (
-                    Field("name", "name", _TEXT, required=True),
-                    Field("namespace", "namespace", _TEXT, required=True),
+                    Field("name", "name", _TEXT, required=True, doc="Name of the Gateway."),
+                    Field("namespace", "namespace", _TEXT, required=True, doc="Namespace of the Gateway."),
                 ),
             ),
+            doc="Gateway of networking.openfunction.io; default openfunction/openfunction.",
         ),
-        Field("hostnames", "hostnames", Items(_HOSTNAME, max_items=16)),
-        Field("rules", "rules", Items(Raw(), max_items=16)),
+        Field(
+            "hostnames",
+            "hostnames",
+            Items(_HOSTNAME, max_items=16),
+            doc="Hosts of the function; default: one by the Gateway's hostTemplate.",
+        ),
+        Field(
+            "rules",
+            "rules",
+            Items(Raw(), max_items=16),
+            doc="HTTPRoute rules: which requests, and what happens to them; default: all of the hosts.",
+        ),
     ),
 )
 _COMPONENT_REF = (
-    Field("name", "name", _TEXT, required=True),
-    Field("type", "type", _TEXT),
-    Field("topic", "topic", _TEXT),
+    Field(
+        "name",
+        "name",
+        _TEXT,
+        required=True,
+        doc="Component: a key of bindings, pubsub or states, or a Component of the namespace.",
+    ),
+    Field("type", "type", _TEXT, doc="Component type, such as pubsub.kafka; default: the component's."),
+    Field("topic", "topic", _TEXT, doc="Topic, for pub/sub."),
 )
 _TRIGGERS = Record(
     model.Triggers,
@@ -141,169 +186,48 @@ _TRIGGERS = Record(
             Record(
                 model.HttpTrigger,
                 (
-                    Field("port", "port", _INTEGER),
-                    Field("engine", "engine", _TEXT),
-                    Field("route", "route", ROUTE),
+                    Field("port", "port", _INTEGER, doc="Port of the user's container; default 8080."),
+                    Field(
+                        "engine",
+                        "engine",
+                        _TEXT,
+                        doc="What scales it: knative (the default) or keda.",
+                        limits={"enum": ["", "knative", "keda"]},
+                    ),
+                    Field("route", "route", ROUTE, doc="How requests reach it."),
                 ),
             ),
+            doc="HTTP requests call the function.",
         ),
         Field(
             "dapr",
             "dapr",
-            Items(Record(model.DaprTrigger, (*_COMPONENT_REF, Field("inputName", "input_name", _TEXT)))),
+            Items(
+                Record(
+                    model.DaprTrigger,
+                    (
+                        *_COMPONENT_REF,
+                        Field("inputName", "input_name", _TEXT, doc="Name the function knows it by."),
+                    ),
+                )
+            ),
+            doc="Events of components call the function.",
         ),
-        Field("inputs", "inputs", Items(Only("dapr", Record(model.DaprInput, _COMPONENT_REF)))),
+        Field(
+            "inputs",
+            "inputs",
+            Items(Only("dapr", Record(model.DaprInput, _COMPONENT_REF))),
+            doc="Data sources that call nothing, such as state stores.",
+        ),
     ),
 )
 _OUTPUT = Record(
     model.DaprOutput,
     (
         *_COMPONENT_REF,
-        Field("operation", "operation", _TEXT),
-        Field("metadata", "metadata", _STRINGS),
-        Field("outputName", "output_name", _TEXT),
-    ),
-)
-
-# ---------------------------------------------------------------------------------------------------- scaling
-
-_BEHAVIOR_RULES = Record(
-    model.BehaviorRules,
-    (
-        Field("stabilizationWindowSeconds", "stabilization_window_s", _INTEGER),
-        Field("selectPolicy", "select_policy", _TEXT),
-        Field(
-            "policies",
-            "policies",
-            Items(
-                Record(
-                    model.ScalePolicy,
-                    (
-                        Field("type", "type", _TEXT, required=True),
-                        Field("value", "value", _INTEGER, required=True),
-                        Field("periodSeconds", "period_s", _INTEGER, required=True),
-                    ),
-                )
-            ),
-        ),
-    ),
-)
-_ADVANCED = Record(
-    model.ScaleAdvanced,
-    (
-        Field("restoreToOriginalReplicaCount", "restore_to_original_replica_count", _BOOLEAN),
-        Field(
-            "horizontalPodAutoscalerConfig",
-            "horizontal_pod_autoscaler_config",
-            Record(
-                model.HpaConfig,
-                (
-                    Field("name", "name", _TEXT),
-                    Field(
-                        "behavior",
-                        "behavior",
-                        Record(
-                            model.HpaBehavior,
-                            (
-                                Field("scaleUp", "scale_up", _BEHAVIOR_RULES),
-                                Field("scaleDown", "scale_down", _BEHAVIOR_RULES),
-                            ),
-                        ),
-                    ),
-                ),
-            ),
-        ),
-    ),
-)
-SCALED_OBJECT = Record(
-    model.ScaledObject,
-    (
-        Field("pollingInterval", "polling_interval_s", _INTEGER),
-        Field("cooldownPeriod", "cooldown_period_s", _INTEGER),
-        Field("advanced", "advanced", _ADVANCED),
-        Field(
-            "fallback",
-            "fallback",
-            Record(
-                model.Fallback,
-                (
-                    Field("failureThreshold", "failure_threshold", _INTEGER, required=True),
-                    Field("replicas", "replicas", _INTEGER, required=True),
-                ),
-            ),
-        ),
-    ),
-)
-SCALED_JOB = Record(
-    model.ScaledJob,
-    (
-        Field("restartPolicy", "restart_policy", _TEXT),
-        Field("pollingInterval", "polling_interval_s", _INTEGER),
-        Field("successfulJobsHistoryLimit", "successful_jobs_history_limit", _INTEGER),
-        Field("failedJobsHistoryLimit", "failed_jobs_history_limit", _INTEGER),
-        Field(
-            "scalingStrategy",
-            "scaling_strategy",
-            Record(
-                model.ScalingStrategy,
-                (
-                    Field("strategy", "strategy", _TEXT),
-                    Field("customScalingQueueLengthDeduction", "queue_length_deduction", _INTEGER),
-                    Field("customScalingRunningJobPercentage", "running_job_percentage", _TEXT),
-                    Field("pendingPodConditions", "pending_pod_conditions", _NAMES),
-                    Field("multipleScalersCalculation", "multiple_scalers_calculation", _TEXT),
-                ),
-            ),
-        ),
-    ),
-)
-KEDA_TRIGGER = Record(
-    model.KedaTrigger,
-    (
-        Field("type", "type", _TEXT, required=True),
-        Field("metadata", "metadata", _STRINGS, required=True, keep=True),
-        Field("name", "name", _TEXT),
-        Field(
-            "authenticationRef",
-            "authentication_ref",
-            Record(
-                model.KedaAuthenticationRef,
-                (Field("name", "name", _TEXT, required=True), Field("kind", "kind", _TEXT)),
-            ),
-        ),
-        Field("metricType", "metric_type", _TEXT),
-        Field("useCachedMetrics", "use_cached_metrics", _BOOLEAN),
-    ),
-)
-SCALE_OPTIONS = Record(
-    model.ScaleOptions,
-    (
-        Field("minReplicas", "min_replicas", _INTEGER),
-        Field("maxReplicas", "max_replicas", _INTEGER),
-        Field("knative", "knative", _STRINGS),
-        Field(
-            "keda",
-            "keda",
-            Record(
-                model.KedaOptions,
-                (
-                    Field("triggers", "triggers", Items(KEDA_TRIGGER)),
-                    Field("scaledObject", "scaled_object", SCALED_OBJECT),
-                    Field("scaledJob", "scaled_job", SCALED_JOB),
-                    Field(
-                        "httpScaledObject",
-                        "http_scaled_object",
-                        Record(
-                            model.HttpScaledObject,
-                            (
-                                Field("targetPendingRequests", "target_pending_requests", _INTEGER),
-                                Field("cooldownPeriod", "cooldown_period_s", _INTEGER),
-                            ),
-                        ),
-                    ),
-                ),
-            ),
-        ),
+        Field("operation", "operation", _TEXT, doc="Operation of the binding, such as create."),
+        Field("metadata", "metadata", _STRINGS, doc="Metadata of each request."),
+        Field("outputName", "output_name", _TEXT, doc="Name the function knows it by."),
     ),
 )
 
@@ -312,70 +236,101 @@ SCALE_OPTIONS = Record(
 TRACING = Record(
     model.Tracing,
     (
-        Field("enabled", "enabled", _BOOLEAN, required=True, keep=True),
+        Field("enabled", "enabled", _BOOLEAN, required=True, keep=True, doc="Whether spans are written."),
         Field(
             "provider",
             "provider",
             Record(
                 model.TracingProvider,
                 (
-                    Field("name", "name", _TEXT, required=True),
-                    Field("oapServer", "oap_server", _TEXT),
+                    Field("name", "name", _TEXT, required=True, doc="skywalking or opentelemetry."),
+                    Field("oapServer", "oap_server", _TEXT, doc="Address of SkyWalking."),
                     Field(
                         "exporter",
                         "exporter",
                         Record(
                             model.Exporter,
                             (
-                                Field("name", "name", _TEXT, required=True),
-                                Field("endpoint", "endpoint", _TEXT, required=True),
-                                Field("headers", "headers", _TEXT),
-                                Field("compression", "compression", _TEXT),
-                                Field("timeout", "timeout", _TEXT),
-                                Field("protocol", "protocol", _TEXT),
+                                Field("name", "name", _TEXT, required=True, doc="Such as otlp."),
+                                Field("endpoint", "endpoint", _TEXT, required=True, doc="Address."),
+                                Field("headers", "headers", _TEXT, doc="Headers, k=v,k=v."),
+                                Field("compression", "compression", _TEXT, doc="Such as gzip."),
+                                Field("timeout", "timeout", _TEXT, doc="Limit of one export."),
+                                Field("protocol", "protocol", _TEXT, doc="Such as http/json."),
                             ),
                         ),
+                        doc="Where OpenTelemetry sends spans.",
                     ),
                 ),
             ),
             required=True,
+            doc="Who gets the spans.",
         ),
-        Field("tags", "tags", _STRINGS),
-        Field("baggage", "baggage", _STRINGS),
+        Field("tags", "tags", _STRINGS, doc="Tags of each span."),
+        Field("baggage", "baggage", _STRINGS, doc="Values that travel with the trace."),
     ),
 )
 _HOOKS = Record(
     model.Hooks,
-    (Field("pre", "pre", _NAMES), Field("post", "post", _NAMES), Field("policy", "policy", _TEXT)),
+    (
+        Field("pre", "pre", _NAMES, doc="Hooks before the function, in order."),
+        Field("post", "post", _NAMES, doc="Hooks after the function, in order."),
+        Field(
+            "policy", "policy", _TEXT, doc="Append to the platform's hooks (the default) or Override them."
+        ),
+    ),
 )
 SERVING = Record(
     model.Serving,
     (
-        Field("triggers", "triggers", _TRIGGERS),
-        Field("outputs", "outputs", Items(Only("dapr", _OUTPUT))),
-        Field("bindings", "bindings", Mapped(COMPONENT_SPEC)),
-        Field("pubsub", "pubsub", Mapped(COMPONENT_SPEC)),
-        Field("states", "states", Mapped(Only("spec", COMPONENT_SPEC), nullable=True)),
-        Field("scaleOptions", "scale_options", SCALE_OPTIONS),
-        Field("params", "params", _STRINGS),
-        Field("labels", "labels", _STRINGS),
-        Field("annotations", "annotations", _STRINGS),
-        Field("template", "template", Raw(), keep=True),
-        Field("timeout", "timeout_s", _DURATION),
-        Field("hooks", "hooks", _HOOKS),
-        Field("tracing", "tracing", TRACING),
-        Field("workloadType", "workload_type", _TEXT),
+        Field("triggers", "triggers", _TRIGGERS, doc="What calls the function; default: HTTP."),
+        Field("outputs", "outputs", Items(Only("dapr", _OUTPUT)), doc="Where the function may send to."),
+        Field("bindings", "bindings", Mapped(COMPONENT_SPEC), doc="Binding components of this function."),
+        Field("pubsub", "pubsub", Mapped(COMPONENT_SPEC), doc="Pub/sub components of this function."),
+        Field(
+            "states",
+            "states",
+            Mapped(Only("spec", COMPONENT_SPEC), nullable=True),
+            doc="State stores; without spec an existing Component of that name.",
+        ),
+        Field("scaleOptions", "scale_options", SCALE_OPTIONS, doc="How many instances run."),
+        Field("params", "params", _STRINGS, doc="Environment variables of the function."),
+        Field("labels", "labels", _STRINGS, doc="Labels of workload and instances."),
+        Field("annotations", "annotations", _STRINGS, doc="Annotations of instances."),
+        Field(
+            "template",
+            "template",
+            Raw(),
+            keep=True,
+            doc="Pod spec; its container `function` is the user's and is added when missing.",
+        ),
+        Field("timeout", "timeout_s", _DURATION, doc="Time allowed until it runs."),
+        Field("hooks", "hooks", _HOOKS, doc="Code around each invocation."),
+        Field("tracing", "tracing", TRACING, doc="Spans of invocations."),
+        Field("workloadType", "workload_type", _TEXT, doc="Deployment (the default), StatefulSet or Job."),
     ),
 )
 FUNCTION_SPEC = Record(
     model.Function,
     (
-        Field("workloadRuntime", "workload_runtime", _TEXT),
-        Field("version", "version", _TEXT),
-        Field("image", "image", _TEXT),  # required by a rule, as in the original
-        Field("imageCredentials", "image_credentials", CREDENTIALS, keep=True),
-        Field("build", "build", BUILD),
-        Field("serving", "serving", SERVING),
+        Field(
+            "workloadRuntime",
+            "workload_runtime",
+            _TEXT,
+            doc="OCIContainer or WasmEdge.",
+            default="OCIContainer",
+        ),
+        Field("version", "version", _TEXT, doc="Version of the function; default latest."),
+        Field("image", "image", _TEXT, doc="Image that is built or run.", limits={"required": True}),
+        Field(
+            "imageCredentials",
+            "image_credentials",
+            CREDENTIALS,
+            keep=True,
+            doc="Secret for pushing and pulling the image.",
+        ),
+        Field("build", "build", BUILD, doc="How source becomes the image; without it nothing is built."),
+        Field("serving", "serving", SERVING, doc="How it runs; without it nothing is served."),
     ),
 )
 """The spec's fields sit directly in `model.Function`, beside those of its metadata."""

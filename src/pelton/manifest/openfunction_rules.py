@@ -26,7 +26,7 @@ from pelton.model.function import (
 )
 from pelton.quantity import format_duration
 
-__all__ = ["build_rules", "function_rules", "serving_rules"]
+__all__ = ["behavior_rules", "build_rules", "function_rules", "serving_rules"]
 
 _STRATEGY_KINDS = ("BuildStrategy", "ClusterBuildStrategy")
 _ENGINES = ("knative", "keda")
@@ -53,6 +53,12 @@ def function_rules(function: Function) -> Iterator[Problem]:
 def _negative(path: str, number: int | None) -> Iterator[Problem]:
     if number is not None and number < 0:
         yield Problem(path, f"must not be negative, found {number}")
+
+
+def _within(path: str, number: int | None, low: int, high: int) -> Iterator[Problem]:
+    if number is not None and not low <= number <= high:
+        bounds = f"at least {low}" if high == 2**31 - 1 else f"from {low} to {high}"
+        yield Problem(path, f"must be {bounds}, found {number}")
 
 
 def _negative_time(path: str, seconds: float | None) -> Iterator[Problem]:
@@ -168,7 +174,7 @@ def _scaled_object(scaled: ScaledObject, path: str) -> Iterator[Problem]:
         behavior = f"{path}.advanced.horizontalPodAutoscalerConfig.behavior"
         for name, direction in (("scaleUp", hpa.behavior.scale_up), ("scaleDown", hpa.behavior.scale_down)):
             if direction is not None:
-                yield from _behavior(f"{behavior}.{name}", direction)
+                yield from behavior_rules(f"{behavior}.{name}", direction)
     if scaled.fallback is not None:
         threshold, replicas = scaled.fallback.failure_threshold, scaled.fallback.replicas
         if threshold < 1:
@@ -176,14 +182,25 @@ def _scaled_object(scaled: ScaledObject, path: str) -> Iterator[Problem]:
         yield from _negative(f"{path}.fallback.replicas", replicas)
 
 
-def _behavior(path: str, direction: BehaviorRules) -> Iterator[Problem]:
+def behavior_rules(path: str, direction: BehaviorRules, *, strict: bool = False) -> Iterator[Problem]:
+    """Yield a problem for each rule that one direction of an HPA's behaviour breaks.
+
+    Args:
+        path: Where it stands.
+        direction: The rules of scaling up or down.
+        strict: Whether the HPA's own bounds hold, which OpenFunction leaves to it.
+    """
     window = direction.stabilization_window_s
     if window is not None and not 0 <= window <= 3600:
         yield Problem(f"{path}.stabilizationWindowSeconds", f"must be from 0 to 3600, found {window}")
     yield from _one_of(f"{path}.selectPolicy", direction.select_policy, ("Max", "Min", "Disabled"))
     for index, policy in enumerate(direction.policies):
         yield from _one_of(f"{path}.policies[{index}].type", policy.type, ("Pods", "Percent"))
-        yield from _negative(f"{path}.policies[{index}].periodSeconds", policy.period_s)
+        if strict:
+            yield from _within(f"{path}.policies[{index}].value", policy.value, 1, 2**31 - 1)
+            yield from _within(f"{path}.policies[{index}].periodSeconds", policy.period_s, 1, 1800)
+        else:
+            yield from _negative(f"{path}.policies[{index}].periodSeconds", policy.period_s)
 
 
 def _scaled_job(job: ScaledJob, path: str) -> Iterator[Problem]:

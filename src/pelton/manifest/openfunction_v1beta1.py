@@ -13,6 +13,7 @@ from typing import Any
 
 from pelton.errors import ManifestError
 from pelton.manifest import openfunction_fields as v1beta2
+from pelton.manifest import scale_fields
 from pelton.manifest.dapr import COMPONENT_SPEC
 from pelton.manifest.fields import (
     Field,
@@ -58,7 +59,7 @@ _KEDA = Record(
             "scaledObject",
             "scaledObject",
             _variant(
-                v1beta2.SCALED_OBJECT,
+                scale_fields.SCALED_OBJECT,
                 Field("workloadType", "workloadType", _TEXT),
                 Field("minReplicaCount", "minReplicaCount", _COUNT),
                 Field("maxReplicaCount", "maxReplicaCount", _COUNT),
@@ -68,7 +69,7 @@ _KEDA = Record(
         Field(
             "scaledJob",
             "scaledJob",
-            _variant(v1beta2.SCALED_JOB, Field("maxReplicaCount", "maxReplicaCount", _COUNT)),
+            _variant(scale_fields.SCALED_JOB, Field("maxReplicaCount", "maxReplicaCount", _COUNT)),
         ),
     ),
 )
@@ -88,7 +89,7 @@ _SERVING = _variant(
     Field(
         "scaleOptions",
         "scaleOptions",
-        _variant(v1beta2.SCALE_OPTIONS, Field("keda", "keda", _KEDA), without=("keda",)),
+        _variant(scale_fields.SCALE_OPTIONS, Field("keda", "keda", _KEDA), without=("keda",)),
     ),
     Field("states", "states", Mapped(COMPONENT_SPEC)),
     Field("inputs", "inputs", Items(_IO)),
@@ -97,7 +98,9 @@ _SERVING = _variant(
         "triggers",
         "triggers",
         Items(
-            _variant(v1beta2.KEDA_TRIGGER, Field("targetKind", "targetKind", Text(choices=("object", "job"))))
+            _variant(
+                scale_fields.KEDA_TRIGGER, Field("targetKind", "targetKind", Text(choices=("object", "job")))
+            )
         ),
     ),
     without=("triggers", "outputs", "states", "scaleOptions", "hooks", "tracing", "workloadType"),

@@ -267,11 +267,13 @@ class BehaviorRules:
         stabilization_window_s: 0 to 3600 seconds; None for the HPA's default (up 0, down 300).
         select_policy: `Max`, `Min` or `Disabled`; "" means `Max`.
         policies: Empty for the HPA's defaults.
+        tolerance: Fraction by which the metric may be off before this direction is taken; None for 0.1.
     """
 
     stabilization_window_s: int | None = None
     select_policy: str = ""
     policies: tuple[ScalePolicy, ...] = ()
+    tolerance: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

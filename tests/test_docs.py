@@ -29,6 +29,7 @@ EXECUTED = (
     "docs/howto/bring-a-function.md",
     "docs/howto/debug-a-function.md",
     "docs/howto/observe.md",
+    "docs/howto/kubernetes.md",
 )
 # Commands that only read: their blocks are repeated until they show what the page says.
 READING = re.compile(r"(pelton (logs|status|dlq list|topic lag|topic tail)|cat ['\"$/])")

@@ -1,4 +1,4 @@
-"""Every example that a command runs is run as its readers run it, and must show what that file says."""
+"""Every example that a command runs is run as its readers run it, and must show what its `expect.yaml` says."""
 
 import json
 import os
@@ -19,8 +19,30 @@ def _expectations():
     return [file for file in sorted(EXAMPLES.glob("*/expect.yaml")) if "\ncommand:" in file.read_text()]
 
 
+def _renders():
+    return [file for file in sorted(EXAMPLES.glob("*/expect.yaml")) if "\nrender:" in file.read_text()]
+
+
 def test_there_are_examples():
     assert _expectations()
+    assert _renders()
+
+
+@pytest.mark.parametrize("file", _renders(), ids=lambda file: file.parent.name)
+def test_example_renders_as_its_file_says(file):
+    expected = YAML(typ="safe", pure=True).load(file.read_text())
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "pelton.cli.main", "render", *expected["render"].split()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=file.parent,
+    )
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == (file.parent / expected["prints"]).read_text()
 
 
 @pytest.mark.parametrize("file", _expectations(), ids=lambda file: file.parent.name)

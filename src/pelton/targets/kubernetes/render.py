@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pelton.errors import RenderError
+from pelton.manifest.openfunction_fields import SERVING
 from pelton.model.function import Function, KedaOptions, Serving
 from pelton.plan import names
 from pelton.plan.context import Around, around
@@ -276,7 +277,7 @@ def _async(
             )
         return [workload.workload(function, identity, pod, kind, event_service=events, notes=notes)]
     if kind == "Job":
-        return [scaling.scaled_job(function, identity, workload.job_spec(serving, pod), notes)]
+        return [scaling.scaled_job(function, identity, workload.job_spec(serving, pod, notes), notes)]
     runs = workload.workload(function, identity, pod, kind, event_service=events, notes=notes)
     return [runs, scaling.scaled_object(function, identity, kind, runs["metadata"]["name"])]
 
@@ -303,11 +304,13 @@ def _identity(
         function.name,
         function.version,
         function.annotations,
-        serving,
+        # As written, not as modelled: a field that a later version adds must not rename what is there.
+        SERVING.encode(serving),
         image,
         function.image_credentials,
         types,
-        [cluster.hooks, cluster.tracing, cluster.proxy_image, gateway.cluster_domain],
+        SERVING.encode(Serving(hooks=cluster.hooks, tracing=cluster.tracing)),
+        [cluster.proxy_image, gateway.cluster_domain],
     ]
     return Identity(
         namespace=function.namespace,

@@ -75,8 +75,9 @@ def workload(
     if kind == "Job":
         if serving.timeout_s:
             notes.add(_TIMEOUT, "a Job has no limit for becoming ready")
-        return {"apiVersion": "batch/v1", "kind": kind, "metadata": meta, "spec": job_spec(serving, pod)}
-    spec: dict[str, Any] = {
+        spec = job_spec(serving, pod, notes)
+        return {"apiVersion": "batch/v1", "kind": kind, "metadata": meta, "spec": spec}
+    spec = {
         "replicas": _replicas(serving, notes),
         "selector": {"matchLabels": identity.selector},
         "template": pod.template(),
@@ -104,12 +105,19 @@ def _replicas(serving: Serving, notes: Notes) -> int:
     return max(1, least)
 
 
-def job_spec(serving: Serving, pod: Pod) -> dict[str, Any]:
+def job_spec(serving: Serving, pod: Pod, notes: Notes) -> dict[str, Any]:
     """Return a JobSpec; its pods are started again on failure unless the scaledJob says otherwise."""
     keda = serving.scale_options.keda if serving.scale_options else None
     job = keda.scaled_job if keda is not None else None
+    policy = (job.restart_policy if job is not None else "") or "OnFailure"
+    if policy == "Always":
+        notes.add(
+            "spec.serving.scaleOptions.keda.scaledJob.restartPolicy",
+            "a Job knows no Always: OnFailure is written",
+        )
+        policy = "OnFailure"
     template = pod.template()
-    template["spec"]["restartPolicy"] = (job.restart_policy if job is not None else "") or "OnFailure"
+    template["spec"]["restartPolicy"] = policy
     return {"template": template}
 
 

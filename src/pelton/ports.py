@@ -237,8 +237,13 @@ class Store(Protocol):
         """Return objects sorted by namespace and name, and the resourceVersion of the listing."""
         ...
 
-    async def create(self, resource: str, obj: dict[str, Any]) -> dict[str, Any]:
-        """Store a new object; fills uid, resourceVersion, generation 1, creationTimestamp."""
+    async def create(
+        self, resource: str, obj: dict[str, Any], *, keep_status: bool = False
+    ) -> dict[str, Any]:
+        """Store a new object; fills uid, resourceVersion, generation 1, creationTimestamp.
+
+        Its status is dropped unless `keep_status`.
+        """
         ...
 
     async def update(self, resource: str, obj: dict[str, Any], *, subresource: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import unquote, urlsplit
@@ -54,7 +55,8 @@ async def build(
             made = await environment.ensure(requirements, found.implied, envs_dir=environments_dir)
     except TimeoutError:
         raise BuildError(f"the build took longer than {limit:g} s", where=str(source)) from None
-    return _result(found, bundle=bundle.path, digest=bundle.digest, site_packages=made.site_packages)
+    made_of = _result(found, bundle=bundle.path, digest=bundle.digest, site_packages=made.site_packages)
+    return replace(made_of, size_bytes=bundle.size_bytes)
 
 
 async def foresee(

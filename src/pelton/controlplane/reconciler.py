@@ -2,107 +2,54 @@
 
 Level-triggered: every pass reads the Function, its facts and what the target runs, and does what is missing,
 so a restart at any point converges. A build or check that fails leaves the previous revision serving. `cli/`
-hands in builder, checker and target; `plan/` decides; `controlplane/queue` orders the passes.
+hands in builder, checker and target; `plan/` decides; `controlplane/queue` orders the passes;
+`controlplane/building.py` and `controlplane/serving.py` carry one out.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from pelton import log
-from pelton.clock import Clock, rfc3339
+from pelton.clock import Clock
+from pelton.controlplane.building import Builder, Building
+from pelton.controlplane.children import BUILDERS, SERVINGS, Children
+from pelton.controlplane.events import Recorder
 from pelton.controlplane.facts import COMPONENTS, SECRETS, FactsReader
 from pelton.controlplane.queue import KeyQueue
-from pelton.controlplane.revisions import Revisions
-from pelton.errors import BuildError, ConflictError, NotFoundError, PeltonError
+from pelton.controlplane.revisions import Record, Revisions
+from pelton.controlplane.serving import Checker, Serving
+from pelton.controlplane.work import FUNCTIONS, Failures, Guard, Statuses, SupersededError, Work
+from pelton.errors import ConflictError, NotFoundError, PeltonError
 from pelton.manifest import openfunction_core
 from pelton.model.build import BuildResult
-from pelton.model.desired import BuildRun, Desired, Workload
-from pelton.model.function import Function
-from pelton.model.snapshot import CheckResult
-from pelton.plan.conditions import REVISION_REF, Phase, function_status, of_problems
-from pelton.plan.diff import Action, Apply, Check, Remove, diff
 from pelton.plan.eventing import Facts
-from pelton.plan.function import Plan, plan
-from pelton.plan.names import FINALIZER, content_hash
+from pelton.plan.function import plan
+from pelton.plan.names import FINALIZER
+from pelton.plan.rollout import Rollout
 from pelton.ports import Store, Target, WatchEvent
 
 __all__ = ["FUNCTIONS", "Reconciler"]
 
-FUNCTIONS = "functions.core.openfunction.io"
-_RETRY_S, _MAX_RETRY_S = 30.0, 600.0  # for content that failed: what it needs from outside may come back
-_WRITE_TRIES = 5
+_EXPIRE_S = 60.0
 _log = log.get(__name__)
-T = TypeVar("T")
-
-Builder = Callable[[BuildRun, Function], Awaitable[BuildResult]]
-Checker = Callable[[Workload], Awaitable[CheckResult]]
-
-
-class _SupersededError(Exception):
-    """The Function changed while its previous content was being worked on."""
-
-
-class _CheckFailedError(Exception):
-    def __init__(self, result: CheckResult) -> None:
-        super().__init__(result.message)
-        self.result = result
-
-
-@dataclass(slots=True)
-class _Broken:
-    """Content that failed and is not tried again before `retry_at` (monotonic seconds)."""
-
-    content: str
-    retry_at: float
-    tries: int
-
-
-@dataclass(slots=True)
-class _Pass:
-    """One look at one Function."""
-
-    key: str
-    obj: dict[str, Any]
-    function: Function
-    facts: Facts
-    plan: Plan
-    observed: Desired | None  # what the target says it was told
-    live: Desired | None  # the same, or what served before the target forgot
-    forced: bool
-    kicks: int
-    build: Phase = field(default_factory=lambda: Phase(state=""))
-    digest: str = ""
-    retry_s: float | None = None
-
-    @property
-    def generation(self) -> int:
-        return int(self.obj["metadata"].get("generation", 0))
-
-    @property
-    def status(self) -> dict[str, Any]:
-        return self.obj.get("status") or {}
-
-    def before(self, phase: str) -> dict[str, Any]:
-        """Return the stored status of `build` or `serving`."""
-        return self.status.get(phase) or {}
 
 
 class Reconciler:
     """Reconciles Functions until cancelled.
 
     Args:
-        store: Functions, Components and Secrets.
+        store: Functions, Builders, Servings, Components and Secrets.
         build: Builds source; raises PeltonError (BuildError with the log's tail) when it cannot.
         check: Loads a revision once in a short-lived child.
         target: Where desired state becomes real.
-        clock: For times in the status, timeouts and retries.
+        clock: For times in the status, timeouts, steps and retries.
         gateway: Returns the gateway's URL without path, "" while it is unknown.
         facts: What holds for all Functions: component types that can be used, environment variables.
         built: Whether what a recorded build left behind still exists; else it is built again.
+        pruned: Called when bundles or environments may have become free.
         parallel: Most Functions worked on at once.
         resync_s: Seconds between two looks at everything.
     """
@@ -118,43 +65,82 @@ class Reconciler:
         gateway: Callable[[], str],
         facts: Facts | None = None,
         built: Callable[[BuildResult], bool] = lambda _result: True,
+        pruned: Callable[[], None] = lambda: None,
         parallel: int = 32,
         resync_s: float = 300.0,
     ) -> None:
         self._store = store
-        self._build = build
-        self._check = check
         self._target = target
         self._clock = clock
-        self._gateway = gateway
-        self._built = built
         self._resync_s = resync_s
+        self._pruned = pruned
         self._facts = FactsReader(store, facts or Facts())
         self._revisions = Revisions(store)
+        self._children = Children(store)
+        self._failures = Failures(clock)
+        self._guard = Guard(clock)
+        self._statuses = Statuses(store, clock, gateway)
+        recorder = Recorder(store, clock)
+        self._building = Building(
+            build=build,
+            built=built,
+            children=self._children,
+            statuses=self._statuses,
+            failures=self._failures,
+            guard=self._guard,
+            recorder=recorder,
+            clock=clock,
+        )
+        self._serving = Serving(
+            check=check,
+            target=target,
+            children=self._children,
+            statuses=self._statuses,
+            failures=self._failures,
+            guard=self._guard,
+            recorder=recorder,
+            clock=clock,
+            pruned=pruned,
+        )
         self._queue = KeyQueue(self.reconcile, clock=clock, parallel=parallel)
         self._keys: set[str] = set()
-        self._broken: dict[str, _Broken] = {}
-        self._inside: dict[str, tuple[int, asyncio.Task[Any]]] = {}  # work that a change would supersede
-        self._written: dict[str, str] = {}  # key -> resourceVersion of our own last write
         self._kicks = 0
-        self._applied: dict[str, int] = {}  # key -> value of `_kicks` that it was last applied for
 
     # -- running ---------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Watch and reconcile until cancelled."""
+        await self._children.load()
         # Functions that vanished around their finalizer left a record: the pass finds them gone, cleans up.
         present, _ = await self._store.list(FUNCTIONS)
         known = {_key(obj["metadata"]) for obj in present}
-        for namespace, name in await self._revisions.keys():
+        for namespace, name in await self._revisions.all():
             if f"{namespace}/{name}" not in known:
                 self._queue.add(f"{namespace}/{name}")
         async with asyncio.TaskGroup() as group:
             group.create_task(self._queue.run())
             group.create_task(self._watch(FUNCTIONS, self._on_function))
+            for resource in (BUILDERS, SERVINGS):
+                group.create_task(self._watch(resource, self._on_child(resource)))
             for resource in (COMPONENTS, SECRETS):
                 group.create_task(self._watch(resource, self._on_reference(resource)))
             group.create_task(self._resync())
+            group.create_task(self._expire())
+
+    async def paths(self) -> set[str] | None:
+        """Return the directories that Functions need; None while that cannot be said.
+
+        A build that is under way may be about to need one that nobody needed so far, and a record that
+        cannot be read may, too.
+        """
+        if self._building.busy():
+            return None
+        needed: set[str] = set()
+        for record in (await self._revisions.all()).values():
+            if record is None:
+                return None
+            needed |= record.paths()
+        return None if self._building.busy() else needed
 
     def kick(self, namespace: str, name: str) -> None:
         """Look at one Function again, now."""
@@ -192,16 +178,25 @@ class Reconciler:
             self._keys.discard(key)
         else:
             self._keys.add(key)
-            if self._written.get(key) == str(metadata.get("resourceVersion")):
+            if self._statuses.is_own(key, str(metadata.get("resourceVersion"))):
                 return  # our own status: nothing to learn from it
-        inside = self._inside.get(key)
-        if inside is not None and (
-            event.type == "DELETED"
-            or metadata.get("deletionTimestamp")
-            or int(metadata.get("generation", 0)) > inside[0]
-        ):
-            inside[1].cancel()
+        if event.type == "DELETED" or metadata.get("deletionTimestamp"):
+            self._guard.give_up(key)
+        else:
+            self._guard.give_up(key, newer_than=int(metadata.get("generation", 0)))
         self._queue.add(key)
+
+    def _on_child(self, resource: str) -> Callable[[WatchEvent], None]:
+        def on_event(event: WatchEvent) -> None:
+            key, child = self._children.see(resource, event)
+            if not key:
+                return
+            if resource == BUILDERS and not self._building.see(key, child):
+                return
+            if child is None:
+                self._queue.add(key)
+
+        return on_event
 
     def _on_reference(self, resource: str) -> Callable[[WatchEvent], None]:
         def on_event(event: WatchEvent) -> None:
@@ -217,6 +212,11 @@ class Reconciler:
             for key in sorted(self._keys):
                 self._queue.add(key)
 
+    async def _expire(self) -> None:
+        while True:
+            await self._clock.sleep(_EXPIRE_S)
+            await self._building.expire()
+
     # -- one pass --------------------------------------------------------------------------------------------
 
     async def reconcile(self, key: str) -> float | None:
@@ -227,6 +227,7 @@ class Reconciler:
         """
         namespace, _, name = key.partition("/")
         kicks = self._kicks
+        await self._children.load()
         try:
             obj = await self._store.get(FUNCTIONS, namespace, name)
         except NotFoundError:
@@ -238,258 +239,52 @@ class Reconciler:
                 return None
             if FINALIZER not in (obj["metadata"].get("finalizers") or ()):
                 obj["metadata"]["finalizers"] = [*(obj["metadata"].get("finalizers") or ()), FINALIZER]
-                obj = await self._update(key, obj)
+                obj = await self._statuses.update(key, obj)
             return await self._converge(key, obj, kicks)
-        except _SupersededError:
+        except SupersededError:
             return 0.0
         except ConflictError:
             return 0.0  # somebody was faster: read again
 
     async def _converge(self, key: str, obj: dict[str, Any], kicks: int) -> float | None:
+        filled = openfunction_core.default(obj)
+        namespace, name = obj["metadata"]["namespace"], obj["metadata"]["name"]
         try:
-            function, _ = openfunction_core.decode(openfunction_core.default(obj))
+            function, _ = openfunction_core.decode(filled)
         except PeltonError as error:
-            await self._refuse(key, obj, error)
+            live, _ = await self._target.observe(namespace, name)
+            await self._statuses.refuse(key, obj, live, error)
             return None
         facts = await self._facts.read(function)
-        observed, _ = await self._target.observe(function.namespace, function.name)
-        work = _Pass(
+        observed, seen = await self._target.observe(namespace, name)
+        record = await self._revisions.load(namespace, name) or Record()
+        work = Work(
             key=key,
             obj=obj,
+            filled=filled,
             function=function,
             facts=facts,
             plan=plan(function, facts),
+            record=record,
             observed=observed,
-            live=observed or await self._revisions.load(function.namespace, function.name),
-            forced=self._applied.get(key, 0) < kicks,
+            seen=seen,
+            forced=self._serving.is_behind(key, kicks),
             kicks=kicks,
+            live=observed or record.live,
+            latest=record.latest,
         )
-        ready, result = await self._have_build(work)
-        if not ready:
-            await self._keep(work)
-            await self._write(work, _held(work))
-            return work.retry_s
-        work.plan = plan(function, facts, result)
-        return await self._serve(work)
-
-    async def _refuse(self, key: str, obj: dict[str, Any], error: PeltonError) -> None:
-        """Say that a stored object cannot be read; whatever serves goes on serving."""
-        metadata = obj["metadata"]
-        live, _ = await self._target.observe(metadata["namespace"], metadata["name"])
-        serving = Phase(state="Failed", reason="Invalid", message=f"{error.message} {error.hint}".strip())
-        status = function_status(
-            obj.get("status") or {},
-            generation=int(metadata.get("generation", 0)),
-            build=_remembered((obj.get("status") or {}).get("build") or {}),
-            serving=serving,
-            live=live,
-            digest="",
-            partial=(),
-            gateway=self._gateway(),
-            now=rfc3339(self._clock.now()),
-        )
-        await self._store_status(key, obj, status)
-
-    async def _have_build(self, work: _Pass) -> tuple[bool, BuildResult | None]:
-        """Return (whether serving can go on, the build); fills in `work.build`."""
-        before = work.before("build")
-        last_successful = before.get("lastSuccessfulResourceRef") or {}
-        work.digest = (work.status.get("revision") or {}).get("imageDigest", "")
-        problems = [problem for problem in work.plan.problems if problem.phase == "build"]
-        if problems:
-            reason, message = of_problems(problems)
-            work.build = Phase(
-                state="Failed", reason=reason, message=message, last_successful=last_successful
-            )
-            return False, None
-        run, content = work.plan.build, work.plan.build_hash
-        if run is None:
-            work.build = Phase(state="Skipped")
-            work.digest = ""
-            return True, None
-        if before.get("state") == "Succeeded" and before.get("resourceHash") == content:
-            recorded = BuildResult.from_refs(before.get("resourceRef") or {})
-            if recorded is not None and self._built(recorded):
-                work.build = _remembered(before)
-                return True, recorded
-        if self._waits(work, content):
-            work.build = _remembered(before)
-            return False, None
-        base = Phase(state="Building", last_successful=last_successful, content=content)
-        work.build = base
-        if before.get("state") not in ("Failed", "Timeout") or before.get("resourceHash") != content:
-            await self._write(work, _held(work))
-        _log.info("%s: building", work.key)
+        work.rollout = Rollout.from_status(work.status)
         try:
-            result = await self._guarded(work, self._build(run, work.function), run.timeout_s)
-        except TimeoutError:
-            message = f"the build did not finish within {run.timeout_s:g} s; raise spec.build.timeout"
-            self._break(work, content)
-            work.build = replace(base, state="Timeout", message=message)
-            return False, None
-        except _SupersededError:
-            raise
-        except Exception as error:
-            if not isinstance(error, PeltonError):
-                _log.exception("%s: the builder broke", work.key)
-            self._break(work, content)
-            tail = error.log_tail if isinstance(error, BuildError) else ()
-            work.build = replace(
-                base, state="Failed", reason=_reason(error), message=_sentence(error), log_tail=tail
-            )
-            return False, None
-        self._broken.pop(work.key, None)
-        refs = result.to_refs()
-        work.digest = result.digest
-        work.build = Phase(state="Succeeded", refs=refs, last_successful=refs, content=content)
-        return True, result
-
-    async def _serve(self, work: _Pass) -> float | None:
-        before = work.before("serving")
-        last = before.get("lastSuccessfulResourceRef") or {}
-        if work.plan.problems:
-            reason, message = of_problems(work.plan.problems)
-            await self._keep(work)
-            phase = Phase(state="Failed", reason=reason, message=message, last_successful=last)
-            await self._write(work, phase)
-            return None
-        wanted = work.plan.desired
-        if wanted is None:
-            await self._act(diff(work.live, None))
-            await self._revisions.forget(work.function.namespace, work.function.name)
-            work.live = None
-            await self._write(work, Phase(state="Skipped"))
-            return None
-        revision = wanted.workload.revision
-        content = content_hash(wanted.workload)
-        failed_before = before.get("state") in ("Failed", "Timeout") and before.get("resourceHash") == content
-        if failed_before and work.key not in self._broken:
-            self._break(work, content)  # known from before a restart: not at once again
-        if self._waits(work, content):
-            await self._keep(work)
-            await self._write(work, _remembered(before))
-            return work.retry_s
-        actions = diff(work.observed, wanted, checked=last.get(REVISION_REF, ""))
-        if not actions and work.forced:
-            actions = (Apply(desired=wanted, changes=("asked again",)),)
-        refs = {REVISION_REF: revision}
-        phase = Phase(state="Running", refs=refs, last_successful=refs, content=content)
-        if actions:
-            if last.get(REVISION_REF) != revision and not failed_before:
-                await self._write(work, replace(phase, state="Starting", last_successful=last))
-            failure = await self._carry_out(work, actions, replace(phase, last_successful=last))
-            if failure is not None:
-                await self._write(work, failure)
-                return work.retry_s
-        self._broken.pop(work.key, None)
-        self._applied[work.key] = work.kicks
-        await self._revisions.save(wanted)
-        work.live = wanted
-        await self._write(work, phase)
-        return None
-
-    async def _carry_out(self, work: _Pass, actions: tuple[Action, ...], phase: Phase) -> Phase | None:
-        """Carry the actions out; returns the phase to show when the content failed, else None."""
-        serving = work.function.serving
-        timeout_s = (serving.timeout_s if serving else None) or 0.0
-        try:
-            await self._guarded(work, self._act(actions), timeout_s)
-        except _CheckFailedError as error:
-            self._break(work, phase.content)
-            await self._keep(work)
-            result = error.result
-            return replace(
-                phase,
-                state="Failed",
-                reason=result.reason or "LoadFailed",
-                message=result.message,
-                log_tail=result.log_tail,
-            )
-        except TimeoutError:
-            self._break(work, phase.content)
-            await self._keep(work, rolled=True)
-            message = f"not running within {timeout_s:g} s; raise spec.serving.timeout"
-            return replace(phase, state="Timeout", message=message)
-        except _SupersededError:
-            raise
-        except Exception as error:
-            # Not the content's fault as far as is known: shown, and tried again by the queue. The target may
-            # take what it was told for done, so it is told again.
-            self._applied[work.key] = -1
-            shown = replace(phase, state="Starting", reason=_reason(error), message=_sentence(error))
-            await self._write(work, shown)
-            raise
-        return None
-
-    async def _act(self, actions: tuple[Action, ...]) -> None:
-        for action in actions:
-            match action:
-                case Check(workload=workload):
-                    result = await self._check(workload)
-                    if not result.ok:
-                        raise _CheckFailedError(result)
-                case Apply(desired=desired, changes=changes):
-                    load = desired.workload
-                    _log.info("%s: applying %s (%s)", load.key, load.revision, ", ".join(changes))
-                    await self._target.apply(desired)
-                case Remove(namespace=namespace, name=name):
-                    _log.info("%s/%s: removing", namespace, name)
-                    await self._target.remove(namespace, name)
-
-    async def _keep(self, work: _Pass, *, rolled: bool = False) -> None:
-        """Make sure that the previous revision serves where the wanted one cannot.
-
-        Args:
-            work: The pass.
-            rolled: The target may have been told of the wanted one already.
-        """
-        if work.live is not None and (work.observed is None or work.forced or rolled):
-            await self._target.apply(work.live)
-            self._applied[work.key] = work.kicks
-
-    # -- what failed -----------------------------------------------------------------------------------------
-
-    def _break(self, work: _Pass, content: str) -> None:
-        """Note that content failed; it is tried again after a wait that doubles."""
-        known = self._broken.get(work.key)
-        tries = known.tries + 1 if known is not None and known.content == content else 1
-        wait_s = min(_MAX_RETRY_S, _RETRY_S * 2.0 ** min(tries - 1, 10))
-        self._broken[work.key] = _Broken(content, self._clock.monotonic() + wait_s, tries)
-        work.retry_s = wait_s
-
-    def _waits(self, work: _Pass, content: str) -> bool:
-        known = self._broken.get(work.key)
-        if known is None or known.content != content:
-            return False
-        remaining = known.retry_at - self._clock.monotonic()
-        if remaining <= 0:
-            return False
-        work.retry_s = remaining
-        return True
-
-    async def _guarded(self, work: _Pass, doing: Awaitable[T], timeout_s: float) -> T:
-        """Await something that is given up when the Function changes or `timeout_s` (0 = none) has passed."""
-
-        async def run() -> T:
-            return await doing
-
-        task = asyncio.create_task(run())
-        waiters: set[asyncio.Task[Any]] = {task}
-        if timeout_s > 0:
-            waiters.add(asyncio.create_task(_sleep(self._clock, timeout_s)))
-        self._inside[work.key] = (work.generation, task)
-        try:
-            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise TimeoutError
-            if task.cancelled():
-                raise _SupersededError
-            return task.result()
+            ready, result = await self._building.have(work)
+            if ready:
+                work.plan = plan(function, facts, result)
+                await self._serving.serve(work)
+            else:
+                await self._serving.keep(work)
+                await self._statuses.write(work, work.held())
         finally:
-            del self._inside[work.key]
-            for waiter in waiters:
-                waiter.cancel()
-            await asyncio.gather(*waiters, return_exceptions=True)
+            await self._revisions.save(namespace, name, work.record)
+        return work.retry_s
 
     # -- the end of a Function -------------------------------------------------------------------------------
 
@@ -500,99 +295,23 @@ class Reconciler:
             return  # ours is done, somebody else's is not
         await self._clean(key, namespace, name, removed=True)
         metadata["finalizers"] = [each for each in metadata["finalizers"] if each != FINALIZER]
-        await self._update(key, obj)
+        await self._statuses.update(key, obj)
 
     async def _clean(self, key: str, namespace: str, name: str, *, removed: bool) -> None:
         """Take everything away; `removed` says that there was something for sure."""
         recorded = await self._revisions.load(namespace, name)
         if removed or recorded is not None or (await self._target.observe(namespace, name))[0] is not None:
             await self._target.remove(namespace, name)
+        for resource in (BUILDERS, SERVINGS):
+            names = [child.name for child in self._children.of(resource, key)]
+            await self._children.delete(resource, namespace, names)
         await self._revisions.forget(namespace, name)
         self._facts.forget(key)
-        for memory in (self._broken, self._written, self._applied):
-            memory.pop(key, None)
-
-    # -- writing ---------------------------------------------------------------------------------------------
-
-    async def _write(self, work: _Pass, serving: Phase) -> None:
-        status = function_status(
-            work.status,
-            generation=work.generation,
-            build=work.build,
-            serving=serving,
-            live=work.live,
-            digest=work.digest,
-            partial=work.plan.partial,
-            gateway=self._gateway(),
-            now=rfc3339(self._clock.now()),
-        )
-        work.obj = await self._store_status(work.key, work.obj, status)
-
-    async def _store_status(self, key: str, obj: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
-        """Write a status where it differs; returns the object as stored.
-
-        Raises:
-            _SupersededError: The Function's content changed meanwhile; the status would speak of the old one.
-        """
-        generation = obj["metadata"].get("generation")
-        for _ in range(_WRITE_TRIES):
-            if obj.get("status") == status:
-                return obj
-            try:
-                return await self._update(key, {**obj, "status": status}, subresource="status")
-            except ConflictError:
-                metadata = obj["metadata"]
-                obj = await self._store.get(FUNCTIONS, metadata["namespace"], metadata["name"])
-                fresh = obj["metadata"]
-                if fresh.get("generation") != generation or fresh.get("deletionTimestamp"):
-                    raise _SupersededError from None
-        raise _SupersededError
-
-    async def _update(self, key: str, obj: dict[str, Any], *, subresource: str = "") -> dict[str, Any]:
-        stored = await self._store.update(FUNCTIONS, obj, subresource=subresource)
-        self._written[key] = str(stored["metadata"].get("resourceVersion"))
-        return stored
-
-
-def _sleep(clock: Clock, seconds: float) -> Coroutine[Any, Any, None]:
-    async def sleep() -> None:
-        await clock.sleep(seconds)
-
-    return sleep()
+        for memory in (self._failures, self._statuses, self._serving):
+            memory.forget(key)
+        if recorded is not None:
+            self._pruned()
 
 
 def _key(metadata: dict[str, Any]) -> str:
     return f"{metadata.get('namespace', '')}/{metadata['name']}"
-
-
-def _remembered(stored: dict[str, Any]) -> Phase:
-    """Return a stored phase as it was written, so that writing it again changes nothing."""
-    return Phase(
-        state=stored.get("state", ""),
-        reason=stored.get("reason", ""),
-        message=stored.get("message", ""),
-        refs=stored.get("resourceRef") or {},
-        last_successful=stored.get("lastSuccessfulResourceRef") or {},
-        content=stored.get("resourceHash", ""),
-    )
-
-
-def _held(work: _Pass) -> Phase:
-    """Return the serving phase while there is nothing new to serve; a start that was cut off is none."""
-    before = _remembered(work.before("serving"))
-    if before.state != "Starting":
-        return before
-    refs = {REVISION_REF: work.live.workload.revision} if work.live else {}
-    return Phase(state="Running" if work.live else "", refs=refs, last_successful=before.last_successful)
-
-
-def _reason(error: Exception) -> str:
-    """Return the error's class in CamelCase as a reason: BuildError -> BuildFailed."""
-    return f"{type(error).__name__.removesuffix('Error')}Failed"
-
-
-def _sentence(error: Exception) -> str:
-    if not isinstance(error, PeltonError):
-        return f"{type(error).__name__}: {error}"
-    text = f"{error.where}: {error.message}" if error.where else error.message
-    return f"{text}\n{error.hint}" if error.hint else text

@@ -1,6 +1,6 @@
 """What a build leaves behind: a content-addressed bundle and the environment it runs in.
 
-Made by `builders/`, kept in the Function's status so that the same content is not built twice, and read by
+Made by `builders/`, kept in the Function's record so that the same content is not built twice, and read by
 `plan/function`. `to_refs` and `from_refs` are that record: text only, as resource references are.
 """
 
@@ -30,6 +30,7 @@ class BuildResult:
         signature: Signature type found, e.g. `http`.
         source: Source file relative to the bundle, e.g. `main.py`; "" when there is no single one.
         options: What detection found about how to serve it; see `model/convention.Match`.
+        size_bytes: Size of the bundle, 0 when unknown; not part of the record.
         log_tail: Last 20 lines of the build's output, oldest first; not part of the record.
     """
 
@@ -41,10 +42,11 @@ class BuildResult:
     signature: str = ""
     source: str = "main.py"
     options: dict[str, str] = field(default_factory=dict)
+    size_bytes: int = 0
     log_tail: tuple[str, ...] = ()
 
     def to_refs(self) -> dict[str, str]:
-        """Return the record kept in `status.build.resourceRef`, key -> text; empty fields are left out."""
+        """Return the record as a Builder's `status.resourceRef`, key -> text; empty fields are left out."""
         refs = {f"{_PREFIX}{name}": value for name in _FIELDS if (value := getattr(self, name))}
         if self.options:
             refs[_OPTIONS] = json.dumps(self.options, sort_keys=True, separators=(",", ":"))

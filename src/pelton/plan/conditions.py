@@ -10,21 +10,21 @@ Source: contracts, OpenFunction, section 2.5; conditions in Kubernetes' form.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from pelton.model.desired import Desired, Route
 from pelton.plan.problem import Problem
+from pelton.plan.rollout import Rollout
+from pelton.plan.traffic import traffic_status
 
-__all__ = ["REVISION_REF", "Phase", "function_status", "of_problems"]
+__all__ = ["Phase", "function_status", "of_problems"]
 
-REVISION_REF = "pelton.dev/revision"
-"""Key of the revision in `status.serving.resourceRef` and `lastSuccessfulResourceRef`."""
 LOG_LINES = 20
 _SETTLED = {"Succeeded", "Running", "Skipped"}
 _BROKEN = {"Failed", "Timeout", "Canceled", "UnknownRuntime"}
-_OWN = ("Ready", "LocalTarget")
+_OWN = ("Ready", "LocalTarget", "RolledOut")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,18 +36,44 @@ class Phase:
         reason: CamelCase; "" repeats the state.
         message: For people; may be "".
         log_tail: Last lines of output, oldest first; the last 20 are shown below the message.
-        refs: What the phase produced, key -> text.
-        last_successful: The same of the last success.
+        ref: Name of the Builder or Serving; "" for none.
+        last_successful: Name of that which succeeded last; "" for none.
         content: Hash of what the phase was carried out on; "" when it was not carried out.
+        revision: The revision that is to be served; "" for a build.
+        duration: How long the build took, e.g. `12s`; "" for none.
     """
 
     state: str
     reason: str = ""
     message: str = ""
     log_tail: tuple[str, ...] = ()
-    refs: Mapping[str, str] = field(default_factory=dict)
-    last_successful: Mapping[str, str] = field(default_factory=dict)
+    ref: str = ""
+    last_successful: str = ""
     content: str = ""
+    revision: str = ""
+    duration: str = ""
+
+    @classmethod
+    def stored(cls, phase: Mapping[str, Any]) -> Phase:
+        """Read a phase as it was written, so that writing it again changes nothing."""
+        text = {
+            name: phase[key]
+            for name, key in _KEYS.items()
+            if isinstance(phase.get(key), str)  # other versions wrote other things
+        }
+        return cls(**{"state": "", **text})
+
+
+_KEYS = {
+    "state": "state",
+    "reason": "reason",
+    "message": "message",
+    "ref": "resourceRef",
+    "last_successful": "lastSuccessfulResourceRef",
+    "content": "resourceHash",
+    "revision": "revision",
+    "duration": "buildDuration",
+}
 
 
 def of_problems(problems: Iterable[Problem]) -> tuple[str, str]:
@@ -67,6 +93,8 @@ def function_status(
     partial: Iterable[tuple[str, str]],
     gateway: str,
     now: str,
+    rollout: Rollout | None = None,
+    latest: str = "",
 ) -> dict[str, Any]:
     """Return the whole status.
 
@@ -80,6 +108,8 @@ def function_status(
         partial: (field path, sentence) of fields that are accepted and not honoured.
         gateway: URL of the gateway without path; "" while it is unknown.
         now: RFC 3339 time, for conditions whose status changes.
+        rollout: How far a new revision has come; None when none is or was being rolled out.
+        latest: The newest revision; "" for none.
     """
     status: dict[str, Any] = {
         "observedGeneration": generation,
@@ -95,24 +125,23 @@ def function_status(
                 "hosts": list(live.route.hosts),
                 "paths": [{"type": "PathPrefix", "value": "/"}],
             }
+            status["traffic"] = traffic_status(live, latest=latest)
+    if rollout is not None:
+        status["rollout"] = rollout.to_status()
     if digest:
         status["revision"] = {"imageDigest": digest}
-    status["conditions"] = _conditions(
-        previous, [_ready(build, serving, live), _local_target(partial)], generation, now
-    )
+        status["sources"] = [{"name": "default", "bundle": {"digest": digest}}]
+    own = [_ready(build, serving, live), _local_target(partial)]
+    own += [_rolled_out(rollout)] if rollout is not None else []
+    status["conditions"] = _conditions(previous, own, generation, now)
     return status
 
 
 def _phase(phase: Phase) -> dict[str, Any]:
     lines = [phase.message, *phase.log_tail[-LOG_LINES:]] if phase.log_tail else [phase.message]
-    written: dict[str, Any] = {
-        "state": phase.state,
-        "reason": phase.reason or phase.state,
-        "message": "\n".join(line for line in lines if line),
-        "resourceRef": dict(phase.refs),
-        "lastSuccessfulResourceRef": dict(phase.last_successful),
-        "resourceHash": phase.content,
-    }
+    written = {key: getattr(phase, name) for name, key in _KEYS.items()}
+    written["reason"] = phase.reason or phase.state
+    written["message"] = "\n".join(line for line in lines if line)
     return {key: value for key, value in written.items() if value}
 
 
@@ -123,7 +152,7 @@ def _addresses(route: Route, gateway: str) -> list[dict[str, str]]:
     found = [
         {"type": "External", "value": f"{parts.scheme}://{host}{port}/"}
         for host in route.hosts
-        if not host.startswith("*")
+        if not host.startswith("*") and not route.internal
     ]
     if route.path:
         listen = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(parts.hostname or "", parts.hostname or "")
@@ -161,6 +190,20 @@ def _local_target(partial: Iterable[tuple[str, str]]) -> dict[str, str]:
     if not listed:
         return {"type": "LocalTarget", "status": "True", "reason": "Complete", "message": ""}
     return {"type": "LocalTarget", "status": "False", "reason": "Partial", "message": "\n".join(listed)}
+
+
+def _rolled_out(rollout: Rollout) -> dict[str, str]:
+    status = {"Completed": "True", "Aborted": "False"}.get(rollout.state, "Unknown")
+    if rollout.active:
+        message = (
+            f"{rollout.revision} has {rollout.weight} % of the traffic, step {rollout.step + 1} of "
+            f"{len(rollout.steps)}, {rollout.stable} the rest"
+        )
+    elif rollout.state == "Aborted":
+        message = f"{rollout.revision} gets no traffic: {rollout.message.partition(chr(10))[0]}"
+    else:
+        message = ""
+    return {"type": "RolledOut", "status": status, "reason": rollout.state, "message": message}
 
 
 def _conditions(

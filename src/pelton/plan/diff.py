@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 
 from pelton.model.desired import Desired, Workload
@@ -40,13 +41,15 @@ Action = Check | Apply | Remove
 _PARTS = tuple(field.name for field in fields(Desired) if field.name != "partial")
 
 
-def diff(observed: Desired | None, wanted: Desired | None, *, checked: str = "") -> tuple[Action, ...]:
+def diff(
+    observed: Desired | None, wanted: Desired | None, *, checked: Collection[str] = ()
+) -> tuple[Action, ...]:
     """Return the actions in order; empty when nothing differs.
 
     Args:
         observed: What the target was told last; None for nothing.
         wanted: What should be; None for nothing.
-        checked: Revision that is known to load; it is not checked again.
+        checked: Revisions that are known to load; they are not checked again.
     """
     if wanted is None:
         if observed is None:
@@ -56,11 +59,15 @@ def diff(observed: Desired | None, wanted: Desired | None, *, checked: str = "")
     if observed is not None and replace(observed, partial=()) == replace(wanted, partial=()):
         return ()
     changes = ("created",) if observed is None else tuple(_changes(observed, wanted))
-    actions: list[Action] = []
-    same_code = observed is not None and observed.workload == wanted.workload
-    if not same_code and wanted.workload.revision != checked:
-        actions.append(Check(workload=wanted.workload))
-    return (*actions, Apply(desired=wanted, changes=changes))
+    running = [one.workload for one in _all(observed)]
+    unknown = [
+        one.workload for one in _all(wanted) if one.workload not in running and one.revision not in checked
+    ]
+    return (*(Check(workload=workload) for workload in unknown), Apply(desired=wanted, changes=changes))
+
+
+def _all(desired: Desired | None) -> tuple[Desired, ...]:
+    return (desired, *desired.others) if desired is not None else ()
 
 
 def _changes(observed: Desired, wanted: Desired) -> list[str]:

@@ -76,6 +76,9 @@ class Plan:
         problems: Why something cannot be had; all of them, build before serving.
         serves: Whether the Function asks to be served at all.
         partial: (field path, sentence) of fields that are accepted and not honoured.
+        traffic: Revisions that shall share the traffic; empty for all of it to the newest.
+        steps: How a new revision takes over; empty for at once.
+        history: Revisions to keep beside those in use.
     """
 
     build: BuildRun | None = None
@@ -84,6 +87,9 @@ class Plan:
     problems: tuple[Problem, ...] = ()
     serves: bool = True
     partial: tuple[tuple[str, str], ...] = ()
+    traffic: tuple[traffic.TrafficTarget, ...] = ()
+    steps: tuple[rollout.Step, ...] = ()
+    history: int = rollout.DEFAULT_HISTORY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +111,12 @@ def plan(function: Function, facts: Facts, built: BuildResult | None = None) -> 
     run = _build_run(function, problems)
     serves = function.serving is not None
     desired, partial = _desired(function, facts, built, problems)
+    targets, bad = traffic.read(function)
+    steps, more = rollout.read(function)
+    history, worse = rollout.history_limit(function)
+    if serves:
+        problems += [*bad, *more, *worse]
+        partial = (*partial, *_undivided(function))
     return Plan(
         build=run,
         build_hash=_build_hash(function, run) if run else "",
@@ -112,7 +124,18 @@ def plan(function: Function, facts: Facts, built: BuildResult | None = None) -> 
         problems=tuple(problems),
         serves=serves,
         partial=partial,
+        traffic=targets,
+        steps=steps,
+        history=history,
     )
+
+
+def _undivided(function: Function) -> list[tuple[str, str]]:
+    """Return the annotations about shares of a function that has no traffic to share."""
+    if function.serving is None or function.serving.triggers is None or function.serving.triggers.http:
+        return []
+    found = (traffic.annotation(function, name)[1] for name in (traffic.TRAFFIC, rollout.ROLLOUT))
+    return [(path, "events are not shared out: they all go to the newest revision") for path in found if path]
 
 
 def build_hash(function: Function) -> str:

@@ -25,6 +25,7 @@ from pelton.quantity import format_duration, parse_duration
 
 __all__ = [
     "ACTION",
+    "DEFAULT_HISTORY",
     "HISTORY_LIMIT",
     "OWN",
     "ROLLED_BACK_TO",
@@ -39,7 +40,8 @@ __all__ = [
 ROLLOUT = "pelton.dev/rollout"
 """Annotation: the steps."""
 ACTION = "pelton.dev/rollout-action"
-"""Annotation: `pause|resume|abort REVISION STEP`, what `pelton rollout` asks of that step."""
+"""Annotation: what `pelton rollout` asks for, once: `pause|resume REVISION STEP`, `abort REVISION`, or
+`restart REVISION TIME` with the time at which the aborted one began its last step."""
 ROLLED_BACK_TO = "pelton.dev/rolled-back-to"
 """Annotation: the revision whose content the Function has again; it is taken from its record, at once."""
 HISTORY_LIMIT = "pelton.dev/revision-history-limit"
@@ -48,6 +50,7 @@ OWN = frozenset({ROLLOUT, ACTION, ROLLED_BACK_TO, HISTORY_LIMIT, TRAFFIC})
 """Annotations that say how revisions follow each other, and are no part of any."""
 
 DEFAULT_HISTORY = 5
+"""Revisions kept for rollback beside those in use, where HISTORY_LIMIT is not given."""
 _MAX_HISTORY = 100
 _MAX_STEPS = 20
 _MAX_PAUSE_S = 30 * 24 * 3600.0
@@ -235,6 +238,8 @@ def advance(
         now: The time.
     """
     known = recorded if recorded is not None and recorded.revision == revision else None
+    if known is not None and known.state == "Aborted" and action == f"restart {revision} {known.since}":
+        known = None
     if known is not None and known.state in ("Completed", "Aborted"):
         return known
     if known is None or known.stable != stable:

@@ -32,6 +32,7 @@ __all__ = [
     "missing",
     "read",
     "referred",
+    "shares",
     "speaks_h2c",
     "traffic_status",
 ]
@@ -149,7 +150,7 @@ def _target(entry: Any, where: str, bad: Any) -> TrafficTarget:
         bad(f'{where} has the unknown field "{field}"; known are {", ".join(sorted(_FIELDS))}')
     revision = entry.get("revision", entry.get("revisionName"))
     is_latest = entry.get("latestRevision")
-    if is_latest not in (None, True, False):
+    if not (is_latest is None or isinstance(is_latest, bool)):
         bad(f"{where}: latestRevision is true or false")
     if is_latest is True and revision not in (None, LATEST):
         bad(f"{where} names a revision and asks for the latest one")
@@ -271,19 +272,28 @@ def speaks_h2c(workload: Workload) -> bool:
     return workload.options.get("protocol", "").strip().lower() in {"h2c", "grpc"}
 
 
-def traffic_status(decided: Layout, *, latest: str, hosts: Iterable[str] = ()) -> list[dict[str, Any]]:
+def shares(live: Desired) -> tuple[tuple[str, int], ...]:
+    """Return (revision, percentage) of what shares the traffic, the largest first."""
+    split = live.route.split if live.route is not None else ()
+    return tuple((key.partition(":")[2], weight) for key, weight in split) or ((live.revision, 100),)
+
+
+def traffic_status(live: Desired, *, latest: str) -> list[dict[str, Any]]:
     """Return status.traffic: an entry per share and per tag, in Knative's words.
 
     Args:
-        decided: Who gets what.
+        live: What the target was told.
         latest: The Function's newest revision.
-        hosts: Host names that tags stand in front of; the first counts.
     """
-    host = next((one for one in hosts if not one.startswith("*")), "")
-    entries: list[dict[str, Any]] = []
-    for name, percent in decided.split:
-        entries.append({"revisionName": name, "percent": percent, "latestRevision": name == latest})
-    for tag, name in decided.tags:
+    if live.route is None:
+        return []
+    host = next((one for one in live.route.hosts if not one.startswith("*")), "")
+    entries: list[dict[str, Any]] = [
+        {"revisionName": name, "percent": percent, "latestRevision": name == latest}
+        for name, percent in shares(live)
+    ]
+    for tag, key in live.route.tags:
+        name = key.partition(":")[2]
         entry = {"revisionName": name, "percent": 0, "latestRevision": name == latest, "tag": tag}
         entries.append({**entry, "host": f"{tag}-{host}"} if host else entry)
     return entries

@@ -31,6 +31,7 @@ class MemoryPlatform:
         apply_error: Called with the Desired; what it returns is raised instead of applying.
         remove_error: Raised instead of removing.
         gate: When set, builds and checks wait for it.
+        seen: Called with what runs; what it returns is how that fares.
     """
 
     journal: list[tuple[str, str, str]] = field(default_factory=list)
@@ -40,6 +41,9 @@ class MemoryPlatform:
     apply_error: Callable[[Desired], Exception | None] = lambda _desired: None
     remove_error: Exception | None = None
     gate: asyncio.Event | None = None
+    seen: Callable[[Desired], FunctionObserved] = lambda desired: FunctionObserved(
+        namespace=desired.workload.namespace, name=desired.workload.name, revision=desired.revision
+    )
 
     async def build(self, run: BuildRun, function: Function) -> BuildResult:
         """Pretend to build: the result depends on nothing but the run."""
@@ -71,7 +75,7 @@ class MemoryPlatform:
         desired = self.applied.get(f"{namespace}/{name}")
         if desired is None:
             return None, None
-        return desired, FunctionObserved(namespace=namespace, name=name, revision=desired.workload.revision)
+        return desired, self.seen(desired)
 
     async def apply(self, desired: Desired) -> None:
         """Take it as running."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from pelton.model.desired import Desired, Route, Scaling, Workload
-from pelton.plan.conditions import REVISION_REF, Phase, function_status
+from pelton.plan.conditions import Phase, function_status
 
-RUNNING = Phase(state="Running", refs={REVISION_REF: "hello-1"}, last_successful={REVISION_REF: "hello-1"})
+RUNNING = Phase(state="Running", ref="serving-a", last_successful="serving-a", revision="hello-1")
 BUILT = Phase(state="Succeeded", content="abc")
 
 
@@ -37,6 +37,7 @@ def status(previous: dict[str, Any] | None = None, **changes: Any) -> dict[str, 
             "partial": (),
             "gateway": "http://127.0.0.1:8080",
             "now": "2026-01-01T00:00:00Z",
+            "latest": "hello-1",
             **changes,
         },
     )
@@ -53,8 +54,9 @@ def test_status_of_a_running_function():
         "serving": {
             "state": "Running",
             "reason": "Running",
-            "resourceRef": {REVISION_REF: "hello-1"},
-            "lastSuccessfulResourceRef": {REVISION_REF: "hello-1"},
+            "resourceRef": "serving-a",
+            "lastSuccessfulResourceRef": "serving-a",
+            "revision": "hello-1",
             "service": "hello",
         },
         "addresses": [
@@ -62,7 +64,9 @@ def test_status_of_a_running_function():
             {"type": "Internal", "value": "http://127.0.0.1:8080/default/hello/"},
         ],
         "route": {"hosts": ["hello.default.localhost"], "paths": [{"type": "PathPrefix", "value": "/"}]},
+        "traffic": [{"revisionName": "hello-1", "percent": 100, "latestRevision": True}],
         "revision": {"imageDigest": "sha256:x"},
+        "sources": [{"name": "default", "bundle": {"digest": "sha256:x"}}],
         "conditions": [
             {
                 "type": "Ready",

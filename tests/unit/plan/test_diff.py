@@ -37,7 +37,7 @@ def test_diff_creates_with_a_check_first():
 
 
 def test_diff_does_not_check_what_is_known_to_load():
-    assert diff(None, live(), checked="hello-1") == (Apply(desired=live(), changes=("created",)),)
+    assert diff(None, live(), checked={"hello-1"}) == (Apply(desired=live(), changes=("created",)),)
 
 
 def test_diff_of_scaling_applies_without_a_check():

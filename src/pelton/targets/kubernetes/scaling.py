@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 
 from pelton.errors import RenderError
@@ -113,6 +115,8 @@ def scaled_job(
     written = _written(serving)
     job = dict(written.get("scaledJob") or {})
     job.pop("restartPolicy", None)  # a field of the Job's pods, see `workload.job_spec`
+    if "scalingStrategy" in job:
+        job["scalingStrategy"] = _scaling_strategy(job["scalingStrategy"])
     if keda.scaled_object is not None:
         scaled = written.get("scaledObject") or {}
         job = {key: scaled[key] for key in ("pollingInterval",) if key in scaled}
@@ -134,6 +138,17 @@ def scaled_job(
         "triggers": triggers,
     }
     return _scaler("keda.sh/v1alpha1", "ScaledJob", identity, spec)
+
+
+def _scaling_strategy(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the strategy in KEDA's form: OpenFunction asks for a percentage where KEDA reads a fraction."""
+    name = "customScalingRunningJobPercentage"
+    found = dict(written)
+    if name in found:
+        with suppress(ArithmeticError):
+            percent = Decimal(str(found[name]).removesuffix("%").strip())
+            found[name] = f"{percent / 100:f}"
+    return found
 
 
 def _keda(serving: Serving) -> KedaOptions:

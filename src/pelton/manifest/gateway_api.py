@@ -397,7 +397,8 @@ def _listener(
     *, tls: dict[str, Any] | None = None, allowed: dict[str, Any] | None = None, **values: Any
 ) -> model.GatewayListener:
     known = {name: value for name, value in (tls or {}).items() if name != "options"}
-    return model.GatewayListener(**values, **known, **(allowed or {}))
+    missing = {"name": "", "port": 0, "protocol": ""}  # stand in where they are reported as missing
+    return model.GatewayListener(**{**missing, **values}, **known, **(allowed or {}))
 
 
 def _allowed(

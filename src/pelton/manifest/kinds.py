@@ -19,6 +19,7 @@ from pelton.manifest import (
     keda_rules,
     notification,
     openfunction_core,
+    openfunction_networking,
     openfunction_revisions,
 )
 from pelton.manifest.fields import (
@@ -274,6 +275,21 @@ KINDS: tuple[Kind, ...] = (
         columns=(_AGE,),
         verbs=cast(Verbs, gateway_api.REFERENCE_GRANT),
         older=gateway_api.REFERENCE_GRANT.older,
+    ),
+    Kind(
+        group="networking.openfunction.io",
+        version="v1alpha1",
+        kind="Gateway",
+        plural="gateways",
+        singular="gateway",
+        status=True,
+        columns=(
+            Column("Address", "string", ".status.addresses[0].value"),
+            Column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
+            _AGE,
+        ),
+        verbs=cast(Verbs, openfunction_networking.GATEWAY),
+        doc="Where functions are reached: domains, names of hosts and paths, listeners.",
     ),
     Kind(
         group="notification.kubesphere.io",

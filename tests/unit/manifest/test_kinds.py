@@ -70,13 +70,18 @@ def test_by_resource_takes_every_name_of_a_kind(word):
     assert by_resource(word).kind == "Function"
 
 
+def test_by_resource_group_tells_kinds_of_one_name_apart():
+    assert by_resource("gateways.networking.openfunction.io").group == "networking.openfunction.io"
+    assert by_resource("gateway.gateway.networking.k8s.io").group == "gateway.networking.k8s.io"
+
+
 def test_by_resource_unknown_name_suggests_one():
     with pytest.raises(ManifestError, match="did you mean functions"):
         by_resource("fuctions")
 
 
 def test_kinds_names_are_unique_and_each_module_has_all_verbs():
-    names = [name for row in KINDS for name in (row.plural, row.singular, *row.short_names)]
+    names = [(name, row.group) for row in KINDS for name in (row.plural, row.singular, *row.short_names)]
 
     assert len(names) == len(set(names))
     for row in KINDS:

@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-import tempfile
 import textwrap
 import threading
 from pathlib import Path
@@ -96,18 +95,18 @@ def test_a_program_that_dies_is_started_again(shared):
     )
 
 
-@pytest.fixture
-def flag():
-    """A file that a program under another uid can see once the test makes it."""
-    folder = Path(tempfile.mkdtemp(prefix="pelton-flag-"))
-    folder.chmod(0o755)
-    yield folder / "broken"
-    shutil.rmtree(folder)
+def _break(platform, program):
+    """Leave a note for a deployed program where it alone can see it: in its bundle."""
+    for bundle in (platform.home / "bundles").iterdir():
+        source = bundle / "program.py"
+        if source.exists() and source.read_text() == program:
+            bundle.chmod(0o755)
+            (bundle / "broken").touch()
 
 
 SOMETIMES = """
 import http.server, os, sys, time
-if os.path.exists({flag!r}):
+if os.path.exists("broken"):
     {broken}
 handler = http.server.BaseHTTPRequestHandler
 http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), handler).serve_forever()
@@ -124,14 +123,14 @@ def test_a_program_that_does_not_come_up_is_refused_when_it_is_applied(shared):
     assert "\nno\n" in said.text
 
 
-def test_a_program_that_does_not_listen_any_more_is_a_503_with_the_reason(shared, flag):
+def test_a_program_that_does_not_listen_any_more_is_a_503_with_the_reason(shared):
     annotations = {
         "pelton.dev/command": f"{sys.executable} program.py",
         "pelton.dev/start-timeout": "3s",
     }
-    program = SOMETIMES.format(flag=str(flag), broken="time.sleep(100)")
+    program = SOMETIMES.format(broken="time.sleep(100)")
     _apply(shared, "silent", {"program.py": program}, annotations)
-    flag.touch()
+    _break(shared, program)
 
     answer = shared.request("silent")
 
@@ -189,11 +188,11 @@ def test_a_grpc_server_runs_from_zero_and_back_to_it(shared):
         assert say(b"again", timeout=30) == b"hello again"
 
 
-def test_a_grpc_server_that_does_not_start_is_unavailable_with_the_reason(shared, flag):
+def test_a_grpc_server_that_does_not_start_is_unavailable_with_the_reason(shared):
     annotations = {"pelton.dev/command": f"{sys.executable} program.py", "pelton.dev/protocol": "h2c"}
-    program = SOMETIMES.format(flag=str(flag), broken="sys.exit(5)")
+    program = SOMETIMES.format(broken="sys.exit(5)")
     _apply(shared, "broken", {"program.py": program}, annotations)
-    flag.touch()
+    _break(shared, program)
     target = shared.endpoints["gateway"].removeprefix("http://")
     options = [("grpc.default_authority", "broken.default.localhost"), ("grpc.enable_http_proxy", 0)]
 

@@ -204,6 +204,8 @@ class Node:
         observed = (self._instances.observe(key) for key in self._instances.keys())  # noqa: SIM118 -- not a dict
         return {
             "functions": [msgspec.to_builtins(item) for item in observed if item is not None],
+            "isolation": self._instances.isolation(),
+            "limits": self._instances.limits(),
             "gateway_connected": self._gateway.connected,
             "spans": self._spans.counters(),
             "activator": {"overflowed": self._activator.overflowed, "abandoned": self._activator.abandoned},

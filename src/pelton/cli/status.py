@@ -79,7 +79,11 @@ def _screen() -> Iterator[Callable[[str], None]]:
 
 
 def collect(home: Home) -> dict[str, Any]:
-    """Return `parts[]{name,pid,state,restarts}` and `functions[]{namespace,name,state,revision,...}`."""
+    """Return what runs.
+
+    Shape: `parts[]{name,pid,state,restarts}`, `isolation`, `limits{means,missing,default}` and
+    `functions[]{namespace,name,state,revision,...}`.
+    """
     home.endpoints()
     answer = asyncio.run(_ask(str(home.run_directory() / "up.sock")))
     observed = {(f["namespace"], f["name"]): f for f in answer["node"].get("functions", ())}
@@ -90,7 +94,13 @@ def collect(home: Home) -> dict[str, Any]:
     with Client(home) as client:
         objects = client.list(kinds.by_resource("functions"), None)["items"]
     functions = [_function(obj, observed, events) for obj in objects]
-    return {"parts": answer["parts"], "functions": functions}
+    node = answer["node"]
+    return {
+        "parts": answer["parts"],
+        "isolation": node.get("isolation", ""),
+        "limits": node.get("limits", {}),
+        "functions": functions,
+    }
 
 
 def _function(
@@ -119,6 +129,8 @@ def _function(
         "instance_seconds": round(seen.get("instance_seconds", 0.0), 2),
         "pending_events": events.get(key, 0),
         "isolation": seen.get("isolation", ""),
+        "limits": seen.get("limits"),
+        "last_terminated": seen.get("last_terminated"),
         "decision": seen.get("decision", ""),
         "workers": [
             {
@@ -158,10 +170,13 @@ def _print(home: Home, found: Mapping[str, Any], rates: Mapping[str, float] | No
         ("PART", "PID", "STATE", "RESTARTS"),
         [(p["name"], str(p["pid"]), p["state"], str(p["restarts"])) for p in found["parts"]],
     )
-    print()
+    limits = found["limits"]
+    missing = f" ({limits['missing']})" if limits.get("missing") else ""
+    print(f"\nisolation {found['isolation'] or '-'}\nlimits    {limits.get('means') or '-'}{missing}\n")
     if not found["functions"]:
         print("no functions yet; next: pelton init hello && pelton deploy hello")
         return
+    ended = any(f["last_terminated"] for f in found["functions"])
     print_columns(
         (
             "NAMESPACE",
@@ -174,6 +189,8 @@ def _print(home: Home, found: Mapping[str, Any], rates: Mapping[str, float] | No
             "TEMPLATE",
             "COLD STARTS",
             "ISOLATION",
+            "LIMITS",
+            *(["LAST TERMINATED"] if ended else []),
         ),
         [
             (
@@ -186,11 +203,26 @@ def _print(home: Home, found: Mapping[str, Any], rates: Mapping[str, float] | No
                 str(f["pending_events"]),
                 f["template"] or "-",
                 str(f["cold_starts"]),
-                f["isolation"] or "-",
+                f["isolation"].partition(" ")[0] or "-",
+                _limits(f["limits"]),
+                *([_terminated(f["last_terminated"])] if ended else []),
             )
             for f in found["functions"]
         ],
     )
+
+
+def _limits(limits: Mapping[str, Any] | None) -> str:
+    """Return limits on one line: memory and processors, the two that matter most."""
+    if not limits:
+        return "-"
+    mebibytes = limits["memory_bytes"] / (1 << 20)
+    memory = f"{mebibytes:.4g}Mi" if mebibytes < 1000 else f"{mebibytes / 1024:.3g}Gi"
+    return f"{memory}, {limits['cpu']:g} cpu" if limits["cpu"] else memory
+
+
+def _terminated(last: Mapping[str, Any] | None) -> str:
+    return f"{last['reason']} ({last['count']})" if last else "-"
 
 
 def _load(function: Mapping[str, Any], rates: Mapping[str, float]) -> list[str]:

@@ -37,7 +37,7 @@ __all__ = ["UpOptions", "up"]
 
 _INHERITED: Final = (
     "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_RUNTIME_DIR", "SSL_CERT_FILE", "SSL_CERT_DIR",
-    "PYTHONPATH", "PELTON_ISOLATION", "LD_LIBRARY_PATH",
+    "PYTHONPATH", "PELTON_ISOLATION", "PELTON_VISIBLE", "LD_LIBRARY_PATH",
 )  # fmt: skip
 _STOP_S: Final = 4.0
 """For stopping all parts; the promise is 5 s from SIGTERM to the exit."""

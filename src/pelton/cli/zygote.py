@@ -19,9 +19,11 @@ import uvloop  # noqa: F401
 
 from pelton import log
 from pelton.cli.tables import CONVENTIONS, resolve_convention
-from pelton.dataplane import isolation
+from pelton.dataplane import isolation, limits
+from pelton.dataplane.limiter import Limiter
 from pelton.dataplane.loader import leave_packages
 from pelton.dataplane.zygote import Zygote
+from pelton.model.limits import defaults
 
 __all__ = ["main"]
 
@@ -32,16 +34,20 @@ def main() -> None:
     log.setup("zygote")
     os.umask(0o022)
     home, run = sys.argv[1:3]
+    machine = limits.machine_bytes()
+    groups = limits.open_groups(run.rpartition("-")[2], total_bytes=machine)
     granted = isolation.enter(
-        visible=[*isolation.interpreter_paths(), f"{home}/bundles", f"{home}/environments"],
+        visible=isolation.visible_paths(),
+        shelves=[f"{home}/bundles", f"{home}/environments"],
         writable=[f"{home}/spool", run],
-        hide=[home, run],
-        namespaces=os.environ.get("PELTON_ISOLATION", "") != "none",
+        hide=[home, run, *isolation.private_places()],
+        use=os.environ.get("PELTON_ISOLATION", ""),
     )
+    limiter = Limiter(groups, granted, defaults(machine))
     for module in CONVENTIONS.values():
         importlib.import_module(module)
     leave_packages()
-    Zygote(f"{run}/zygote.sock", granted, resolve_convention).serve()
+    Zygote(f"{run}/zygote.sock", granted, limiter, resolve_convention).serve()
 
 
 if __name__ == "__main__":

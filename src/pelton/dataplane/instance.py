@@ -20,6 +20,7 @@ from pelton.dataplane import wire
 from pelton.dataplane.load_page import LoadPage
 from pelton.log import get
 from pelton.model.desired import Desired, Workload, revision_key
+from pelton.model.snapshot import Terminated
 
 __all__ = [
     "FunctionState",
@@ -49,6 +50,7 @@ class Instance:
         forked_at, ready_at: When its sockets took connections, and when it answered; 0 until then.
         page_fd: The page's file until the page is mapped; its name goes with the worker. -1 without.
         served: Whether it had begun an invocation when it ended before it was ready.
+        told: Whether its end has been told of.
         listening: Set when its sockets take connections; what is sent then is answered once it is ready.
         settled: Set when it is ready or gone.
     """
@@ -68,6 +70,7 @@ class Instance:
     served: bool = False
     forked_at: float = 0.0
     ready_at: float = 0.0
+    told: bool = False
     listening: asyncio.Event = field(default_factory=asyncio.Event)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
@@ -182,6 +185,7 @@ class FunctionState:
         cold_starts: Wakes of a revision without instances.
         past_seconds: Lifetimes of all instances that have gone.
         past_invocations, past_busy_ns: What those had counted.
+        last_terminated: The last end of an instance that nobody asked for.
         changing: Held while revisions are applied or released.
     """
 
@@ -194,6 +198,7 @@ class FunctionState:
     past_seconds: float = 0.0
     past_invocations: int = 0
     past_busy_ns: int = 0
+    last_terminated: Terminated | None = None
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def revision(self, name: str) -> RevisionState:

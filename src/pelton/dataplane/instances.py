@@ -34,12 +34,14 @@ from pelton.dataplane.instance import (
 from pelton.errors import PeltonError, WakeError
 from pelton.log import get
 from pelton.model.desired import Desired, Workload
+from pelton.model.limits import Limits, resolve
 from pelton.model.snapshot import (
     CheckResult,
     FunctionObserved,
     InstanceObserved,
     LoadReading,
     RevisionObserved,
+    Terminated,
 )
 from pelton.model.span import SpanRecord
 
@@ -101,6 +103,8 @@ class InstanceManager:
         self._checks = asyncio.Semaphore(2)
         self._random = random.SystemRandom()
         self._isolation = ""
+        self._limits: dict[str, Any] = {}
+        self._default = Limits()
         self._uids: dict[str, int] = {}
         self._busy = asyncio.Event()
 
@@ -139,6 +143,8 @@ class InstanceManager:
                 continue
             self._zygote = peer
             self._isolation = listing["isolation"]
+            self._limits = listing["limits"]
+            self._default = Limits(**self._limits["default"])
             self._adopt(listing)
             self._zygote_up.set()
             await peer.closed.wait()
@@ -182,6 +188,7 @@ class InstanceManager:
             body = {
                 "revision": workload.revision,
                 "uid": self._uid(workload.key),
+                "limits": msgspec.to_builtins(workload.limits),
                 "workload": path,
                 "timeout_s": timeout_s,
                 "keep": True,
@@ -293,6 +300,14 @@ class InstanceManager:
         await asyncio.gather(*(self.remove(key) for key in set(self._functions) - keys))
 
     # -- what others ask -------------------------------------------------------------------------------------
+
+    def isolation(self) -> str:
+        """Return what keeps functions apart, as the zygote said."""
+        return self._isolation
+
+    def limits(self) -> dict[str, Any]:
+        """Return by what means limits are kept, what is missing, and the defaults; as the zygote said."""
+        return self._limits
 
     def keys(self) -> list[str]:
         """Return `namespace/name` of all functions."""
@@ -420,6 +435,8 @@ class InstanceManager:
             invocations=function.past_invocations + sum(reading.total for reading in readings),
             busy_seconds=(function.past_busy_ns + sum(reading.busy_ns for reading in readings)) / 1e9,
             isolation=self._isolation,
+            limits=resolve(main.desired.workload.limits, self._default) if main.desired else None,
+            last_terminated=function.last_terminated,
             decision=main.decision(),
             revisions=tuple(
                 RevisionObserved(
@@ -533,6 +550,7 @@ class InstanceManager:
             "page": f"{stem}.page",
             "spool": str(self._spool_dir / workload.namespace / workload.name / f"{instance_id}.log"),
             "uid": self._uid(workload.key),
+            "limits": msgspec.to_builtins(workload.limits),
         }
         instance = self._new_instance(workload, body)
         self._spawn_task(self._bring_up(instance, body), f"start-{instance_id}")
@@ -606,6 +624,7 @@ class InstanceManager:
             instance.tell(self._clock, "this instance ended by itself in its first invocation")
             instance.served = True
             self._bury(instance)
+            self._await_exit(instance)
             return
         state = self._state_of(instance)
         if state is not None:
@@ -614,6 +633,13 @@ class InstanceManager:
             state.retry_at = self._clock.monotonic() + min(5.0, 0.1 * 2 ** min(state.failures, 10))
         _log.warning("%s: %s", instance.id, reason)
         self._bury(instance)
+        self._await_exit(instance)
+
+    def _await_exit(self, instance: Instance) -> None:
+        """Keep an instance until the zygote says how it ended: a limit has more to say than was told."""
+        instance.told = True
+        if instance.status is None:
+            self._lost[instance.id] = instance
 
     async def _follow(self, instance: Instance, peer: wire.Peer) -> None:
         """A closed ctl connection means that the worker is gone."""
@@ -688,7 +714,9 @@ class InstanceManager:
                 continue
             if instance.page.read().earliest_deadline + OVERRUN_GRACE_S < now:
                 instance.state = "draining"
-                instance.tell(self._clock, "an invocation overran its time limit; this instance is ended")
+                said = "an invocation overran its time limit; this instance is ended"
+                instance.tell(self._clock, said)
+                self._terminated(instance, "Timeout", said)
                 self._spawn_task(self._end_overrun(instance), f"overrun-{instance.id}")
 
     async def _end_overrun(self, instance: Instance) -> None:
@@ -718,14 +746,35 @@ class InstanceManager:
             return
         instance.status = body["status"]
         key, was = instance.workload.key, instance.state
+        limit = f"{body['reason']}: {body['message']}" if body["reason"] else ""
+        how = limit or ending(body["status"])
         if was == "starting":
             words = last_words(instance.spool)
-            self._failed(instance, f"the worker ended while it started ({ending(body['status'])}): {words}")
+            self._terminated(instance, body["reason"], body["message"] or how)
+            self._failed(instance, f"the worker ended while it started ({how}): {words}")
             return
         self._bury(instance)
         if was in {"ready", "gone"}:  # gone: its connection has closed before this note
-            instance.tell(self._clock, f"this instance ended by itself ({ending(body['status'])})")
+            self._terminated(instance, body["reason"], body["message"] or how)
+            state = self._state_of(instance)
+            if limit and state is not None and state.failures:
+                state.failure = f"the worker ended while it started ({how})"
+            if limit or not instance.told:
+                instance.tell(self._clock, f"this instance ended by itself ({how})")
             await self._on_change(key)
+
+    def _terminated(self, instance: Instance, reason: str, message: str) -> None:
+        """Note an end that nobody asked for."""
+        function = self._functions.get(instance.workload.key)
+        if function is not None:
+            before = function.last_terminated
+            function.last_terminated = Terminated(
+                instance=instance.id,
+                reason=reason or "Error",
+                message=message,
+                at=self._clock.now().timestamp(),
+                count=before.count + 1 if before is not None else 1,
+            )
 
     async def _template_changed(self, _peer: wire.Peer, body: dict[str, Any]) -> None:
         for function in self._functions.values():

@@ -1,9 +1,10 @@
 """What keeps a function away from the platform and from other functions (design decision 15).
 
-`enter` makes the zygote's namespaces once; `confine` is what each child does before user code. As root: a PID
-and a mount namespace and one uid per function; else a user namespace in which PELTON_HOME and the run
-directory are hidden; else nothing, and the reason is reported. Linux only; ctypes on libc, since the standard
-library has none of these calls before 3.12. Called by `dataplane/zygote.py` and by the parts in `cli/`.
+`enter` makes the zygote's namespaces once, `prepare` and `confine` are what each child does before user code.
+As root: a uid and a view of the files per function; else a user namespace and a view per process; else
+Landlock; else nothing, and the reason is reported. `dataplane/mounts.py` makes views, `dataplane/landlock.py`
+rules. What each of them keeps away: docs/security.md. Linux only; ctypes on libc, since the standard library
+has none of these calls before 3.12. Called by `dataplane/zygote.py`, `template.py` and the parts in `cli/`.
 """
 
 from __future__ import annotations
@@ -11,28 +12,27 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import stat
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["Isolation", "confine", "die_with_parent", "enter", "no_new_privileges", "outer_pid"]
+from pelton.dataplane import landlock, mounts
+
+__all__ = ["Isolation", "confine", "die_with_parent", "enter", "no_new_privileges", "outer_pid", "prepare"]
 
 _CLONE_NEWNS: Final = 0x00020000
+_CLONE_NEWIPC: Final = 0x08000000
 _CLONE_NEWUSER: Final = 0x10000000
 _CLONE_NEWPID: Final = 0x20000000
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = (
-    1,
-    2,
-    4,
-    32,
-    4096,
-    16384,
-    1 << 18,
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
+_RUN: Final = "/run"
+_RUN_KEPT: Final = ("systemd/resolve", "resolvconf", "NetworkManager", "nscd")
+"""What of /run a function needs: name resolution. The rest are sockets of services that act for others."""
+_SYSTEM: Final = frozenset(
+    {"", "bin", "dev", "etc", "lib", "lib64", "nonexistent", "proc", "sbin", "sys", "usr"}
 )
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 1, 38, 36
-_O_PATH: Final = 0o10000000
+_DEVICES: Final = ("/dev", "/proc")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -42,22 +42,34 @@ class Isolation:
     """What the zygote could get.
 
     Attributes:
-        kind: `uid`, `userns` or `none`.
-        reason: Why not more, for `none`.
+        kind: `uid`, `userns`, `landlock` or `none`; in a template's children `inherited`.
+        reason: Why not more, for `landlock` and `none`.
         pid_namespace: Whether children of workers die with the zygote.
         outer_proc: Descriptor of the /proc that shows outer pids, or -1.
-        hide: Directories that a confined child must not see (kind `userns`).
+        layout: What each process's view of the files is made of; None without mount namespaces.
+        landlock_abi: ABI of the kernel's Landlock, 0 without.
+        rules: What stays reachable where Landlock guards the files; None else.
+        gaps: What does not hold here although it does with this kind elsewhere, one clause each.
     """
 
     kind: str
     reason: str = ""
     pid_namespace: bool = False
     outer_proc: int = -1
-    hide: tuple[str, ...] = ()
+    layout: mounts.Layout | None = None
+    landlock_abi: int = 0
+    rules: landlock.Rules | None = None
+    gaps: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
-        """`uid`, `userns` or `none (reason)`."""
-        return f"none ({self.reason})" if self.kind == "none" else self.kind
+        """The kind, with what is missing and why in parentheses."""
+        missing = "; ".join(filter(None, (self.reason, *self.gaps)))
+        return f"{self.kind} ({missing})" if missing else self.kind
+
+    @property
+    def private_scratch(self) -> bool:
+        """Whether each process has temporary directories of its own by itself."""
+        return self.layout is not None
 
 
 def _check(result: int, what: str) -> None:
@@ -68,19 +80,6 @@ def _check(result: int, what: str) -> None:
 
 def _unshare(flags: int) -> None:
     _check(_libc.unshare(flags), "unshare")
-
-
-def _mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
-    _check(
-        _libc.mount(
-            source.encode(),
-            target.encode(),
-            kind.encode() if kind else None,
-            ctypes.c_ulong(flags),
-            data.encode() if data else None,
-        ),
-        f"mount {target}",
-    )
 
 
 def _prctl(option: int, value: int) -> None:
@@ -116,8 +115,16 @@ def outer_pid(outer_proc: int) -> int:
     return os.getpid()
 
 
+# -- the zygote ----------------------------------------------------------------------------------------------
+
+
 def enter(
-    *, visible: Iterable[str], writable: Iterable[str], hide: Sequence[str], namespaces: bool = True
+    *,
+    visible: Iterable[str],
+    shelves: Sequence[str],
+    writable: Iterable[str],
+    hide: Sequence[str],
+    use: str = "",
 ) -> Isolation:
     """Give this process the namespaces that it may have; forks once, the caller goes on as the child.
 
@@ -125,62 +132,126 @@ def enter(
     sees one process. Everything under `visible` stays readable by any uid, whatever its parents' modes are.
 
     Args:
-        visible: What functions must be able to read (interpreter, bundles, environments).
+        visible: What functions must be able to read: the interpreter, programs.
+        shelves: Directories of bundles and environments; a function sees its own entries only.
         writable: What this process itself must be able to reach and write (sockets, spools).
-        hide: Directories whose content confined children must not see.
-        namespaces: False to ask for none (reported as such).
+        hide: Directories whose content functions must not see.
+        use: `none` asks for nothing, `landlock` for no namespace; "" for what is to be had.
     """
+    version = landlock.abi()
     root = os.geteuid() == 0
-    if not namespaces:
+    if use == "none":
         return Isolation("none", reason="switched off")
-    uid, gid = os.geteuid(), os.getegid()
-    try:
-        _unshare(_CLONE_NEWPID | _CLONE_NEWNS | (0 if root else _CLONE_NEWUSER))
-    except OSError as exc:
-        kind = "uid" if root else "none"
-        return Isolation(kind, reason="" if root else f"namespaces are not permitted: {exc.strerror}")
-    if not root:
-        _write("/proc/self/setgroups", "deny")
-        _write("/proc/self/uid_map", f"{uid} {uid} 1")
-        _write("/proc/self/gid_map", f"{gid} {gid} 1")
+    hidden = [os.path.realpath(path) for path in hide if os.path.isdir(path)]  # noqa: PTH112 -- no pathlib here
+    seen = _real(visible)
+    layout = mounts.Layout(
+        hidden=tuple(hidden),
+        shelves=tuple(_real(shelves)),
+        visible=(*seen, *_real(f"{_RUN}/{name}" for name in _RUN_KEPT)),
+    )
+    why = "switched off" if use == "landlock" else _try(layout)
+    if why:
+        return _without_mounts(version, hidden, seen, why)
+    isolation = Isolation(
+        "uid" if root else "userns", pid_namespace=True, layout=layout, landlock_abi=version
+    )
+    _enter_namespaces()
     _fork_and_wait()
-    outer_proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    os.set_inheritable(outer_proc, False)
-    _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
-    try:
-        _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV)
-    except OSError:
-        pass  # a container may forbid it; /proc then shows outer pids, which few programs would notice
+    isolation.outer_proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.set_inheritable(isolation.outer_proc, False)
+    mounts.make_private()
+    # With a user namespace per function nobody may trace another, with a uid per function neither; what may
+    # not be traced is not shown.
+    shown = mounts.mount_proc(
+        *(("hidepid=invisible", "hidepid=2") if root else ("hidepid=ptraceable", "hidepid=4"))
+    )
+    if shown in ("", "none"):
+        isolation.gaps.append("/proc lists other functions' processes")
     if root:
-        _open_ways(list(visible), list(writable))
-    return Isolation(
-        "uid" if root else "userns",
-        pid_namespace=True,
-        outer_proc=outer_proc,
-        hide=() if root else tuple(hide),
+        mounts.open_ways([*seen, *_real(shelves)], list(writable))
+    elif version < landlock.SCOPE_ABI:
+        isolation.gaps.append(
+            f"functions can signal each other: Landlock has ABI {version}, that takes {landlock.SCOPE_ABI}"
+        )
+    return isolation
+
+
+def _without_mounts(version: int, hidden: Sequence[str], seen: Sequence[str], why: str) -> Isolation:
+    """Return what is left where no mount namespace is to be had: uids as root, and Landlock."""
+    rules = _rules(hidden, seen) if version else None
+    if os.geteuid() == 0:
+        isolation = Isolation("uid", landlock_abi=version, rules=rules, gaps=[why])
+        if rules is None:
+            isolation.gaps.append("functions can read each other's source: there is no Landlock")
+        return isolation
+    if rules is None:
+        return Isolation("none", reason=f"{why}, and there is no Landlock")
+    isolation = Isolation("landlock", reason=why, landlock_abi=version, rules=rules)
+    if version < landlock.SCOPE_ABI:
+        isolation.gaps.append(
+            f"functions can signal each other: Landlock has ABI {version}, that takes {landlock.SCOPE_ABI}"
+        )
+    return isolation
+
+
+def _rules(hidden: Sequence[str], seen: Sequence[str]) -> landlock.Rules:
+    """Return rules: what is not hidden is readable, temporary directories are writable if they can be.
+
+    A directory cannot be opened but for something below it, so one above a hidden place stays closed.
+    """
+    scratch = [
+        path
+        for path in dict.fromkeys(map(os.path.realpath, mounts.SCRATCH))
+        if os.path.isdir(path) and not any(mounts.inside(place, path) for place in hidden)  # noqa: PTH112 -- as above
+    ]
+    return landlock.Rules(
+        readable=(*landlock.around(hidden), *seen, *_real(f"{_RUN}/{name}" for name in _RUN_KEPT)),
+        writable=tuple(scratch),
+        devices=_DEVICES,
     )
 
 
-def confine(isolation: Isolation, *, uid: int, keep: Sequence[str], parent: int) -> None:
-    """Confine a child to its function: the last privileged thing it does.
+def _real(paths: Iterable[str]) -> list[str]:
+    return [os.path.realpath(path) for path in dict.fromkeys(paths) if os.path.exists(path)]  # noqa: PTH110 -- as above
 
-    Args:
-        isolation: What `enter` gave.
-        uid: Uid and gid of the function, for kind `uid`.
-        keep: Directories under hidden ones that it still needs (its bundle and environment), read-only.
-        parent: Pid of the zygote, for the parent-death check.
+
+def _try(layout: mounts.Layout) -> str:
+    """Make namespaces and a view in a child that then ends; returns why that is not permitted, "" if it is.
+
+    Some systems permit a user namespace and then refuse what it is for; there is no way back from one.
     """
-    if isolation.kind == "uid":
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-    elif isolation.kind == "userns":
-        _unshare(_CLONE_NEWNS)
-        for directory in isolation.hide:
-            _cover(directory, [path for path in keep if _inside(path, directory)], [])
-        _drop_capabilities()
-    no_new_privileges()
-    die_with_parent(parent)
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = ""
+        try:
+            _enter_namespaces()
+            mounts.make_private()
+            own = _Own(os.geteuid(), os.getegid()) if os.geteuid() else None
+            _view(layout, own).finish((), mounts.SCRATCH_BYTES)
+        except OSError as exc:
+            said = f"namespaces are not permitted: {exc.strerror}"
+        os.write(write_end, said.encode()[:1024])
+        os._exit(0)
+    os.close(write_end)
+    said = os.read(read_end, 1024).decode()
+    os.close(read_end)
+    os.waitpid(child, 0)
+    return said
+
+
+def _enter_namespaces() -> None:
+    uid, gid = os.geteuid(), os.getegid()
+    _unshare(_CLONE_NEWPID | _CLONE_NEWNS | (_CLONE_NEWUSER if uid else 0))
+    if uid:
+        _map(uid, gid)
+
+
+def _map(uid: int, gid: int) -> None:
+    """Be the same user inside a new user namespace as outside."""
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/uid_map", f"{uid} {uid} 1")
+    _write("/proc/self/gid_map", f"{gid} {gid} 1")
 
 
 def _write(path: str, text: str) -> None:
@@ -209,72 +280,82 @@ def _fork_and_wait() -> None:
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
-def _inside(path: str, directory: str) -> bool:
-    return os.path.realpath(path).startswith(os.path.realpath(directory).rstrip("/") + "/")
+# -- its children --------------------------------------------------------------------------------------------
 
 
-def _blocked_ancestor(path: str) -> str | None:
-    """Return the topmost ancestor that other users cannot search, or None."""
-    current = "/"
-    for part in os.path.realpath(path).strip("/").split("/")[:-1]:
-        current = os.path.join(current, part)  # noqa: PTH118 -- pathlib is not loaded in the zygote
-        if not os.stat(current).st_mode & stat.S_IXOTH:  # noqa: PTH116 -- as above
-            return current
-    return None
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """Who this process is inside its own user namespace."""
+
+    uid: int
+    gid: int
 
 
-def _open_ways(visible: list[str], writable: list[str]) -> None:
-    """Cover every ancestor that blocks the way with an empty directory that has just what is needed in it."""
-    covers: dict[str, tuple[list[str], list[str]]] = {}
-    for index, group in enumerate((visible, writable)):
-        for path in group:
-            blocked = _blocked_ancestor(path) if os.path.exists(path) else None  # noqa: PTH110 -- as above
-            if blocked is not None:
-                covers.setdefault(blocked, ([], []))[index].append(os.path.realpath(path))
-    if not any(readable for readable, _ in covers.values()):
-        return
-    for directory in sorted(covers):
-        readable = covers[directory][0]
-        if readable:
-            # Whatever this process itself needs below the cover must come along, even if no function may read
-            # it.
-            own = [
-                path
-                for group in (writable,)
-                for path in map(os.path.realpath, group)
-                if _inside(path, directory)
-            ]
-            _cover(directory, readable, own)
+def prepare(isolation: Isolation) -> mounts.View | None:
+    """Do what a child can do before it knows its function; the slow part of `confine`.
+
+    Returns:
+        What `confine` finishes; None without views.
+
+    Raises:
+        OSError: The kernel refuses now what it gave to the zygote's trial.
+    """
+    if isolation.layout is None:
+        return None
+    return _view(isolation.layout, _Own(os.geteuid(), os.getegid()) if isolation.kind == "userns" else None)
 
 
-def _cover(directory: str, readable: Sequence[str], writable: Sequence[str]) -> None:
-    """Mount an empty tmpfs over a directory and bind what is listed back into it."""
-    wanted = [(path, False) for path in dict.fromkeys(readable)] + [
-        (path, True) for path in dict.fromkeys(writable)
-    ]
-    wanted = [
-        item for item in wanted if not any(_inside(item[0], other) and w == item[1] for other, w in wanted)
-    ]
-    opened = [
-        (os.open(path, _O_PATH | os.O_CLOEXEC), path, rw)
-        for path, rw in wanted
-        if os.path.exists(path)  # noqa: PTH110 -- as above
-    ]
-    real = os.path.realpath(directory)
-    _mount("tmpfs", real, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=0755,size=1m")
-    for fd, path, rw in opened:
-        if stat.S_ISDIR(os.fstat(fd).st_mode):
-            os.makedirs(path, mode=0o755, exist_ok=True)  # noqa: PTH103 -- as above
-        else:
-            os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)  # noqa: PTH103, PTH120 -- as above
-            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o644))
-        _mount(f"/proc/self/fd/{fd}", path, None, _MS_BIND | _MS_REC)
-        if not rw:
-            try:
-                _mount("none", path, None, _MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID)
-            except OSError:
-                pass  # locked mount flags in a user namespace: it stays as writable as its modes allow
-        os.close(fd)
+def _view(layout: mounts.Layout, own: _Own | None) -> mounts.View:
+    # A user namespace of its own: processes of one user may trace each other only inside one.
+    _unshare(_CLONE_NEWNS | _CLONE_NEWIPC | (_CLONE_NEWUSER if own else 0))
+    if own is not None:
+        _map(own.uid, own.gid)
+    view = mounts.View(layout)
+    view.prepare()
+    return view
+
+
+def confine(
+    isolation: Isolation,
+    view: mounts.View | None,
+    *,
+    uid: int,
+    keep: Sequence[str],
+    parent: int,
+    scratch_bytes: int = mounts.SCRATCH_BYTES,
+    scratch: str = "",
+) -> None:
+    """Confine a child to its function: the last privileged thing it does.
+
+    Args:
+        isolation: What `enter` gave.
+        view: What `prepare` returned.
+        uid: Uid and gid of the function, for kind `uid`.
+        keep: Its bundle and environment, read-only.
+        parent: Pid of the zygote, for the parent-death check.
+        scratch_bytes: Size limit of its temporary directories, where there is a view.
+        scratch: Its own temporary directory, where there is none.
+
+    Raises:
+        OSError: The kernel refuses; user code must not run.
+    """
+    if view is not None:
+        view.finish(keep, scratch_bytes)
+    if isolation.kind == "uid":
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        _prctl(_PR_SET_DUMPABLE, 1)  # lost with the uid, and with it the function's own /proc/self
+    elif isolation.kind == "userns":
+        _drop_capabilities()
+    no_new_privileges()
+    if isolation.kind != "none" and isolation.landlock_abi:
+        rules = isolation.rules
+        if rules is not None:
+            own = (scratch,) if scratch else ()
+            rules = landlock.Rules((*rules.readable, *keep), (*rules.writable, *own), rules.devices)
+        landlock.restrict(isolation.landlock_abi, rules)
+    die_with_parent(parent)
 
 
 def _drop_capabilities() -> None:
@@ -288,8 +369,22 @@ def _drop_capabilities() -> None:
     _check(_libc.capset(ctypes.byref(header), ctypes.byref(data)), "capset")
 
 
-def interpreter_paths() -> list[str]:
-    """Return what an interpreter of this one's kind must be able to read: prefixes and import path."""
+def visible_paths() -> list[str]:
+    """Return what must stay readable: the interpreter, its import path, and what PELTON_VISIBLE names."""
     paths = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
     paths.update(entry for entry in sys.path if entry)
-    return sorted(path for path in paths if os.path.exists(path))  # noqa: PTH110 -- as above
+    for name in ("LD_LIBRARY_PATH", "PELTON_VISIBLE"):
+        paths.update(entry for entry in os.environ.get(name, "").split(":") if entry.startswith("/"))
+    return sorted(path for path in paths if os.path.exists(path))  # noqa: PTH110 -- pathlib is not loaded here
+
+
+def private_places() -> list[str]:
+    """Return directories of the user and of services that act for users: not for functions to see.
+
+    The user's home is not among them where it is a part of the system (`/`, `/usr/sbin`, `/tmp`).
+    """
+    places = {_RUN, os.environ.get("XDG_RUNTIME_DIR", "")}
+    home = os.path.realpath(os.environ.get("HOME", "/"))
+    if os.geteuid() and home.strip("/").partition("/")[0] not in _SYSTEM | {"tmp"} and home != "/var/tmp":  # noqa: S108 -- only compared
+        places.add(home)
+    return sorted(path for path in places if path)

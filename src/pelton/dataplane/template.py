@@ -28,8 +28,10 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from pelton.dataplane import loader
-from pelton.dataplane.isolation import Isolation, confine, die_with_parent, outer_pid
+from pelton.dataplane.isolation import Isolation, confine, die_with_parent, outer_pid, prepare
+from pelton.dataplane.limits import Rlimits
 from pelton.dataplane.load_page import LoadPage
+from pelton.dataplane.mounts import View
 from pelton.dataplane.rehearsal import rehearse
 from pelton.dataplane.streams import Streams
 from pelton.dataplane.wire import FrameReader, send_frame
@@ -39,7 +41,7 @@ from pelton.model.desired import Workload
 from pelton.model.invocation import Deferred, Delivered, LoadedFunction, Output
 from pelton.model.state import StateAnswer, StateCall
 
-__all__ = ["Birth", "become_spare", "become_template", "become_worker"]
+__all__ = ["Birth", "become_spare", "become_template"]
 
 _THREADS_ONE: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _KEPT_ENVIRONMENT: Final = (
@@ -67,14 +69,15 @@ class Birth:
     Attributes:
         workload: The revision.
         isolation: What the zygote could get.
-        uid: The function's uid and gid, for isolation `uid`.
+        order: `uid` (of the function, for isolation `uid`), `instance` (but for templates), and what
+            `Limiter.order` returned.
         resolve: Finds the convention's module.
         zygote_pid: Inner pid of the zygote, the parent to die with.
     """
 
     workload: Workload
     isolation: Isolation
-    uid: int
+    order: dict[str, Any]
     resolve: Resolve
     zygote_pid: int
 
@@ -111,36 +114,11 @@ class _LateSender:
         return await self.worker.state_async(call)
 
 
-def become_worker(
-    isolation: Isolation, resolve: Resolve, zygote_pid: int, order: dict[str, Any], fds: Sequence[int]
-) -> NoReturn:
-    """Load the revision and serve it; never returns.
-
-    Args:
-        isolation: What the zygote could get.
-        resolve: Finds conventions.
-        zygote_pid: Inner pid of the zygote.
-        order: `instance` and `uid`.
-        fds: Descriptors in the order http, ctl, page, spool, workload.
-    """
-    _shed((*fds, isolation.outer_proc))
-    _go_on(isolation, resolve, zygote_pid, order, fds, outer_pid(isolation.outer_proc))
-
-
-def _go_on(
-    isolation: Isolation,
-    resolve: Resolve,
-    zygote_pid: int,
-    order: dict[str, Any],
-    fds: Sequence[int],
-    pid: int,
-) -> NoReturn:
-    streams = _streams(fds[3])
-    instance = order["instance"]
+def _go_on(birth: Birth, view: View | None, fds: Sequence[int], streams: Streams, pid: int) -> NoReturn:
+    instance = birth.order["instance"]
     try:
-        birth = Birth(read_workload(fds[4]), isolation, order["uid"], resolve, zygote_pid)
-        page = _page(fds[2], pid, isolation.outer_proc)
-        _enter(birth)
+        page = _page(fds[2], pid, birth.isolation.outer_proc)
+        _enter(birth, view)
         os.environ["POD_NAME"] = instance
         sender = _LateSender()
         worker = _worker(birth, instance, page, streams)
@@ -154,30 +132,42 @@ def _go_on(
     _serve(worker, function, fds)
 
 
-def become_spare(isolation: Isolation, control: socket.socket, resolve: Resolve, zygote_pid: int) -> NoReturn:
-    """Wait, forked ahead of need, for what to become; then go on as `become_worker`. Never returns.
+def become_spare(
+    isolation: Isolation, control: socket.socket, resolve: Resolve, zygote_pid: int, *, rehearsed: bool
+) -> NoReturn:
+    """Wait for what to become, then load that and serve it; never returns.
 
-    Forking and the first touch of copied pages are half of a cold start: a spare has them behind it.
+    Forking, hiding files and the first touch of copied pages are most of a cold start: a child that is forked
+    ahead of need has them behind it.
 
     Args:
         isolation: What the zygote could get.
         control: This end of the socket pair with the zygote.
         resolve: Finds conventions.
         zygote_pid: Inner pid of the zygote.
+        rehearsed: Whether to spend the waiting on a rehearsal; False when an order is on its way.
     """
     _shed((control.fileno(), isolation.outer_proc))
+    os.setsid()
     die_with_parent(zygote_pid)
     pid = outer_pid(isolation.outer_proc)
-    rehearse()
+    try:
+        view = prepare(isolation)
+    except OSError as exc:
+        _die_of(exc)
+    if rehearsed:
+        rehearse()
     order, fds = _one_message(control)
-    _go_on(isolation, resolve, zygote_pid, order, fds, pid)
+    streams = _streams(fds[3])
+    birth = Birth(read_workload(fds[4]), isolation, order, resolve, zygote_pid)
+    _go_on(birth, view, fds, streams, pid)
 
 
 def become_template(
     isolation: Isolation,
     resolve: Resolve,
     zygote_pid: int,
-    uid: int,
+    order: dict[str, Any],
     control: socket.socket,
     fds: Sequence[int],
 ) -> NoReturn:
@@ -187,17 +177,20 @@ def become_template(
         isolation: What the zygote could get.
         resolve: Finds conventions.
         zygote_pid: Inner pid of the zygote.
-        uid: The function's uid and gid, for isolation `uid`.
+        order: See Birth.
         control: This end of the socket pair with the zygote.
         fds: Descriptors of a file that takes what the code prints while it loads, and of the workload.
     """
     output = fds[0]
+    os.setsid()
     _shed((control.fileno(), *fds))  # not the outer /proc: user code runs from here on
     streams = _streams(output)
     sender = _LateSender()
     try:
-        birth = Birth(read_workload(fds[1]), isolation, uid, resolve, zygote_pid)
-        _enter(birth)
+        view = prepare(isolation)
+        control.recv(1)  # limits are set
+        birth = Birth(read_workload(fds[1]), isolation, order, resolve, zygote_pid)
+        _enter(birth, view)
         started, waited_ms = time.perf_counter(), _waited_ms()
         function = _load(birth, sender)
         load_ms = (time.perf_counter() - started) * 1e3
@@ -234,6 +227,7 @@ def become_template(
         pause = _SPARE_PAUSE_S if template.spare is None else None
         if not select.select([control], [], [], pause)[0]:
             template.spare = template.fork(rehearsed=True)
+            send_frame(control, {"spare": template.spare[0]})
             continue
         try:
             messages = reader.read()
@@ -349,8 +343,9 @@ class _Template:
         birth = self.birth
         _shed((control.fileno(), self.streams.fd))
         try:
+            os.setsid()
             _await_parent(birth.zygote_pid)
-            confine(Isolation("inherited"), uid=0, keep=(), parent=birth.zygote_pid)
+            confine(Isolation("inherited"), None, uid=0, keep=(), parent=birth.zygote_pid)
             _reseed()
             if rehearsed:
                 rehearse()
@@ -441,16 +436,27 @@ def _page(fd: int, pid: int, outer_proc: int) -> LoadPage:
     return page
 
 
-def _enter(birth: Birth) -> None:
+def _enter(birth: Birth, view: View | None) -> None:
     """Confine this process and give it its environment variables."""
-    workload = birth.workload
-    keep = [path for path in (workload.bundle, workload.environment) if path]
-    confine(birth.isolation, uid=birth.uid, keep=keep, parent=birth.zygote_pid)
+    workload, isolation, order = birth.workload, birth.isolation, birth.order
+    Rlimits(order["data_bytes"], order["nproc"]).apply()
+    confine(
+        isolation,
+        view,
+        uid=order["uid"],
+        keep=[path for path in (workload.bundle, workload.environment) if path],
+        parent=birth.zygote_pid,
+        scratch_bytes=order["limits"]["disk_bytes"],
+        scratch=order["scratch"],
+    )
     kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
     os.environ.clear()
     os.environ.update(kept)
-    if birth.isolation.kind == "uid":
-        os.environ["HOME"] = "/tmp"  # noqa: S108 -- the function's uid has no home of its own
+    if order["scratch"]:
+        os.environ["HOME"] = os.environ["TMPDIR"] = order["scratch"]
+    elif isolation.kind == "uid" or isolation.layout is not None:
+        os.environ["HOME"] = "/tmp"  # noqa: S108 -- no other home can be written, or even seen
+        os.environ.pop("TMPDIR", None)
     for name in _THREADS_ONE:
         os.environ[name] = "1"
     os.environ.update(workload.env)

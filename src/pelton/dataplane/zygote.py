@@ -4,12 +4,12 @@ No event loop, no gRPC; a blocking `selectors` loop (design decision 5). It owns
 sockets, relays their exit statuses, and takes them with it when it dies. Serves `dataplane/instances.py` (in
 the node) over a unix socket with the messages of `dataplane/wire.py`:
 
-    spawn {instance, revision, uid, workload, http, ctl, page, spool}  -> {}           once forked
-    check {revision, uid, workload, timeout_s, keep}                   -> CheckResult  after one load
+    spawn {instance, revision, uid, limits, workload, http, ctl, page, spool} -> {}           once forked
+    check {revision, uid, limits, workload, timeout_s, keep}                  -> CheckResult  after one load
     kill {instance, signal}                                  -> {}
     drop-template {revision}                                 -> {}
-    list {}                                                  -> {instances, templates, isolation}
-    notes to the node: exited {instance, status}, template {revision, state}
+    list {}                                                  -> {instances, templates, isolation, limits}
+    notes to the node: exited {instance, status, reason, message}, template {revision, state}
 
 `workload` is the path of a file with the Workload (`dataplane/instance.py` writes it). The zygote hands its
 descriptor on and never reads it: whatever is in this process's memory is in every function's.
@@ -27,11 +27,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pelton.dataplane.isolation import Isolation, become_subreaper
+from pelton.dataplane.limiter import Limiter
 from pelton.dataplane.template import (
     Resolve,
     become_spare,
     become_template,
-    become_worker,
 )
 from pelton.dataplane.wire import CALL, ERROR, HELLO, NOTE, RESULT, VERSION, FrameReader, send_frame
 from pelton.errors import PeltonError
@@ -73,6 +73,7 @@ class _Connection:
 class _Template:
     revision: str
     pid: int
+    order: dict[str, Any]
     sock: socket.socket
     reader: FrameReader
     output: int
@@ -97,12 +98,14 @@ class Zygote:
     Args:
         path: Unix socket to serve the node on.
         isolation: What `isolation.enter` gave.
+        limiter: Keeps children within their limits.
         resolve: Convention name -> module.
     """
 
-    def __init__(self, path: str, isolation: Isolation, resolve: Resolve) -> None:
+    def __init__(self, path: str, isolation: Isolation, limiter: Limiter, resolve: Resolve) -> None:
         self._path = path
         self._isolation = isolation
+        self._limiter = limiter
         self._resolve = resolve
         self._selector = selectors.DefaultSelector()
         self._listener: socket.socket | None = None
@@ -134,15 +137,19 @@ class Zygote:
             for key, _events in ready:
                 key.data()
             if not ready and len(self._spares) < SPARES:
-                self._add_spare()  # only when nothing else is to be done: the next wake must not wait for it
+                # Only when nothing else is to be done: the next wake must not wait for it.
+                self._spares.append(self._fork_spare(rehearsed=True))
             self._reap()
             self._expire()
+            for pid in self._limiter.look():
+                _kill(pid, signal.SIGKILL)
         for pid in [
             *self._instances,
             *(spare.pid for spare in self._spares),
             *(template.pid for template in self._templates.values()),
         ]:
             _kill(pid, signal.SIGKILL)
+        self._limiter.close()
 
     def _stop(self, _number: int, _frame: object) -> None:
         self._stopping = True
@@ -153,28 +160,33 @@ class Zygote:
         limits = [max(0.0, min(waiting) - time.monotonic())] if waiting else []
         if len(self._spares) < SPARES:
             limits.append(_SPARE_PAUSE_S)
+        look = self._limiter.patience()
+        if look is not None:
+            limits.append(look)
         return min(limits) if limits else None
 
-    def _add_spare(self) -> None:
+    def _fork_spare(self, *, rehearsed: bool) -> _Spare:
         ours, theirs = socket.socketpair()
+        zygote_pid = os.getpid()
         pid = os.fork()
         if pid == 0:
-            become_spare(self._isolation, theirs, self._resolve, os.getppid())
+            become_spare(self._isolation, theirs, self._resolve, zygote_pid, rehearsed=rehearsed)
         theirs.close()
-        self._spares.append(_Spare(pid, ours))
+        self._limiter.adopt(pid)
+        return _Spare(pid, ours)
 
-    def _hand_to_spare(self, order: dict[str, Any], fds: list[int]) -> int:
-        """Give an instance to a spare; returns its pid, 0 when there is none."""
-        while self._spares:
-            spare = self._spares.pop(0)
+    def _hand_over(self, order: dict[str, Any], fds: list[int]) -> int:
+        """Give an instance to a spare, or to a fresh fork when there is none; returns its pid."""
+        while True:
+            spare = self._spares.pop(0) if self._spares else self._fork_spare(rehearsed=False)
             try:
+                self._limiter.begin(spare.pid, order)
                 send_frame(spare.sock, order, fds)
-            except OSError:
+            except ConnectionError:
                 continue  # it died; the next one, or a fork
             finally:
                 spare.sock.close()
             return spare.pid
-        return 0
 
     # -- the node's connection -------------------------------------------------------------------------------
 
@@ -239,6 +251,7 @@ class Zygote:
             ],
             "isolation": self._isolation.describe(),
             "pid_namespace": self._isolation.pid_namespace,
+            "limits": self._limiter.describe(),
         }
 
     def _kill_instance(self, instance: str, number: int) -> dict[str, Any]:
@@ -266,13 +279,8 @@ class Zygote:
                 except OSError:
                     del template.spawns[instance]
                     self._drop(template.revision, "evicted")
-            order = {"instance": instance, "uid": body["uid"]}
-            pid = self._hand_to_spare(order, fds)
-            if not pid:
-                zygote_pid = os.getpid()
-                pid = os.fork()
-                if pid == 0:
-                    become_worker(self._isolation, self._resolve, zygote_pid, order, fds)
+            made = self._limiter.order(body["limits"], body["http"])
+            pid = self._hand_over({"instance": instance, "uid": body["uid"], **made}, fds)
             self._instances[pid] = instance
             self._bodies[instance] = body
         finally:
@@ -291,16 +299,18 @@ class Zygote:
         os.set_inheritable(output, False)
         _append_mode(output)
         zygote_pid = os.getpid()
+        order = {"uid": body["uid"], **self._limiter.order(body["limits"], body["workload"])}
         pid = os.fork()
         if pid == 0:
-            become_template(
-                self._isolation, self._resolve, zygote_pid, body["uid"], theirs, (output, workload)
-            )
+            become_template(self._isolation, self._resolve, zygote_pid, order, theirs, (output, workload))
         theirs.close()
         os.close(workload)
+        self._limiter.begin(pid, order)
+        _send_quietly(ours, b"g")
         template = _Template(
             revision,
             pid,
+            order,
             ours,
             FrameReader(ours),
             output,
@@ -320,6 +330,8 @@ class Zygote:
         for message in messages:
             if "spawned" in message:
                 self._spawned(template, message["spawned"], message["pid"])
+            elif "spare" in message:
+                self._limiter.begin(message["spare"], template.order)
             else:
                 self._checked(template, message)
 
@@ -328,6 +340,7 @@ class Zygote:
         self._instances[pid] = instance
         if asked is not None:
             asked[0].send([RESULT, asked[1], "spawn", {}])
+        self._limiter.begin(pid, template.order)  # no more than a look, if it was its spare
         if pid in self._exited_early:
             self._exited(pid, self._exited_early.pop(pid))
 
@@ -449,11 +462,13 @@ class Zygote:
 
     def _exited(self, pid: int, status: int) -> None:
         instance = self._instances.pop(pid, None)
+        ending = self._limiter.ended(pid)
         if instance is not None:
             body = self._bodies.pop(instance)
             for key in ("http", "ctl", "page", "workload"):
                 _unlink(body[key])
-            self._note("exited", {"instance": instance, "status": status})
+            note = {"instance": instance, "status": status}
+            self._note("exited", {**note, "reason": ending.reason, "message": ending.message})
         elif any(template.spawns for template in self._templates.values()):
             self._exited_early[pid] = status
         else:
@@ -505,6 +520,13 @@ def _kill(pid: int, number: int) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         pass
+
+
+def _send_quietly(sock: socket.socket, data: bytes) -> None:
+    try:
+        sock.send(data)
+    except OSError:
+        pass  # the other end has ended, which is noticed where its exit is
 
 
 def _swallow(fd: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pelton.model.limits import Limits
 from pelton.model.routing import Rule
 
 __all__ = [
@@ -71,6 +72,7 @@ class Workload:
         request_timeout_s: Seconds per invocation; 0 for none.
         body_limit_bytes: Largest request body.
         options: How its convention serves it, see `LoadRequest.options`.
+        limits: What an instance may take of the machine.
     """
 
     namespace: str
@@ -88,6 +90,7 @@ class Workload:
     request_timeout_s: float = 300.0
     body_limit_bytes: int = 32 * 1024 * 1024
     options: dict[str, str] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def key(self) -> str:

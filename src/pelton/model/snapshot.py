@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pelton.model.limits import Limits
+
 __all__ = [
     "CheckResult",
     "FunctionObserved",
@@ -15,6 +17,7 @@ __all__ = [
     "LoadReading",
     "PartObserved",
     "RevisionObserved",
+    "Terminated",
 ]
 
 
@@ -108,6 +111,25 @@ class RevisionObserved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Terminated:
+    """How an instance ended that nobody asked to end.
+
+    Attributes:
+        instance: Its id.
+        reason: `OOMKilled`, `PidsLimit`, `DiskLimit`, `Timeout` or `Error`.
+        message: A sentence.
+        at: Unix time, seconds.
+        count: Such ends since the node started, this one included.
+    """
+
+    instance: str
+    reason: str
+    message: str
+    at: float
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionObserved:
     """A function as the node sees it.
 
@@ -121,7 +143,9 @@ class FunctionObserved:
         instance_seconds: Sum of the lifetimes of all instances, seconds.
         invocations: Invocations begun since the node started, those of ended instances included.
         busy_seconds: Time that they took, summed over those that ran at once, seconds.
-        isolation: `uid`, `userns` or `none (reason)`.
+        isolation: `uid`, `userns`, `landlock` or `none`, with what is missing in parentheses.
+        limits: What each instance of the primary may take, defaults filled in.
+        last_terminated: The last end that nobody asked for; None without one.
         decision: The last scaling decision on the primary in one sentence.
         revisions: All live revisions.
     """
@@ -137,6 +161,8 @@ class FunctionObserved:
     invocations: int = 0
     busy_seconds: float = 0.0
     isolation: str = ""
+    limits: Limits | None = None
+    last_terminated: Terminated | None = None
     decision: str = ""
     revisions: tuple[RevisionObserved, ...] = ()
 

@@ -16,6 +16,7 @@ from pelton.model.build import BuildResult
 from pelton.model.convention import ALIASES, DEFERRED, serial_limit
 from pelton.model.desired import BuildRun, Desired, Route, Workload
 from pelton.model.function import Build, Function, Serving
+from pelton.model.limits import Limits
 from pelton.plan import names, rollout, traffic
 from pelton.plan.context import DEFAULT_PORT, function_context, to_text
 from pelton.plan.eventing import (
@@ -29,6 +30,7 @@ from pelton.plan.eventing import (
     subscriptions,
 )
 from pelton.plan.fronts import fronts
+from pelton.plan.limits import ANNOTATIONS, instance_limits
 from pelton.plan.partial import environment_of, only_openfunctions, unhonoured
 from pelton.plan.problem import Problem
 from pelton.plan.scaling import plan_scaling
@@ -55,7 +57,11 @@ _BODY_LIMIT = "pelton.dev/body-limit"
 _MAX_ATTEMPTS = "pelton.dev/max-attempts"
 _COMMAND = "pelton.dev/command"
 _PREFIX = "pelton.dev/"
-_OWN = frozenset({CONVENTION, SOURCE_DIGEST, _REQUEST_TIMEOUT, _BODY_LIMIT, _MAX_ATTEMPTS}) | rollout.OWN
+_OWN = (
+    frozenset({CONVENTION, SOURCE_DIGEST, _REQUEST_TIMEOUT, _BODY_LIMIT, _MAX_ATTEMPTS})
+    | rollout.OWN
+    | ANNOTATIONS.keys()
+)
 _DEFAULTS = Workload(namespace="", name="", revision="", bundle="")
 # The Google builder's names for the same three; the short ones win (contracts, OpenFunction, section 7.4).
 _BUILD_ALIASES = {
@@ -97,6 +103,7 @@ class _Limits:
     request_timeout_s: float
     body_limit_bytes: int
     max_attempts: int | None
+    instance: Limits
 
 
 def plan(function: Function, facts: Facts, built: BuildResult | None = None) -> Plan:
@@ -298,7 +305,14 @@ def _limits(
         attempts = int(text) if text.isdecimal() else 0
         if attempts < 1:
             bad(text, path, "a whole number, 1 or more")
-    return _Limits(request_timeout_s=timeout_s, body_limit_bytes=body_bytes, max_attempts=attempts)
+    instance, wrong = instance_limits(function, serving)
+    problems += wrong
+    return _Limits(
+        request_timeout_s=timeout_s,
+        body_limit_bytes=body_bytes,
+        max_attempts=attempts,
+        instance=instance,
+    )
 
 
 def _workload(
@@ -342,6 +356,7 @@ def _workload(
         request_timeout_s=limits.request_timeout_s,
         body_limit_bytes=limits.body_limit_bytes,
         options=_options(function, serving, built, convention),
+        limits=limits.instance,
     )
     # The digest stands for the bundle, so that moving the home directory makes no new revision of it.
     revision = names.revision_name(function.name, replace(workload, bundle=built.digest))

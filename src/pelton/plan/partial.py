@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pelton.model.function import Build, Function, HttpRoute, Serving, Tracing
+from pelton.plan.limits import unhonoured_resources
 
 __all__ = ["environment_of", "only_openfunctions", "unhonoured"]
 
 _DEFAULT_GATEWAY = ("openfunction", "openfunction")
 _FUNCTION_CONTAINER = "function"
-_CONTAINER_KEPT = frozenset({"name", "image", "imagePullPolicy", "env"})
+_CONTAINER_KEPT = frozenset({"name", "image", "imagePullPolicy", "env", "resources"})
 
 Entry = tuple[str, str]
 
@@ -133,6 +134,7 @@ def _template(template: Mapping[str, Any]) -> Iterator[Entry]:
         for key in container:
             if key not in _CONTAINER_KEPT:
                 yield f"{here}.{key}", "container settings do not apply to a worker process"
+        yield from unhonoured_resources(f"{here}.resources", container.get("resources"))
         for number, item in enumerate(_objects(container.get("env"))):
             if "valueFrom" in item:
                 yield f"{here}.env[{number}].valueFrom", "only plain values are set"

@@ -466,7 +466,7 @@ def test_every_unhonoured_field_is_listed_with_its_path():
             template={
                 "volumes": [],
                 "containers": [
-                    {"name": "function", "imagePullPolicy": "Always", "resources": {}},
+                    {"name": "function", "imagePullPolicy": "Always", "workingDir": "/"},
                     {"name": "sidecar"},
                     "nonsense",
                 ],
@@ -491,7 +491,7 @@ def test_every_unhonoured_field_is_listed_with_its_path():
         "spec.serving.triggers.http.route.gatewayRef",
         "spec.serving.triggers.http.route.rules[1]",
         "spec.serving.template.volumes",
-        "spec.serving.template.containers[0].resources",
+        "spec.serving.template.containers[0].workingDir",
         "spec.serving.template.containers[1]",
         "spec.serving.tracing.provider.oapServer",
         "spec.serving.workloadType",

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pelton.apiserver import rules
+from pelton.apiserver import managed, rules
 from pelton.apiserver.calls import Call, User
 from pelton.apiserver.registry import Checked, Registry, Row
 from pelton.apiserver.rules import Obj
@@ -132,8 +132,13 @@ class Writer:
 
     # -- writing ---------------------------------------------------------------------------------------------
 
-    async def create(self, call: Call, given: Obj) -> Obj:
+    async def create(self, call: Call, given: Obj, *, tracked: bool = False) -> Obj:
         """Store a new object; returns it in the version of the request.
+
+        Args:
+            call: Names the resource and the namespace.
+            given: The object.
+            tracked: Whether its managedFields are up to date already, as after an apply.
 
         Raises:
             AlreadyExistsError: An object of that name exists.
@@ -143,6 +148,8 @@ class Writer:
         row = call.row
         self._check_namespace(call)
         obj = row.checks.default(given)
+        if not tracked:
+            obj = self._tracked(call, None, {**obj, "metadata": _unmanaged(obj)})
         obj = await self._mutate(call, "CREATE", obj, None)
         obj = self._check(call, obj, None)
         for left in reversed(range(8)):  # a generated name may be taken
@@ -202,13 +209,14 @@ class Writer:
         written = self._store.insert(call.key, stored)
         return _with_version(new, written)
 
-    async def update(self, call: Call, change: Callable[[Obj], Obj]) -> Obj:
+    async def update(self, call: Call, change: Callable[[Obj], Obj], *, tracked: bool = False) -> Obj:
         """Change an object; returns it in the version of the request.
 
         Args:
             call: Names the object, and the subresource that is written.
             change: Stored object in the version of the request -> the one that is wanted; called again when
                 another write came in between. A resourceVersion in its result must be the stored one.
+            tracked: Whether managedFields of its result are up to date already, as after an apply.
 
         Raises:
             NotFoundError: No such object.
@@ -219,7 +227,7 @@ class Writer:
         for left in reversed(range(_TRIES)):
             entry = self._store.entry(call.key, call.namespace, call.name)
             (old,) = await self.shown(call.row, [(entry.api_version, entry.raw)])
-            new = await self._changed(call, old, change(old))
+            new = await self._changed(call, old, change(old), tracked)
             if rules.being_deleted(new) and not rules.finalizers(new):
                 return await self._discard(call, entry, new)
             storage = self._registry.storage(call.row)
@@ -233,7 +241,7 @@ class Writer:
                     raise
         raise AssertionError("unreachable")
 
-    async def _changed(self, call: Call, old: Obj, given: Obj) -> Obj:
+    async def _changed(self, call: Call, old: Obj, given: Obj, tracked: bool) -> Obj:
         row, status = call.row, call.subresource == "status"
 
         def prepared(obj: Obj) -> Obj:
@@ -244,6 +252,8 @@ class Writer:
             )
 
         new = prepared(row.checks.default(given))
+        if not tracked:
+            new = self._tracked(call, old, new)
         mutated = await self._mutate(call, "UPDATE", new, old)
         checked = self._check(call, mutated, old)
         # Again: hooks and pruning may have changed what the generic rules decided upon.
@@ -297,6 +307,16 @@ class Writer:
                     raise
         raise AssertionError("unreachable")
 
+    def _tracked(self, call: Call, old: Obj | None, new: Obj) -> Obj:
+        return managed.updated(
+            call.row,
+            old,
+            new,
+            manager=call.field_manager,
+            subresource=call.subresource,
+            now=self._clock.now(),
+        )
+
     # -- stages ----------------------------------------------------------------------------------------------
 
     async def _mutate(self, call: Call, operation: str, obj: Obj | None, old: Obj | None) -> Obj:
@@ -345,6 +365,11 @@ class Writer:
 def _with_version(obj: Obj, stored: Obj) -> Obj:
     version = stored["metadata"]["resourceVersion"]
     return {**obj, "metadata": {**obj["metadata"], "resourceVersion": version}}
+
+
+def _unmanaged(obj: Obj) -> Obj:
+    """Return the metadata without managedFields: a new object has no history."""
+    return {key: value for key, value in rules.metadata_of(obj).items() if key != "managedFields"}
 
 
 def _check_preconditions(given: object, stored: Obj, call: Call) -> None:

@@ -218,7 +218,12 @@ def replaced(old: Obj, obj: Obj, *, where: str, keep_status: bool = False, gener
 
 
 def with_status(old: Obj, obj: Obj, *, where: str) -> Obj:
-    """Return `old` with the status of `obj`; everything else of `obj` is ignored. Raises ConflictError."""
+    """Return `old` with the status and the managedFields of `obj`, which are all that a status write changes.
+
+    Raises:
+        ConflictError: resourceVersion or uid are given and differ from the stored ones.
+        InvalidError: The status is not a mapping.
+    """
     _check_version(old, obj, where)
     status = obj.get("status")
     if status is not None and not isinstance(status, dict):
@@ -226,6 +231,8 @@ def with_status(old: Obj, obj: Obj, *, where: str) -> Obj:
     result = {k: v for k, v in old.items() if k != "status"}
     if status is not None:
         result["status"] = status
+    if "managedFields" in metadata_of(obj):
+        result["metadata"] = {**metadata_of(old), "managedFields": metadata_of(obj)["managedFields"]}
     return result
 
 

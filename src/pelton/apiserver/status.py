@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pelton.apiserver.apply import FieldConflictError
+from pelton.apiserver.managed import FieldConflictError
 from pelton.apiserver.registry import Cause, Row
 from pelton.errors import AlreadyExistsError, InvalidError, PeltonError
 
@@ -148,7 +148,7 @@ def status_of(
         message = "; ".join([message, *unsaid])
     elif isinstance(error, FieldConflictError):
         details["causes"] = [
-            {"reason": "FieldManagerConflict", "message": f"conflict with {manager!r}", "field": field}
+            {"reason": "FieldManagerConflict", "message": f"conflict with {manager}", "field": field}
             for manager, field in error.causes
         ]
     if error.hint:

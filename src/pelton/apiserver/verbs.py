@@ -1,7 +1,7 @@
 """The verbs on resources: get, list, watch, create, replace, patch, apply, delete, delete a collection.
 
 `rest.py` hands over a `Call` whose user is known. Reads take stored bytes and convert only where the stored
-version is not the one asked for; writes go through `pipeline.py`; patches are in `patch.py` and `apply.py`,
+version is not the one asked for; writes go through `pipeline.py`; patches are in `patch.py` and `managed.py`,
 forms of objects in `forms.py`, long answers in `stream.py`.
 
 Source: contracts operator-webhook.md 6.1 to 6.4.
@@ -17,7 +17,7 @@ from typing import Any
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp
 
-from pelton.apiserver import apply, bodies, forms, patch, selectors
+from pelton.apiserver import bodies, forms, managed, patch, selectors
 from pelton.apiserver.calls import Call
 from pelton.apiserver.pipeline import Writer
 from pelton.apiserver.registry import Row
@@ -237,10 +237,10 @@ class Verbs:
         config = self._identified(call, given)
         if config.get("metadata", {}).get("managedFields"):
             raise ProtocolError("metadata.managedFields must be nil in a server-side apply")
-        config.pop("status" if not call.subresource else "spec", None)
 
-        def applied(old: Obj) -> Obj:
-            new = apply.server_side_apply(
+        def applied(old: Obj | None) -> Obj:
+            new = managed.applied(
+                call.row,
                 old,
                 config,
                 manager=manager,
@@ -250,7 +250,7 @@ class Verbs:
                 where=call.where,
             )
             if version := config.get("metadata", {}).get("resourceVersion"):
-                new["metadata"]["resourceVersion"] = version
+                new = {**new, "metadata": {**new["metadata"], "resourceVersion": version}}
             return new
 
         try:
@@ -258,11 +258,9 @@ class Verbs:
         except NotFoundError:
             if call.subresource:
                 raise
-            start = {"apiVersion": call.row.api_version, "kind": call.row.kind}
-            metadata = {"namespace": call.namespace} if call.namespace else {}
-            new = applied({**start, "metadata": {"name": call.name, **metadata}})
-            return self._written(call, await self._writer.create(call, new), status=201)
-        return self._written(call, await self._writer.update(call, applied))
+            created = await self._writer.create(call, applied(None), tracked=True)
+            return self._written(call, created, status=201)
+        return self._written(call, await self._writer.update(call, applied, tracked=True))
 
     async def _delete(self, call: Call) -> Response:
         self._entry(call)

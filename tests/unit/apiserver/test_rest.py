@@ -402,7 +402,7 @@ async def test_server_side_apply_of_anothers_field_conflicts_unless_forced(clien
 
     assert refusal(refused) == (409, "Conflict")
     assert refused.json()["details"]["causes"] == [
-        {"reason": "FieldManagerConflict", "message": "conflict with 'me'", "field": ".spec.a"}
+        {"reason": "FieldManagerConflict", "message": 'conflict with "me"', "field": ".spec.a"}
     ]
     assert forced.json()["spec"] == {"a": 2}
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.responses import Response, StreamingResponse
@@ -23,6 +23,7 @@ from pelton.apiserver.pipeline import Writer
 from pelton.apiserver.registry import Row
 from pelton.apiserver.status import RefusedError, success
 from pelton.apiserver.store import Entry, ObjectStore
+from pelton.apiserver.strategic import strategic_merge
 from pelton.apiserver.stream import Pages, Watch, WatchStream, list_chunks
 from pelton.apiserver.watch import GoneError
 from pelton.clock import Clock
@@ -38,6 +39,7 @@ READS = ("GET", "HEAD")
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 _JSON = "application/json-patch+json"
+_STRATEGIC = "application/strategic-merge-patch+json"
 _PATCHES = (_MERGE, _JSON, _APPLY)
 _INLINE = 200  # lists up to this size are sent in one piece
 
@@ -215,20 +217,28 @@ class Verbs:
 
     async def _patch(self, call: Call) -> Response:
         media = bodies.content_type(call.request)
-        if media not in _PATCHES:
+        served = (*_PATCHES, _STRATEGIC) if call.row.builtin else _PATCHES
+        if media not in served:
             raise RefusedError(
-                f"patch type {media!r} is not served", status=415, hint="Use one of " + ", ".join(_PATCHES)
+                f"patch type {media!r} is not served", status=415, hint="Use one of " + ", ".join(served)
             )
         given = bodies.parse(await bodies.read(call.request), media)
         if media == _APPLY:
             return await self._apply(call, given)
-        if media == _MERGE and not isinstance(given, dict):
+        if media != _JSON and not isinstance(given, dict):
             raise ProtocolError("a merge patch is a mapping")
-        patched: Callable[[Any, Any], Any] = patch.json_patch if media == _JSON else patch.merge_patch
+
+        def patched(old: Obj) -> Obj:
+            if media == _JSON:
+                new = patch.json_patch(old, given)
+            elif media == _STRATEGIC:
+                new = strategic_merge(call.row.schema or {}, old, given)
+            else:
+                new = patch.merge_patch(old, given)
+            return self._identified(call, new)
+
         self._entry(call)
-        return self._written(
-            call, await self._writer.update(call, lambda old: self._identified(call, patched(old, given)))
-        )
+        return self._written(call, await self._writer.update(call, patched))
 
     async def _apply(self, call: Call, given: Any) -> Response:
         if not call.query("fieldManager"):

@@ -81,7 +81,9 @@ def ensure(directory: Path, *, hosts: Iterable[str] = (), now: datetime) -> Cert
     return files
 
 
-def kubeconfig(*, server: str, ca_pem: bytes, token: str, name: str = "pelton") -> str:
+def kubeconfig(
+    *, server: str, ca_pem: bytes, token: str, name: str = "pelton", namespace: str = "default"
+) -> str:
     """Return a kubeconfig as text, with the authority and the token inside; write it with `write_private`.
 
     Args:
@@ -89,6 +91,7 @@ def kubeconfig(*, server: str, ca_pem: bytes, token: str, name: str = "pelton") 
         ca_pem: The authority's certificate.
         token: Bearer token.
         name: Name of cluster, user and context.
+        namespace: Where commands that name none work.
     """
     authority = base64.b64encode(ca_pem).decode()
     # JSON strings are YAML strings, so quoting is right whatever the values hold.
@@ -110,7 +113,7 @@ def kubeconfig(*, server: str, ca_pem: bytes, token: str, name: str = "pelton") 
         "  context:\n"
         f"    cluster: {json.dumps(name)}\n"
         f"    user: {json.dumps(name)}\n"
-        "    namespace: default\n"
+        f"    namespace: {json.dumps(namespace)}\n"
     )
 
 

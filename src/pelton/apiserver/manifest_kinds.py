@@ -5,9 +5,9 @@ Called by `cli/`, which gives the rows to the registry.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from pelton.apiserver.registry import Checked, Row
+from pelton.apiserver.registry import Checked, Row, Scale
 from pelton.apiserver.rules import Obj
 from pelton.manifest.kinds import Kind, admit
 
@@ -47,8 +47,21 @@ class _Convert:
         return [self._kind.verbs.convert(obj, row.api_version) for obj in objects]
 
 
-def rows(kinds: Iterable[Kind]) -> list[Row]:
-    """Return a row per served version of each kind."""
+def _scale(kind: Kind, replicas: Callable[[Obj], int] | None) -> Scale | None:
+    """Return how a kind scales: of a Function, the replicas asked for are the fewest that it keeps."""
+    if kind.kind != "Function":
+        return None
+    fewest = ".spec.serving.scaleOptions.minReplicas"
+    return Scale(spec_replicas=fewest, status_replicas=".status.replicas", observed=replicas)
+
+
+def rows(kinds: Iterable[Kind], *, replicas: Callable[[Obj], int] | None = None) -> list[Row]:
+    """Return a row per served version of each kind.
+
+    Args:
+        kinds: The table.
+        replicas: Counts the instances of a Function, for its scale subresource.
+    """
     return [
         Row(
             group=kind.group,
@@ -61,6 +74,7 @@ def rows(kinds: Iterable[Kind]) -> list[Row]:
             namespaced=kind.namespaced,
             categories=kind.categories,
             status=kind.status,
+            scale=_scale(kind, replicas),
             columns=kind.columns,
             checks=_Checks(kind, version),
             conversion=_Convert(kind),

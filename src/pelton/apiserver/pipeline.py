@@ -350,9 +350,9 @@ class Writer:
 
     def _check(self, call: Call, obj: Obj, old: Obj | None) -> Obj:
         """Return the pruned object; raises FieldsInvalidError, RefusedError for a strict unknown field."""
-        if call.subresource not in ("", "status"):
-            return obj
-        checked: Checked = call.row.checks.check(obj, old, subresource=call.subresource)
+        # A scale is a change of the object itself.
+        part = "status" if call.subresource == "status" else ""
+        checked: Checked = call.row.checks.check(obj, old, subresource=part)
         if checked.unknown:
             unknown_fields(call.field_validation, checked.unknown, call.warn)
         call.warn(checked.warnings)

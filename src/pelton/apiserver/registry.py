@@ -137,11 +137,13 @@ class Scale:
         spec_replicas: Where the wanted number is, below `.spec`.
         status_replicas: Where the observed number is, below `.status`.
         label_selector: Where the selector text is; "" for none.
+        observed: Counts the replicas of an object where its status does not say.
     """
 
     spec_replicas: str
     status_replicas: str
     label_selector: str = ""
+    observed: Callable[[Obj], int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

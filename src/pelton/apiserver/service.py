@@ -14,7 +14,8 @@ from typing import Self
 
 from starlette.applications import Starlette
 
-from pelton.apiserver.builtin import events, namespaces, table
+from pelton.apiserver.builtin import core, events, namespaces, reviews, table
+from pelton.apiserver.builtin.core import Issue
 from pelton.apiserver.collector import Collector
 from pelton.apiserver.pipeline import Admission, Writer
 from pelton.apiserver.registry import Registry, Row
@@ -38,6 +39,7 @@ class ApiService:
         clock: Time.
         admission: Has a say in writes; None for nobody.
         metrics: Returns the text of `/metrics`; without it there is none.
+        issue: Makes tokens of ServiceAccounts; without it they have none.
     """
 
     def __init__(
@@ -51,8 +53,11 @@ class ApiService:
         clock: Clock,
         admission: Admission | None = None,
         metrics: Callable[[], Awaitable[bytes]] | None = None,
+        issue: Issue | None = None,
     ) -> None:
-        self.registry = Registry([*table.ROWS, *rows])
+        self.registry = Registry([*table.ROWS, *reviews.rows(lambda: self.registry), *rows])
+        if issue is not None:
+            self.registry.add([core.with_tokens(core.SERVICE_ACCOUNT, store, issue)])
         self.writer = Writer(store, self.registry, admission, clock)
         self.app: Starlette = create_app(
             store,

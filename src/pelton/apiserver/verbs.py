@@ -21,6 +21,7 @@ from pelton.apiserver import bodies, forms, managed, patch, selectors
 from pelton.apiserver.calls import Call
 from pelton.apiserver.pipeline import Writer
 from pelton.apiserver.registry import Row
+from pelton.apiserver.scale import SCALE_ROW, scale_of, scaled
 from pelton.apiserver.status import RefusedError, success
 from pelton.apiserver.store import Entry, ObjectStore
 from pelton.apiserver.strategic import strategic_merge
@@ -29,7 +30,7 @@ from pelton.apiserver.watch import GoneError
 from pelton.clock import Clock
 from pelton.errors import NotFoundError, ProtocolError
 
-__all__ = ["READS", "Verbs", "json_bytes", "not_allowed"]
+__all__ = ["READS", "Verbs", "json_bytes", "not_allowed", "verb_of"]
 
 Obj = dict[str, Any]
 
@@ -68,12 +69,15 @@ class Verbs:
             call.warn([call.row.deprecation])
         for sub in call.row.subresources:
             if sub.name == call.subresource:
-                if _verb_of(method) not in sub.verbs:
+                verb = "create" if method == "POST" else verb_of(call)
+                if verb not in sub.verbs:
                     raise not_allowed(call)
                 return await sub.answer(call)
-        wanted = _verb_of(method, collection=not call.name, watch=call.flag("watch"))
+        wanted = verb_of(call)
         if wanted not in call.row.verbs or (call.subresource and method == "DELETE"):
             raise not_allowed(call)
+        if call.subresource == "scale":
+            return await self._scale(call)
         match wanted:
             case "watch":
                 return self._watch(call)
@@ -272,6 +276,32 @@ class Verbs:
             return self._written(call, created, status=201)
         return self._written(call, await self._writer.update(call, applied, tracked=True))
 
+    async def _scale(self, call: Call) -> Response:
+        """Answer get, update and patch of the scale subresource."""
+        entry = self._entry(call)
+        method = call.request.method
+        if method in READS:
+            (obj,) = await self._writer.shown(call.row, [(entry.api_version, entry.raw)])
+            return self._shown_scale(call, obj)
+        media = bodies.content_type(call.request)
+        given = bodies.parse(await bodies.read(call.request), media)
+
+        def changed(old: Obj) -> Obj:
+            wanted = given
+            if method == "PATCH":
+                now = scale_of(call.row, old)
+                wanted = patch.json_patch(now, given) if media == _JSON else patch.merge_patch(now, given)
+            return scaled(call.row, old, wanted)
+
+        if method == "PATCH" and media not in (_JSON, _MERGE, _STRATEGIC):
+            raise RefusedError(f"patch type {media!r} is not served for a Scale", status=415)
+        return self._shown_scale(call, await self._writer.update(call, changed))
+
+    def _shown_scale(self, call: Call, obj: Obj) -> Response:
+        form = forms.choose(call.request.headers.get("accept", ""), SCALE_ROW, now=self._clock.now())
+        shown = forms.encode(scale_of(call.row, obj))
+        return self._with_warnings(call, json_bytes(form.one(shown)))
+
     async def _delete(self, call: Call) -> Response:
         self._entry(call)
         obj, gone = await self._writer.delete(call, await self._options(call))
@@ -362,11 +392,12 @@ class Verbs:
         return response
 
 
-def _verb_of(method: str, *, collection: bool = False, watch: bool = False) -> str:
-    """Return Kubernetes' word for a method, "" for none."""
+def verb_of(call: Call) -> str:
+    """Return Kubernetes' word for what a request does, "" for none."""
+    method = call.request.method
     if method in READS:
-        return "watch" if watch else "list" if collection else "get"
-    if collection:
+        return "watch" if call.flag("watch") else "get" if call.name else "list"
+    if not call.name:
         return {"POST": "create", "DELETE": "deletecollection"}.get(method, "")
     return {"PUT": "update", "PATCH": "patch", "DELETE": "delete"}.get(method, "")
 

@@ -20,11 +20,12 @@ from pelton.apiserver.calls import User
 from pelton.apiserver.server import ApiServer
 from pelton.apiserver.service import ApiService
 from pelton.apiserver.store import SqliteStore
-from pelton.apiserver.tokens import fixed
+from pelton.apiserver.tokens import either, fixed
 from pelton.builders.build import build
 from pelton.cli import metrics
 from pelton.cli.home import Home, Settings
 from pelton.cli.tables import CONVENTIONS, OUTPUT_TYPES, STATES, TRIGGER_TYPES, resolve_convention
+from pelton.cli.token import token_file
 from pelton.clock import Clock
 from pelton.controlplane.reconciler import Reconciler
 from pelton.log import get
@@ -82,10 +83,14 @@ class ControlPlane:
         async with SqliteStore(
             self._home.store, durability=self._settings.durability, clock=self._clock
         ) as store:
+            tokens = token_file(self._home)
             service = ApiService(
                 store,
                 manifest_kinds.rows(kinds.KINDS),
-                authenticate=fixed({self._token: User(name="pelton:admin", groups=_ADMINS)}),
+                authenticate=either(
+                    fixed({self._token: User(name="pelton:admin", groups=_ADMINS)}), tokens.authenticate
+                ),
+                issue=tokens.issue,
                 version=__version__,
                 log=get("pelton.apiserver"),
                 clock=self._clock,

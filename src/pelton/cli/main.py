@@ -31,6 +31,8 @@ app.add_typer(topic_app, name="topic")
 app.add_typer(dlq_app, name="dlq")
 why_app = typer.Typer(help="Ask for the reasons of a decision.", no_args_is_help=True)
 app.add_typer(why_app, name="why")
+token_app = typer.Typer(help="Tokens for others to use the API with.", no_args_is_help=True)
+app.add_typer(token_app, name="token")
 
 Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace of the function.")]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait.")]
@@ -494,6 +496,42 @@ def run(
             access_log=access_log,
         )
     )
+
+
+@token_app.command("create")
+def token_create(
+    role: Annotated[str, typer.Option(help="view, edit or admin.")],
+    namespace: Annotated[
+        str, typer.Option("-n", "--namespace", help="The only namespace it holds for; default: all.")
+    ] = "",
+    name: Annotated[str, typer.Option(help="Who will use it.")] = "",
+    ttl: Annotated[str, typer.Option(help="How long it is valid, e.g. 12h; default: until revoked.")] = "",
+    kubeconfig: Annotated[
+        str, typer.Option(help="Write a kubeconfig with it to this file instead of printing it.")
+    ] = "",
+) -> None:
+    """Make a token and print it; it cannot be shown again."""
+    from pelton.cli.token import create
+
+    _exit(create(Home(), role=role, namespace=namespace, name=name, ttl=ttl, kubeconfig=kubeconfig))
+
+
+@token_app.command("list")
+def token_list(
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+) -> None:
+    """Show the tokens that were made."""
+    from pelton.cli.token import list_tokens
+
+    _exit(list_tokens(Home(), output=_one_of(output, "table", "json")))
+
+
+@token_app.command("revoke")
+def token_revoke(which: Annotated[str, typer.Argument(help="Id or name.")]) -> None:
+    """Make a token void at once."""
+    from pelton.cli.token import revoke
+
+    _exit(revoke(Home(), which))
 
 
 @why_app.command("detect")

@@ -1,6 +1,7 @@
 """Ownership of fields: server-side apply and tracked updates."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -325,8 +326,12 @@ def test_null_is_a_field_left_out():
     assert apply(live, config(a="1", b=None))["spec"] == {"a": "1"}
 
 
+def _port(item: Any) -> Any:
+    return item["port"]
+
+
 texts = st.sampled_from("pqr")
-specs = st.fixed_dictionaries(
+specs: st.SearchStrategy[Any] = st.fixed_dictionaries(
     {},
     optional={
         "a": texts,
@@ -339,7 +344,7 @@ specs = st.fixed_dictionaries(
         "ports": st.lists(
             st.fixed_dictionaries({"port": st.integers(1, 3)}, optional={"name": texts}),
             min_size=1,
-            unique_by=lambda port: port["port"],
+            unique_by=_port,
         ),
     },
 )

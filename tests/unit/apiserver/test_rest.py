@@ -515,7 +515,7 @@ async def test_discovery_names_groups_resources_and_short_names(client):
         if resource["resource"] == "functions"
     )
     assert functions["shortNames"] == ["fn"]
-    assert [sub["subresource"] for sub in functions["subresources"]] == ["status"]
+    assert [sub["subresource"] for sub in functions["subresources"]] == ["status", "scale"]
 
 
 async def test_every_served_group_has_an_openapi_document(client):

@@ -6,7 +6,7 @@ from pelton.errors import ProtocolError
 
 
 def merged(target, patch):
-    return strategic_merge(SERVICE.schema, target, patch)
+    return strategic_merge(SERVICE.schema or {}, target, patch)
 
 
 WEB = {"port": 80, "name": "web", "protocol": "TCP"}

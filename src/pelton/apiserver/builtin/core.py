@@ -1,4 +1,6 @@
-"""ConfigMap, Secret and ServiceAccount (core v1). Pure; rows for `builtin/table.py`.
+"""ConfigMap, Secret and ServiceAccount (core v1): rows for `builtin/table.py`.
+
+There is no RBAC, so a ServiceAccount says itself what its tokens may, by an annotation.
 
 Source: contracts operator-webhook.md 3 (Secret types), 6.1; behaviour of Kubernetes where it is silent.
 """
@@ -8,14 +10,29 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from pelton.apiserver import bodies, forms
 from pelton.apiserver.builtin.shapes import Shaped, array, boolean, keyed, kind, mapping, struct, text
-from pelton.apiserver.registry import Cause, Row
+from pelton.apiserver.calls import ROLES, VIEW, Call
+from pelton.apiserver.registry import Cause, Row, Subresource
 from pelton.apiserver.rules import Obj
+from pelton.apiserver.status import FieldsInvalidError
+from pelton.apiserver.store import ObjectStore, decode
+from pelton.errors import ProtocolError
 from pelton.manifest.kinds import Column
 
-__all__ = ["AGE", "CONFIG_MAP", "SECRET", "SERVICE_ACCOUNT"]
+__all__ = ["AGE", "CONFIG_MAP", "SECRET", "SERVICE_ACCOUNT", "Issue", "with_tokens"]
+
+Issue = Callable[[str, str, str, int], tuple[str, str]]
+"""(user name, role, namespace, seconds) -> (token, RFC 3339 time of its end)."""
+
+ROLE = "pelton.dev/role"
+"""Annotation of a ServiceAccount: the role of its tokens in its namespace."""
 
 AGE = Column("Age", "date", ".metadata.creationTimestamp")
 """The last column of almost every kind."""
@@ -208,4 +225,46 @@ SERVICE_ACCOUNT = Row(
     columns=(AGE,),
     schema=_SERVICE_ACCOUNT_SCHEMA,
     checks=Shaped("ServiceAccount", _SERVICE_ACCOUNT_SCHEMA),
+)
+
+
+def with_tokens(row: Row, store: ObjectStore, issue: Issue) -> Row:
+    """Return the row of ServiceAccounts with `serviceaccounts/token`, for `kubectl create token`."""
+
+    async def answer(call: Call) -> ASGIApp:
+        account = decode(store.entry(call.key, call.namespace, call.name).raw)
+        media = bodies.content_type(call.request)
+        request = bodies.parse(await bodies.read(call.request), media)
+        if not isinstance(request, dict) or request.get("kind") != "TokenRequest":
+            raise ProtocolError("the body is not a TokenRequest of authentication.k8s.io/v1")
+        spec = request.get("spec") or {}
+        seconds = spec.get("expirationSeconds") or 3600
+        if not isinstance(seconds, int) or not 600 <= seconds <= 1 << 32:
+            message = f"Invalid value: {seconds}: may not specify a duration less than 10 minutes"
+            raise FieldsInvalidError(
+                _TOKEN_REQUEST, call.name, [Cause(field="spec.expirationSeconds", message=message)]
+            )
+        role = (account["metadata"].get("annotations") or {}).get(ROLE, VIEW)
+        user = f"system:serviceaccount:{call.namespace}:{call.name}"
+        token, ends = issue(user, role if role in ROLES else VIEW, call.namespace, seconds)
+        answer = {
+            **request,
+            "metadata": {"name": call.name, "namespace": call.namespace},
+            "spec": {**spec, "expirationSeconds": seconds},
+            "status": {"token": token, "expirationTimestamp": ends},
+        }
+        return Response(forms.encode(answer), status_code=201, media_type="application/json")
+
+    token = Subresource(
+        name="token",
+        kind="TokenRequest",
+        group="authentication.k8s.io",
+        verbs=("create",),
+        answer=answer,
+    )
+    return replace(row, subresources=(token,))
+
+
+_TOKEN_REQUEST = Row(
+    group="authentication.k8s.io", version="v1", kind="TokenRequest", plural="tokenrequests", singular=""
 )

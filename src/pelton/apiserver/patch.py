@@ -1,6 +1,6 @@
 """JSON merge patch and JSON patch on plain JSON values; neither changes what it is given.
 
-Called by `rest.py`; server-side apply is in `apply.py`. Source: RFC 7386, RFC 6902, RFC 6901.
+Called by `rest.py`; server-side apply is in `managed.py`. Source: RFC 7386, RFC 6902, RFC 6901.
 """
 
 from __future__ import annotations

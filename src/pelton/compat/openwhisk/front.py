@@ -64,12 +64,14 @@ class Task:
         extension: Of a web action's address.
         flags: Query of an API request.
         started_ns: Epoch nanoseconds.
+        record: What is kept of it, once it has ended.
     """
 
     # Class attributes instead of slots: most tasks never set these.
     others: tuple[Task, ...] = ()
     extension = ""
     flags: Mapping[str, str] = MappingProxyType({})
+    record = b""
 
     def __init__(
         self, action: Action, params: Any, invocation: Invocation, render: Callable[[Task, Outcome], Reply]
@@ -217,9 +219,12 @@ class Front:
         return reply
 
     def _keep(self, task: Task, outcome: Outcome) -> bytes:
+        """Return an activation's record, the same whenever it is asked for."""
+        if task.record:
+            return task.record
         status, result = outcome.encoded()
         spec = task.action.spec
-        data = record(
+        task.record = data = record(
             activation_id=task.activation_id,
             namespace=self._namespace,
             path=task.action.path[1:],

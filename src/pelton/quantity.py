@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from decimal import ROUND_CEILING, Decimal
 
-__all__ = ["format_duration", "parse_bytes", "parse_duration", "parse_quantity"]
+__all__ = ["format_duration", "parse_bytes", "parse_duration", "parse_quantity", "parse_seconds"]
 
 _UNIT_NS = {
     "ns": 1,
@@ -107,6 +107,19 @@ def _decimal(value: int, unit: int) -> str:
         return str(whole)
     digits = str(part).rjust(len(str(unit)) - 1, "0").rstrip("0")
     return f"{whole}.{digits}"
+
+
+def parse_seconds(text: str) -> float:
+    """Read a duration that annotations hold: plain seconds (`30`, `1.5`), or a Go duration; not negative.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    plain = text.isascii() and text.replace(".", "", 1).isdecimal()
+    seconds = float(text) if plain else parse_duration(text)
+    if seconds < 0:
+        raise ValueError(f'"{text}" is negative')
+    return seconds
 
 
 def parse_quantity(text: str) -> Decimal:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pelton.quantity import format_duration, parse_bytes, parse_duration, parse_quantity
+from pelton.quantity import format_duration, parse_bytes, parse_duration, parse_quantity, parse_seconds
 
 
 @pytest.mark.parametrize(
@@ -96,3 +96,14 @@ def test_parse_quantity_other_text_is_refused(text):
 
 def test_parse_bytes_rounds_up():
     assert parse_bytes("1500m") == 2
+
+
+@pytest.mark.parametrize(("text", "expected"), [("30", 30.0), ("1.5", 1.5), ("1m30s", 90.0), ("0", 0.0)])
+def test_seconds_are_plain_or_a_duration(text, expected):
+    assert parse_seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["-1s", "-1", "soon", "", "1.2.3", "٣"])
+def test_seconds_that_are_neither_are_refused(text):
+    with pytest.raises(ValueError, match=r"."):
+        parse_seconds(text)

@@ -27,14 +27,15 @@ from pelton.cli.tables import (
     resolve_convention,
 )
 from pelton.errors import ManifestError, PeltonError, SourceError, UsageError
-from pelton.manifest import dapr, kinds, openfunction_core, text
+from pelton.manifest import dapr, kinds, openfunction_core, openfunction_networking, text
 from pelton.model.component import ComponentResource, ComponentSpec
 from pelton.model.desired import Desired
-from pelton.model.function import Function
+from pelton.model.function import Function, GatewayRef
+from pelton.model.openfunction_gateway import OpenFunctionGateway
 from pelton.plan.eventing import Facts, component_names
 from pelton.plan.function import Plan, asked_convention, plan
 from pelton.targets.kubernetes import routing
-from pelton.targets.kubernetes.cluster import CONFIG_MAP, Cluster, Gateway, read_config_map, read_gateway
+from pelton.targets.kubernetes.cluster import CONFIG_MAP, DEFAULT_GATEWAY, Cluster, read_config_map
 from pelton.targets.kubernetes.notes import Notes
 from pelton.targets.kubernetes.render import PARTS, render_function
 
@@ -77,7 +78,7 @@ class Inputs:
     Attributes:
         functions: (Function, digest of its image or "") in written order.
         components: Standalone ones, by (namespace, name).
-        gateways: (object, read) of networking.openfunction.io.
+        gateways: (object, decoded) of networking.openfunction.io.
         config: Attributes of Cluster, from the ConfigMap.
         others: Objects that are the same on every target, as written or admitted.
         warnings: For the user.
@@ -86,7 +87,7 @@ class Inputs:
 
     functions: list[tuple[Function, str]] = field(default_factory=list)
     components: dict[tuple[str, str], ComponentResource] = field(default_factory=dict)
-    gateways: list[tuple[dict[str, Any], Gateway]] = field(default_factory=list)
+    gateways: list[tuple[dict[str, Any], OpenFunctionGateway]] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     others: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -164,18 +165,14 @@ def _read(document: text.Document, inputs: Inputs, *, namespace: str, local: boo
     try:
         admitted = kinds.admit(data, where=document.where)
     except ManifestError:
-        if group == _NETWORKING and kind == "Gateway":
-            obj = _placed(data, namespace)
-            inputs.gateways.append((obj, read_gateway(obj)))
-        elif group.endswith("openfunction.io"):
+        if group.endswith("openfunction.io"):
             raise  # its own kinds have to be right; what is not known of others, a cluster may know
-        else:
-            inputs.others.append(data)
+        inputs.others.append(data)
         return
     inputs.warnings += admitted.warnings
     obj = _placed(admitted.obj, namespace) if admitted.kind.namespaced else admitted.obj
     if admitted.kind.group == _NETWORKING:
-        inputs.gateways.append((obj, read_gateway(obj)))
+        inputs.gateways.append((obj, openfunction_networking.GATEWAY.decode(obj)[0]))
     elif admitted.kind.kind == "Function":
         if local:
             resolve_source(obj, document)
@@ -249,11 +246,8 @@ def _unique(objects: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _cluster(inputs: Inputs, options: ClusterOptions) -> Cluster:
     """Join what files and flags say; flags win."""
-    default = Gateway()
-    known = [gateway for _, gateway in inputs.gateways]
-    if not any((gateway.namespace, gateway.name) == (default.namespace, default.name) for gateway in known):
-        known.append(default)
-    changes: dict[str, str] = {
+    known = [DEFAULT_GATEWAY, *(gateway for _, gateway in inputs.gateways)]
+    changes: dict[str, Any] = {
         name: value
         for name, value in (("domain", options.domain), ("cluster_domain", options.cluster_domain))
         if value
@@ -264,7 +258,7 @@ def _cluster(inputs: Inputs, options: ClusterOptions) -> Cluster:
             raise UsageError(
                 f"--gateway {options.gateway!r} is not NAMESPACE/NAME", hint="e.g. projectcontour/contour"
             )
-        changes |= {"parent_namespace": namespace, "parent_name": name}
+        changes["reference"] = GatewayRef(namespace=namespace, name=name)
     add_on = {
         name: value
         for name, value in (

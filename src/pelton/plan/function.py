@@ -35,10 +35,11 @@ from pelton.plan.partial import environment_of, only_openfunctions, unhonoured
 from pelton.plan.problem import Problem
 from pelton.plan.scaling import plan_scaling
 from pelton.plan.states import states
-from pelton.quantity import parse_bytes, parse_duration
+from pelton.quantity import parse_bytes, parse_seconds
 
 __all__ = [
     "CONVENTION",
+    "REQUEST_TIMEOUT",
     "SOURCE_DIGEST",
     "Facts",
     "Plan",
@@ -52,13 +53,14 @@ CONVENTION = "pelton.dev/convention"
 """Annotation: name in the convention table, where detection should not decide."""
 SOURCE_DIGEST = "pelton.dev/source-digest"
 """Annotation: changes when the source directory's content does, so that an unchanged spec is built again."""
-_REQUEST_TIMEOUT = "pelton.dev/request-timeout"
+REQUEST_TIMEOUT = "pelton.dev/request-timeout"
+"""Annotation: limit of one invocation."""
 _BODY_LIMIT = "pelton.dev/body-limit"
 _MAX_ATTEMPTS = "pelton.dev/max-attempts"
 _COMMAND = "pelton.dev/command"
 _PREFIX = "pelton.dev/"
 _OWN = (
-    frozenset({CONVENTION, SOURCE_DIGEST, _REQUEST_TIMEOUT, _BODY_LIMIT, _MAX_ATTEMPTS})
+    frozenset({CONVENTION, SOURCE_DIGEST, REQUEST_TIMEOUT, _BODY_LIMIT, _MAX_ATTEMPTS})
     | rollout.OWN
     | ANNOTATIONS.keys()
 )
@@ -284,10 +286,10 @@ def _limits(
         problems.append(Problem(reason="InvalidAnnotation", path=path, message=f'"{text}" is not {say}'))
 
     timeout_s, body_bytes, attempts = _DEFAULTS.request_timeout_s, _DEFAULTS.body_limit_bytes, None
-    text, path = note(_REQUEST_TIMEOUT)
+    text, path = note(REQUEST_TIMEOUT)
     if path:
         try:
-            timeout_s = float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
+            timeout_s = parse_seconds(text)
         except ValueError:
             timeout_s = -1.0
         if timeout_s < 0:

@@ -23,6 +23,7 @@ from pelton.plan.problem import Problem
 __all__ = [
     "LATEST",
     "TRAFFIC",
+    "VISIBILITY",
     "Layout",
     "TrafficTarget",
     "annotation",
@@ -41,7 +42,8 @@ TRAFFIC = "pelton.dev/traffic"
 """Annotation: list of revisions with their percentage and tag, as YAML or JSON."""
 LATEST = "latest"
 """Stands for the revision of the Function as it is written now."""
-_VISIBILITY = "networking.knative.dev/visibility"
+VISIBILITY = "networking.knative.dev/visibility"
+"""Label: `cluster-local` for functions that are reached from inside only."""
 _MAX_ENTRIES = 20
 _TAG = re.compile(r"[a-z](?:[a-z0-9-]{0,30}[a-z0-9])?")
 _FIELDS = frozenset({"revision", "revisionName", "latestRevision", "percent", "tag"})
@@ -99,8 +101,8 @@ def annotation(function: Function, name: str) -> tuple[str, str]:
 def internal(function: Function) -> bool:
     """Tell whether a Function asks to be reached from inside only, in Knative's words."""
     return "cluster-local" in (
-        function.labels.get(_VISIBILITY, ""),
-        function.serving.labels.get(_VISIBILITY, "") if function.serving else "",
+        function.labels.get(VISIBILITY, ""),
+        function.serving.labels.get(VISIBILITY, "") if function.serving else "",
     )
 
 

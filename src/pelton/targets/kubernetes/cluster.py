@@ -9,68 +9,40 @@ Source: contracts, OpenFunction, sections 5 and 8.1 (end), and autoscaling, sect
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pelton.errors import RenderError
 from pelton.manifest import text
-from pelton.model.function import Exporter, Hooks, Tracing, TracingProvider
+from pelton.model.function import Exporter, GatewayRef, Hooks, Tracing, TracingProvider
+from pelton.model.openfunction_gateway import OpenFunctionGateway
 
 __all__ = [
     "CONFIG_MAP",
+    "DEFAULT_GATEWAY",
     "HTTP_ADD_ON_VERSIONS",
-    "INTERNAL_LISTENER",
     "INTERNAL_PORT",
     "Cluster",
-    "Gateway",
     "read_config_map",
-    "read_gateway",
     "read_plugins",
 ]
 
 CONFIG_MAP = "openfunction-config"
 """Name of the ConfigMap with OpenFunction's global settings."""
-INTERNAL_LISTENER, INTERNAL_PORT = "ofn-http-internal", 80
-"""Listener for callers inside the cluster; OpenFunction's webhook gives every Gateway just this one."""
+DEFAULT_GATEWAY = OpenFunctionGateway(
+    namespace="openfunction",
+    name="openfunction",
+    domain="ofn.io",
+    reference=GatewayRef(namespace="projectcontour", name="contour"),
+)
+"""What OpenFunction installs."""
+INTERNAL_PORT = 80
+"""Of the listener for callers inside the cluster, in every Gateway."""
 HTTP_ADD_ON_VERSIONS = ("v1alpha1", "v1beta1")
 """Versions of http.keda.sh: HTTPScaledObject, or InterceptorRoute with a ScaledObject of one's own."""
 
 _DEFAULT_PROXY_IMAGE = "openfunction/dapr-proxy:v0.1.0"
-_PLACEHOLDER = re.compile(r"\{\{-?\s*\.(\w+)\s*-?\}\}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gateway:
-    """A Gateway of networking.openfunction.io and the Gateway API's Gateway behind it.
-
-    Attributes:
-        namespace, name: Its own.
-        parent_namespace, parent_name: Of the Gateway API's Gateway that routes attach to.
-        domain: Of external host names.
-        cluster_domain: Of names inside the cluster.
-        host_template, path_template: With `{{.Name}}`, `{{.Namespace}}` and, for hosts, `{{.Domain}}`.
-        label_key: Label of routes that says which Gateway they belong to.
-    """
-
-    namespace: str = "openfunction"
-    name: str = "openfunction"
-    parent_namespace: str = "projectcontour"
-    parent_name: str = "contour"
-    domain: str = "ofn.io"
-    cluster_domain: str = "cluster.local"
-    host_template: str = "{{.Name}}.{{.Namespace}}.{{.Domain}}"
-    path_template: str = "{{.Namespace}}/{{.Name}}"
-    label_key: str = "app.kubernetes.io/managed-by"
-
-    def host(self, namespace: str, name: str) -> str:
-        """Return the external host name of a function."""
-        return _fill(self.host_template, {"Name": name, "Namespace": namespace, "Domain": self.domain})
-
-    def path(self, namespace: str, name: str) -> str:
-        """Return the path prefix of a function on hosts that its user chose, with a leading slash."""
-        return "/" + _fill(self.path_template, {"Name": name, "Namespace": namespace}).lstrip("/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,51 +50,19 @@ class Cluster:
     """Settings of a cluster that are not in a Function.
 
     Attributes:
-        gateways: (namespace, name) -> Gateway, for those that are not OpenFunction's default one.
+        gateways: (namespace, name) -> Gateway, with defaults; OpenFunction's own need not be there.
         hooks, tracing: Around the invocations of all functions; None for none.
         proxy_image: Image of the Dapr proxy.
         http_add_on: Version of http.keda.sh to write, one of HTTP_ADD_ON_VERSIONS.
         http_add_on_namespace: Where KEDA's HTTP add-on is installed.
     """
 
-    gateways: Mapping[tuple[str, str], Gateway] = field(default_factory=dict)
+    gateways: Mapping[tuple[str, str], OpenFunctionGateway] = field(default_factory=dict)
     hooks: Hooks | None = None
     tracing: Tracing | None = None
     proxy_image: str = _DEFAULT_PROXY_IMAGE
     http_add_on: str = HTTP_ADD_ON_VERSIONS[0]
     http_add_on_namespace: str = "keda"
-
-
-def _fill(template: str, values: Mapping[str, str]) -> str:
-    """Fill in a template; Gateways use no more of Go's template language than these fields."""
-    filled = _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), template)
-    if "{{" in filled:
-        raise RenderError(
-            f'the template "{template}" uses more than {", ".join("{{." + name + "}}" for name in values)}',
-            hint="write hostTemplate and pathTemplate of the Gateway with these fields only",
-        )
-    return filled
-
-
-def read_gateway(obj: Mapping[str, Any]) -> Gateway:
-    """Read a Gateway of networking.openfunction.io, with the defaults of its schema and of its webhook."""
-    metadata, spec = _object(obj.get("metadata")), _object(obj.get("spec"))
-    defaults = Gateway()
-    namespace, name = str(metadata.get("namespace") or ""), str(metadata.get("name") or "")
-    reference = _object(spec.get("gatewayRef"))
-    definition = _object(spec.get("gatewayDef"))
-    parent = reference or definition
-    return Gateway(
-        namespace=namespace,
-        name=name,
-        parent_namespace=str(parent.get("namespace") or namespace),
-        parent_name=str(parent.get("name") or name),
-        domain=str(spec.get("domain") or defaults.domain),
-        cluster_domain=str(spec.get("clusterDomain") or defaults.cluster_domain),
-        host_template=str(spec.get("hostTemplate") or defaults.host_template),
-        path_template=str(spec.get("pathTemplate") or defaults.path_template),
-        label_key=str(spec.get("httpRouteLabelKey") or defaults.label_key),
-    )
 
 
 def read_config_map(obj: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pelton.plan import names
+from pelton.plan.history import FUNCTION_LABEL
 
 __all__ = [
     "BUILDER_LABEL",
@@ -29,7 +30,6 @@ __all__ = [
     "suffix",
 ]
 
-FUNCTION_LABEL = "openfunction.io/function"
 SERVING_LABEL = "openfunction.io/serving"
 BUILDER_LABEL = "openfunction.io/builder"
 MANAGED_LABEL = "openfunction.io/managed"

@@ -17,16 +17,18 @@ from typing import Any
 from pelton.errors import RenderError
 from pelton.manifest.openfunction_fields import SERVING
 from pelton.model.function import Function, KedaOptions, Serving
-from pelton.plan import names
+from pelton.model.openfunction_gateway import OpenFunctionGateway
+from pelton.plan import history, names, traffic
 from pelton.plan.context import Around, around
 from pelton.plan.eventing import Facts
+from pelton.plan.function import REQUEST_TIMEOUT
 from pelton.plan.scaling import DOMAIN
-from pelton.quantity import parse_duration
+from pelton.quantity import parse_seconds
 from pelton.targets.kubernetes import components as dapr
 from pelton.targets.kubernetes import pod as pods
 from pelton.targets.kubernetes import routing, scaling, workload
 from pelton.targets.kubernetes.build import build_objects
-from pelton.targets.kubernetes.cluster import Cluster, Gateway, read_plugins
+from pelton.targets.kubernetes.cluster import DEFAULT_GATEWAY, Cluster, read_plugins
 from pelton.targets.kubernetes.identity import (
     FUNCTION_LABEL,
     MANAGED_LABEL,
@@ -38,7 +40,7 @@ from pelton.targets.kubernetes.identity import (
 from pelton.targets.kubernetes.notes import Notes
 from pelton.targets.kubernetes.pod import Links, Pod
 
-__all__ = ["PARTS", "Rendered", "render_function", "with_digest"]
+__all__ = ["PARTS", "Rendered", "render_function"]
 
 PARTS = ("build", "serving", "route")
 """Parts of a Function; a pipeline applies one, waits (for the image, for pods), and applies the next."""
@@ -48,11 +50,10 @@ _ENABLE_DAPR = "openfunction.io/enable-dapr"
 _DAPR_MODE = "openfunction.io/dapr-service-mode"
 _PLUGINS = "plugins"
 _PREFIX = "pelton.dev/"
-_REQUEST_TIMEOUT = "pelton.dev/request-timeout"
 # Notes of Pelton's own that are about this machine only, or that a render carries out itself.
 _SILENT = frozenset(
     {
-        _REQUEST_TIMEOUT,
+        REQUEST_TIMEOUT,
         "pelton.dev/convention",
         "pelton.dev/fields-of-v1beta1",
         "pelton.dev/protocol",
@@ -153,9 +154,9 @@ def _serving(
 ) -> list[dict[str, Any]]:
     http = serving.triggers.http if serving.triggers else None
     dapr_triggers = serving.triggers.dapr if serving.triggers else ()
-    gateway = routing.gateway_of(function, cluster, notes) if http is not None else Gateway()
+    gateway = routing.gateway_of(function, cluster, notes) if http is not None else DEFAULT_GATEWAY
     found = dapr.find_links(function, facts, notes)
-    image = with_digest(function.image, digest)
+    image = history.image(function.image, digest)
     identity = _identity(function, serving, cluster, found, gateway, image)
     found = dapr.rename(found, function, identity)
     proxied = _has_dapr(function, serving) and _dapr_mode(function, notes) == "standalone"
@@ -194,7 +195,7 @@ def _http(
     serving: Serving,
     identity: Identity,
     pod: Pod,
-    gateway: Gateway,
+    gateway: OpenFunctionGateway,
     cluster: Cluster,
     *,
     events: bool,
@@ -202,7 +203,7 @@ def _http(
 ) -> list[dict[str, Any]]:
     """Return workload, scaler and routes of a function with an HTTP trigger."""
     http = serving.triggers.http if serving.triggers else None
-    timeout_s = _request_timeout(function, serving)
+    timeout_s = _request_timeout(function)
     hosts = routing.hostnames(function, identity, gateway, notes)
     made: list[dict[str, Any]] = []
     if serving.workload_type not in ("", "Deployment"):
@@ -286,7 +287,12 @@ def _async(
 
 
 def _identity(
-    function: Function, serving: Serving, cluster: Cluster, found: Links, gateway: Gateway, image: str
+    function: Function,
+    serving: Serving,
+    cluster: Cluster,
+    found: Links,
+    gateway: OpenFunctionGateway,
+    image: str,
 ) -> Identity:
     """Name the revision by all that its objects are made of."""
     types = {
@@ -320,11 +326,6 @@ def _identity(
         app_id=serving.annotations.get("dapr.io/app-id") or names.app_id(function.namespace, function.name),
         cluster_domain=gateway.cluster_domain,
     )
-
-
-def with_digest(image: str, digest: str) -> str:
-    """Return an image at a digest; a digest that it has is replaced, a tag stays."""
-    return f"{image.partition('@')[0]}@{digest}" if digest else image
 
 
 def _has_dapr(function: Function, serving: Serving) -> bool:
@@ -386,21 +387,12 @@ def _annotations(
     return found
 
 
-def _request_timeout(function: Function, serving: Serving) -> float | None:
+def _request_timeout(function: Function) -> float | None:
     """Return seconds per request from the annotation; None where nothing says it."""
-    for path, notes in (
-        ("spec.serving.annotations", serving.annotations),
-        ("metadata.annotations", function.annotations),
-    ):
-        if _REQUEST_TIMEOUT in notes:
-            text = notes[_REQUEST_TIMEOUT].strip()
-            try:
-                seconds = float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
-            except ValueError:
-                seconds = -1.0
-            if seconds < 0:
-                raise RenderError(
-                    f'{path}[{_REQUEST_TIMEOUT}]: "{text}" is not a duration such as "30s", or "0" for none'
-                )
-            return seconds
-    return None
+    text, path = traffic.annotation(function, REQUEST_TIMEOUT)
+    if not path:
+        return None
+    try:
+        return parse_seconds(text)
+    except ValueError:
+        raise RenderError(f'{path}: "{text}" is not a duration such as "30s", or "0" for none') from None

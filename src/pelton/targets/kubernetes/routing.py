@@ -10,12 +10,14 @@ silent or cannot be done as they say: see docs/reference/kubernetes.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pelton.manifest.fields import copy_json
-from pelton.model.function import Function, HttpRoute
-from pelton.targets.kubernetes.cluster import INTERNAL_LISTENER, INTERNAL_PORT, Cluster, Gateway
+from pelton.model.function import Function, GatewayRef, HttpRoute
+from pelton.model.openfunction_gateway import INTERNAL_LISTENER, OpenFunctionGateway
+from pelton.plan import traffic
+from pelton.targets.kubernetes.cluster import DEFAULT_GATEWAY, INTERNAL_PORT, Cluster
 from pelton.targets.kubernetes.identity import Identity, label_value, metadata
 from pelton.targets.kubernetes.notes import Notes
 
@@ -26,6 +28,7 @@ __all__ = [
     "hostnames",
     "http_route",
     "internal_service",
+    "parent",
     "reference_grant",
 ]
 
@@ -57,27 +60,30 @@ class Backend:
         return cls(service=_INTERCEPTOR, port=_INTERCEPTOR_PORT, namespace=cluster.http_add_on_namespace)
 
 
-def gateway_of(function: Function, cluster: Cluster, notes: Notes) -> Gateway:
+def gateway_of(function: Function, cluster: Cluster, notes: Notes) -> OpenFunctionGateway:
     """Return the Gateway that a function's route names; an unknown one is given the usual settings."""
-    route = _route(function)
-    reference = route.gateway
+    reference = _route(function).gateway
     if reference is None:
-        return Gateway()
-    key = (reference.namespace, reference.name)
-    if key in cluster.gateways:
-        return cluster.gateways[key]
-    if key == (Gateway().namespace, Gateway().name):
-        return Gateway()
+        return DEFAULT_GATEWAY
+    known = {(DEFAULT_GATEWAY.namespace, DEFAULT_GATEWAY.name): DEFAULT_GATEWAY, **cluster.gateways}
+    if (reference.namespace, reference.name) in known:
+        return known[reference.namespace, reference.name]
     notes.add(
         f"{_ROUTE}.gatewayRef",
         f'Gateway "{reference.namespace}/{reference.name}" is not in these files: its domain is taken to be '
-        f"{Gateway().domain}, and routes to attach to a Gateway of the same name",
+        f"{DEFAULT_GATEWAY.domain}, and routes to attach to a Gateway of the same name",
     )
-    return Gateway(
-        namespace=reference.namespace,
-        name=reference.name,
-        parent_namespace=reference.namespace,
-        parent_name=reference.name,
+    return replace(DEFAULT_GATEWAY, namespace=reference.namespace, name=reference.name, reference=reference)
+
+
+def parent(gateway: OpenFunctionGateway) -> GatewayRef:
+    """Return the Gateway of the Gateway API behind a Gateway: the one it refers to, else the one it makes."""
+    if gateway.reference is not None:
+        return gateway.reference
+    made = gateway.definition
+    return GatewayRef(
+        namespace=(made.namespace if made is not None else "") or gateway.namespace,
+        name=(made.name if made is not None else "") or gateway.name,
     )
 
 
@@ -86,10 +92,19 @@ def _route(function: Function) -> HttpRoute:
     return (http.route if http is not None else None) or HttpRoute()
 
 
-def hostnames(function: Function, identity: Identity, gateway: Gateway, notes: Notes) -> tuple[str, ...]:
-    """Return the host names of a function: the user's, else the Gateway's template, and the internal one."""
+def hostnames(
+    function: Function, identity: Identity, gateway: OpenFunctionGateway, notes: Notes
+) -> tuple[str, ...]:
+    """Return the host names of a function: the user's, else the Gateway's template, and the internal one.
+
+    A function that is cluster-local has the internal one only.
+    """
     given = _route(function).hostnames or (gateway.host(identity.namespace, identity.function),)
     internal = identity.inside(identity.function)
+    if traffic.internal(function):
+        if _route(function).hostnames:
+            notes.add(f"{_ROUTE}.hostnames", f"left out: {traffic.VISIBILITY} is cluster-local")
+        return (internal,)
     if len(given) >= _MOST_HOSTNAMES and internal not in given:
         notes.add(
             f"{_ROUTE}.hostnames",
@@ -102,7 +117,7 @@ def hostnames(function: Function, identity: Identity, gateway: Gateway, notes: N
 def http_route(
     function: Function,
     identity: Identity,
-    gateway: Gateway,
+    gateway: OpenFunctionGateway,
     hosts: tuple[str, ...],
     backend: Backend,
     *,
@@ -121,7 +136,8 @@ def http_route(
     route = _route(function)
     rules: list[dict[str, Any]] = [copy_json(rule) for rule in route.rules]
     if not rules:
-        path = gateway.path(identity.namespace, identity.function) if route.hostnames else "/"
+        shared = bool(route.hostnames) and not traffic.internal(function)
+        path = gateway.path(identity.namespace, identity.function) if shared else "/"
         rules = [{"matches": [{"path": {"type": "PathPrefix", "value": path}}]}]
     for rule in rules:
         _finish(rule, backend, request_timeout_s)
@@ -131,15 +147,15 @@ def http_route(
         "metadata": metadata(
             identity.function,
             identity.namespace,
-            {**identity.labels, gateway.label_key: label_value(f"{gateway.namespace}.{gateway.name}")},
+            {**identity.labels, gateway.route_label: label_value(f"{gateway.namespace}.{gateway.name}")},
         ),
         "spec": {
             "parentRefs": [
                 {
                     "group": GROUP,
                     "kind": "Gateway",
-                    "namespace": gateway.parent_namespace,
-                    "name": gateway.parent_name,
+                    "namespace": parent(gateway).namespace,
+                    "name": parent(gateway).name,
                 }
             ],
             "hostnames": list(hosts),
@@ -200,7 +216,7 @@ def _gateway_duration(seconds: float) -> str:
     return found or "0s"
 
 
-def internal_service(identity: Identity, gateway: Gateway) -> dict[str, Any]:
+def internal_service(identity: Identity, gateway: OpenFunctionGateway) -> dict[str, Any]:
     """Return the Service by which other pods call a function by its name: it leads to the gateway."""
     return {
         "apiVersion": "v1",
@@ -234,32 +250,30 @@ def reference_grant(identity: Identity, cluster: Cluster) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------- Gateways
 
 
-def gateway_objects(obj: Mapping[str, Any], gateway: Gateway, notes: Notes) -> list[dict[str, Any]]:
+def gateway_objects(
+    obj: Mapping[str, Any], gateway: OpenFunctionGateway, notes: Notes
+) -> list[dict[str, Any]]:
     """Return what a Gateway of networking.openfunction.io becomes.
 
     Args:
-        obj: As written.
-        gateway: The same, read.
+        obj: With defaults filled in.
+        gateway: The same, decoded.
         notes: Takes what someone has to do by hand.
     """
-    spec = _object(obj.get("spec"))
-    written = _object(spec.get("gatewaySpec")).get("listeners") or ()
-    listeners = [_listener(item, gateway) for item in written]
-    if not any(item.get("name") == INTERNAL_LISTENER for item in listeners):
-        listeners.append(_listener({"name": INTERNAL_LISTENER}, gateway))
+    listeners = copy_json(obj["spec"]["gatewaySpec"]["listeners"])
     external = [
         (str(item["name"]), int(item["port"])) for item in listeners if item["name"] != INTERNAL_LISTENER
     ]
+    behind = parent(gateway)
     made: list[dict[str, Any]] = []
-    definition = spec.get("gatewayDef")
-    if isinstance(definition, dict):
+    if gateway.definition is not None:
         made.append(
             {
                 "apiVersion": f"{GROUP}/v1",
                 "kind": "Gateway",
-                "metadata": metadata(gateway.parent_name, gateway.parent_namespace),
+                "metadata": metadata(behind.name, behind.namespace),
                 "spec": {
-                    "gatewayClassName": str(definition.get("gatewayClassName") or ""),
+                    "gatewayClassName": gateway.definition.class_name,
                     "listeners": listeners,
                 },
             }
@@ -268,7 +282,7 @@ def gateway_objects(obj: Mapping[str, Any], gateway: Gateway, notes: Notes) -> l
         names = ", ".join(f"{item['name']} ({item['hostname']}, port {item['port']})" for item in listeners)
         notes.add(
             "spec.gatewayRef",
-            f'Gateway "{gateway.parent_namespace}/{gateway.parent_name}" is not made here: it has to have '
+            f'Gateway "{behind.namespace}/{behind.name}" is not made here: it has to have '
             f"the listeners {names}, open for routes of all namespaces",
         )
     # OpenFunction looks for the gateway's Service under three names; without a cluster there is no looking.
@@ -279,28 +293,14 @@ def gateway_objects(obj: Mapping[str, Any], gateway: Gateway, notes: Notes) -> l
             "metadata": metadata("gateway", gateway.namespace),
             "spec": {
                 "type": "ExternalName",
-                "externalName": f"envoy.{gateway.parent_namespace}.svc.{gateway.cluster_domain}",
+                "externalName": f"envoy.{behind.namespace}.svc.{gateway.cluster_domain}",
                 "ports": _ports(external or [(INTERNAL_LISTENER, INTERNAL_PORT)]),
             },
         }
     )
     notes.add(
         "metadata.name",
-        f'Service "{gateway.namespace}/gateway" leads to the Service envoy in {gateway.parent_namespace}; '
+        f'Service "{gateway.namespace}/gateway" leads to the Service envoy in {behind.namespace}; '
         "change externalName where the gateway's own Service has another name",
     )
     return made
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _listener(item: Mapping[str, Any], gateway: Gateway) -> dict[str, Any]:
-    """Return a listener as OpenFunction's webhook leaves it."""
-    internal = item.get("name") == INTERNAL_LISTENER
-    forced: dict[str, Any] = {"hostname": f"*.{gateway.domain}"}
-    if internal:
-        forced = {"hostname": f"*.{gateway.cluster_domain}", "port": INTERNAL_PORT, "protocol": "HTTP"}
-        forced["allowedRoutes"] = {"namespaces": {"from": "All"}}
-    return {"name": "http", "port": 80, "protocol": "HTTP", **copy_json(dict(item)), **forced}

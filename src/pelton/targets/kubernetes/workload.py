@@ -14,6 +14,7 @@ from math import ceil
 from typing import Any
 
 from pelton.model.function import Function, ScaleOptions, Serving
+from pelton.plan import traffic
 from pelton.quantity import format_duration
 from pelton.targets.kubernetes.cluster import Cluster
 from pelton.targets.kubernetes.identity import MANAGED_LABEL, PROXY_LABEL, SERVING_LABEL, Identity, metadata
@@ -170,7 +171,8 @@ def knative_service(
         "metadata": metadata(
             identity.part("ksvc"),
             identity.namespace,
-            {name: value for name, value in identity.labels.items() if name != MANAGED_LABEL},
+            {name: value for name, value in identity.labels.items() if name != MANAGED_LABEL}
+            | ({traffic.VISIBILITY: "cluster-local"} if traffic.internal(function) else {}),
         ),
         "spec": {
             "template": {

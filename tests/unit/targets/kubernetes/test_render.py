@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,7 +32,7 @@ from pelton.plan.eventing import Facts
 from pelton.sdk.context import RuntimeContext
 from pelton.targets.kubernetes.cluster import Cluster
 from pelton.targets.kubernetes.identity import suffix
-from pelton.targets.kubernetes.render import PARTS, render_function, with_digest
+from pelton.targets.kubernetes.render import PARTS, render_function
 from tests.unit.targets.kubernetes import basics
 
 TEXT = st.text("abcXYZ019-_. é", min_size=1, max_size=40)
@@ -237,20 +236,6 @@ def test_frameworks_read_the_names_of_the_cluster_out_of_the_context(function):
     assert set(context.states) == set(function.serving.states)
     assert len(context.dapr_triggers) == len(function.serving.triggers.dapr)
     assert context.has_http_trigger() == (function.serving.triggers.http is not None)
-
-
-@pytest.mark.parametrize(
-    ("image", "expected"),
-    [
-        ("demo/x", "demo/x@sha256:1"),
-        ("demo/x:v1", "demo/x:v1@sha256:1"),
-        ("demo/x:v1@sha256:0", "demo/x:v1@sha256:1"),
-        ("host:5000/demo/x", "host:5000/demo/x@sha256:1"),
-    ],
-)
-def test_image_at_a_digest_keeps_its_tag(image, expected):
-    assert with_digest(image, "sha256:1") == expected
-    assert with_digest(image, "") == image
 
 
 def test_suffix_is_five_characters_of_generated_names_and_depends_on_content():

@@ -30,7 +30,8 @@ from bench.load import Address, ask, load, quantile
 from bench.machine import cpu_s, cpus, free_port, pin, pinned, rss_mb
 from bench.table import Row, render, spread
 from pelton.model.desired import Route
-from pelton.targets.local.envoy import Gateway, Listener, bootstrap, envoy_command
+from pelton.targets.local.envoy import bootstrap, envoy_command
+from pelton.targets.local.gateway import Gateway, Listener
 
 CONNECTIONS = 32
 ROUNDS = 10

@@ -18,7 +18,8 @@ import pytest
 
 from pelton.errors import GatewayError
 from pelton.model.desired import Route
-from pelton.targets.local.envoy import Gateway, Listener, bootstrap, envoy_command
+from pelton.targets.local.envoy import bootstrap, envoy_command
+from pelton.targets.local.gateway import Gateway, Listener
 from pelton.targets.local.gateway_config import ENDPOINTS, FUNCTION_HEADER, LISTENER_HEADER, NOBODY
 from pelton.targets.local.xds import Change, RefusedError
 

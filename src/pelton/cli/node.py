@@ -33,8 +33,7 @@ from pelton.errors import PeltonError
 from pelton.model.desired import Desired, Route, Workload, revision_key
 from pelton.model.span import SpanRecord
 from pelton.sdk.trace_sender import pairs
-from pelton.targets.local.envoy import Gateway
-from pelton.targets.local.gateway_config import Listener
+from pelton.targets.local.gateway import Gateway, Listener
 
 __all__ = ["Node", "main"]
 

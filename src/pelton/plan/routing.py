@@ -44,7 +44,11 @@ __all__ = [
     "decide",
     "entries_of",
     "explain",
+    "host_rank",
     "intersection",
+    "mismatch",
+    "order_of",
+    "takes_all",
     "virtual_hosts",
 ]
 
@@ -98,18 +102,18 @@ class Entry:
 # ------------------------------------------------------------------------------------------------- precedence
 
 
-def _host_rank(host: str) -> tuple[int, int]:
+def host_rank(host: str) -> tuple[int, int]:
     """Return the rank of a host: most characters without wildcard first, then most characters."""
     bare = host.removeprefix("*.").removeprefix("*")
     exact = 0 if host.startswith("*") else len(bare)
     return (-exact, -len(host))
 
 
-def _order(entry: Entry) -> tuple[object, ...]:
+def order_of(entry: Entry) -> tuple[object, ...]:
     """Return the precedence of an entry; smaller wins. A total order: no two entries of a port are equal."""
     match = entry.match
     return (
-        _host_rank(entry.host),
+        host_rank(entry.host),
         _TYPES.get(match.path.type, 3),
         -len(match.path.value),
         not match.method,
@@ -137,6 +141,11 @@ _CRITERIA: tuple[tuple[str, int], ...] = (
     ("kind", 8),
     ("position", 9),
 )
+
+
+def takes_all(entry: Entry) -> bool:
+    """Tell whether an entry takes every request for its host, so that nothing behind it is reached."""
+    return entry.match == _UNCONDITIONAL
 
 
 def covers(pattern: str, host: str) -> bool:
@@ -300,7 +309,7 @@ def virtual_hosts(entries: Iterable[Entry]) -> dict[str, tuple[Entry, ...]]:
     wide = [host for host in by_host if host.startswith("*")]
     found: dict[str, tuple[Entry, ...]] = {}
     for host, own in by_host.items():
-        if len(own) == 1 and own[0].match == _UNCONDITIONAL:
+        if len(own) == 1 and takes_all(own[0]):
             found[host] = (own[0],)
             continue
         more = [
@@ -310,13 +319,13 @@ def virtual_hosts(entries: Iterable[Entry]) -> dict[str, tuple[Entry, ...]]:
             for entry in by_host[other]
             if entry.way == _BY_HOST
         ]
-        found[host] = _cut(sorted([*own, *more], key=_order))
+        found[host] = _cut(sorted([*own, *more], key=order_of))
     return found
 
 
 def _cut(ordered: list[Entry]) -> tuple[Entry, ...]:
     for place, entry in enumerate(ordered):
-        if entry.match == _UNCONDITIONAL:
+        if takes_all(entry):
             return tuple(ordered[: place + 1])
     return tuple(ordered)
 
@@ -355,7 +364,7 @@ def conflicts(entries: Iterable[Entry]) -> tuple[Conflict, ...]:
         holders.setdefault(claims(entry), []).append(entry)
     found: dict[tuple[str, str, str], Conflict] = {}
     for (host, match), rivals in holders.items():
-        first, *others = sorted(rivals, key=_order)
+        first, *others = sorted(rivals, key=order_of)
         for other in others:
             if other.owner != first.owner:
                 key = (first.owner, other.owner, host)
@@ -440,7 +449,7 @@ def _field_mismatch(wanted: FieldMatch, value: str | None, what: str) -> str:
 
 def host_of(hosts: Iterable[str], host: str) -> str:
     """Return the host among those of a port under which a request is looked up; ANY when no other fits."""
-    return min((one for one in hosts if covers(one, host)), key=_host_rank, default=ANY)
+    return min((one for one in hosts if covers(one, host)), key=host_rank, default=ANY)
 
 
 def decide(hosts: Mapping[str, Sequence[Entry]], request: Request) -> Entry | None:
@@ -463,7 +472,7 @@ def explain(entries: Sequence[Entry], request: Request) -> Explanation:
     winner = decide(hosts, request)
     others = [
         Considered(entry=entry, why=_why_not(entry, winner, request, host))
-        for entry in sorted(entries, key=_order)
+        for entry in sorted(entries, key=order_of)
         if entry != winner
     ]
     return Explanation(host=host, winner=winner, others=tuple(others))
@@ -481,7 +490,7 @@ def _why_not(entry: Entry, winner: Entry | None, request: Request, host: str) ->
 
 def _lost(entry: Entry, winner: Entry) -> str:
     """Say by which criterion one matching entry comes behind another."""
-    ours, theirs = _order(entry), _order(winner)
+    ours, theirs = order_of(entry), order_of(winner)
     decided = next((name for name, place in _CRITERIA if ours[place] != theirs[place]), "position")
     said = {
         "host": f"its host {entry.host} is less specific than {winner.host}",

@@ -152,10 +152,69 @@ class Percent(_message.Message):
     def __init__(self, value: _Optional[float] = ...) -> None: ...
 
 class DataSource(_message.Message):
-    __slots__ = ("inline_string",)
+    __slots__ = ("inline_bytes", "inline_string")
+    INLINE_BYTES_FIELD_NUMBER: _ClassVar[int]
     INLINE_STRING_FIELD_NUMBER: _ClassVar[int]
+    inline_bytes: bytes
     inline_string: str
-    def __init__(self, inline_string: _Optional[str] = ...) -> None: ...
+    def __init__(self, inline_bytes: _Optional[bytes] = ..., inline_string: _Optional[str] = ...) -> None: ...
+
+class TransportSocket(_message.Message):
+    __slots__ = ("name", "typed_config")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPED_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    typed_config: _any_pb2.Any
+    def __init__(self, name: _Optional[str] = ..., typed_config: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
+
+class Metadata(_message.Message):
+    __slots__ = ("filter_metadata",)
+    class FilterMetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _struct_pb2.Struct
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    FILTER_METADATA_FIELD_NUMBER: _ClassVar[int]
+    filter_metadata: _containers.MessageMap[str, _struct_pb2.Struct]
+    def __init__(self, filter_metadata: _Optional[_Mapping[str, _struct_pb2.Struct]] = ...) -> None: ...
+
+class StringMatcher(_message.Message):
+    __slots__ = ("exact", "safe_regex")
+    EXACT_FIELD_NUMBER: _ClassVar[int]
+    SAFE_REGEX_FIELD_NUMBER: _ClassVar[int]
+    exact: str
+    safe_regex: RegexMatcher
+    def __init__(self, exact: _Optional[str] = ..., safe_regex: _Optional[_Union[RegexMatcher, _Mapping]] = ...) -> None: ...
+
+class RegexMatcher(_message.Message):
+    __slots__ = ("regex",)
+    REGEX_FIELD_NUMBER: _ClassVar[int]
+    regex: str
+    def __init__(self, regex: _Optional[str] = ...) -> None: ...
+
+class FractionalPercent(_message.Message):
+    __slots__ = ("numerator", "denominator")
+    NUMERATOR_FIELD_NUMBER: _ClassVar[int]
+    DENOMINATOR_FIELD_NUMBER: _ClassVar[int]
+    numerator: int
+    denominator: int
+    def __init__(self, numerator: _Optional[int] = ..., denominator: _Optional[int] = ...) -> None: ...
+
+class RuntimeFractionalPercent(_message.Message):
+    __slots__ = ("default_value",)
+    DEFAULT_VALUE_FIELD_NUMBER: _ClassVar[int]
+    default_value: FractionalPercent
+    def __init__(self, default_value: _Optional[_Union[FractionalPercent, _Mapping]] = ...) -> None: ...
+
+class RuntimeUInt32(_message.Message):
+    __slots__ = ("default_value", "runtime_key")
+    DEFAULT_VALUE_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_KEY_FIELD_NUMBER: _ClassVar[int]
+    default_value: int
+    runtime_key: str
+    def __init__(self, default_value: _Optional[int] = ..., runtime_key: _Optional[str] = ...) -> None: ...
 
 class SubstitutionFormatString(_message.Message):
     __slots__ = ("text_format", "json_format")
@@ -196,10 +255,12 @@ class Endpoint(_message.Message):
     def __init__(self, address: _Optional[_Union[Address, _Mapping]] = ...) -> None: ...
 
 class LbEndpoint(_message.Message):
-    __slots__ = ("endpoint",)
+    __slots__ = ("endpoint", "metadata")
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
     endpoint: Endpoint
-    def __init__(self, endpoint: _Optional[_Union[Endpoint, _Mapping]] = ...) -> None: ...
+    metadata: Metadata
+    def __init__(self, endpoint: _Optional[_Union[Endpoint, _Mapping]] = ..., metadata: _Optional[_Union[Metadata, _Mapping]] = ...) -> None: ...
 
 class LocalityLbEndpoints(_message.Message):
     __slots__ = ("lb_endpoints", "priority")
@@ -218,7 +279,7 @@ class ClusterLoadAssignment(_message.Message):
     def __init__(self, cluster_name: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[LocalityLbEndpoints, _Mapping]]] = ...) -> None: ...
 
 class Cluster(_message.Message):
-    __slots__ = ("name", "type", "eds_cluster_config", "connect_timeout", "circuit_breakers", "common_lb_config", "load_assignment", "typed_extension_protocol_options", "load_balancing_policy")
+    __slots__ = ("name", "type", "eds_cluster_config", "connect_timeout", "circuit_breakers", "dns_lookup_family", "common_lb_config", "load_assignment", "typed_extension_protocol_options", "load_balancing_policy")
     class EdsClusterConfig(_message.Message):
         __slots__ = ("eds_config",)
         EDS_CONFIG_FIELD_NUMBER: _ClassVar[int]
@@ -241,6 +302,7 @@ class Cluster(_message.Message):
     EDS_CLUSTER_CONFIG_FIELD_NUMBER: _ClassVar[int]
     CONNECT_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     CIRCUIT_BREAKERS_FIELD_NUMBER: _ClassVar[int]
+    DNS_LOOKUP_FAMILY_FIELD_NUMBER: _ClassVar[int]
     COMMON_LB_CONFIG_FIELD_NUMBER: _ClassVar[int]
     LOAD_ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
     TYPED_EXTENSION_PROTOCOL_OPTIONS_FIELD_NUMBER: _ClassVar[int]
@@ -250,11 +312,12 @@ class Cluster(_message.Message):
     eds_cluster_config: Cluster.EdsClusterConfig
     connect_timeout: _duration_pb2.Duration
     circuit_breakers: CircuitBreakers
+    dns_lookup_family: int
     common_lb_config: Cluster.CommonLbConfig
     load_assignment: ClusterLoadAssignment
     typed_extension_protocol_options: _containers.MessageMap[str, _any_pb2.Any]
     load_balancing_policy: LoadBalancingPolicy
-    def __init__(self, name: _Optional[str] = ..., type: _Optional[int] = ..., eds_cluster_config: _Optional[_Union[Cluster.EdsClusterConfig, _Mapping]] = ..., connect_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., circuit_breakers: _Optional[_Union[CircuitBreakers, _Mapping]] = ..., common_lb_config: _Optional[_Union[Cluster.CommonLbConfig, _Mapping]] = ..., load_assignment: _Optional[_Union[ClusterLoadAssignment, _Mapping]] = ..., typed_extension_protocol_options: _Optional[_Mapping[str, _any_pb2.Any]] = ..., load_balancing_policy: _Optional[_Union[LoadBalancingPolicy, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[int] = ..., eds_cluster_config: _Optional[_Union[Cluster.EdsClusterConfig, _Mapping]] = ..., connect_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., circuit_breakers: _Optional[_Union[CircuitBreakers, _Mapping]] = ..., dns_lookup_family: _Optional[int] = ..., common_lb_config: _Optional[_Union[Cluster.CommonLbConfig, _Mapping]] = ..., load_assignment: _Optional[_Union[ClusterLoadAssignment, _Mapping]] = ..., typed_extension_protocol_options: _Optional[_Mapping[str, _any_pb2.Any]] = ..., load_balancing_policy: _Optional[_Union[LoadBalancingPolicy, _Mapping]] = ...) -> None: ...
 
 class CircuitBreakers(_message.Message):
     __slots__ = ("thresholds",)
@@ -306,9 +369,10 @@ class UpstreamHttpOptions(_message.Message):
     def __init__(self, common_http_protocol_options: _Optional[_Union[CommonHttpProtocolOptions, _Mapping]] = ..., explicit_http_config: _Optional[_Union[UpstreamHttpOptions.ExplicitHttpConfig, _Mapping]] = ...) -> None: ...
 
 class RouteConfiguration(_message.Message):
-    __slots__ = ("name", "virtual_hosts", "request_headers_to_add", "validate_clusters", "request_headers_to_remove", "most_specific_header_mutations_wins", "ignore_port_in_host_matching")
+    __slots__ = ("name", "virtual_hosts", "response_headers_to_remove", "request_headers_to_add", "validate_clusters", "request_headers_to_remove", "most_specific_header_mutations_wins", "ignore_port_in_host_matching")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VIRTUAL_HOSTS_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_HEADERS_TO_REMOVE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_HEADERS_TO_ADD_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_CLUSTERS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_HEADERS_TO_REMOVE_FIELD_NUMBER: _ClassVar[int]
@@ -316,12 +380,13 @@ class RouteConfiguration(_message.Message):
     IGNORE_PORT_IN_HOST_MATCHING_FIELD_NUMBER: _ClassVar[int]
     name: str
     virtual_hosts: _containers.RepeatedCompositeFieldContainer[VirtualHost]
+    response_headers_to_remove: _containers.RepeatedScalarFieldContainer[str]
     request_headers_to_add: _containers.RepeatedCompositeFieldContainer[HeaderValueOption]
     validate_clusters: _wrappers_pb2.BoolValue
     request_headers_to_remove: _containers.RepeatedScalarFieldContainer[str]
     most_specific_header_mutations_wins: bool
     ignore_port_in_host_matching: bool
-    def __init__(self, name: _Optional[str] = ..., virtual_hosts: _Optional[_Iterable[_Union[VirtualHost, _Mapping]]] = ..., request_headers_to_add: _Optional[_Iterable[_Union[HeaderValueOption, _Mapping]]] = ..., validate_clusters: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., request_headers_to_remove: _Optional[_Iterable[str]] = ..., most_specific_header_mutations_wins: _Optional[bool] = ..., ignore_port_in_host_matching: _Optional[bool] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., virtual_hosts: _Optional[_Iterable[_Union[VirtualHost, _Mapping]]] = ..., response_headers_to_remove: _Optional[_Iterable[str]] = ..., request_headers_to_add: _Optional[_Iterable[_Union[HeaderValueOption, _Mapping]]] = ..., validate_clusters: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., request_headers_to_remove: _Optional[_Iterable[str]] = ..., most_specific_header_mutations_wins: _Optional[bool] = ..., ignore_port_in_host_matching: _Optional[bool] = ...) -> None: ...
 
 class VirtualHost(_message.Message):
     __slots__ = ("name", "domains", "routes", "retry_policy")
@@ -336,40 +401,139 @@ class VirtualHost(_message.Message):
     def __init__(self, name: _Optional[str] = ..., domains: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., retry_policy: _Optional[_Union[RetryPolicy, _Mapping]] = ...) -> None: ...
 
 class Route(_message.Message):
-    __slots__ = ("match", "route", "request_headers_to_add", "name")
+    __slots__ = ("match", "route", "redirect", "direct_response", "request_headers_to_add", "response_headers_to_add", "response_headers_to_remove", "request_headers_to_remove", "name")
     MATCH_FIELD_NUMBER: _ClassVar[int]
     ROUTE_FIELD_NUMBER: _ClassVar[int]
+    REDIRECT_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_RESPONSE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_HEADERS_TO_ADD_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_HEADERS_TO_ADD_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_HEADERS_TO_REMOVE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_HEADERS_TO_REMOVE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     match: RouteMatch
     route: RouteAction
+    redirect: RedirectAction
+    direct_response: DirectResponseAction
     request_headers_to_add: _containers.RepeatedCompositeFieldContainer[HeaderValueOption]
+    response_headers_to_add: _containers.RepeatedCompositeFieldContainer[HeaderValueOption]
+    response_headers_to_remove: _containers.RepeatedScalarFieldContainer[str]
+    request_headers_to_remove: _containers.RepeatedScalarFieldContainer[str]
     name: str
-    def __init__(self, match: _Optional[_Union[RouteMatch, _Mapping]] = ..., route: _Optional[_Union[RouteAction, _Mapping]] = ..., request_headers_to_add: _Optional[_Iterable[_Union[HeaderValueOption, _Mapping]]] = ..., name: _Optional[str] = ...) -> None: ...
+    def __init__(self, match: _Optional[_Union[RouteMatch, _Mapping]] = ..., route: _Optional[_Union[RouteAction, _Mapping]] = ..., redirect: _Optional[_Union[RedirectAction, _Mapping]] = ..., direct_response: _Optional[_Union[DirectResponseAction, _Mapping]] = ..., request_headers_to_add: _Optional[_Iterable[_Union[HeaderValueOption, _Mapping]]] = ..., response_headers_to_add: _Optional[_Iterable[_Union[HeaderValueOption, _Mapping]]] = ..., response_headers_to_remove: _Optional[_Iterable[str]] = ..., request_headers_to_remove: _Optional[_Iterable[str]] = ..., name: _Optional[str] = ...) -> None: ...
 
 class RouteMatch(_message.Message):
-    __slots__ = ("prefix", "path", "path_separated_prefix", "safe_regex")
+    __slots__ = ("prefix", "path", "headers", "query_parameters", "safe_regex", "path_separated_prefix")
     PREFIX_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
-    PATH_SEPARATED_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    HEADERS_FIELD_NUMBER: _ClassVar[int]
+    QUERY_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     SAFE_REGEX_FIELD_NUMBER: _ClassVar[int]
+    PATH_SEPARATED_PREFIX_FIELD_NUMBER: _ClassVar[int]
     prefix: str
     path: str
-    path_separated_prefix: str
+    headers: _containers.RepeatedCompositeFieldContainer[HeaderMatcher]
+    query_parameters: _containers.RepeatedCompositeFieldContainer[QueryParameterMatcher]
     safe_regex: RegexMatcher
-    def __init__(self, prefix: _Optional[str] = ..., path: _Optional[str] = ..., path_separated_prefix: _Optional[str] = ..., safe_regex: _Optional[_Union[RegexMatcher, _Mapping]] = ...) -> None: ...
+    path_separated_prefix: str
+    def __init__(self, prefix: _Optional[str] = ..., path: _Optional[str] = ..., headers: _Optional[_Iterable[_Union[HeaderMatcher, _Mapping]]] = ..., query_parameters: _Optional[_Iterable[_Union[QueryParameterMatcher, _Mapping]]] = ..., safe_regex: _Optional[_Union[RegexMatcher, _Mapping]] = ..., path_separated_prefix: _Optional[str] = ...) -> None: ...
+
+class HeaderMatcher(_message.Message):
+    __slots__ = ("name", "present_match", "string_match")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PRESENT_MATCH_FIELD_NUMBER: _ClassVar[int]
+    STRING_MATCH_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    present_match: bool
+    string_match: StringMatcher
+    def __init__(self, name: _Optional[str] = ..., present_match: _Optional[bool] = ..., string_match: _Optional[_Union[StringMatcher, _Mapping]] = ...) -> None: ...
+
+class QueryParameterMatcher(_message.Message):
+    __slots__ = ("name", "string_match")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STRING_MATCH_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    string_match: StringMatcher
+    def __init__(self, name: _Optional[str] = ..., string_match: _Optional[_Union[StringMatcher, _Mapping]] = ...) -> None: ...
 
 class RouteAction(_message.Message):
-    __slots__ = ("cluster", "timeout", "retry_policy", "regex_rewrite")
+    __slots__ = ("cluster", "weighted_clusters", "prefix_rewrite", "host_rewrite_literal", "timeout", "retry_policy", "cluster_not_found_response_code", "request_mirror_policies", "regex_rewrite")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTED_CLUSTERS_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_REWRITE_FIELD_NUMBER: _ClassVar[int]
+    HOST_REWRITE_LITERAL_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     RETRY_POLICY_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_NOT_FOUND_RESPONSE_CODE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_MIRROR_POLICIES_FIELD_NUMBER: _ClassVar[int]
     REGEX_REWRITE_FIELD_NUMBER: _ClassVar[int]
     cluster: str
+    weighted_clusters: WeightedCluster
+    prefix_rewrite: str
+    host_rewrite_literal: str
     timeout: _duration_pb2.Duration
     retry_policy: RetryPolicy
+    cluster_not_found_response_code: int
+    request_mirror_policies: _containers.RepeatedCompositeFieldContainer[RequestMirrorPolicy]
     regex_rewrite: RegexMatchAndSubstitute
-    def __init__(self, cluster: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., retry_policy: _Optional[_Union[RetryPolicy, _Mapping]] = ..., regex_rewrite: _Optional[_Union[RegexMatchAndSubstitute, _Mapping]] = ...) -> None: ...
+    def __init__(self, cluster: _Optional[str] = ..., weighted_clusters: _Optional[_Union[WeightedCluster, _Mapping]] = ..., prefix_rewrite: _Optional[str] = ..., host_rewrite_literal: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., retry_policy: _Optional[_Union[RetryPolicy, _Mapping]] = ..., cluster_not_found_response_code: _Optional[int] = ..., request_mirror_policies: _Optional[_Iterable[_Union[RequestMirrorPolicy, _Mapping]]] = ..., regex_rewrite: _Optional[_Union[RegexMatchAndSubstitute, _Mapping]] = ...) -> None: ...
+
+class WeightedCluster(_message.Message):
+    __slots__ = ("clusters",)
+    class ClusterWeight(_message.Message):
+        __slots__ = ("name", "weight", "request_headers_to_add", "response_headers_to_add", "response_headers_to_remove", "request_headers_to_remove")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        WEIGHT_FIELD_NUMBER: _ClassVar[int]
+        REQUEST_HEADERS_TO_ADD_FIELD_NUMBER: _ClassVar[int]
+        RESPONSE_HEADERS_TO_ADD_FIELD_NUMBER: _ClassVar[int]
+        RESPONSE_HEADERS_TO_REMOVE_FIELD_NUMBER: _ClassVar[int]
+        REQUEST_HEADERS_TO_REMOVE_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        weight: _wrappers_pb2.UInt32Value
+        request_headers_to_add: _containers.RepeatedCompositeFieldContainer[HeaderValueOption]
+        response_headers_to_add: _containers.RepeatedCompositeFieldContainer[HeaderValueOption]
+        response_headers_to_remove: _containers.RepeatedScalarFieldContainer[str]
+        request_headers_to_remove: _containers.RepeatedScalarFieldContainer[str]
+        def __init__(self, name: _Optional[str] = ..., weight: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., request_headers_to_add: _Optional[_Iterable[_Union[HeaderValueOption, _Mapping]]] = ..., response_headers_to_add: _Optional[_Iterable[_Union[HeaderValueOption, _Mapping]]] = ..., response_headers_to_remove: _Optional[_Iterable[str]] = ..., request_headers_to_remove: _Optional[_Iterable[str]] = ...) -> None: ...
+    CLUSTERS_FIELD_NUMBER: _ClassVar[int]
+    clusters: _containers.RepeatedCompositeFieldContainer[WeightedCluster.ClusterWeight]
+    def __init__(self, clusters: _Optional[_Iterable[_Union[WeightedCluster.ClusterWeight, _Mapping]]] = ...) -> None: ...
+
+class RequestMirrorPolicy(_message.Message):
+    __slots__ = ("cluster", "runtime_fraction")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_FRACTION_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    runtime_fraction: RuntimeFractionalPercent
+    def __init__(self, cluster: _Optional[str] = ..., runtime_fraction: _Optional[_Union[RuntimeFractionalPercent, _Mapping]] = ...) -> None: ...
+
+class RedirectAction(_message.Message):
+    __slots__ = ("host_redirect", "path_redirect", "response_code", "https_redirect", "prefix_rewrite", "scheme_redirect", "port_redirect", "regex_rewrite")
+    HOST_REDIRECT_FIELD_NUMBER: _ClassVar[int]
+    PATH_REDIRECT_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_CODE_FIELD_NUMBER: _ClassVar[int]
+    HTTPS_REDIRECT_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_REWRITE_FIELD_NUMBER: _ClassVar[int]
+    SCHEME_REDIRECT_FIELD_NUMBER: _ClassVar[int]
+    PORT_REDIRECT_FIELD_NUMBER: _ClassVar[int]
+    REGEX_REWRITE_FIELD_NUMBER: _ClassVar[int]
+    host_redirect: str
+    path_redirect: str
+    response_code: int
+    https_redirect: bool
+    prefix_rewrite: str
+    scheme_redirect: str
+    port_redirect: int
+    regex_rewrite: RegexMatchAndSubstitute
+    def __init__(self, host_redirect: _Optional[str] = ..., path_redirect: _Optional[str] = ..., response_code: _Optional[int] = ..., https_redirect: _Optional[bool] = ..., prefix_rewrite: _Optional[str] = ..., scheme_redirect: _Optional[str] = ..., port_redirect: _Optional[int] = ..., regex_rewrite: _Optional[_Union[RegexMatchAndSubstitute, _Mapping]] = ...) -> None: ...
+
+class DirectResponseAction(_message.Message):
+    __slots__ = ("status", "body")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    status: int
+    body: DataSource
+    def __init__(self, status: _Optional[int] = ..., body: _Optional[_Union[DataSource, _Mapping]] = ...) -> None: ...
 
 class RegexMatchAndSubstitute(_message.Message):
     __slots__ = ("pattern", "substitution")
@@ -379,14 +543,8 @@ class RegexMatchAndSubstitute(_message.Message):
     substitution: str
     def __init__(self, pattern: _Optional[_Union[RegexMatcher, _Mapping]] = ..., substitution: _Optional[str] = ...) -> None: ...
 
-class RegexMatcher(_message.Message):
-    __slots__ = ("regex",)
-    REGEX_FIELD_NUMBER: _ClassVar[int]
-    regex: str
-    def __init__(self, regex: _Optional[str] = ...) -> None: ...
-
 class RetryPolicy(_message.Message):
-    __slots__ = ("retry_on", "num_retries", "per_try_timeout", "retry_priority", "retry_back_off")
+    __slots__ = ("retry_on", "num_retries", "per_try_timeout", "retry_priority", "retriable_headers", "retry_back_off")
     class RetryPriority(_message.Message):
         __slots__ = ("name", "typed_config")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -405,13 +563,15 @@ class RetryPolicy(_message.Message):
     NUM_RETRIES_FIELD_NUMBER: _ClassVar[int]
     PER_TRY_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     RETRY_PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    RETRIABLE_HEADERS_FIELD_NUMBER: _ClassVar[int]
     RETRY_BACK_OFF_FIELD_NUMBER: _ClassVar[int]
     retry_on: str
     num_retries: _wrappers_pb2.UInt32Value
     per_try_timeout: _duration_pb2.Duration
     retry_priority: RetryPolicy.RetryPriority
+    retriable_headers: _containers.RepeatedCompositeFieldContainer[HeaderMatcher]
     retry_back_off: RetryPolicy.RetryBackOff
-    def __init__(self, retry_on: _Optional[str] = ..., num_retries: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., per_try_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., retry_priority: _Optional[_Union[RetryPolicy.RetryPriority, _Mapping]] = ..., retry_back_off: _Optional[_Union[RetryPolicy.RetryBackOff, _Mapping]] = ...) -> None: ...
+    def __init__(self, retry_on: _Optional[str] = ..., num_retries: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., per_try_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., retry_priority: _Optional[_Union[RetryPolicy.RetryPriority, _Mapping]] = ..., retriable_headers: _Optional[_Iterable[_Union[HeaderMatcher, _Mapping]]] = ..., retry_back_off: _Optional[_Union[RetryPolicy.RetryBackOff, _Mapping]] = ...) -> None: ...
 
 class PreviousPrioritiesConfig(_message.Message):
     __slots__ = ("update_frequency",)
@@ -420,22 +580,96 @@ class PreviousPrioritiesConfig(_message.Message):
     def __init__(self, update_frequency: _Optional[int] = ...) -> None: ...
 
 class Listener(_message.Message):
-    __slots__ = ("name", "address", "filter_chains", "enable_reuse_port")
+    __slots__ = ("name", "address", "filter_chains", "listener_filters", "default_filter_chain", "enable_reuse_port")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     FILTER_CHAINS_FIELD_NUMBER: _ClassVar[int]
+    LISTENER_FILTERS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_FILTER_CHAIN_FIELD_NUMBER: _ClassVar[int]
     ENABLE_REUSE_PORT_FIELD_NUMBER: _ClassVar[int]
     name: str
     address: Address
     filter_chains: _containers.RepeatedCompositeFieldContainer[FilterChain]
+    listener_filters: _containers.RepeatedCompositeFieldContainer[ListenerFilter]
+    default_filter_chain: FilterChain
     enable_reuse_port: _wrappers_pb2.BoolValue
-    def __init__(self, name: _Optional[str] = ..., address: _Optional[_Union[Address, _Mapping]] = ..., filter_chains: _Optional[_Iterable[_Union[FilterChain, _Mapping]]] = ..., enable_reuse_port: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., address: _Optional[_Union[Address, _Mapping]] = ..., filter_chains: _Optional[_Iterable[_Union[FilterChain, _Mapping]]] = ..., listener_filters: _Optional[_Iterable[_Union[ListenerFilter, _Mapping]]] = ..., default_filter_chain: _Optional[_Union[FilterChain, _Mapping]] = ..., enable_reuse_port: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ...) -> None: ...
+
+class ListenerFilter(_message.Message):
+    __slots__ = ("name", "typed_config")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPED_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    typed_config: _any_pb2.Any
+    def __init__(self, name: _Optional[str] = ..., typed_config: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
+
+class TlsInspector(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class FilterChain(_message.Message):
-    __slots__ = ("filters",)
+    __slots__ = ("filter_chain_match", "filters", "transport_socket", "name")
+    FILTER_CHAIN_MATCH_FIELD_NUMBER: _ClassVar[int]
     FILTERS_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_SOCKET_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    filter_chain_match: FilterChainMatch
     filters: _containers.RepeatedCompositeFieldContainer[Filter]
-    def __init__(self, filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ...) -> None: ...
+    transport_socket: TransportSocket
+    name: str
+    def __init__(self, filter_chain_match: _Optional[_Union[FilterChainMatch, _Mapping]] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ..., transport_socket: _Optional[_Union[TransportSocket, _Mapping]] = ..., name: _Optional[str] = ...) -> None: ...
+
+class FilterChainMatch(_message.Message):
+    __slots__ = ("server_names",)
+    SERVER_NAMES_FIELD_NUMBER: _ClassVar[int]
+    server_names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, server_names: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DownstreamTlsContext(_message.Message):
+    __slots__ = ("common_tls_context",)
+    COMMON_TLS_CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    common_tls_context: CommonTlsContext
+    def __init__(self, common_tls_context: _Optional[_Union[CommonTlsContext, _Mapping]] = ...) -> None: ...
+
+class CommonTlsContext(_message.Message):
+    __slots__ = ("tls_params", "alpn_protocols", "tls_certificate_sds_secret_configs")
+    TLS_PARAMS_FIELD_NUMBER: _ClassVar[int]
+    ALPN_PROTOCOLS_FIELD_NUMBER: _ClassVar[int]
+    TLS_CERTIFICATE_SDS_SECRET_CONFIGS_FIELD_NUMBER: _ClassVar[int]
+    tls_params: TlsParameters
+    alpn_protocols: _containers.RepeatedScalarFieldContainer[str]
+    tls_certificate_sds_secret_configs: _containers.RepeatedCompositeFieldContainer[SdsSecretConfig]
+    def __init__(self, tls_params: _Optional[_Union[TlsParameters, _Mapping]] = ..., alpn_protocols: _Optional[_Iterable[str]] = ..., tls_certificate_sds_secret_configs: _Optional[_Iterable[_Union[SdsSecretConfig, _Mapping]]] = ...) -> None: ...
+
+class TlsParameters(_message.Message):
+    __slots__ = ("tls_minimum_protocol_version",)
+    TLS_MINIMUM_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    tls_minimum_protocol_version: int
+    def __init__(self, tls_minimum_protocol_version: _Optional[int] = ...) -> None: ...
+
+class SdsSecretConfig(_message.Message):
+    __slots__ = ("name", "sds_config")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SDS_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    sds_config: ConfigSource
+    def __init__(self, name: _Optional[str] = ..., sds_config: _Optional[_Union[ConfigSource, _Mapping]] = ...) -> None: ...
+
+class Secret(_message.Message):
+    __slots__ = ("name", "tls_certificate")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TLS_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    tls_certificate: TlsCertificate
+    def __init__(self, name: _Optional[str] = ..., tls_certificate: _Optional[_Union[TlsCertificate, _Mapping]] = ...) -> None: ...
+
+class TlsCertificate(_message.Message):
+    __slots__ = ("certificate_chain", "private_key")
+    CERTIFICATE_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    PRIVATE_KEY_FIELD_NUMBER: _ClassVar[int]
+    certificate_chain: DataSource
+    private_key: DataSource
+    def __init__(self, certificate_chain: _Optional[_Union[DataSource, _Mapping]] = ..., private_key: _Optional[_Union[DataSource, _Mapping]] = ...) -> None: ...
 
 class Filter(_message.Message):
     __slots__ = ("name", "typed_config")
@@ -558,18 +792,42 @@ class ResponseMapper(_message.Message):
     def __init__(self, filter: _Optional[_Union[AccessLogFilter, _Mapping]] = ..., status_code: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., body: _Optional[_Union[DataSource, _Mapping]] = ..., headers_to_add: _Optional[_Iterable[_Union[HeaderValueOption, _Mapping]]] = ...) -> None: ...
 
 class AccessLog(_message.Message):
-    __slots__ = ("name", "typed_config")
+    __slots__ = ("name", "filter", "typed_config")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
     TYPED_CONFIG_FIELD_NUMBER: _ClassVar[int]
     name: str
+    filter: AccessLogFilter
     typed_config: _any_pb2.Any
-    def __init__(self, name: _Optional[str] = ..., typed_config: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., filter: _Optional[_Union[AccessLogFilter, _Mapping]] = ..., typed_config: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
 
 class AccessLogFilter(_message.Message):
-    __slots__ = ("response_flag_filter",)
+    __slots__ = ("status_code_filter", "or_filter", "response_flag_filter")
+    class StatusCodeFilter(_message.Message):
+        __slots__ = ("comparison",)
+        COMPARISON_FIELD_NUMBER: _ClassVar[int]
+        comparison: ComparisonFilter
+        def __init__(self, comparison: _Optional[_Union[ComparisonFilter, _Mapping]] = ...) -> None: ...
+    class OrFilter(_message.Message):
+        __slots__ = ("filters",)
+        FILTERS_FIELD_NUMBER: _ClassVar[int]
+        filters: _containers.RepeatedCompositeFieldContainer[AccessLogFilter]
+        def __init__(self, filters: _Optional[_Iterable[_Union[AccessLogFilter, _Mapping]]] = ...) -> None: ...
+    STATUS_CODE_FILTER_FIELD_NUMBER: _ClassVar[int]
+    OR_FILTER_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_FLAG_FILTER_FIELD_NUMBER: _ClassVar[int]
+    status_code_filter: AccessLogFilter.StatusCodeFilter
+    or_filter: AccessLogFilter.OrFilter
     response_flag_filter: ResponseFlagFilter
-    def __init__(self, response_flag_filter: _Optional[_Union[ResponseFlagFilter, _Mapping]] = ...) -> None: ...
+    def __init__(self, status_code_filter: _Optional[_Union[AccessLogFilter.StatusCodeFilter, _Mapping]] = ..., or_filter: _Optional[_Union[AccessLogFilter.OrFilter, _Mapping]] = ..., response_flag_filter: _Optional[_Union[ResponseFlagFilter, _Mapping]] = ...) -> None: ...
+
+class ComparisonFilter(_message.Message):
+    __slots__ = ("op", "value")
+    OP_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    op: int
+    value: RuntimeUInt32
+    def __init__(self, op: _Optional[int] = ..., value: _Optional[_Union[RuntimeUInt32, _Mapping]] = ...) -> None: ...
 
 class ResponseFlagFilter(_message.Message):
     __slots__ = ("flags",)

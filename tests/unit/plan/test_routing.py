@@ -23,13 +23,13 @@ from pelton.model.routing import (
 from pelton.plan.routing import (
     Entry,
     Request,
-    _order,
     conflicts,
     covers,
     decide,
     entries_of,
     explain,
     intersection,
+    order_of,
     virtual_hosts,
 )
 
@@ -137,7 +137,7 @@ def test_narrower_host_goes_first_and_the_wider_answers_what_it_leaves():
 # -- precedence ----------------------------------------------------------------------------------------------
 
 
-def test_precedence_follows_the_order_of_the_contract():
+def test_precedence_follows_theorder_of_of_the_contract():
     routes = [
         http_route(
             "all",
@@ -243,14 +243,14 @@ def _entries(routes: list[StandaloneRoute]) -> list[Entry]:
 
 
 @given(_ROUTES)
-def test_precedence_is_a_total_order(routes):
-    ordered = sorted(_entries(routes), key=_order)
+def test_precedence_is_a_totalorder_of(routes):
+    ordered = sorted(_entries(routes), key=order_of)
 
-    assert all(_order(one) < _order(other) for one, other in pairwise(ordered))
+    assert all(order_of(one) < order_of(other) for one, other in pairwise(ordered))
 
 
 @given(_ROUTES, st.randoms(use_true_random=False))
-def test_virtual_hosts_do_not_depend_on_insertion_order(routes, chance: random.Random):
+def test_virtual_hosts_do_not_depend_on_insertionorder_of(routes, chance: random.Random):
     entries = _entries(routes)
     shuffled = list(entries)
     chance.shuffle(shuffled)
@@ -270,7 +270,7 @@ def test_decision_is_the_smallest_matching_entry_and_explanation_agrees(routes, 
     assert all(one.why for one in matching)
     if found.winner is not None:
         assert all(
-            _order(found.winner) < _order(one.entry)
+            order_of(found.winner) < order_of(one.entry)
             for one in found.others
             if one.why.startswith(("its ", "it ", "a path", "the winner"))
         )
@@ -376,7 +376,7 @@ def test_conflict_names_both_routes_once_per_host():
     )
 
 
-def test_conflict_with_a_function_is_found_whatever_order_headers_are_written_in():
+def test_conflict_with_a_function_is_found_whateverorder_of_headers_are_written_in():
     one = http_route(
         "one", rule("x", prefix("/", headers=(header("a", "1"), header("b", "2")))), hosts=("h",)
     )

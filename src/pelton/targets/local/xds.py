@@ -24,12 +24,12 @@ from google.protobuf.any_pb2 import Any as Packed
 from pelton.errors import GatewayError
 from pelton.log import get
 from pelton.proto import xds_pb2 as xds
-from pelton.targets.local.gateway_config import CLUSTER, ENDPOINTS, LISTENER, ROUTES
+from pelton.targets.local.gateway_config import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET
 
 __all__ = ["Change", "DeltaServer", "RefusedError"]
 
 METHOD: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
-ORDER: Final = (CLUSTER, ENDPOINTS, LISTENER, ROUTES)
+ORDER: Final = (CLUSTER, ENDPOINTS, SECRET, LISTENER, ROUTES)
 """What refers to a thing is sent after it; to remove, the caller applies in the opposite order."""
 
 _WILDCARD_TYPES: Final = frozenset({CLUSTER, LISTENER})

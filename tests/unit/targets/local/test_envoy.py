@@ -11,7 +11,8 @@ import pytest
 from pelton.errors import GatewayError
 from pelton.model.desired import Route
 from pelton.proto import xds_pb2 as xds
-from pelton.targets.local.envoy import Gateway, Listener, bootstrap, envoy_command
+from pelton.targets.local.envoy import bootstrap, envoy_command
+from pelton.targets.local.gateway import Gateway, Listener
 from pelton.targets.local.gateway_config import CLUSTER, ENDPOINTS, LISTENER, ROUTES
 from pelton.targets.local.xds import METHOD, RefusedError
 
@@ -68,14 +69,14 @@ class FakeEnvoy:
             if kind == CLUSTER and new:
                 await self.send(ENDPOINTS, resource_names_subscribe=new)
             if kind == LISTENER and new:
-                await self.send(ROUTES, resource_names_subscribe=["functions"])
+                await self.send(ROUTES, resource_names_subscribe=["external"])
 
     def kinds(self):
         return [kind for kind, _, _ in self.seen]
 
     def hosts(self):
-        table = xds.RouteConfiguration.FromString(self.held[ROUTES]["functions"])
-        return {name: vhost.name for vhost in table.virtual_hosts for name in vhost.domains}
+        table = xds.RouteConfiguration.FromString(self.held[ROUTES]["external"])
+        return {host.domains[0]: host.routes[0].route.cluster for host in table.virtual_hosts}
 
     def workers(self, key):
         levels = xds.ClusterLoadAssignment.FromString(self.held[ENDPOINTS][key]).endpoints
@@ -269,7 +270,7 @@ async def test_silent_envoy_is_an_error_in_time_and_the_route_waits_for_the_next
             await gateway.set_route(route())
 
         async with FakeEnvoy(envoy.path) as second:
-            while "functions" not in second.held[ROUTES]:
+            while "external" not in second.held[ROUTES]:
                 await asyncio.sleep(0)
             assert "hello.localhost" in second.hosts()
 
@@ -278,7 +279,7 @@ async def test_closing_ends_those_who_wait():
     async with running() as (gateway, envoy):
         envoy.silent = True
         waiting = asyncio.create_task(gateway.set_route(route()))
-        while not gateway._clusters >= {"default/hello"}:
+        while "default/hello" not in gateway._clusters:
             await asyncio.sleep(0)
 
         await gateway.__aexit__(None, None, None)

@@ -7,8 +7,12 @@ import pytest
 
 from pelton.errors import GatewayError
 from pelton.model.desired import Route
+from pelton.model.routing import EXTERNAL
+from pelton.plan.routing import entries_of
 from pelton.proto import xds_pb2 as xds
 from pelton.targets.local import gateway_config as config
+from pelton.targets.local.listener_config import Listener, listener
+from pelton.targets.local.route_config import RouteTable, check_route
 
 
 def route(name="hello", **changes):
@@ -16,16 +20,23 @@ def route(name="hello", **changes):
     return Route(**(values | {"path": f"/default/{name}"} | changes))
 
 
-def table(*routes, listed=True):
-    return xds.RouteConfiguration.FromString(config.route_table(routes, listed=listed))
+def encode(routes, *, listed=True, port=EXTERNAL):
+    table = RouteTable(port, listed=listed)
+    for one in routes:
+        table.set(one.key, entries_of(one, port))
+    return table.encode()
+
+
+def table(*routes, listed=True, port=EXTERNAL):
+    return xds.RouteConfiguration.FromString(encode(routes, listed=listed, port=port))
 
 
 def test_route_table_has_a_host_per_function_and_anyone_last():
     hosts = table(route("a"), route("b", path="")).virtual_hosts
 
     assert [(h.name, list(h.domains)) for h in hosts] == [
-        ("default/a", ["a.default.localhost"]),
-        ("default/b", ["b.default.localhost"]),
+        ("a.default.localhost", ["a.default.localhost"]),
+        ("b.default.localhost", ["b.default.localhost"]),
         ("any", ["*"]),
     ]
     assert [r.route.cluster for r in hosts[-1].routes] == ["default/a", "-"]
@@ -44,11 +55,11 @@ def test_route_table_bytes_do_not_depend_on_order():
     routes = [route(f"fn-{i}") for i in range(200)]
     shuffled = random.Random(1).sample(routes, k=200)
 
-    assert config.route_table(routes, listed=True) == config.route_table(shuffled, listed=True)
+    assert encode(routes, listed=True) == encode(shuffled, listed=True)
 
 
 def test_route_table_joined_from_parts_equals_one_message():
-    encoded = config.route_table([route(f"fn-{i}") for i in range(300)], listed=False)
+    encoded = encode([route(f"fn-{i}") for i in range(300)], listed=False)
 
     read = xds.RouteConfiguration.FromString(encoded)
 
@@ -57,16 +68,13 @@ def test_route_table_joined_from_parts_equals_one_message():
     assert len(read.SerializeToString()) == len(encoded)
 
 
-def test_every_route_sets_the_function_header_after_the_clients_is_gone():
+def test_table_sets_the_function_header_to_the_cluster_after_the_clients_is_gone():
     read = table(route())
 
+    added = {h.header.key: (h.header.value, h.append_action) for h in read.request_headers_to_add}
     assert config.FUNCTION_HEADER in read.request_headers_to_remove
     assert read.most_specific_header_mutations_wins
-    for host in read.virtual_hosts:
-        for one in host.routes:
-            added = {h.header.key: (h.header.value, h.append_action) for h in one.request_headers_to_add}
-
-            assert added[config.FUNCTION_HEADER] == (one.route.cluster, 2)
+    assert added[config.FUNCTION_HEADER] == ("%UPSTREAM_CLUSTER%", 2)
 
 
 @pytest.mark.parametrize(("listed", "value"), [(True, "loopback"), (False, "public")])
@@ -80,12 +88,14 @@ def test_nobody_route_says_whether_functions_may_be_listed(listed, value):
 
 @pytest.mark.parametrize(("limit_s", "expected"), [(300.0, 302.0), (0.25, 2.25), (0.0, None)])
 def test_time_limit_is_the_tries_with_margin_and_the_route_has_none(limit_s, expected):
-    action = table(route(timeout_s=limit_s)).virtual_hosts[0].routes[0].route
-    limit = action.retry_policy.per_try_timeout
+    host = table(route(timeout_s=limit_s)).virtual_hosts[0]
+    action = host.routes[0].route
+    limit = host.retry_policy.per_try_timeout
 
     assert action.HasField("timeout")
     assert action.timeout.ToNanoseconds() == 0
-    assert action.retry_policy.HasField("per_try_timeout") == (expected is not None)
+    assert not action.HasField("retry_policy")
+    assert host.retry_policy.HasField("per_try_timeout") == (expected is not None)
     assert limit.ToNanoseconds() / 1e9 == (expected or 0.0)
 
 
@@ -98,9 +108,15 @@ def test_path_route_inherits_the_usual_limit_and_has_its_own_otherwise():
 
 
 def test_retries_are_only_for_requests_that_nobody_has_seen():
-    policy = table(route()).virtual_hosts[0].routes[0].route.retry_policy
+    policy = table(route()).virtual_hosts[0].retry_policy
 
-    assert set(policy.retry_on.split(",")) == {"connect-failure", "refused-stream", "reset-before-request"}
+    assert set(policy.retry_on.split(",")) == {
+        "connect-failure",
+        "refused-stream",
+        "reset-before-request",
+        "retriable-headers",
+    }
+    assert [header.name for header in policy.retriable_headers] == [config.OVERFLOW_HEADER]
 
 
 @pytest.mark.parametrize(
@@ -126,14 +142,14 @@ def test_retries_are_only_for_requests_that_nobody_has_seen():
 )
 def test_check_route_refuses_with_the_field_named(change, message):
     with pytest.raises(GatewayError, match=message) as caught:
-        config.check_route(dataclasses.replace(route(), **change))
+        check_route(dataclasses.replace(route(), **change))
 
     assert caught.value.where.startswith("Route ")
 
 
 @pytest.mark.parametrize("path", ["/default/hello", "/a.b/c-d_e~f", "/.well-known/x", "/..a", ""])
 def test_check_route_takes_prefixes_of_whole_elements(path):
-    config.check_route(route(path=path))
+    check_route(route(path=path))
 
 
 @pytest.mark.parametrize("path", ["w.sock", "/" + "x" * 107, "/" + "é" * 54])
@@ -171,11 +187,11 @@ def test_cluster_never_panics_and_never_limits_before_the_platform():
     ("host", "loopback"), [("127.0.0.1", True), ("::1", True), ("0.0.0.0", False), ("10.0.0.1", False)]
 )
 def test_listener_knows_whether_only_this_machine_reaches_it(host, loopback):
-    assert config.Listener(host=host, port=80).loopback is loopback
+    assert Listener(host=host, port=80).loopback is loopback
 
 
 def test_listener_does_not_share_its_port():
-    read = xds.Listener.FromString(config.listener(config.Listener(host="127.0.0.1", port=80)))
+    read = xds.Listener.FromString(listener(Listener(host="127.0.0.1", port=80)))
 
     assert read.HasField("enable_reuse_port")
     assert read.enable_reuse_port.value is False

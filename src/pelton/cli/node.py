@@ -2,7 +2,7 @@
 
 Started as `python -m pelton.cli.node SETTINGS`.
 
-Wires `dataplane/instances`, `dataplane/activator`, `targets/local/envoy` and `controlplane/autoscaler`, and
+Wires `dataplane/instances`, `dataplane/activator`, `targets/local/gateway` and `controlplane/autoscaler`, and
 serves node.sock for `up` (desired state) and for the runtime (endpoints, wakes, pending events).
 """
 

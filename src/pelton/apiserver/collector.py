@@ -227,7 +227,9 @@ class Collector:
     def _call(self, node: _Node, method: str) -> Call | None:
         resource, namespace, name = node.place
         row: Row | None = self._registry.stored().get(resource)
-        return internal(row, namespace, name, user=_USER, method=method) if row else None
+        if row is None or "delete" not in row.verbs:
+            return None
+        return internal(row, namespace, name, user=_USER, method=method)
 
     async def _delete(self, node: _Node, propagation: str) -> None:
         call = self._call(node, "DELETE")

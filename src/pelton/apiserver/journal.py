@@ -53,6 +53,10 @@ class Journal(Protocol):
         """Remove an object; `version` is the resourceVersion of the removal."""
         ...
 
+    def reserve(self, version: int) -> None:
+        """Note that versions up to this one may be handed out; `open` returns at least it from now on."""
+        ...
+
     def close(self) -> None:
         """Close; safe to repeat and after a failed open."""
         ...
@@ -159,12 +163,17 @@ class SqliteJournal:
         statement = "DELETE FROM objects WHERE resource = ? AND namespace = ? AND name = ?"
         self._commit(version, statement, (resource, namespace, name))
 
+    def reserve(self, version: int) -> None:
+        """Note that versions up to this one may be handed out; raises HomeError when the disk refuses."""
+        self._commit(version, "", ())
+
     def _commit(self, version: int, statement: str, values: tuple[str | int | bytes, ...]) -> None:
         db = self._connection
         try:
             db.execute("BEGIN IMMEDIATE")
-            db.execute(statement, values)
-            db.execute("UPDATE meta SET value = ? WHERE key = 'version'", (version,))
+            if statement:
+                db.execute(statement, values)
+            db.execute("UPDATE meta SET value = MAX(value, ?) WHERE key = 'version'", (version,))
             db.execute("COMMIT")
         except sqlite3.Error as error:
             if db.in_transaction:

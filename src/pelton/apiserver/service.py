@@ -14,8 +14,9 @@ from typing import Self
 
 from starlette.applications import Starlette
 
-from pelton.apiserver.builtin import core, events, namespaces, reviews, table
+from pelton.apiserver.builtin import core, events, namespaces, pods, reviews, table
 from pelton.apiserver.builtin.core import Issue
+from pelton.apiserver.builtin.pods import ReadLog
 from pelton.apiserver.collector import Collector
 from pelton.apiserver.pipeline import Admission, Writer
 from pelton.apiserver.registry import Registry, Row
@@ -40,6 +41,7 @@ class ApiService:
         admission: Has a say in writes; None for nobody.
         metrics: Returns the text of `/metrics`; without it there is none.
         issue: Makes tokens of ServiceAccounts; without it they have none.
+        read_log: Reads logs of Pods; without it they have none.
     """
 
     def __init__(
@@ -54,10 +56,13 @@ class ApiService:
         admission: Admission | None = None,
         metrics: Callable[[], Awaitable[bytes]] | None = None,
         issue: Issue | None = None,
+        read_log: ReadLog | None = None,
     ) -> None:
         self.registry = Registry([*table.ROWS, *reviews.rows(lambda: self.registry), *rows])
         if issue is not None:
             self.registry.add([core.with_tokens(core.SERVICE_ACCOUNT, store, issue)])
+        if read_log is not None:
+            self.registry.add([pods.with_log(pods.POD, store, read_log)])
         self.writer = Writer(store, self.registry, admission, clock)
         self.app: Starlette = create_app(
             store,

@@ -31,6 +31,8 @@ from pelton.ports import WatchEvent
 
 __all__ = ["ChangedError", "Entry", "GoneError", "ObjectStore", "SqliteStore", "decode", "name_suffix"]
 
+_VOLATILE = frozenset({"pods"})  # what is a view of something else, and not kept
+_RESERVED = 1000  # versions for volatile writes, noted at once
 _CHUNK = 200  # objects decoded between two turns of the loop: about 1 ms
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"  # no vowels and no look-alikes, as in Kubernetes
 _decoder = msgspec.json.Decoder()
@@ -129,6 +131,7 @@ class ObjectStore:
         self._version = 0
         self._opened_at = 0
         self._closed = False
+        self._reserved = 0
         self._listeners: list[Callable[[str, Change], None]] = []
 
     async def __aenter__(self) -> Self:
@@ -343,7 +346,10 @@ class ObjectStore:
             return new
         new["metadata"]["resourceVersion"] = str(version)
         raw = _encode(new, _where(resource, namespace, name))
-        self._journal.put(resource, namespace, name, version, raw)
+        if resource in _VOLATILE:
+            self._reserve(version)
+        else:
+            self._journal.put(resource, namespace, name, version, raw)
         labels = dict(new["metadata"].get("labels") or {})
         entry = Entry(namespace, name, version, raw, labels, str(new.get("apiVersion", "")))
         table = self._table(resource)
@@ -357,12 +363,21 @@ class ObjectStore:
         version = self._version + 1
         last["metadata"]["resourceVersion"] = str(version)
         raw = _encode(last, _where(resource, entry.namespace, entry.name))
-        self._journal.remove(resource, entry.namespace, entry.name, version)
+        if resource in _VOLATILE:
+            self._reserve(version)
+        else:
+            self._journal.remove(resource, entry.namespace, entry.name, version)
         table = self._table(resource)
         table.remove((entry.namespace, entry.name))
         gone = Entry(entry.namespace, entry.name, version, raw, entry.labels, str(last.get("apiVersion", "")))
         self._committed(table, "DELETED", gone, entry)
         return last
+
+    def _reserve(self, version: int) -> None:
+        """Make sure that no version is handed out twice, though this write is not stored."""
+        if version > self._reserved:
+            self._journal.reserve(version + _RESERVED)
+            self._reserved = version + _RESERVED
 
     def _committed(self, table: _Table, kind: str, entry: Entry, old: Entry | None) -> None:
         self._version = entry.version

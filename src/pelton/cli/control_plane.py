@@ -24,10 +24,12 @@ from pelton.apiserver.tokens import either, fixed
 from pelton.builders.build import build
 from pelton.cli import metrics
 from pelton.cli.home import Home, Settings
+from pelton.cli.pods import PodMirror, logs_of, replicas_of
 from pelton.cli.tables import CONVENTIONS, OUTPUT_TYPES, STATES, TRIGGER_TYPES, resolve_convention
 from pelton.cli.token import token_file
 from pelton.clock import Clock
 from pelton.controlplane.reconciler import Reconciler
+from pelton.controlplane.services import ServiceKeeper
 from pelton.log import get
 from pelton.manifest import kinds
 from pelton.model.build import BuildResult
@@ -86,11 +88,12 @@ class ControlPlane:
             tokens = token_file(self._home)
             service = ApiService(
                 store,
-                manifest_kinds.rows(kinds.KINDS),
+                manifest_kinds.rows(kinds.KINDS, replicas=replicas_of(store)),
                 authenticate=either(
                     fixed({self._token: User(name="pelton:admin", groups=_ADMINS)}), tokens.authenticate
                 ),
                 issue=tokens.issue,
+                read_log=logs_of(store, self._home.logs, self._clock),
                 version=__version__,
                 log=get("pelton.apiserver"),
                 clock=self._clock,
@@ -109,6 +112,10 @@ class ControlPlane:
                 tasks = [
                     asyncio.create_task(reconciler.run(), name="reconciler"),
                     asyncio.create_task(self._watch_receivers(store), name="receivers"),
+                    asyncio.create_task(
+                        PodMirror(store, self._target.instances, self._clock).run(), name="pods"
+                    ),
+                    asyncio.create_task(self._services(store).run(), name="services"),
                 ]
                 try:
                     yield server.url
@@ -116,6 +123,10 @@ class ControlPlane:
                     for task in tasks:
                         task.cancel()
                     await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _services(self, store: SqliteStore) -> ServiceKeeper:
+        gateway = (self._settings.gateway_host, self._settings.gateway_port)
+        return ServiceKeeper(store, gateway=gateway, clock=self._clock)
 
     def _reconciler(self, store: SqliteStore) -> Reconciler:
         facts = Facts(

@@ -86,6 +86,7 @@ class Node:
             "check": self._check,
             "observe": self._observe,
             "stats": self._stats,
+            "instances": self._list_instances,
             "watch": self._watch,
             "wake": self._wake,
             "pending": self._pending,
@@ -198,6 +199,23 @@ class Node:
 
     async def _observe(self, _peer: wire.Peer, body: dict[str, Any]) -> Any:
         return msgspec.to_builtins(self._instances.observe(f"{body['namespace']}/{body['name']}"))
+
+    async def _list_instances(self, _peer: wire.Peer, _body: Any) -> list[dict[str, Any]]:
+        """Return every instance there is; functions at rest cost nothing."""
+        keys = dict.fromkeys(key.partition(":")[0] for key in self._instances.active())
+        observed = [found for key in keys if (found := self._instances.observe(key)) is not None]
+        return [
+            {
+                "namespace": function.namespace,
+                "name": function.name,
+                "id": instance.id,
+                "revision": instance.revision,
+                "pid": instance.pid,
+                "state": instance.state,
+            }
+            for function in observed
+            for instance in function.instances
+        ]
 
     async def _stats(self, _peer: wire.Peer, _body: Any) -> dict[str, Any]:
         observed = (self._instances.observe(key) for key in self._instances.keys())  # noqa: SIM118 -- not a dict

@@ -27,6 +27,9 @@ class _Nowhere:
     def remove(self, resource: str, namespace: str, name: str, version: int) -> None:
         pass
 
+    def reserve(self, version: int) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

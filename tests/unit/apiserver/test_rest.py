@@ -262,7 +262,7 @@ async def test_missing_object_is_not_found_with_its_name(client):
         "/apis/core.openfunction.io/v1alpha2/functions",
         "/apis/core.openfunction.io/v1beta2/unknowns",
         "/apis/nobody/v1/functions",
-        "/api/v1/pods",
+        "/api/v1/nodes",
         "/apis/core.openfunction.io/v1beta2/functions/hello",
         f"{ONE}/scale",
         f"{ONE}/status/more",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pelton.apiserver.builtin import coordination, core, events, namespaces, network
+from pelton.apiserver.builtin import coordination, core, events, namespaces, network, pods
 from pelton.apiserver.registry import Row
 
 __all__ = ["ROWS"]
@@ -12,6 +12,7 @@ ROWS: tuple[Row, ...] = (
     core.CONFIG_MAP,
     core.SECRET,
     core.SERVICE_ACCOUNT,
+    pods.POD,
     network.SERVICE,
     network.ENDPOINT_SLICE,
     events.EVENT,

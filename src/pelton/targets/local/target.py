@@ -71,6 +71,11 @@ class LocalTarget:
         await self._runtime.call("remove", body, timeout_s=_APPLY_TIMEOUT_S)
         await self._node.call("remove", body, timeout_s=_APPLY_TIMEOUT_S)
 
+    async def instances(self) -> list[dict[str, Any]]:
+        """Return every instance there is: namespace, name, id, revision, pid, state."""
+        found: list[dict[str, Any]] = await self._node.call("instances", {}, timeout_s=5.0)
+        return found
+
     def snapshot(self) -> dict[str, Any]:
         """Return everything that was applied, as the body of a `sync`."""
         return {"desired": [msgspec.to_builtins(desired) for desired in self._applied.values()]}

@@ -13,6 +13,7 @@ from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import YAMLError
 from starlette.requests import Request
 
+from pelton.apiserver import protobuf
 from pelton.apiserver.status import RefusedError
 from pelton.errors import PayloadTooLargeError, ProtocolError
 
@@ -64,11 +65,13 @@ def parse(body: bytes, media: str) -> Any:
         media: Media type; YAML where it says so, JSON where it says nothing.
 
     Raises:
-        RefusedError: 415, a media type that is not served (Protobuf, CBOR).
+        RefusedError: 415, a media type that is not served (CBOR, Protobuf of other than built-in kinds).
         ProtocolError: Not JSON or not YAML.
     """
     if media.endswith(("/yaml", "+yaml", "/x-yaml")):
         return _yaml(body)
+    if media == protobuf.MEDIA and (obj := protobuf.decode(body)) is not None:
+        return obj
     if media and media not in ("application/json", "*/*") and not media.endswith("+json"):
         raise RefusedError(f"media type {media!r} is not served", status=415, hint="Send JSON or YAML.")
     try:

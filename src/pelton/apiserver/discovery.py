@@ -1,7 +1,5 @@
-"""What the API serves: discovery, aggregated discovery, OpenAPI v3 documents.
+"""What the API serves: discovery, legacy and aggregated. Pure; called by `rest.py`.
 
-Pure; called by `rest.py`. Schemas in OpenAPI are open mappings: validation happens on the server, and kubectl
-only needs to learn there that the server does it (the `fieldValidation` parameter of PATCH).
 Source: contracts operator-webhook.md 6.1.
 """
 
@@ -14,13 +12,9 @@ from pelton.apiserver.registry import Row, version_priority
 
 __all__ = [
     "AGGREGATED",
-    "OPENAPI_V2",
     "aggregated",
     "group_list",
     "group_of",
-    "openapi",
-    "openapi_index",
-    "openapi_v2",
     "resource_list",
 ]
 
@@ -28,9 +22,6 @@ Doc = dict[str, Any]
 
 AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 """Media type of the aggregated form."""
-
-OPENAPI_V2 = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
-"""Media type of the OpenAPI v2 document."""
 
 _STATUS_VERBS = ["get", "patch", "update"]
 
@@ -163,68 +154,3 @@ def _subresources(row: Row) -> list[tuple[str, Doc, list[str]]]:
         kind = {"group": sub.group, "version": sub.version, "kind": sub.kind}
         found.append((sub.name, kind, list(sub.verbs)))
     return found
-
-
-def openapi_v2(*, version: str) -> bytes:
-    """Return an empty OpenAPI v2 document as Protobuf.
-
-    kubectl turns to it when a manifest has an unserved version, reads no other encoding, and only with this
-    answer goes on to its own message, "no matches for kind".
-    """
-    info = _text(1, "Pelton") + _text(2, version)
-    return _text(1, "2.0") + b"\x12" + bytes([len(info)]) + info
-
-
-def _text(field: int, text: str) -> bytes:
-    """Encode a Protobuf string field of at most 100 bytes (so that its length is one byte)."""
-    data = text.encode()[:100]
-    return bytes([field << 3 | 2, len(data)]) + data
-
-
-def openapi_index(resources: Iterable[Row]) -> Doc:
-    """Return `/openapi/v3`: where the document of each group and version is."""
-    paths = sorted({r.prefix for r in resources})
-    return {"paths": {path: {"serverRelativeURL": f"/openapi/v3/{path}"} for path in paths}}
-
-
-def openapi(resources: Iterable[Row], path: str, *, version: str) -> Doc | None:
-    """Return the OpenAPI v3 document of `apis/<group>/<version>` or `api/v1`; None when not served."""
-    served = [r for r in resources if r.prefix == path]
-    if not served:
-        return None
-    paths: Doc = {}
-    schemas: Doc = {}
-    for resource in served:
-        identity = {"group": resource.group, "version": resource.version, "kind": resource.kind}
-        name = ".".join([*reversed(resource.group.split(".")), resource.version, resource.kind])
-        schemas[name] = {
-            "type": "object",
-            "x-kubernetes-preserve-unknown-fields": True,
-            "x-kubernetes-group-version-kind": [identity],
-        }
-        scope = "namespaces/{namespace}/" if resource.namespaced else ""
-        operation = {
-            "x-kubernetes-group-version-kind": identity,
-            "parameters": [_parameter("dryRun"), _parameter("fieldManager"), _parameter("fieldValidation")],
-            "requestBody": {
-                "content": {
-                    "application/merge-patch+json": {"schema": {"type": "object"}},
-                    "application/json-patch+json": {"schema": {"type": "array", "items": {}}},
-                    "application/apply-patch+yaml": {"schema": {"type": "object"}},
-                }
-            },
-            "responses": {"200": {"description": "OK"}},
-        }
-        paths[f"/{path}/{scope}{resource.plural}/{{name}}"] = {
-            "patch": {**operation, "x-kubernetes-action": "patch"}
-        }
-    return {
-        "openapi": "3.0.0",
-        "info": {"title": "Pelton", "version": version},
-        "paths": paths,
-        "components": {"schemas": schemas},
-    }
-
-
-def _parameter(name: str) -> Doc:
-    return {"name": name, "in": "query", "schema": {"type": "string"}}

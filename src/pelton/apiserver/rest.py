@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pelton.apiserver import authorization, discovery, forms
+from pelton.apiserver import authorization, discovery, forms, openapi
 from pelton.apiserver.authorization import Asked
 from pelton.apiserver.calls import Call, User
 from pelton.apiserver.pipeline import Writer
@@ -91,6 +91,8 @@ class _Api:
         self._version = version
         self._log = log
         self._metrics = metrics
+        self._documents: dict[str, bytes] = {}
+        self._documents_of = -1
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -161,14 +163,23 @@ class _Api:
             case ["apis", group, version]:
                 return _json(discovery.resource_list(served, group, version))
             case ["openapi", "v2"] if "proto" in accept:
-                return Response(
-                    discovery.openapi_v2(version=self._version[:20]), media_type=discovery.OPENAPI_V2
-                )
+                return Response(openapi.v2(version=self._version[:20]), media_type=openapi.V2)
             case ["openapi", "v3"]:
-                return _json(discovery.openapi_index(served))
+                return _json(openapi.index(served))
             case ["openapi", "v3", *rest]:
-                return _json(discovery.openapi(served, "/".join(rest), version=self._version))
+                return self._openapi("/".join(rest))
         return None
+
+    def _openapi(self, path: str) -> Response | None:
+        if self._documents_of != self._registry.revision:
+            self._documents, self._documents_of = {}, self._registry.revision
+        body = self._documents.get(path)
+        if body is None:
+            found = openapi.document(self._registry.rows(), path, version=self._version)
+            if found is None:
+                return None
+            body = self._documents[path] = forms.encode(found)
+        return json_bytes(body)
 
     async def _on_resource(
         self, request: Request, user: User, group: str, version: str, rest: list[str]

@@ -207,7 +207,7 @@ async def test_yaml_that_is_no_json_or_explodes_is_a_bad_request(client, body):
     assert refusal(answer) == (400, "BadRequest")
 
 
-@pytest.mark.parametrize("media", ["application/vnd.kubernetes.protobuf", "application/cbor", "text/plain"])
+@pytest.mark.parametrize("media", ["application/cbor", "text/plain"])
 async def test_media_type_that_is_not_served_is_unsupported(client, media):
     answer = await client.request("POST", HERE, function(), headers={"content-type": media})
 
@@ -532,3 +532,24 @@ async def test_version_is_understood_by_clients(client):
 
     assert version["gitVersion"].startswith(f"v{version['major']}.{version['minor']}.")
     assert version["gitVersion"].endswith("+pelton-1.2.3")
+
+
+async def test_openapi_describes_fields_and_merge_keys(client):
+    core = (await client.request("GET", "/openapi/v3/api/v1")).json()
+
+    service = core["components"]["schemas"]["v1.Service"]
+    assert service["x-kubernetes-group-version-kind"] == [{"group": "", "version": "v1", "kind": "Service"}]
+    ports = service["properties"]["spec"]["properties"]["ports"]
+    assert ports["x-kubernetes-patch-merge-key"] == "port"
+    assert ports["items"]["properties"]["protocol"]["default"] == "TCP"
+    one = core["paths"]["/api/v1/namespaces/{namespace}/services/{name}"]
+    assert set(one) == {"get", "put", "patch", "delete"}
+    assert "fieldValidation" in [parameter["name"] for parameter in one["patch"]["parameters"]]
+    assert set(core["paths"]["/api/v1/namespaces/{namespace}/pods"]) == {"get"}
+
+
+async def test_watch_of_one_object_by_its_path(client, store):
+    await store.create(FUNCTIONS, function("other"))
+    await store.create(FUNCTIONS, function())
+    async with client.lines(f"{ONE}?watch=1") as lines:
+        assert (await anext(lines))["object"]["metadata"]["name"] == "hello"

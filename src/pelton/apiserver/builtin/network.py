@@ -301,7 +301,7 @@ SERVICE = Row(
     columns=(
         Column("Type", "string", ".spec.type"),
         Column("Cluster-IP", "string", ".spec.clusterIP"),
-        Column("External-IP", "string", ".spec.externalName"),
+        Column("External-IP", "optional", ".spec.externalName"),
         Column("Port(s)", "ports", ".spec.ports"),
         AGE,
         Column("Selector", "labels", ".spec.selector", 1),

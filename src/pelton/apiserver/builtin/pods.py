@@ -105,7 +105,7 @@ POD = Row(
         Column("Status", "phase", ""),
         Column("Restarts", "integer", ".status.containerStatuses[0].restartCount"),
         AGE,
-        Column("IP", "string", ".status.podIP", 1),
+        Column("IP", "optional", ".status.podIP", 1),
         Column("Node", "string", ".spec.nodeName", 1),
     ),
     schema=_SCHEMA,

@@ -3,8 +3,8 @@
 Columns come with the kinds (`registry.Row`), values are found by the small part of JSONPath that columns
 need: `.key`, `['key']`, `[number]` and `[?(@.key=="value")]`; `|` between paths takes the first that has a
 value. Ages are printed as kubectl prints them. Built-in kinds have columns that summarise: `count` of
-entries, `labels`, `ports`, `addresses`, `reference` to an object, `optional` text, `ready` containers, `phase`
-of a pod.
+entries, `labels`, `ports`, `addresses`, `reference` to an object, `optional` text, `ready` containers,
+`phase` of a pod.
 """
 
 from __future__ import annotations

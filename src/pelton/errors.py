@@ -34,6 +34,7 @@ __all__ = [
     "RenderError",
     "SourceError",
     "StoreVersionError",
+    "TraceError",
     "UnknownConventionError",
     "UnservedVersionError",
     "UsageError",
@@ -69,6 +70,14 @@ class UsageError(PeltonError):
     """The command line cannot be carried out as written."""
 
     code = "PEL-CLI-001"
+    exit_code = 2
+    http_status = 400
+
+
+class TraceError(PeltonError):
+    """A line of a trace for `pelton simulate` cannot be used."""
+
+    code = "PEL-SCALE-001"
     exit_code = 2
     http_status = 400
 

@@ -1,311 +1,360 @@
-"""How many instances concurrency asks for: Knative's pod autoscaler, with a stable and a panic window.
+"""How many instances the load asks for: Knative's pod autoscaler, with a stable and a panic window.
 
-`controlplane/autoscaler.py` fills the windows (`autoscale/window.py`) and asks; the node acts on it.
-Two deliberate differences (design decision 12): scaling up is considered at any time, while rate limits are
-taken and scaling down happens at boundaries of TICK_S; and since the activator is always in path at zero, a
-silent stable window ends at zero without grace period, panic hold or rate limit. Pure: `now` is an argument.
+`controlplane/autoscaler.py` and `autoscale/simulate.py` fill the windows (`autoscale/window.py`) and ask. Every
+call with `boundary` is upstream's decision, one per two seconds. Calls between boundaries may only raise the
+number, and rate limits stay those of the last boundary (design decision 12). Pure: `now` is an argument.
 
-Source: Knative Serving, pkg/autoscaler/scaling/autoscaler.go (contracts, autoscaling sections 6.2 to 6.4).
+Source: Knative Serving, pkg/autoscaler/scaling/autoscaler.go, pkg/reconciler/autoscaling/kpa (contracts,
+autoscaling sections 6.3 and 6.4).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
 from math import ceil, floor
+from typing import Any
 
-from pelton.model.desired import Scaling
+from pelton.autoscale.decision import Decision, Proposal, Step
+from pelton.model.scaling import KpaPolicy
 
-__all__ = ["TICK_S", "Decision", "Kpa", "burst_capacity", "target_value"]
+__all__ = ["TICK_S", "Kpa", "ToZero", "activators", "burst_capacity", "mode", "sample_size"]
 
 TICK_S = 2.0
-"""Seconds between boundaries, on the caller's clock."""
-_DEFAULT_BURST_CAPACITY = 211.0
+"""Seconds between boundaries; also the length of a slot of the scale-down delay."""
+_LEAST_ACTIVATORS = 2
+_SAMPLE_FACTOR = 1.96**2 * 100 / 25
+_SAMPLE_ALL = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """A scaling decision with everything it rests on.
-
-    Attributes:
-        desired: Instances wanted.
-        mode: `stable` or `panic`.
-        stable, panic: Average concurrent invocations in the two windows.
-        target: Concurrent invocations per instance that scaling aims at, utilization included.
-        ready: Instances ready when it was taken.
-        minimum, maximum: Inclusive bounds; maximum 0 means none.
-        window_s, panic_window_s: Lengths of the windows, seconds.
-        pending: Events waiting at the broker.
-        lag_desired: Instances that these events ask for.
-        burst_capacity: Concurrency that ready instances could take on top, negative when short.
-        causes: Codes in the order they took effect; `reason` spells them out.
-        at: When, seconds on the caller's clock.
-    """
-
-    desired: int
-    mode: str = "stable"
-    stable: float = 0.0
-    panic: float = 0.0
-    target: float = 0.0
-    ready: int = 0
-    minimum: int = 0
-    maximum: int = 0
-    window_s: float = 0.0
-    panic_window_s: float = 0.0
-    pending: int = 0
-    lag_desired: int = 0
-    burst_capacity: float = 0.0
-    causes: tuple[str, ...] = ()
-    at: float = 0.0
-
-    @property
-    def reason(self) -> str:
-        """One sentence that explains the number; made on demand, since ten decisions are taken a second."""
-        return f"{self.desired} wanted: " + "; ".join(self._sentence(cause) for cause in self.causes)
-
-    def _sentence(self, cause: str) -> str:
-        per = f"at {self.target:g} per instance"
-        match cause:
-            case "stable":
-                return f"{self.stable:g} concurrent on average over {self.window_s:g} s, {per}"
-            case "panic":
-                return (
-                    f"panic, {self.panic:g} concurrent on average over {self.panic_window_s:g} s, {per} "
-                    f"({self.stable:g} over {self.window_s:g} s)"
-                )
-            case "silent":
-                return f"nothing ran or waited for {self.window_s:g} s"
-            case "panic-hold":
-                return "the most wanted in this panic is kept"
-            case "up-rate":
-                return f"growth limited for this {TICK_S:g} s step ({self.ready} ready)"
-            case "down-rate":
-                return f"shrinking limited for this {TICK_S:g} s step ({self.ready} ready)"
-            case "activation":
-                return "traffic asks for the activation scale at least"
-            case "boundary":
-                return f"kept until the next {TICK_S:g} s boundary"
-            case "delay":
-                return "the most wanted during the scale-down delay is kept"
-            case "retention":
-                return "the last instance is retained for a while after traffic"
-            case "minimum":
-                return f"not below the minimum of {self.minimum}"
-            case "initial":
-                return "the initial scale has not been reached yet"
-            case "maximum":
-                return f"not above the maximum of {self.maximum}"
-            case "lag":
-                return f"{self.pending} events are pending"
-            case "cooldown":
-                return "events were pending a moment ago"
-            case _:
-                return cause
-
-
-def target_value(scaling: Scaling) -> float:
-    """Return the concurrency per instance to aim at: target times utilization, at least 0.01."""
-    return max(0.01, scaling.target * scaling.utilization)
-
-
-def burst_capacity(
-    *, ready: int, total_target: float, panic: float, wanted: float = _DEFAULT_BURST_CAPACITY
-) -> float:
-    """Return the excess burst capacity in concurrent invocations.
+def burst_capacity(*, ready: int, total: float, panic: float, wanted: float) -> int:
+    """Return the excess burst capacity.
 
     Args:
         ready: Ready instances.
-        total_target: Target per instance before utilization.
-        panic: Average concurrency in the panic window.
+        total: Target per instance before utilization.
+        panic: Average in the panic window.
         wanted: Target burst capacity; 0 means "never needed" and gives 0, -1 "without bound" and gives -1.
     """
     if wanted == 0:
-        return 0.0
-    if wanted == -1:
-        return -1.0
-    return float(floor(ready * total_target - wanted - panic))
+        return 0
+    if wanted < 0:
+        return -1
+    return floor(ready * total - wanted - panic)
+
+
+def activators(*, ready: int, total: float, burst: float, capacity: float) -> int:
+    """Return how many activators a revision gets.
+
+    Args:
+        ready: Ready instances.
+        total: Target per instance before utilization.
+        burst: Target burst capacity.
+        capacity: Concurrency that one activator takes.
+    """
+    if burst == 0:
+        return _LEAST_ACTIVATORS
+    return max(_LEAST_ACTIVATORS, ceil((ready * total + max(burst, 0.0)) / capacity))
+
+
+def mode(*, wanted: int, ebc: int, ready: int) -> str:
+    """Return `Serve` when requests go straight to instances, `Proxy` when the activator is in their path.
+
+    Args:
+        wanted: Desired instances; -1 when unknown.
+        ebc: Excess burst capacity.
+        ready: Instances that could take requests.
+    """
+    return "Serve" if wanted > 0 and ebc >= 0 and ready > 0 else "Proxy"
+
+
+def sample_size(pods: int) -> int:
+    """Return how many of so many pods are asked for their statistics, so that the mean is good enough."""
+    if pods <= _SAMPLE_ALL:
+        return pods
+    return ceil(pods * _SAMPLE_FACTOR / (pods + _SAMPLE_FACTOR - 1))
 
 
 class Kpa:
-    """The decider of one function.
+    """The decider of one revision.
 
     Args:
-        scaling: Bounds and parameters; may be replaced at any time.
+        policy: Bounds and parameters; may be replaced at any time.
         now: Seconds on the caller's clock.
         ready: Instances ready at that moment. More than one starts in panic, so that a decider that has not
             seen the traffic yet takes none of them away.
-        initialised: Whether the initial scale was reached by an earlier decider of this function.
     """
 
-    __slots__ = (
-        "_base",
-        "_desired",
-        "_highest",
-        "_panic_desired",
-        "_panic_since",
-        "_reached_initial",
-        "_silent_since",
-        "_slot",
-        "scaling",
-    )
+    __slots__ = ("_base", "_delayed", "_last", "_panic_most", "_panic_since", "policy")
 
-    def __init__(self, scaling: Scaling, *, now: float, ready: int, initialised: bool = False) -> None:
-        self.scaling = scaling
-        self._slot: int | None = None  # the boundary that limits were taken at
-        self._base = max(1, ready)  # instances ready at that boundary
-        self._desired = 0
+    def __init__(self, policy: KpaPolicy, *, now: float, ready: int) -> None:
+        self.policy = policy
+        self._base = max(1, ready)  # instances that rate limits refer to
+        self._last = -1  # the last number, before bounds
         self._panic_since: float | None = now if ready > 1 else None
-        self._panic_desired = ready if ready > 1 else 0
-        self._highest: dict[int, int] = {}  # slot -> most wanted in it, for the scale-down delay
-        self._silent_since: float | None = None
-        self._reached_initial = initialised or scaling.initial_scale <= 0
+        self._panic_most = ready
+        self._delayed: deque[tuple[int, int]] = deque()  # (slot, number), numbers falling
 
     @property
     def panicking(self) -> bool:
         """Whether the decider is in panic mode."""
         return self._panic_since is not None
 
-    @property
-    def initialised(self) -> bool:
-        """Whether the initial scale was reached, so that it is no floor any more."""
-        return self._reached_initial
-
     def decide(
         self,
         *,
         now: float,
-        stable: float,
+        stable: float | None,
         panic: float,
         ready: int,
-        silent: bool = False,
-        reachable: bool = True,
-        panic_window_s: float = 0.0,
+        boundary: bool = True,
+        floor_scale: int = 0,
     ) -> Decision:
         """Decide from the two averages.
 
         Args:
             now: Seconds on the caller's clock; never goes back.
-            stable: Average concurrency of the stable window.
-            panic: Average concurrency of the panic window.
+            stable: Average of the stable window; None when there is no data, which keeps the number.
+            panic: Average of the panic window.
             ready: Ready instances.
-            silent: Whether the stable window saw nothing at all.
-            reachable: False for a revision that no route leads to: no minimum, no limit on shrinking.
-            panic_window_s: For the explanation only.
+            boundary: Whether numbers may fall and rate limits move on.
+            floor_scale: The initial scale while it has not been reached, else 0.
         """
-        scaling = self.scaling
-        slot = floor(now / TICK_S)
-        boundary = slot != self._slot
+        policy = self.policy
+        if stable is None:
+            desired = self.bounded(self._last, floor_scale, []) if self._last >= 0 else -1
+            return self._record(now, desired, self._last, ready, 0.0, (), (("no-data",),))
         if boundary:
-            self._slot, self._base = slot, max(1, ready)
-        target = target_value(scaling)
-        causes: list[str] = []
-        if silent:
-            self._panic_since, self._panic_desired = None, 0
-            wanted, mode = 0, "stable"
-            causes.append("silent")
-        else:
-            # Between boundaries only growth counts, so the limit on shrinking must not ask for instances.
-            limit_down = boundary and reachable
-            wanted = self._rated(now, ceil(stable / target), ceil(panic / target), ready, limit_down, causes)
-            mode = "panic" if self.panicking else "stable"
-        if reachable and scaling.scale_down_delay_s > 0:
-            wanted = self._delayed(slot, wanted, causes)
-        if not boundary and wanted < self._desired:
-            wanted = self._desired
-            causes.append("boundary")
-        wanted = self._bounded(now, wanted, ready, silent, reachable, causes)
-        self._desired = wanted
+            self._base = max(1, ready)
+        steps: list[Step] = []
+        target = policy.target
+        raw_stable, raw_panic = ceil(stable / target), ceil(panic / target)
+        wanted = self._rated(now, stable, panic, raw_stable, raw_panic, ready, boundary, steps)
+        if policy.reachable and policy.scale_down_delay_s > 0:
+            kept = self._delay(now, wanted)
+            if kept != wanted:
+                steps.append(("delay", kept, policy.scale_down_delay_s))
+                wanted = kept
+        if not boundary and wanted < self._last:
+            wanted = self._last
+            steps.append(("boundary", wanted, TICK_S))
+        self._last = wanted
+        desired = self.bounded(wanted, floor_scale, steps)
+        proposals = (
+            Proposal(source="stable window", value=stable, target=target, wanted=raw_stable),
+            Proposal(source="panic window", value=panic, target=target, wanted=raw_panic),
+        )
+        return self._record(now, desired, wanted, ready, panic, proposals, tuple(steps))
+
+    def _record(
+        self,
+        now: float,
+        desired: int,
+        raw: int,
+        ready: int,
+        panic: float,
+        proposals: tuple[Proposal, ...],
+        steps: tuple[Step, ...],
+    ) -> Decision:
+        policy = self.policy
         return Decision(
-            desired=wanted,
-            mode=mode,
-            stable=stable,
-            panic=panic,
-            target=target,
-            ready=ready,
-            minimum=scaling.min_replicas,
-            maximum=scaling.max_replicas,
-            window_s=scaling.window_s,
-            panic_window_s=panic_window_s,
-            burst_capacity=burst_capacity(ready=ready, total_target=scaling.target, panic=panic),
-            causes=tuple(causes),
+            desired=desired,
+            raw=raw,
             at=now,
+            ready=ready,
+            minimum=policy.min_scale if policy.reachable else 0,
+            maximum=policy.max_scale,
+            panic=self._panic_since is not None,
+            ebc=burst_capacity(
+                ready=ready, total=policy.total, panic=panic, wanted=policy.target_burst_capacity
+            ),
+            proposals=proposals,
+            steps=steps,
         )
 
     def _rated(
-        self, now: float, raw_stable: int, raw_panic: int, ready: int, limit_down: bool, causes: list[str]
+        self,
+        now: float,
+        stable: float,
+        panic: float,
+        raw_stable: int,
+        raw_panic: int,
+        ready: int,
+        boundary: bool,
+        steps: list[Step],
     ) -> int:
-        """Apply rate limits and panic mode; limits hold for the whole step, whatever became ready since."""
-        scaling = self.scaling
-        up = ceil(scaling.max_scale_up_rate * self._base)
-        down = floor(self._base / scaling.max_scale_down_rate) if limit_down else 0
+        """Apply rate limits, the activation scale and panic mode."""
+        policy, base = self.policy, self._base
+        up = ceil(policy.max_scale_up_rate * base)
+        # Between boundaries only growth counts, so the limit on shrinking must not ask for instances.
+        down = floor(base / policy.max_scale_down_rate) if policy.reachable and boundary else 0
         by_stable = min(max(raw_stable, down), up)
         by_panic = min(max(raw_panic, down), up)
-        if scaling.activation_scale > 1:
-            by_stable = max(by_stable, scaling.activation_scale) if raw_stable else by_stable
-            by_panic = max(by_panic, scaling.activation_scale) if raw_panic else by_panic
+        activation = policy.activation_scale
+        if activation > 1:
+            if raw_stable > 0:
+                by_stable = max(by_stable, activation)
+            if raw_panic > 0:
+                by_panic = max(by_panic, activation)
 
-        if raw_panic / max(1, ready) >= scaling.panic_threshold_percentage / 100.0:
-            if self._panic_since is None:
-                self._panic_desired = 0
+        if raw_panic / max(1, ready) >= policy.panic_threshold:
             self._panic_since = now
-        elif self._panic_since is not None and self._panic_since + scaling.window_s < now:
-            self._panic_since, self._panic_desired = None, 0
+        elif boundary and self._panic_since is not None and self._panic_since + policy.window_s < now:
+            self._panic_since, self._panic_most = None, 0
 
+        unit = "requests/s" if policy.metric == "rps" else "concurrent"
         if self._panic_since is None:
-            causes.append("stable")
+            steps.append(("stable", stable, unit, policy.window_s, policy.target))
             wanted, raw = by_stable, raw_stable
         else:
-            causes.append("panic")
+            steps.append(
+                ("panic", panic, unit, policy.panic_window_s, policy.target, stable, policy.window_s)
+            )
             wanted, raw = max(by_stable, by_panic), max(raw_stable, raw_panic)
         if wanted < raw:
-            causes.append("up-rate")
+            steps.append(("up-rate", wanted, policy.max_scale_up_rate, base))
         elif wanted > raw:
-            causes.append("activation" if wanted == scaling.activation_scale else "down-rate")
+            if raw > 0 and wanted == activation:
+                steps.append(("activation-scale", activation))
+            else:
+                steps.append(("down-rate", wanted, policy.max_scale_down_rate, base))
         if self._panic_since is not None:
-            if wanted < self._panic_desired:
-                wanted = self._panic_desired
-                causes.append("panic-hold")
-            self._panic_desired = wanted
+            if wanted < self._panic_most:
+                wanted = self._panic_most
+                steps.append(("panic-hold", wanted))
+            self._panic_most = wanted
         return wanted
 
-    def _delayed(self, slot: int, wanted: int, causes: list[str]) -> int:
-        """Return the most wanted over the last ceil(delay / TICK_S) steps."""
-        slots = ceil(self.scaling.scale_down_delay_s / TICK_S)
-        highest = self._highest
-        highest[slot] = max(wanted, highest.get(slot, 0))
-        if len(highest) > slots or min(highest) <= slot - slots:
-            self._highest = highest = {at: value for at, value in highest.items() if at > slot - slots}
-        kept = max(highest.values())
-        if kept > wanted:
-            causes.append("delay")
-        return kept
+    def _delay(self, now: float, wanted: int) -> int:
+        """Return the most wanted over the last ceil(delay / TICK_S) slots."""
+        slot = floor(floor(now) / TICK_S)
+        oldest = slot - ceil(self.policy.scale_down_delay_s / TICK_S)
+        kept = self._delayed
+        while kept and kept[0][0] <= oldest:
+            kept.popleft()
+        while kept and kept[-1][1] <= wanted:
+            kept.pop()
+        kept.append((slot, wanted))
+        return kept[0][1]
 
-    def _bounded(
-        self, now: float, wanted: int, ready: int, silent: bool, reachable: bool, causes: list[str]
-    ) -> int:
-        scaling = self.scaling
-        if not silent:
-            self._silent_since = None
-        elif self._silent_since is None:
-            self._silent_since = now
-        if (
-            wanted == 0
-            and ready > 0
-            and reachable
-            and self._silent_since is not None
-            and now - self._silent_since < scaling.retention_s
-        ):
+    def bounded(self, wanted: int, floor_scale: int, steps: list[Step]) -> int:
+        """Return a number within the bounds, and note which of them mattered."""
+        policy = self.policy
+        low = policy.min_scale if policy.reachable else 0
+        if policy.reachable and floor_scale > max(low, wanted):
+            steps.append(("initial", floor_scale))
+            wanted = floor_scale
+        if wanted < low:
+            steps.append(("minimum", low))
+            wanted = low
+        if 0 < policy.max_scale < wanted:
+            steps.append(("maximum", policy.max_scale))
+            wanted = policy.max_scale
+        if wanted == 0 and not policy.scale_to_zero:
+            steps.append(("scale-to-zero-off",))
             wanted = 1
-            causes.append("retention")
-        minimum = scaling.min_replicas if reachable else 0
-        if wanted < minimum:
-            wanted = minimum
-            causes.append("minimum")
-        if not self._reached_initial and reachable:
-            self._reached_initial = ready >= scaling.initial_scale
-            if not self._reached_initial and wanted < scaling.initial_scale:
-                wanted = scaling.initial_scale
-                causes.append("initial")
-        if 0 < scaling.max_replicas < wanted:
-            wanted = scaling.max_replicas
-            causes.append("maximum")
         return wanted
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the state as plain data for JSON."""
+        return {
+            "base": self._base,
+            "last": self._last,
+            "panicSince": self._panic_since,
+            "panicMost": self._panic_most,
+            "delayed": [list(item) for item in self._delayed],
+        }
+
+    @classmethod
+    def from_dict(cls, policy: KpaPolicy, state: dict[str, Any]) -> Kpa:
+        """Return the decider that `to_dict` described."""
+        made = cls(policy, now=0.0, ready=0)
+        made._base, made._last = state["base"], state["last"]
+        made._panic_since, made._panic_most = state["panicSince"], state["panicMost"]
+        made._delayed = deque((slot, number) for slot, number in state["delayed"])
+        return made
+
+
+class ToZero:
+    """When the last instance may go, once nothing is wanted.
+
+    Upstream's phases of a revision: activating, active, inactive. On one machine the activator is always in
+    path at zero, so the caller gives no grace period and a probe that has succeeded.
+
+    Args:
+        now: Seconds on the caller's clock.
+        activating_limit_s: An activation that takes longer is given up; None for never.
+    """
+
+    __slots__ = ("_limit_s", "_phase", "_since")
+
+    def __init__(self, *, now: float, activating_limit_s: float | None = None) -> None:
+        self._phase, self._since, self._limit_s = "activating", now, activating_limit_s
+
+    @property
+    def phase(self) -> str:
+        """`activating`, `active` or `inactive`."""
+        return self._phase
+
+    def wanted(self, *, now: float, ready: int, least: int = 1) -> None:
+        """Say that instances are wanted; active once `least` are ready."""
+        if self._phase == "inactive":
+            self._phase, self._since = "activating", now
+        if self._phase == "activating" and ready >= max(1, least):
+            self._phase, self._since = "active", now
+
+    def decide(
+        self,
+        policy: KpaPolicy,
+        *,
+        now: float,
+        ready: int,
+        probed: bool = True,
+        proxy_since: float | None = None,
+        active_hold: bool = True,
+    ) -> tuple[int, str]:
+        """Return (instances to have, code) when the decider wants none.
+
+        Args:
+            policy: Window, grace and retention.
+            now: Seconds on the caller's clock.
+            ready: Ready instances.
+            probed: Whether the activator answered its probe; not needed with a burst capacity of -1.
+            proxy_since: When the activator came into the path; None when unknown.
+            active_hold: Whether an active revision has to be so for a whole stable window first.
+        """
+        if not policy.scale_to_zero:
+            return 1, "scale-to-zero-off"
+        if self._phase == "activating":
+            if ready >= 1:
+                self._phase, self._since = "active", now
+            elif self._limit_s is not None and now - self._since >= self._limit_s:
+                return 0, "TimedOut"
+            else:
+                return (1 if self._limit_s is not None else 0), "activating"
+        if self._phase == "active":
+            if active_hold and now - self._since < policy.window_s:
+                return 1, "active"
+            self._phase, self._since = "inactive", now
+            if policy.grace_s > 0 or policy.retention_s > 0:
+                return 1, "inactive"
+        if not probed and policy.target_burst_capacity != -1:
+            return 1, "probing"
+        retention_s = policy.retention_s if policy.reachable else 0.0
+        inactive_s = now - self._since
+        if inactive_s >= max(policy.grace_s, retention_s):
+            return 0, "NoTraffic"
+        if inactive_s < retention_s:
+            return 1, "retention"
+        left_s = policy.grace_s - (now - proxy_since) if proxy_since is not None else policy.grace_s
+        return (0, "NoTraffic") if left_s <= 0 else (1, "grace")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the state as plain data for JSON."""
+        return {"phase": self._phase, "since": self._since, "limit": self._limit_s}
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> ToZero:
+        """Return what `to_dict` described."""
+        made = cls(now=state["since"], activating_limit_s=state["limit"])
+        made._phase = state["phase"]
+        return made

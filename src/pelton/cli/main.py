@@ -559,6 +559,21 @@ def why_detect(
 
 
 @app.command()
+def simulate(
+    policy: Annotated[str, typer.Option(help="YAML: algorithm and its policy.")],
+    trace: Annotated[str, typer.Option(help="JSON lines, one evaluation each; - for standard input.")],
+    output: Annotated[
+        list[str] | None,
+        typer.Option("-o", "--output", help="json, table or plot; with plot also FILE.png."),
+    ] = None,
+) -> None:
+    """Run a scaling policy over a trace, by the code that scales here."""
+    from pelton.cli.simulate import simulate as run
+
+    _exit(run(policy_file=policy, trace_file=trace, outputs=output or []))
+
+
+@app.command()
 def init(
     name: Annotated[str, typer.Argument(help="Name of the function, and of its new directory.")],
     trigger: Annotated[str, typer.Option(help="http, cloudevent or topic.")] = "http",

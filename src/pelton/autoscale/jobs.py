@@ -1,0 +1,111 @@
+"""How many jobs to start: the strategies of KEDA's ScaledJob.
+
+`combine` joins the triggers, `to_create` decides from the joined numbers and the jobs that exist. Running the
+jobs is not done here. Pure.
+
+Source: KEDA, pkg/scaling/executor/scale_jobs.go (contracts, autoscaling section 1.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from pelton.model.scaling import JobPolicy
+
+__all__ = ["Demand", "QueueReading", "bounds", "combine", "effective_max", "to_create"]
+
+_DEFAULT_MAX = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueReading:
+    """What one trigger says: the queue's length, the target per job, and whether it is active."""
+
+    queue_length: float
+    target: float
+    active: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """All triggers joined: jobs worth of queue, jobs at most by the targets, and whether any is active."""
+
+    queue_length: int
+    max_scale: int
+    active: bool
+
+
+def bounds(policy: JobPolicy) -> tuple[int, int]:
+    """Return (minimum, jobs above it at most); a minimum above the maximum becomes the maximum."""
+    most = _DEFAULT_MAX if policy.max_replicas is None else policy.max_replicas
+    low = min(policy.min_replicas, most)
+    return low, _DEFAULT_MAX if policy.max_replicas is None else most - low
+
+
+def combine(readings: Sequence[QueueReading], policy: JobPolicy) -> Demand:
+    """Join the active triggers by the policy's calculation.
+
+    Args:
+        readings: One per trigger, in order.
+        policy: Bounds and calculation.
+    """
+    low, most = bounds(policy)
+    active = [
+        (
+            reading.queue_length,
+            min(reading.queue_length / reading.target if reading.target else 0.0, float(most)),
+        )
+        for reading in readings
+        if reading.active
+    ]
+    if not active:
+        return Demand(queue_length=0, max_scale=0, active=low > 0)
+    if policy.calculation == "min":
+        queue, scale = min(active, key=lambda item: item[0])
+    elif policy.calculation in ("avg", "sum"):
+        queue, scale = sum(item[0] for item in active), sum(item[1] for item in active)
+        if policy.calculation == "avg":
+            queue, scale = queue / len(active), scale / len(active)
+    else:
+        queue, scale = max(active, key=lambda item: item[0])
+    return Demand(queue_length=ceil(queue), max_scale=ceil(min(scale, float(most))), active=True)
+
+
+def effective_max(policy: JobPolicy, *, max_scale: int, running: int, pending: int, most: int) -> int:
+    """Return how many jobs the strategy lets start, possibly negative.
+
+    Args:
+        policy: The strategy and its settings.
+        max_scale: Jobs that the queue asks for in total.
+        running: Unfinished jobs above the minimum.
+        pending: Unfinished jobs whose pods do not run yet.
+        most: Jobs above the minimum at most.
+    """
+    if policy.strategy == "accurate":
+        return most - running if max_scale + running - pending > most else max_scale - pending
+    if policy.strategy == "eager":
+        return min(most - running - pending, max_scale)
+    if policy.strategy == "custom" and policy.running_share is not None:
+        return min(max_scale - policy.deduction - int(running * policy.running_share), most)
+    return max_scale - running
+
+
+def to_create(policy: JobPolicy, demand: Demand, *, running: int, pending: int) -> int:
+    """Return how many jobs to start now.
+
+    Args:
+        policy: Bounds and strategy.
+        demand: From `combine`.
+        running: Unfinished jobs, pending ones included.
+        pending: Those whose pods do not run yet.
+    """
+    low, most = bounds(policy)
+    if running < low:
+        return low - running if demand.active else 0
+    room = effective_max(
+        policy, max_scale=demand.max_scale, running=running - low, pending=pending, most=most
+    )
+    wanted = most if policy.strategy == "eager" else demand.queue_length
+    return min(wanted, max(0, room)) if demand.active else 0

@@ -24,8 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.table import Row
-from pelton.autoscale.kpa import target_value
-from pelton.controlplane.autoscaler import Autoscaler
+from pelton.controlplane.autoscaler import Autoscaler, kpa_policy
 from pelton.model.desired import Scaling
 from pelton.model.snapshot import LoadReading
 from pelton.testing.clock import FakeClock
@@ -208,7 +207,7 @@ def rows() -> list[Row]:
     found = []
     for window_s in _WINDOWS_S:
         scaling = Scaling(max_replicas=0, target=CONCURRENCY, utilization=0.7, window_s=window_s)
-        needed = ideal(arrivals, target_value(scaling))
+        needed = ideal(arrivals, kpa_policy(scaling).target)
         outcome = simulate(arrivals, scaling)
         hours = outcome.instance_s / 3600
         which = f"elasticity, window {window_s} s" + (" (default)" if window_s == 60 else "")

@@ -4,7 +4,6 @@ A fenced block marked `sh` is executed, one marked `bash` is not. A block marked
 block is what it prints: these lines in that order, `…` for anything, a line of `…` for any number of lines.
 """
 
-import ast
 import importlib.util
 import os
 import re
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from pelton.model.kpa_settings import ANNOTATIONS, OWN_DOMAIN, OWN_SETTINGS
 from pelton.plan import scaling
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +30,7 @@ EXECUTED = (
     "docs/howto/debug-a-function.md",
     "docs/howto/observe.md",
     "docs/howto/kubernetes.md",
+    "docs/howto/scaling.md",
 )
 # Commands that only read: their blocks are repeated until they show what the page says.
 READING = re.compile(r"(pelton (logs|status|dlq list|topic lag|topic tail)|cat ['\"$/])")
@@ -206,16 +207,8 @@ def test_every_annotation_that_is_read_is_documented():
     for file in (ROOT / "src" / "pelton" / "compat").rglob("*.py"):
         read = re.findall(r'\boptions(?:\.get\(|\[)"([a-z-]+)"', file.read_text())
         own |= {f"pelton.dev/{name}" for name in read}
-    calls = [
-        node for node in ast.walk(ast.parse(Path(scaling.__file__).read_text())) if isinstance(node, ast.Call)
-    ]
-    names = {
-        str(call.args[0].value)
-        for call in calls
-        if isinstance(call.func, ast.Attribute)
-        and call.func.attr in {"find", "integer", "number", "seconds"}
-        and isinstance(call.args[0], ast.Constant)
-    } | {scaling.CONCURRENCY, "min-scale", "max-scale"}
+    own |= {f"{OWN_DOMAIN}{name}" for name in OWN_SETTINGS}
+    names = {*ANNOTATIONS, scaling.CONCURRENCY}
 
     assert {name for name in own if f"`{name}`" not in page} == set()
     assert {name for name in names if f"`{name}`" not in page} == set()

@@ -1,9 +1,9 @@
 """Formulas of KEDA's scalingModifiers: a safe reader of the part of the expr language that they need.
 
 Numbers, true, false, nil, arrays; `+ - * / % ** ^`, comparisons, `&& || !` (and, or, not), `in`, `? :`, `??`;
-functions of numbers and arrays; predicates `{# > 1}` or `# > 1` in count, any, all, none, one, filter, map, sum.
-No attributes, no indexing, no assignment, no text. A formula is bounded in length, depth and steps, so that it
-ends in any case. `autoscale/keda.py` evaluates, `autoscale/policy.py` checks. Pure.
+functions of numbers and arrays; predicates `{# > 1}` or `# > 1` in count, any, all, none, one, filter, map,
+sum. No attributes, no indexing, no assignment, no text. A formula is bounded in length, depth and steps, so
+that it ends in any case. `autoscale/keda.py` evaluates, `autoscale/policy.py` checks. Pure.
 
 Source: KEDA, pkg/scaling/modifiers/formula.go (contracts, autoscaling section 2.2); expr language definition.
 """

@@ -1,8 +1,8 @@
 """How many replicas metrics ask for: the HorizontalPodAutoscaler, with and without `behavior`.
 
-`autoscale/keda.py` uses it for 1 to N, `controlplane/autoscaler.py` for the class hpa, `autoscale/simulate.py`
-for traces. Every call with `boundary` is upstream's decision, one per 15 seconds; calls between boundaries may
-only raise the number (design decision 12). Pure: `now` is an argument.
+`autoscale/keda.py` uses it for 1 to N, `controlplane/autoscaler.py` for the class hpa,
+`autoscale/simulate.py` for traces. Every call with `boundary` is upstream's decision, one per 15 seconds;
+calls between boundaries may only raise the number (design decision 12). Pure: `now` is an argument.
 
 Source: kubernetes, pkg/controller/podautoscaler/{horizontal,replica_calculator}.go (contracts, autoscaling
 section 3). "Newer than" and "within" a window are strict, as the contract words them.
@@ -10,6 +10,7 @@ section 3). "Newer than" and "within" a window are strict, as the contract words
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,8 +35,8 @@ class Reading:
     Attributes:
         value: External and Object: the metric's value. Else the mean over pods that have one (percent of the
             request for Utilization).
-        pods: For Pods and Resource metrics: one value per ready pod, None where it is missing; empty when only
-            the mean is known.
+        pods: For Pods and Resource metrics: one value per ready pod, None where it is missing; empty when
+            only the mean is known.
         unready: Pods that are not ready, which count as 0 when scaling up.
     """
 
@@ -69,6 +70,38 @@ class Extremes:
     def to_list(self) -> list[list[float]]:
         """Return the state as plain data for JSON."""
         return [[at, number] for at, number in self._items]
+
+
+class Changes:
+    """Replicas added or removed, by time; sums over a period take a binary search."""
+
+    __slots__ = ("_sums", "_times")
+
+    def __init__(self, items: Iterable[Sequence[float]] = ()) -> None:
+        self._times: list[float] = []
+        self._sums: list[int] = [0]  # before each change, and after the last
+        for at, change in items:
+            self.record(float(at), int(change))
+
+    def record(self, now: float, change: int) -> None:
+        """Add a change."""
+        self._times.append(now)
+        self._sums.append(self._sums[-1] + change)
+
+    def within(self, now: float, period_s: float) -> int:
+        """Return the sum of the changes newer than a period."""
+        return self._sums[-1] - self._sums[bisect_right(self._times, now - period_s)]
+
+    def forget(self, now: float, period_s: float) -> None:
+        """Drop changes that no period reaches any more."""
+        if self._times and self._times[0] <= now - 2 * period_s:
+            gone = bisect_right(self._times, now - period_s)
+            del self._times[:gone], self._sums[:gone]
+
+    def to_list(self) -> list[list[float]]:
+        """Return the state as plain data for JSON."""
+        sums = self._sums
+        return [[at, sums[i + 1] - sums[i]] for i, at in enumerate(self._times)]
 
 
 def propose(
@@ -151,8 +184,8 @@ class Hpa:
         self._base = 0  # replicas at the last boundary, for the limit without behaviour
         self._high = Extremes()
         self._low = Extremes()  # numbers negated
-        self._added: deque[tuple[float, int]] = deque()
-        self._removed: deque[tuple[float, int]] = deque()
+        self._added = Changes()
+        self._removed = Changes()
 
     def decide(
         self,
@@ -209,9 +242,7 @@ class Hpa:
             reading = readings.get(metric.name)
             if reading is None:
                 failed += 1
-                proposals.append(
-                    Proposal(source=metric.name, value=None, target=metric.target, wanted=None)
-                )
+                proposals.append(Proposal(source=metric.name, value=None, target=metric.target, wanted=None))
                 continue
             wanted = propose(metric, reading, current=current, ready=ready, tolerance=tolerance)
             proposal = Proposal(
@@ -246,10 +277,8 @@ class Hpa:
         self._low.record(now, -wanted)
         self._high.record(now, wanted)
         desired = current
-        if desired < least:
-            desired = least
-        if desired > most:
-            desired = most
+        desired = max(desired, least)
+        desired = min(desired, most)
         if desired < wanted:
             steps.append(("stabilized-up", least, up.window_s))
         elif desired > wanted:
@@ -278,9 +307,7 @@ class Hpa:
 
     def _start_of(self, now: float, period_s: float, current: int) -> int:
         """Return the replicas that there were at the start of a period."""
-        added = sum(change for at, change in self._added if at > now - period_s)
-        removed = sum(change for at, change in self._removed if at > now - period_s)
-        return current - added + removed
+        return current - self._added.within(now, period_s) + self._removed.within(now, period_s)
 
     def _limit_up(self, now: float, rules: DirectionRules, current: int) -> int:
         if rules.select == "Disabled":
@@ -314,20 +341,18 @@ class Hpa:
 
         Args:
             now: Seconds on the caller's clock.
-            before, after: Replicas.
+            before: Replicas before the change.
+            after: Replicas after it.
         """
         behavior = self.policy.behavior
         if behavior is None or before == after:
             return
         limits = (*behavior.up.limits, *behavior.down.limits)
         longest = max((limit.period_s for limit in limits), default=0)
-        for events in (self._added, self._removed):
-            while events and events[0][0] <= now - longest:
-                events.popleft()
-        if after > before:
-            self._added.append((now, after - before))
-        else:
-            self._removed.append((now, before - after))
+        changes = self._added if after > before else self._removed
+        changes.record(now, abs(after - before))
+        for each in (self._added, self._removed):
+            each.forget(now, longest)
 
     def _made(
         self,
@@ -356,8 +381,8 @@ class Hpa:
             "base": self._base,
             "high": self._high.to_list(),
             "low": self._low.to_list(),
-            "added": [list(item) for item in self._added],
-            "removed": [list(item) for item in self._removed],
+            "added": self._added.to_list(),
+            "removed": self._removed.to_list(),
         }
 
     @classmethod
@@ -366,8 +391,7 @@ class Hpa:
         made = cls(policy)
         made._base = state["base"]
         made._high, made._low = Extremes(state["high"]), Extremes(state["low"])
-        made._added = deque((at, change) for at, change in state["added"])
-        made._removed = deque((at, change) for at, change in state["removed"])
+        made._added, made._removed = Changes(state["added"]), Changes(state["removed"])
         return made
 
 

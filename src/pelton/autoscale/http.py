@@ -1,7 +1,8 @@
 """How many replicas requests ask for by KEDA's HTTP add-on, and which route a request counts for.
 
-`Counts` joins what interceptors report, `HttpScaler` turns concurrency and rate into values of an `external-push`
-trigger for `autoscale/keda.py`, `RoutingTable` finds the route of a request. Pure: `now` is an argument.
+`Counts` joins what interceptors report, `HttpScaler` turns concurrency and rate into values of an
+`external-push` trigger for `autoscale/keda.py`, `RoutingTable` finds the route of a request. Pure: `now` is
+an argument.
 
 Source: kedacore/http-add-on, scaler and pkg/routing (contracts, autoscaling sections 5.2, 5.3, 5.6).
 """
@@ -58,7 +59,8 @@ class RoutingTable:
             host.setdefault(_segments(rule.prefix), []).append(rule)
         for host in self._hosts.values():
             for entries in host.values():
-                # Stable sorts, least important first: name and namespace descending, then as the contract says.
+                # Stable sorts, least important first: name and namespace descending, then as the contract
+                # says.
                 entries.sort(key=lambda rule: (rule.namespace, rule.name), reverse=True)
                 entries.sort(
                     key=lambda rule: (
@@ -190,14 +192,25 @@ class HttpScaler:
         if requests is not None:
             self._ring.record(now, requests)
 
-    def decide(self, *, now: float, current: int, ready: int | None = None) -> Decision:
+    def decide(
+        self,
+        *,
+        now: float,
+        current: int,
+        ready: int | None = None,
+        poll: bool = True,
+        boundary: bool = True,
+        chain: bool = False,
+    ) -> Decision:
         """Decide from what was recorded; arguments as in `Keda.decide`."""
         rate = self._ring.average(now)
         values: dict[str, Any] = {
             CONCURRENCY: self._concurrency,
             RATE: float(ceil(rate)) if self.policy.whole_rate else rate,
         }
-        decision = self._keda.decide(now=now, values=values, current=current, ready=ready)
+        decision = self._keda.decide(
+            now=now, values=values, current=current, ready=ready, poll=poll, boundary=boundary, chain=chain
+        )
         decision.algorithm = "keda-http"
         return decision
 

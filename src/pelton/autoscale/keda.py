@@ -332,9 +332,7 @@ class Keda:
         value = stored(value)
         look.readings[COMPOSITE] = Reading(value=value)
         look.steps += (("formula", value),)
-        look.shown += (
-            Proposal(source=COMPOSITE, value=value, target=modifiers.target, wanted=None),
-        )
+        look.shown += (Proposal(source=COMPOSITE, value=value, target=modifiers.target, wanted=None),)
         if look.fallback or (not look.failed and value > modifiers.activation_target):
             look.active, look.by = True, "the formula" if not look.fallback else "the fallback"
 
@@ -385,7 +383,5 @@ def variables(policy: KedaPolicy) -> frozenset[str]:
 
 def _most(proposals: tuple[Proposal, ...], otherwise: int) -> int:
     """Return what the values ask for by their targets alone, without rounding to bounds."""
-    asked = [
-        -int(-(p.value / p.target) // 1) for p in proposals if p.value is not None and p.target > 0
-    ]
+    asked = [-int(-(p.value / p.target) // 1) for p in proposals if p.value is not None and p.target > 0]
     return max(asked, default=otherwise)

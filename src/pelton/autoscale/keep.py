@@ -1,8 +1,9 @@
 """Pelton's own two options, on top of whichever algorithm decides: spare instances, and one cooldown.
 
-`spare` instances more than the load asks for are kept while anything is asked for. `cooldown_s` is one time that
-covers every step down, N to 1 and 1 to 0 alike: a number stays until it has not been asked for that long. Called by
-`controlplane/autoscaler.py` and `autoscale/simulate.py` after the algorithm. Pure: `now` is an argument.
+`spare` instances more than the load asks for are kept while anything is asked for. `cooldown_s` is one time
+that covers every step down, N to 1 and 1 to 0 alike: a number stays until it has not been asked for that
+long. Called by `controlplane/autoscaler.py` and `autoscale/simulate.py` after the algorithm. Pure: `now` is
+an argument.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """How many instances the load asks for: Knative's pod autoscaler, with a stable and a panic window.
 
-`controlplane/autoscaler.py` and `autoscale/simulate.py` fill the windows (`autoscale/window.py`) and ask. Every
-call with `boundary` is upstream's decision, one per two seconds. Calls between boundaries may only raise the
-number, and rate limits stay those of the last boundary (design decision 12). Pure: `now` is an argument.
+`controlplane/autoscaler.py` and `autoscale/simulate.py` fill the windows (`autoscale/window.py`) and ask.
+Every call with `boundary` is upstream's decision, one per two seconds. Calls between boundaries may only
+raise the number, and rate limits stay those of the last boundary (design decision 12). Pure: `now` is an
+argument.
 
 Source: Knative Serving, pkg/autoscaler/scaling/autoscaler.go, pkg/reconciler/autoscaling/kpa (contracts,
 autoscaling sections 6.3 and 6.4).
@@ -108,6 +109,7 @@ class Kpa:
         ready: int,
         boundary: bool = True,
         floor_scale: int = 0,
+        extra: int = 0,
     ) -> Decision:
         """Decide from the two averages.
 
@@ -118,13 +120,14 @@ class Kpa:
             ready: Ready instances.
             boundary: Whether numbers may fall and rate limits move on.
             floor_scale: The initial scale while it has not been reached, else 0.
+            extra: Instances that something else asked for; rate limits do not start from them.
         """
         policy = self.policy
         if stable is None:
             desired = self.bounded(self._last, floor_scale, []) if self._last >= 0 else -1
             return self._record(now, desired, self._last, ready, 0.0, (), (("no-data",),))
         if boundary:
-            self._base = max(1, ready)
+            self._base = max(1, ready - extra)
         steps: list[Step] = []
         target = policy.target
         raw_stable, raw_panic = ceil(stable / target), ceil(panic / target)

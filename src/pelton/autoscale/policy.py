@@ -1,9 +1,9 @@
-"""Reads policies as users of the originals write them: KPA annotations, HPA v2, ScaledObject, HTTPScaledObject.
+"""Reads policies as users of the originals write them: annotations and specs.
 
-Used for policy files of `pelton simulate` (`cli/simulate.py`). Each reader returns a policy of `model/scaling` and
-collects every problem with its path and the accepted range. Pure: takes parsed YAML.
+Used for policy files of `pelton simulate` (`cli/simulate.py`). Each reader returns a policy of
+`model/scaling` and collects every problem with its path and the accepted range. Pure: takes parsed YAML.
 
-Source: contracts, autoscaling sections 1.1, 1.2, 3, 4, 5.2, 6.1; issue text of the policy file.
+Source: contracts, autoscaling sections 1.1, 1.2, 3, 4, 5.2, 6.1.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pelton.model.kpa_settings import (
     DOMAIN,
     KPA_CLASS,
     OWN_DOMAIN,
-    Setting,
+    OWN_SETTINGS,
     Settings,
     kpa_policy,
     read_config,
@@ -41,17 +41,18 @@ from pelton.model.scaling import (
 )
 from pelton.quantity import parse_duration, parse_quantity
 
-__all__ = ["ALGORITHMS", "OWN_SETTINGS", "PolicyFile", "read_policy"]
+__all__ = ["ALGORITHMS", "PolicyFile", "read_policy"]
 
 ALGORITHMS = ("kpa", "hpa", "keda", "keda-http")
-OWN_SETTINGS: Mapping[str, Setting] = {
-    "spare-instances": Setting(kind="whole", high=1000, say="a whole number from 0 to 1000"),
-    "cooldown": Setting(kind="seconds", high=86400, say="a duration from 0s to 24h"),
-}
-"""Pelton's own annotations on scaling, below OWN_DOMAIN."""
 _KEDA_DOMAIN = "autoscaling.keda.sh/"
 _MOST = 2**31 - 1
-_FALLBACKS = ("static", "currentReplicas", "currentReplicasIfHigher", "currentReplicasIfLower", "scalingModifiers")
+_FALLBACKS = (
+    "static",
+    "currentReplicas",
+    "currentReplicasIfHigher",
+    "currentReplicasIfLower",
+    "scalingModifiers",
+)
 # Scaler type -> (metadata keys of the target in order, its default, keys of the activation value).
 _SCALERS: Mapping[str, tuple[tuple[str, ...], float | None, tuple[str, ...]]] = {
     "kafka": (("lagThreshold",), 10, ("activationLagThreshold",)),
@@ -263,9 +264,13 @@ def _kpa(top: _Fields, notes: Mapping[str, str]) -> KpaPolicy:
     config = Settings(("config", _texts(top, "config")), table=CONFIG, prefix="")
     settings = Settings(("annotations", notes))
     for path, name in config.unknown():
-        top.problems.append((path, f"{name} is not a key of config-autoscaler; there are: {', '.join(CONFIG)}"))
+        top.problems.append(
+            (path, f"{name} is not a key of config-autoscaler; there are: {', '.join(CONFIG)}")
+        )
     for path, name in settings.unknown():
-        top.problems.append((path, f"{name} is not an annotation of the KPA; there are: {', '.join(ANNOTATIONS)}"))
+        top.problems.append(
+            (path, f"{name} is not an annotation of the KPA; there are: {', '.join(ANNOTATIONS)}")
+        )
     for key in notes:
         if not key.startswith((DOMAIN, OWN_DOMAIN)):
             top.problems.append((f"annotations[{key}]", f"only {DOMAIN}* and {OWN_DOMAIN}* are read here"))

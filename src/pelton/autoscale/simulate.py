@@ -1,7 +1,8 @@
 """A trace through the same deciders that run on the platform: one sample, one decision.
 
-`cli/simulate.py` reads files and prints; `Simulation` records each sample, then decides at its time, with the ready
-instances that it names, else with those that the sample before it asked for. `Totals` adds up what that costs. Pure.
+`cli/simulate.py` reads files and prints; `Simulation` records each sample, then decides at its time, with the
+ready instances that it names, else with those that the sample before it asked for. `Totals` adds up what that
+costs. Pure.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class _KpaRun:
         self.kpa: Kpa | None = None
         self.weighted = policy.aggregation == "weighted-exponential"
 
-    def step(self, t: float, value: float, ready: int) -> Decision:
+    def step(self, t: float, value: float, ready: int, extra: int) -> Decision:
         second = floor(t)
         self.stable.record(second, value)
         self.panic.record(second, value)
@@ -65,6 +66,7 @@ class _KpaRun:
             stable=stable.weighted(second) if self.weighted else stable.average(second),
             panic=panic.weighted(second) if self.weighted else panic.average(second),
             ready=ready,
+            extra=extra,
         )
 
 
@@ -83,6 +85,7 @@ class Simulation:
         self._keda: Keda | None = None
         self._http: HttpScaler | None = None
         self._keeper = Keeper(spare=policy.spare, cooldown_s=policy.cooldown_s)
+        self._extra = 0  # instances that the keeper added to what the algorithm asked for
 
     def step(self, sample: Sample) -> Decision:
         """Record a sample and decide.
@@ -92,12 +95,14 @@ class Simulation:
         """
         ready = self.ready if sample.ready is None else sample.ready
         decision = getattr(self, _STEPS[self.policy.algorithm])(sample, ready)
-        decision = self._keeper.apply(decision)
-        self.ready = decision.desired
-        return decision
+        kept = self._keeper.apply(decision)
+        self._extra = kept.desired - decision.desired
+        self.ready = kept.desired
+        return kept
 
     def _step_kpa(self, sample: Sample, ready: int) -> Decision:
-        return self._kpa.step(sample.t, _plain(sample, self.policy.kpa.metric), ready)
+        value = _plain(sample, self.policy.kpa.metric)
+        return self._kpa.step(sample.t, value, ready, self._extra)
 
     def _step_hpa(self, sample: Sample, ready: int) -> Decision:
         if self._hpa is None:
@@ -108,13 +113,15 @@ class Simulation:
             name: value if value is None or isinstance(value, Reading) else Reading(value=value)
             for name, value in found.items()
         }
-        return self._hpa.decide(now=sample.t, readings=readings, current=ready)
+        return self._hpa.decide(now=sample.t, readings=readings, current=max(0, ready - self._extra))
 
     def _step_keda(self, sample: Sample, ready: int) -> Decision:
         if self._keda is None:
             self._keda = Keda(self.policy.keda, now=sample.t)
         names = {trigger.name: (trigger.name, *trigger.aliases) for trigger in self.policy.keda.triggers}
-        return self._keda.decide(now=sample.t, values=_found(sample, names), current=ready)
+        return self._keda.decide(
+            now=sample.t, values=_found(sample, names), current=max(0, ready - self._extra)
+        )
 
     def _step_http(self, sample: Sample, ready: int) -> Decision:
         if self._http is None:
@@ -123,13 +130,14 @@ class Simulation:
             self._http.record(now=sample.t, requests=_plain(sample, RATE))
         if self.policy.http.concurrency_target:
             self._http.record(now=sample.t, concurrency=_plain(sample, CONCURRENCY))
-        return self._http.decide(now=sample.t, current=ready)
+        return self._http.decide(now=sample.t, current=max(0, ready - self._extra))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the state as plain data for JSON."""
         run = self._kpa
         return {
             "ready": self.ready,
+            "extra": self._extra,
             "stable": run.stable.to_dict(),
             "panic": run.panic.to_dict(),
             "kpa": run.kpa.to_dict() if run.kpa else None,
@@ -143,8 +151,11 @@ class Simulation:
     def from_dict(cls, policy: PolicyFile, state: dict[str, Any]) -> Simulation:
         """Return the simulation that `to_dict` described."""
         made = cls(policy)
-        made.ready = state["ready"]
-        made._kpa.stable, made._kpa.panic = Buckets.from_dict(state["stable"]), Buckets.from_dict(state["panic"])
+        made.ready, made._extra = state["ready"], state["extra"]
+        made._kpa.stable, made._kpa.panic = (
+            Buckets.from_dict(state["stable"]),
+            Buckets.from_dict(state["panic"]),
+        )
         if state["kpa"]:
             made._kpa.kpa = Kpa.from_dict(policy.kpa, state["kpa"])
         if state["hpa"]:
@@ -167,9 +178,7 @@ def _plain(sample: Sample, name: str) -> float:
     return value
 
 
-def _found(
-    sample: Sample, names: Mapping[str, tuple[str, ...]]
-) -> dict[str, float | Reading | None]:
+def _found(sample: Sample, names: Mapping[str, tuple[str, ...]]) -> dict[str, float | Reading | None]:
     """Return name -> value for those that the sample has under one of their names.
 
     Raises:

@@ -1,9 +1,10 @@
 """Averages over rings of buckets: Knative's one-second windows, and the HTTP add-on's request rate.
 
-`Buckets` adds up what is recorded in a bucket, as upstream does with samples that come once a second. `Window`
-takes the load of an interval instead and keeps the average by time per bucket, so that ten looks a second weigh
-no more than one (design decision 12), and a 1 ms request counts as what it was. `autoscale/kpa.py` decides on
-two of these; `controlplane/autoscaler.py` and `autoscale/simulate.py` fill them. Pure: `now` is passed in.
+`Buckets` adds up what is recorded in a bucket, as upstream does with samples that come once a second.
+`Window` takes the load of an interval instead and keeps the average by time per bucket, so that ten looks a
+second weigh no more than one (design decision 12), and a 1 ms request counts as what it was.
+`autoscale/kpa.py` decides on two of these; `controlplane/autoscaler.py` and `autoscale/simulate.py` fill
+them. Pure: `now` is passed in.
 
 Source: Knative Serving, pkg/autoscaler/aggregation (contracts, autoscaling sections 5.6 and 6.2).
 """
@@ -23,7 +24,7 @@ _LEAST_SMOOTHING = 0.2
 
 def smoothing(buckets: int) -> float:
     """Return the factor of the newest bucket, so that all of them weigh 0.9999 together; at least 0.2."""
-    return max(_LEAST_SMOOTHING, 1.0 - (1.0 - _WEIGHT) ** (1.0 / buckets))
+    return max(_LEAST_SMOOTHING, 1.0 - float((1.0 - _WEIGHT) ** (1.0 / buckets)))
 
 
 class Buckets:
@@ -64,8 +65,10 @@ class Buckets:
             self._first = self._last = index
             return True
         if index < last:
+            if last - index >= size:
+                return False
             self._first = min(self._first, index)
-            return last - index < size
+            return True
         values = self._values
         for expired in range(last + 1, index + 1):
             slot = expired % size
@@ -79,7 +82,7 @@ class Buckets:
         return self._last is None or index - self._last > self.size
 
     def average(self, index: int) -> float:
-        """Return the linear average, rounded to 6 decimals: gaps are zeros, what comes after the newest is not."""
+        """Return the linear average, rounded to 6 decimals; gaps are zeros, what comes after is not."""
         last = self._last
         if last is None:
             return 0.0
@@ -102,9 +105,12 @@ class Buckets:
         gap = max(0, index - last)
         weight = factor * (1.0 - factor) ** gap
         result, size, values = 0.0, self.size, self._values
+        most = abs(self._total) * 1e17  # what remains is lost in rounding once this times its weight is less
         for back in range(size - gap):
             result += values[(last - back) % size] * weight
             weight *= 1.0 - factor
+            if weight * most < result:
+                break
         return result
 
     def to_dict(self) -> dict[str, Any]:

@@ -144,6 +144,11 @@ class Home:
         return self.path / "states"
 
     @property
+    def decisions(self) -> Path:
+        """Changes of scaling and why, per function."""
+        return self.path / "decisions"
+
+    @property
     def kubeconfig(self) -> Path:
         """Credentials for kubectl and our own commands."""
         return self.path / "kubeconfig"
@@ -171,7 +176,7 @@ class Home:
                 directory.mkdir(exist_ok=True)
                 # Functions read theirs under their own uid; names are digests, and nobody may list them.
                 directory.chmod(0o711)
-            for directory in (self.spool, self.logs, self.platform_logs, self.pki, self.bus):
+            for directory in (self.spool, self.logs, self.platform_logs, self.pki, self.bus, self.decisions):
                 directory.mkdir(exist_ok=True, mode=0o700)
             with tempfile.TemporaryFile(dir=self.path):
                 pass

@@ -558,6 +558,21 @@ def why_detect(
     )
 
 
+@why_app.command("scale")
+def why_scale(
+    name: Annotated[str, typer.Argument(help="Name of the function.")],
+    namespace: Namespace = "default",
+    at: Annotated[
+        str | None, typer.Option(help="Time (RFC 3339), seconds since 1970, or how long ago, such as 5m.")
+    ] = None,
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+) -> None:
+    """Show what decided how many instances a function has, and each change before."""
+    from pelton.cli.why_scale import why_scale as run
+
+    _exit(run(Home(), name, namespace=namespace, at=at, output=_one_of(output, "table", "json")))
+
+
 @app.command()
 def simulate(
     policy: Annotated[str, typer.Option(help="YAML: algorithm and its policy.")],

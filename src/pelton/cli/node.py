@@ -21,14 +21,18 @@ import msgspec
 import uvloop
 
 from pelton import log
-from pelton.cli.home import Settings
+from pelton.autoscale.decision import Decision
+from pelton.autoscale.kpa import mode
+from pelton.cli.home import Home, Settings
 from pelton.clock import SystemClock
 from pelton.controlplane.autoscaler import OBSERVE_EVERY_S, Autoscaler
+from pelton.controlplane.decisions import DecisionLog
 from pelton.dataplane import wire
 from pelton.dataplane.activator import Activator
 from pelton.dataplane.instance import Instance
 from pelton.dataplane.instances import InstanceManager
 from pelton.dataplane.span_store import SpanStore
+from pelton.dataplane.usage import read_usage
 from pelton.errors import PeltonError
 from pelton.model.desired import Desired, Route, Workload, revision_key
 from pelton.model.span import SpanRecord
@@ -77,6 +81,10 @@ class Node:
             h2c_activator=lambda key: str(self._h2c_socket(key)),
         )
         self._autoscaler = Autoscaler(self._clock)
+        self._decisions = DecisionLog(Home(Path(settings.home)).decisions, self._clock.now)
+        self._proxied: set[str] = (
+            set()
+        )  # keys whose requests go through the activator though instances are ready
         self._watchers: set[wire.Peer] = set()
         self._routed: dict[str, tuple[str, ...]] = {}
         self._ops: wire.Handlers = {
@@ -92,6 +100,7 @@ class Node:
             "pending": self._pending,
             "spans": self._add_spans,
             "trace": self._trace,
+            "decision": self._decision,
         }
 
     async def run(self) -> None:
@@ -155,9 +164,9 @@ class Node:
     def _forget_replaced(self, before: Desired, now: Desired) -> None:
         """Let the histories of load follow revisions that changed places; forget those that are not live."""
         was, now_at = _keys_of(before), _keys_of(now)
-        self._autoscaler.move(
-            {key: now_at[one] for one, key in was.items() if one in now_at and now_at[one] != key}
-        )
+        moved = {key: now_at[one] for one, key in was.items() if one in now_at and now_at[one] != key}
+        self._autoscaler.move(moved)
+        self._decisions.rename(moved)
         # A revision that takes the place of another one goes on with its history.
         for key in set(was.values()) - set(now_at.values()):
             self._autoscaler.forget(key)
@@ -189,7 +198,9 @@ class Node:
             self._routed.pop(known, None)
         for known in (key, *(_keys_of(desired).values() if desired else ())):
             self._autoscaler.forget(known)
+            self._proxied.discard(known)
         await self._instances.remove(key)
+        self._decisions.forget(key)
         return {}
 
     async def _check(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
@@ -240,6 +251,10 @@ class Node:
         await self._instances.wake(f"{body['namespace']}/{body['name']}")
         return {}
 
+    async def _decision(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any] | None:
+        decision = self._autoscaler.decision(body["key"])
+        return None if decision is None else decision.to_dict()
+
     async def _pending(self, _peer: wire.Peer, body: dict[str, Any]) -> None:
         self._instances.set_pending(f"{body['namespace']}/{body['name']}", body["count"])
 
@@ -279,7 +294,8 @@ class Node:
 
     async def _route_to(self, key: str) -> None:
         """Tell Envoy about the ready instances behind one cluster, where they changed."""
-        sockets = tuple(sorted(instance.http for instance in self._instances.ready(key)))
+        ready = () if self._instances.canonical(key) in self._proxied else self._instances.ready(key)
+        sockets = tuple(sorted(instance.http for instance in ready))
         before = self._routed.get(key, ())
         if before == sockets and sockets:
             return
@@ -335,21 +351,55 @@ class Node:
         count = self._instances.count(key)
         queued = sum(self._activator.queued(name) for name in self._instances.names_of(key))
         pending = self._instances.pending(key)
-        if not (count or queued or pending or scaling.min_replicas):
+        if not (count or queued or pending or scaling.floor):
             self._autoscaler.forget(key)
-            self._instances.explain(key, 0, lambda: "0 wanted: nothing runs and nothing waits")
+            self._proxied.discard(key)
+            self._decisions.note(key, _AT_REST, {})
+            self._instances.explain(key, 0, lambda: _AT_REST.reason)
             return
+        readings = self._instances.readings(key)
+        ready = len(self._instances.ready(key))
         decision = self._autoscaler.observe(
             key,
             scaling,
-            self._instances.readings(key),
+            readings,
             queued=queued,
             pending=pending,
-            ready=len(self._instances.ready(key)),
+            ready=ready,
+            usage=self._usage(key) if scaling.algorithm == "hpa" else None,
         )
+        in_flight = sum(reading.in_flight for reading in readings.values())
+        seen = {
+            "ready": ready,
+            "instances": count,
+            "inFlight": in_flight,
+            "queued": queued,
+            "pending": pending,
+        }
+        self._decisions.note(key, decision, seen)
         self._instances.explain(key, decision.desired, lambda: decision.reason)
+        await self._set_mode(key, decision, ready)
         if decision.desired != count:
             await self._instances.scale(key, decision.desired)
+
+    def _usage(self, key: str) -> dict[str, tuple[float, float]]:
+        """Return processor seconds and memory of each ready instance."""
+        usage = {
+            instance.id: read_usage(instance.pid) for instance in self._instances.ready(key) if instance.pid
+        }
+        return {name: used for name, used in usage.items() if used is not None}
+
+    async def _set_mode(self, key: str, decision: Decision, ready: int) -> None:
+        """Take the activator into the path of ready instances, or out of it, as the burst capacity says."""
+        ebc = 0 if decision.ebc is None else decision.ebc
+        proxied = ready > 0 and ebc < 0 and mode(wanted=decision.desired, ebc=ebc, ready=ready) == "Proxy"
+        if proxied == (key in self._proxied):
+            return
+        (self._proxied.add if proxied else self._proxied.discard)(key)
+        await self._changed(key)
+
+
+_AT_REST: Final = Decision(desired=0, steps=(("idle",),))
 
 
 def _keys_of(desired: Desired) -> dict[str, str]:

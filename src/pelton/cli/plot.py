@@ -1,8 +1,8 @@
 """A picture of instances and load over time: characters for a terminal, or a PNG file.
 
-`cli/simulate.py` adds points; the number of columns is fixed from the start, so a trace of any length takes the same
-memory: when it outgrows them, two columns become one. The PNG is written here, by its specification (8-bit palette,
-no filter, zlib): a plotting library would weigh more than the rest of Pelton.
+`cli/simulate.py` adds points; the number of columns is fixed from the start, so a trace of any length takes
+the same memory: when it outgrows them, two columns become one. The PNG is written here, by its specification
+(8-bit palette, no filter, zlib): a plotting library would weigh more than the rest of Pelton.
 """
 
 from __future__ import annotations

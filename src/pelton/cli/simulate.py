@@ -1,7 +1,7 @@
 """`pelton simulate`: a policy over a trace, by the code that scales on the platform.
 
-Reads the policy (`autoscale/policy.py`) and the trace, line by line, so that a trace of any length needs little
-memory; prints JSON lines, a table, or a picture (`cli/plot.py`).
+Reads the policy (`autoscale/policy.py`) and the trace, line by line, so that a trace of any length needs
+little memory; prints JSON lines, a table, or a picture (`cli/plot.py`).
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def simulate(*, policy_file: str, trace_file: str, outputs: Sequence[str]) -> in
     Args:
         policy_file: YAML.
         trace_file: JSON lines; `-` for standard input.
-        outputs: `json`, `table` or `plot`, and with `plot` a PNG file to write instead of drawing in the terminal.
+        outputs: `json`, `table` or `plot`, and with `plot` a PNG file to write instead of drawing in the
+            terminal.
 
     Raises:
         InvalidError: The policy breaks rules; all are listed.
@@ -88,7 +89,9 @@ def _outputs(given: Sequence[str]) -> tuple[str, str | None]:
         raise UsageError("-o is given twice", hint="one of: json, table, plot; with plot also FILE.png")
     output = formats[0] if formats else ("plot" if files else "table")
     if files and (output != "plot" or not files[0].endswith(".png")):
-        raise UsageError(f"-o {files[0]!r} is not known", hint="one of: json, table, plot; with plot also FILE.png")
+        raise UsageError(
+            f"-o {files[0]!r} is not known", hint="one of: json, table, plot; with plot also FILE.png"
+        )
     return output, files[0] if files else None
 
 
@@ -303,5 +306,3 @@ def _print_totals(totals: Totals) -> None:
         ("queueing", f"{totals.short_s:g} s over capacity, {totals.excess_s:.1f} load-seconds in excess"),
     ]
     print_columns(None, rows)
-
-

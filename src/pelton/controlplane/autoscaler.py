@@ -1,27 +1,129 @@
 """The autoscaling loop's memory: turns load-page readings and queue lengths into decisions per function.
 
-The node calls `observe` every 100 ms for each function that has instances or work, and `forget` for one
-at zero with nothing waiting, so an idle function costs nothing. Arithmetic is in `autoscale/`.
+The node calls `observe` every 100 ms for each function that has instances or work, and `forget` for one at
+zero with nothing waiting, so an idle function costs nothing. Arithmetic is in `autoscale/`: for requests the
+KPA, the HPA or KEDA's HTTP add-on, for waiting events KEDA; the larger number counts. What may only happen at
+the original's boundaries (2 s, 15 s, the polling interval) is told by the slots that are kept here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import floor
+from typing import Any
 
-from pelton.autoscale.kpa import Decision, Kpa
-from pelton.autoscale.lag import Lag, combine
-from pelton.autoscale.window import Window, panic_window_s
+from pelton.autoscale.decision import Decision
+from pelton.autoscale.hpa import TICK_S as HPA_TICK_S
+from pelton.autoscale.hpa import Hpa, Reading
+from pelton.autoscale.http import HttpScaler
+from pelton.autoscale.keda import Keda
+from pelton.autoscale.keep import Keeper
+from pelton.autoscale.kpa import TICK_S, Kpa, ToZero
+from pelton.autoscale.window import Window
 from pelton.clock import Clock
 from pelton.model.desired import Scaling
+from pelton.model.kpa_settings import panic_window_s
+from pelton.model.scaling import (
+    Behavior,
+    DirectionRules,
+    HpaPolicy,
+    KedaPolicy,
+    KpaPolicy,
+    MetricTarget,
+    RateLimit,
+    TriggerTarget,
+)
 from pelton.model.snapshot import LoadReading
 
-__all__ = ["OBSERVE_EVERY_S", "Autoscaler"]
+__all__ = ["OBSERVE_EVERY_S", "Autoscaler", "Usage", "event_policy", "kpa_policy"]
 
 OBSERVE_EVERY_S = 0.1
 """Seconds between two observations of an active function."""
+STEADY_S = 15.0
+"""Seconds that a falling number of events is not followed, unless the cooldown is shorter."""
 _STALLED_S = 1.0
 """A longer pause between observations says nothing about what waited in between; one bucket."""
+_NO_BOUND = 2**31 - 1
+_EVENTS = "events"
+_LEAST_ACTIVE = 0.001
+"""What KEDA still sees, with its three decimals, of requests too short to be caught in flight."""
+
+Usage = Mapping[str, tuple[float, float]]
+"""Instance id -> (processor seconds used so far, bytes of memory)."""
+
+
+def kpa_policy(scaling: Scaling) -> KpaPolicy:
+    """Return a function's scaling in the KPA's terms; the activator is always in path at zero: no grace."""
+    return KpaPolicy(
+        min_scale=scaling.min_replicas,
+        max_scale=scaling.max_replicas,
+        initial_scale=scaling.initial_scale,
+        activation_scale=scaling.activation_scale,
+        metric=scaling.metric,
+        total=scaling.target,
+        utilization=scaling.utilization,
+        window_s=max(1, int(scaling.window_s)),
+        panic_window_s=panic_window_s(scaling.window_s, scaling.panic_window_percentage),
+        panic_threshold=scaling.panic_threshold_percentage / 100.0,
+        max_scale_up_rate=scaling.max_scale_up_rate,
+        max_scale_down_rate=scaling.max_scale_down_rate,
+        scale_down_delay_s=scaling.scale_down_delay_s,
+        retention_s=scaling.retention_s,
+        grace_s=0.0,
+        target_burst_capacity=scaling.target_burst_capacity,
+        aggregation=scaling.aggregation,
+    )
+
+
+def event_policy(scaling: Scaling) -> KedaPolicy:
+    """Return how waiting events scale a function.
+
+    Without a ScaledObject's settings counts are followed at once upwards and after STEADY_S downwards: events
+    are counted here, not polled from far away, so that neither the HPA's limits nor its tolerance are needed.
+    """
+    trigger = TriggerTarget(
+        name=_EVENTS,
+        type=_EVENTS,
+        target=scaling.lag_threshold,
+        activation=scaling.activation_lag_threshold,
+    )
+    bounds: dict[str, Any] = {
+        "triggers": (trigger,),
+        "min_replicas": scaling.min_replicas,
+        "max_replicas": scaling.max_replicas or _NO_BOUND,
+        "cooldown_s": scaling.cooldown_s,
+    }
+    if scaling.keda is not None:
+        return replace(scaling.keda, **bounds)
+    free = (RateLimit(kind="Pods", value=_NO_BOUND, period_s=1),)
+    steady_s = min(STEADY_S, scaling.cooldown_s)
+    return KedaPolicy(
+        **bounds,
+        polling_s=TICK_S,
+        behavior=Behavior(
+            up=DirectionRules(window_s=0.0, limits=free, tolerance=0.0),
+            down=DirectionRules(window_s=steady_s, limits=free, tolerance=0.0),
+        ),
+    )
+
+
+def hpa_policy(scaling: Scaling) -> HpaPolicy:
+    """Return the HPA that Knative makes for the class hpa: one metric, the window for both directions."""
+    usual = Behavior()
+    kinds = {"cpu": ("Resource", "Utilization"), "memory": ("Resource", "AverageValue")}
+    kind, target_type = kinds.get(scaling.metric, ("Pods", "AverageValue"))
+    return HpaPolicy(
+        min_replicas=max(1, scaling.min_replicas),
+        max_replicas=scaling.max_replicas or _NO_BOUND,
+        metrics=(
+            MetricTarget(name=scaling.metric, kind=kind, target_type=target_type, target=scaling.target),
+        ),
+        behavior=Behavior(
+            up=replace(usual.up, window_s=scaling.window_s),
+            down=replace(usual.down, window_s=scaling.window_s),
+        ),
+    )
 
 
 @dataclass(slots=True)
@@ -29,11 +131,28 @@ class _State:
     scaling: Scaling
     stable: Window
     panic: Window
-    kpa: Kpa
-    lag: Lag
     at: float
+    to_zero: ToZero
+    keeper: Keeper
+    kpa: Kpa | None = None
+    hpa: Hpa | None = None
+    http: HttpScaler | None = None
+    events: Keda | None = None
+    by_requests: int = 0  # what requests asked for last
+    by_events: int = 0
     seen: dict[str, tuple[int, int]] = field(default_factory=dict)  # instance id -> (busy_ns, total)
+    slots: dict[str, int] = field(default_factory=dict)  # period -> its number, to tell boundaries
+    used: tuple[float, dict[str, tuple[float, float]]] = (0.0, {})
+    cpu: dict[str, float] = field(default_factory=dict)  # instance id -> percent of the request
     decision: Decision = field(default_factory=lambda: Decision(desired=0))
+
+    def boundary(self, now: float, period: str, period_s: float) -> bool:
+        """Return whether a period began since it was asked last; the first time is a boundary."""
+        slot = floor(now / period_s)
+        if self.slots.get(period) == slot:
+            return False
+        self.slots[period] = slot
+        return True
 
 
 class Autoscaler:
@@ -61,6 +180,7 @@ class Autoscaler:
         queued: int,
         pending: int,
         ready: int,
+        usage: Usage | None = None,
     ) -> Decision:
         """Take one look at a function and decide.
 
@@ -71,13 +191,12 @@ class Autoscaler:
             queued: Requests waiting in the activator.
             pending: Events waiting at the broker.
             ready: Ready instances.
+            usage: What instances used of processor and memory; needed where the HPA goes by these.
         """
         now = self._clock.monotonic()
         state = self._states.get(key)
         if state is None:
-            state = self._states[key] = _new_state(
-                scaling, now=now, ready=ready, initialised=key in self._initialised
-            )
+            state = self._states[key] = _new_state(scaling, now=now, ready=ready)
             # What ran before this moment was not watched: only what runs now counts.
             busy_s = sum(reading.in_flight for reading in readings.values()) * OBSERVE_EVERY_S
             began = 0
@@ -88,24 +207,95 @@ class Autoscaler:
         state.seen = {name: (reading.busy_ns, reading.total) for name, reading in readings.items()}
         waiting = queued + sum(reading.queued for reading in readings.values())
         running = sum(reading.in_flight for reading in readings.values())
-        _record(state, now=now, busy_s=busy_s, waiting=waiting, active=bool(began or running or waiting))
-        decision = self._decide(state, now=now, pending=pending, ready=ready)
-        if scaling.initial_scale > 0 and state.kpa.initialised:
+        active = bool(began or running or waiting)
+        if scaling.metric == "rps":
+            _record(state, now=now, busy_s=float(began), waiting=0, active=active)
+        else:
+            _record(state, now=now, busy_s=busy_s, waiting=waiting, active=active)
+        first = key not in self._initialised and scaling.initial_scale > 0
+        if first and ready >= scaling.initial_scale:
             self._initialised.add(key)
+            first = False
+        http = self._requests(state, now, ready, began, usage, scaling.initial_scale if first else 0)
+        events = self._events(state, now, pending)
+        decision = _joined(http, events)
+        state.by_requests, state.by_events = http.desired, events.desired if events else 0
+        state.decision = state.keeper.apply(decision)
+        return state.decision
+
+    def _requests(
+        self, state: _State, now: float, ready: int, began: int, usage: Usage | None, initial: int
+    ) -> Decision:
+        """Return what requests ask for."""
+        if state.http is not None:
+            state.http.record(
+                now=now,
+                concurrency=max(state.panic.average(now), _LEAST_ACTIVE)
+                if not state.panic.silent(now)
+                else 0.0,
+                requests=float(began),
+            )
+            return state.http.decide(
+                now=now,
+                current=state.by_requests,
+                poll=state.boundary(now, "polling", state.http.policy.keda.polling_s),
+                boundary=state.boundary(now, "hpa", HPA_TICK_S),
+                chain=True,
+            )
+        if state.hpa is not None:
+            return self._by_hpa(state, state.hpa, now, ready, usage)
+        assert state.kpa is not None  # noqa: S101 -- one of the three is always there
+        weighted = state.scaling.aggregation == "weighted-exponential"
+        decision = state.kpa.decide(
+            now=now,
+            stable=state.stable.average(now, weighted=weighted),
+            panic=state.panic.average(now, weighted=weighted),
+            ready=ready,
+            boundary=state.boundary(now, "kpa", TICK_S),
+            floor_scale=initial,
+            extra=max(0, state.decision.desired - state.by_requests),
+        )
+        if decision.desired > 0:
+            state.to_zero.wanted(now=now, ready=ready)
+        elif ready > 0:
+            kept, code = state.to_zero.decide(state.kpa.policy, now=now, ready=ready, active_hold=False)
+            if kept:
+                retained = ("retention", state.scaling.retention_s)
+                steps = (*decision.steps, retained if code in ("inactive", "retention") else (code,))
+                decision = replace(decision, desired=kept, steps=steps)
         return decision
 
-    def _decide(self, state: _State, *, now: float, pending: int, ready: int) -> Decision:
-        http = state.kpa.decide(
-            now=now,
-            stable=state.stable.average(now),
-            panic=state.panic.average(now),
-            ready=ready,
-            silent=state.stable.silent(now),
-            panic_window_s=state.panic.seconds,
+    def _by_hpa(self, state: _State, hpa: Hpa, now: float, ready: int, usage: Usage | None) -> Decision:
+        boundary = state.boundary(now, "hpa", HPA_TICK_S)
+        metric = state.scaling.metric
+        reading: Reading | None
+        if metric == "cpu":
+            if boundary and usage is not None:
+                _measure(state, now, usage)
+            reading = Reading(pods=tuple(state.cpu.values())) if state.cpu else None
+        elif metric == "memory":
+            used = [size for _, size in (usage or {}).values()]
+            reading = Reading(pods=tuple(used)) if used else None
+        else:
+            reading = Reading(value=state.stable.average(now) / max(1, ready))
+        current = max(1, state.by_requests)
+        return hpa.decide(
+            now=now, readings={metric: reading}, current=current, ready=ready or current, boundary=boundary
         )
-        lag_desired, cause = state.lag.decide(now=now, pending=pending)
-        state.decision = combine(http, pending=pending, lag_desired=lag_desired, cause=cause)
-        return state.decision
+
+    def _events(self, state: _State, now: float, pending: int) -> Decision | None:
+        """Return what waiting events ask for; None when there are none and were none."""
+        if state.events is None or not (pending or state.by_events):
+            return None
+        own = state.scaling.keda is not None
+        return state.events.decide(
+            now=now,
+            values={_EVENTS: float(pending)},
+            current=state.by_events,
+            poll=state.boundary(now, "events", state.events.policy.polling_s),
+            boundary=state.boundary(now, "events-hpa", HPA_TICK_S if own else TICK_S),
+            chain=True,
+        )
 
     def decision(self, key: str) -> Decision | None:
         """Return the last decision on a function; None when it was forgotten or never observed."""
@@ -122,24 +312,71 @@ class Autoscaler:
         self._states.pop(key, None)
 
 
-def _new_state(scaling: Scaling, *, now: float, ready: int, initialised: bool) -> _State:
+def _joined(http: Decision, events: Decision | None) -> Decision:
+    """Return the larger of the two, with the proposals of both."""
+    if events is None:
+        return http
+    winner = events if events.desired > http.desired else http
+    return replace(
+        winner,
+        desired=winner.desired,
+        raw=winner.raw,
+        minimum=http.minimum,
+        maximum=http.maximum,
+        panic=http.panic,
+        ebc=http.ebc,
+        ready=http.ready,
+        proposals=(*http.proposals, *events.proposals),
+    )
+
+
+def _new_state(scaling: Scaling, *, now: float, ready: int) -> _State:
     stable, panic = _windows(scaling, now=now, ready=ready)
-    return _State(
+    state = _State(
         scaling=scaling,
         stable=stable,
         panic=panic,
-        kpa=Kpa(scaling, now=now, ready=ready, initialised=initialised),
-        lag=Lag(scaling),
         at=now - OBSERVE_EVERY_S,
+        to_zero=ToZero(now=now),
+        keeper=Keeper(spare=scaling.spare_instances, cooldown_s=scaling.hold_s),
+        events=Keda(event_policy(scaling), now=now),
+        by_requests=ready,
     )
+    _choose(state, now=now, ready=ready)
+    return state
+
+
+def _choose(state: _State, *, now: float, ready: int) -> None:
+    """Make the decider that the parameters ask for, unless there is one of that sort."""
+    scaling = state.scaling
+    if scaling.http is not None:
+        policy = replace(
+            scaling.http,
+            keda=replace(
+                scaling.http.keda,
+                min_replicas=scaling.min_replicas,
+                max_replicas=scaling.max_replicas or _NO_BOUND,
+            ),
+        )
+        state.kpa = state.hpa = None
+        state.http = HttpScaler(policy, now=now)
+    elif scaling.algorithm == "hpa":
+        state.kpa = state.http = None
+        state.hpa = state.hpa or Hpa(hpa_policy(scaling))
+        state.hpa.policy = hpa_policy(scaling)
+    else:
+        state.hpa = state.http = None
+        state.kpa = state.kpa or Kpa(kpa_policy(scaling), now=now, ready=ready)
+        state.kpa.policy = kpa_policy(scaling)
 
 
 def _windows(scaling: Scaling, *, now: float, ready: int) -> tuple[Window, Window]:
-    """Return a stable and a panic window; instances that exist get a full window before silence ends them."""
-    windows = (
-        Window(max(1, int(scaling.window_s))),
-        Window(panic_window_s(scaling.window_s, scaling.panic_window_percentage)),
-    )
+    """Return a stable and a panic window; instances that exist get a full window before silence ends them.
+
+    For the HTTP add-on the short one is a single bucket: it looks at what is in flight now.
+    """
+    short = 1 if scaling.http else panic_window_s(scaling.window_s, scaling.panic_window_percentage)
+    windows = Window(max(1, int(scaling.window_s))), Window(short)
     if ready:
         for window in windows:
             window.touch(now)
@@ -147,11 +384,16 @@ def _windows(scaling: Scaling, *, now: float, ready: int) -> tuple[Window, Windo
 
 
 def _rescale(state: _State, scaling: Scaling, *, now: float, ready: int) -> None:
-    """Take new parameters; history is kept unless the windows' lengths changed."""
+    """Take new parameters; history is kept unless the windows' lengths or the metric changed."""
     stable, panic = _windows(scaling, now=now, ready=ready)
-    if (stable.seconds, panic.seconds) != (state.stable.seconds, state.panic.seconds):
+    lengths = (stable.seconds, panic.seconds), (state.stable.seconds, state.panic.seconds)
+    if lengths[0] != lengths[1] or scaling.metric != state.scaling.metric:
         state.stable, state.panic = stable, panic
-    state.scaling = state.kpa.scaling = state.lag.scaling = scaling
+    state.scaling = scaling
+    state.keeper.spare, state.keeper.cooldown_s = scaling.spare_instances, scaling.hold_s
+    if state.events is not None:
+        state.events.adopt(event_policy(scaling))
+    _choose(state, now=now, ready=ready)
 
 
 def _progress(seen: Mapping[str, tuple[int, int]], readings: Mapping[str, LoadReading]) -> tuple[float, int]:
@@ -164,6 +406,20 @@ def _progress(seen: Mapping[str, tuple[int, int]], readings: Mapping[str, LoadRe
         busy_ns += reading.busy_ns - before_busy
         began += reading.total - before_total
     return busy_ns / 1e9, began
+
+
+def _measure(state: _State, now: float, usage: Usage) -> None:
+    """Turn processor time since the last boundary into percent of the request, per instance."""
+    then, before = state.used
+    state.used = (now, dict(usage))
+    seconds = now - then
+    if not before or seconds <= 0:
+        return
+    state.cpu = {
+        name: 100.0 * max(0.0, cpu_s - before[name][0]) / seconds / state.scaling.request
+        for name, (cpu_s, _) in usage.items()
+        if name in before
+    }
 
 
 def _record(state: _State, *, now: float, busy_s: float, waiting: int, active: bool) -> None:

@@ -222,7 +222,7 @@ class InstanceManager:
             primary = function.revision(desired.revision)
             if first:
                 function.primary = primary.revision
-            floor = max(desired.scaling.min_replicas, desired.scaling.initial_scale if first else 0)
+            floor = max(desired.scaling.floor, desired.scaling.initial_scale if first else 0)
             # What was adopted may be of a revision that was replaced while this process was away.
             left = {state.revision for state in function.revisions.values()} - {
                 one.revision for one in wanted
@@ -331,7 +331,7 @@ class InstanceManager:
             and (
                 state.instances
                 or state.wanted
-                or state.desired.scaling.min_replicas
+                or state.desired.scaling.floor
                 or (function.pending and state.revision == function.primary)
             )
             for main in (state.revision == function.primary,)

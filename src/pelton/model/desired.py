@@ -11,6 +11,7 @@ from typing import Any
 
 from pelton.model.limits import Limits
 from pelton.model.routing import Rule
+from pelton.model.scaling import HttpScaling, KedaPolicy
 
 __all__ = [
     "DEFERRED_NAME",
@@ -106,25 +107,40 @@ class Scaling:
         min_replicas, max_replicas: Inclusive bounds; max 0 means no bound.
         initial_scale: Instances right after a revision becomes ready.
         activation_scale: Instances that the first traffic after zero asks for at least; 1 for no such floor.
-        target: Concurrent invocations per instance that scaling aims at, before `utilization`.
+        algorithm: What decides for requests: `kpa`, `hpa`, or `keda-http` (then by `http`).
+        metric: `concurrency` or `rps`; for `hpa` also `cpu` or `memory`.
+        target: Concurrent invocations, or requests per second, per instance, before `utilization`; for `hpa`
+            percent of `request` for `cpu`, bytes for `memory`.
         utilization: Fraction of `target` to fill, 0 < u <= 1.
+        request: For `hpa` on `cpu`: cores that 100 percent stand for.
         window_s: Stable window, seconds (6 to 3600).
         panic_window_percentage: Panic window as percent of the stable window.
         panic_threshold_percentage: Panic when the panic window wants this percent of the ready instances.
         max_scale_up_rate, max_scale_down_rate: Factors per decision, > 1.
         scale_down_delay_s: Seconds during which the highest wanted number is kept.
         retention_s: Seconds the last instance is kept after traffic ended.
+        target_burst_capacity: Concurrency to have in reserve before requests go past the activator; 0 lets
+            them do so as soon as an instance is ready, -1 never.
+        aggregation: `linear` or `weighted-exponential`.
         lag_threshold: Pending events per instance.
         activation_lag_threshold: More pending events than this wake a function at zero.
         cooldown_s: Seconds without pending events before event-driven instances go to `min_replicas`.
+        keda: How waiting events scale when the Function has a ScaledObject's settings; None for Pelton's own
+            pace. Bounds and thresholds are those above.
+        http: How requests scale by KEDA's HTTP add-on; None for another algorithm.
+        spare_instances: Instances on top of what is asked for, while anything is.
+        hold_s: Seconds that a number is kept after it was last asked for; covers every step down.
     """
 
     min_replicas: int = 0
     max_replicas: int = 10
     initial_scale: int = 0
     activation_scale: int = 1
+    algorithm: str = "kpa"
+    metric: str = "concurrency"
     target: float = 100.0
     utilization: float = 0.7
+    request: float = 1.0
     window_s: float = 60.0
     panic_window_percentage: float = 10.0
     panic_threshold_percentage: float = 200.0
@@ -132,9 +148,20 @@ class Scaling:
     max_scale_down_rate: float = 2.0
     scale_down_delay_s: float = 0.0
     retention_s: float = 0.0
+    target_burst_capacity: float = 0.0
+    aggregation: str = "linear"
     lag_threshold: float = 10.0
     activation_lag_threshold: float = 0.0
     cooldown_s: float = 60.0
+    keda: KedaPolicy | None = None
+    http: HttpScaling | None = None
+    spare_instances: int = 0
+    hold_s: float = 0.0
+
+    @property
+    def floor(self) -> int:
+        """Instances that there are whatever the load; the HPA never goes to zero."""
+        return max(1, self.min_replicas) if self.algorithm == "hpa" else self.min_replicas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,8 @@ Source: contracts, autoscaling section 6.1 and 6.2.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from math import floor, isfinite
 
 from pelton.model.scaling import MIN_TARGET, KpaPolicy
@@ -22,9 +22,12 @@ __all__ = [
     "DOMAIN",
     "HPA_CLASS",
     "KPA_CLASS",
+    "KPA_METRICS",
     "OWN_DOMAIN",
+    "OWN_SETTINGS",
     "Setting",
     "Settings",
+    "check_bounds",
     "kpa_policy",
     "panic_window_s",
     "read_config",
@@ -116,7 +119,9 @@ ANNOTATIONS: Mapping[str, Setting] = {
         kind="text", choices=("linear", "weighted-exponential"), say="linear or weighted-exponential"
     ),
     "target": _TARGET,
-    "target-utilization-percentage": Setting(kind="number", low=1, high=100, say="a percentage from 1 to 100"),
+    "target-utilization-percentage": Setting(
+        kind="number", low=1, high=100, say="a percentage from 1 to 100"
+    ),
     "target-burst-capacity": _BURST,
     "window": _WINDOW,
     "panic-window-percentage": Setting(kind="number", low=1, high=100, say="a percentage from 1 to 100"),
@@ -136,7 +141,11 @@ CONFIG: Mapping[str, Setting] = {
     "pod-autoscaler-class": ANNOTATIONS["class"],
     "container-concurrency-target-default": _TARGET,
     "container-concurrency-target-percentage": Setting(
-        kind="number", low=0, above=True, high=100, say="a percentage up to 100, or a fraction up to 1, above 0"
+        kind="number",
+        low=0,
+        above=True,
+        high=100,
+        say="a percentage up to 100, or a fraction up to 1, above 0",
     ),
     "requests-per-second-target-default": _TARGET,
     "target-burst-capacity": _BURST,
@@ -151,9 +160,7 @@ CONFIG: Mapping[str, Setting] = {
     "scale-to-zero-grace-period": Setting(
         kind="seconds", low=0, above=True, high=1e9, say="a duration above 0s"
     ),
-    "scale-to-zero-pod-retention-period": Setting(
-        kind="seconds", high=1e9, say="a duration, 0s or more"
-    ),
+    "scale-to-zero-pod-retention-period": Setting(kind="seconds", high=1e9, say="a duration, 0s or more"),
     "scale-down-delay": Setting(kind="whole-seconds", high=1e9, say="whole seconds, 0s or more"),
     "initial-scale": _COUNT,
     "allow-zero-initial-scale": Setting(kind="flag", say="true or false"),
@@ -163,6 +170,13 @@ CONFIG: Mapping[str, Setting] = {
     "activator-capacity": Setting(kind="number", low=1, high=1e9, say="a number, 1 or more"),
 }
 """Keys of the ConfigMap config-autoscaler."""
+
+
+OWN_SETTINGS: Mapping[str, Setting] = {
+    "spare-instances": Setting(kind="whole", high=1000, say="a whole number from 0 to 1000"),
+    "cooldown": Setting(kind="seconds", high=86400, say="a duration from 0s to 24h"),
+}
+"""Pelton's own annotations on scaling, below OWN_DOMAIN."""
 
 
 def alias(name: str) -> str:
@@ -263,10 +277,11 @@ class Defaults:
     max_scale_limit: int = 0
     panic_window_percentage: float = 10.0
     autoscaler_class: str = KPA_CLASS
-    policy: KpaPolicy = KpaPolicy()
+    policy: KpaPolicy = field(default_factory=KpaPolicy)
 
 
 RPS_UTILIZATION = 0.7
+KPA_METRICS = ("concurrency", "rps")
 
 
 def read_config(settings: Settings) -> Defaults:
@@ -328,7 +343,7 @@ def kpa_policy(settings: Settings, defaults: Defaults, *, container_concurrency:
         container_concurrency: Hard limit per instance; 0 for none.
     """
     base = defaults.policy
-    metric = settings.text("metric", "concurrency", "concurrency", "rps")
+    metric = settings.text("metric", "concurrency", *KPA_METRICS)
     total, utilization = _target(settings, defaults, metric, container_concurrency)
     window_s = settings.number("window", base.window_s)
     low, high = settings.whole("min-scale", base.min_scale), settings.whole("max-scale", base.max_scale)
@@ -368,7 +383,9 @@ def check_bounds(settings: Settings, *, low: int, high: int, activation: int, li
     if limit and settings.find("max-scale") and not 0 < high <= limit:
         settings.refuse("max-scale", f"{high} is not within 1 to {limit}, the max-scale-limit")
     if activation > 1 and (activation < low or 0 < high < activation):
-        settings.refuse("activation-scale", f"{activation} is not within min-scale {low} and max-scale {high}")
+        settings.refuse(
+            "activation-scale", f"{activation} is not within min-scale {low} and max-scale {high}"
+        )
 
 
 def _target(

@@ -1,9 +1,9 @@
 """What a scaling policy is, in the words of the three systems whose rules Pelton follows.
 
 Resolved values: defaults are filled in, ranges have been checked, percentages are fractions. `autoscale/`
-decides by them; `model/kpa_settings` reads Knative's annotations into them, `autoscale/policy` the specs of the
-HPA and KEDA, `plan/scaling` a Function's options. Durations are seconds. Plain data: sent between processes
-as it is.
+decides by them; `model/kpa_settings` reads Knative's annotations into them, `autoscale/policy` the specs of
+the HPA and KEDA, `plan/scaling` a Function's options. Durations are seconds. Plain data: sent between
+processes as it is.
 
 Source: contracts, autoscaling sections 1.1, 1.3, 2, 3, 5, 6.1.
 """

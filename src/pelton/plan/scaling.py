@@ -1,101 +1,65 @@
 """A Function's scaling: bounds, targets and windows out of scaleOptions and annotations.
 
 Precedence: min/maxReplicas, then serving.annotations, then scaleOptions.knative (contracts, OpenFunction,
-section 8.2); Knative annotations on the resource itself, which the original ignores, come last. Ranges of
-values: contracts, autoscaling, section 6.1. Called by `plan/function`; read by `autoscale/`. Pure.
+section 8.2); Knative annotations on the resource itself, which the original ignores, come last. Names and
+ranges are those of `model/kpa_settings`. Called by `plan/function`; read by `controlplane/autoscaler`. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from math import isfinite
-from typing import TypeVar
+from typing import Any
 
 from pelton.model.desired import Scaling
-from pelton.model.function import Function, KedaOptions, ScaleOptions
+from pelton.model.function import (
+    BehaviorRules,
+    Function,
+    HpaBehavior,
+    KedaOptions,
+    ScaledObject,
+    ScaleOptions,
+)
+from pelton.model.kpa_settings import (
+    ANNOTATIONS,
+    DOMAIN,
+    HPA_CLASS,
+    KPA_CLASS,
+    KPA_METRICS,
+    OWN_DOMAIN,
+    OWN_SETTINGS,
+    RPS_UTILIZATION,
+    Setting,
+    Settings,
+    check_bounds,
+)
+from pelton.model.scaling import Behavior, DirectionRules, HttpScaling, KedaPolicy, RateLimit
 from pelton.plan.problem import Problem
-from pelton.quantity import parse_duration
+from pelton.quantity import parse_quantity
 
-__all__ = ["CONCURRENCY", "DOMAIN", "Annotations", "plan_scaling"]
+__all__ = ["CONCURRENCY", "DOMAIN", "plan_scaling"]
 
-DOMAIN = "autoscaling.knative.dev/"
 CONCURRENCY = "container-concurrency"
 _LAG_SCALERS = frozenset({"kafka", "apache-kafka", "nats-jetstream", "stan"})
-# Accepted and without effect here: name -> what happens instead.
-_UNHONOURED = {
-    "metric-aggregation-algorithm": "averages are linear",
-    "target-burst-capacity": "the activator joins only when no instance is ready",
+_HTTP_TARGET, _HTTP_COOLDOWN_S, _HTTP_POLLING_S = 100, 300, 15  # defaults of KEDA's HTTP add-on
+_COOLDOWN_S, _POLLING_S = 300, 30  # defaults of a ScaledObject
+_RPS_TARGET = 200.0
+_CPU_TARGET = 80.0
+_MIB = 1024.0 * 1024.0
+_TABLE = {
+    **ANNOTATIONS,
+    CONCURRENCY: Setting(kind="whole", high=1000, say="a whole number from 0 to 1000"),
 }
-_HTTP_TARGET, _HTTP_COOLDOWN_S = 100, 300  # defaults of KEDA's HTTP add-on
-
-T = TypeVar("T", int, float)
 
 
-class Annotations:
-    """Knative's annotations of one Function, read with range checks; remembers problems and what was read.
-
-    Args:
-        layers: (field path of the mapping, mapping), highest precedence first.
-    """
-
-    def __init__(self, *layers: tuple[str, Mapping[str, str]]) -> None:
-        self._layers = layers
-        self.problems: list[Problem] = []
-
-    def find(self, name: str) -> tuple[str, str] | None:
-        """Return (text, field path) of an annotation by its kebab-case name or camelCase alias, or None."""
-        head, *tail = name.split("-")
-        alias = head + "".join(part.capitalize() for part in tail)
-        for path, mapping in self._layers:
-            for key in (f"{DOMAIN}{name}", f"{DOMAIN}{alias}"):
-                if key in mapping:
-                    return mapping[key].strip(), f"{path}[{key}]"
-        return None
-
-    def _read(self, name: str, read: Callable[[str], T], low: T, high: T, say: str) -> T | None:
-        found = self.find(name)
-        if found is None:
-            return None
-        text, path = found
-        try:
-            value = read(text)
-        except ValueError:
-            value = None
-        if value is None or not isfinite(value) or not low <= value <= high:
-            self.problems.append(
-                Problem(reason="InvalidAnnotation", path=path, message=f'"{text}" is not {say}')
-            )
-            return None
-        return value
-
-    def integer(self, name: str, low: int, high: int, say: str) -> int | None:
-        """Return a whole number within [low, high]; None when absent or wrong (then it is a problem)."""
-        return self._read(name, int, low, high, say)
-
-    def number(self, name: str, low: float, high: float, say: str) -> float | None:
-        """Return a number within [low, high]; None as in `integer`."""
-        return self._read(name, float, low, high, say)
-
-    def seconds(self, name: str, low: float, high: float, say: str, *, whole: bool) -> float | None:
-        """Return a duration in seconds within [low, high]; None as in `integer`."""
-
-        def read(text: str) -> float:
-            value = parse_duration(text)
-            if whole and value != int(value):
-                raise ValueError(text)
-            return value
-
-        return self._read(name, read, low, high, say)
-
-
-def annotations_of(function: Function) -> Annotations:
+def settings_of(function: Function) -> Settings:
     """Return the Knative annotations of a Function in their order of precedence."""
     serving = function.serving
     options = serving.scale_options if serving else None
-    return Annotations(
+    return Settings(
         ("spec.serving.annotations", serving.annotations if serving else {}),
         ("spec.serving.scaleOptions.knative", options.knative if options else {}),
         ("metadata.annotations", function.annotations),
+        table=_TABLE,
     )
 
 
@@ -108,18 +72,26 @@ def plan_scaling(
         function: With defaults filled in.
         serial: How many invocations its convention takes at once unless the Function says; 0 for any number.
     """
-    notes = annotations_of(function)
+    notes = settings_of(function)
+    own = Settings(
+        ("spec.serving.annotations", function.serving.annotations if function.serving else {}),
+        ("metadata.annotations", function.annotations),
+        table=OWN_SETTINGS,
+        prefix=OWN_DOMAIN,
+    )
     partial: list[tuple[str, str]] = []
+    problems: list[Problem] = []
     options = (function.serving.scale_options if function.serving else None) or ScaleOptions()
     keda = options.keda or KedaOptions()
-    concurrency = notes.integer(CONCURRENCY, 0, 1000, "a whole number from 0 to 1000") or serial
-    values = _windows(notes) | _bounds(options, notes)
-    values |= _target(function, keda, notes, concurrency, values.get("window_s", Scaling().window_s))
-    values |= _lag(keda, notes, values.get("window_s", Scaling().window_s), partial)
-    _unhonoured(notes, partial)
-    scaling = Scaling(**values)  # type: ignore[arg-type]  # whole numbers are read as int by `_bounds`
+    concurrency = notes.whole(CONCURRENCY, 0) or serial
+    values: dict[str, Any] = _windows(notes) | _bounds(options, notes)
+    values |= _target(function, keda, notes, concurrency, partial)
+    values |= _events(keda, problems, values.get("window_s", Scaling().window_s), partial)
+    values["spare_instances"] = own.whole("spare-instances", 0)
+    values["hold_s"] = own.number("cooldown", 0.0)
+    scaling = Scaling(**values)
     if 0 < scaling.max_replicas < scaling.min_replicas:
-        notes.problems.append(
+        problems.append(
             Problem(
                 reason="InvalidScale",
                 path="spec.serving.scaleOptions",
@@ -127,90 +99,138 @@ def plan_scaling(
                 f"{scaling.max_replicas}; raise maxReplicas or lower minReplicas",
             )
         )
-    return scaling, concurrency, notes.problems, partial
+    else:
+        check_bounds(
+            notes, low=scaling.min_replicas, high=scaling.max_replicas, activation=scaling.activation_scale
+        )
+    partial += [(path, "is not an annotation of Knative's autoscaler") for path, _ in notes.unknown()]
+    refused = [
+        Problem(reason="InvalidAnnotation", path=path, message=message)
+        for path, message in (*notes.problems, *own.problems)
+    ]
+    return scaling, concurrency, refused + problems, partial
 
 
-def _bounds(options: ScaleOptions, notes: Annotations) -> dict[str, float]:
-    whole = "a whole number, 0 or more"
-    values: dict[str, float] = {}
+def _bounds(options: ScaleOptions, notes: Settings) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for name, field, given in (
         ("min-scale", "min_replicas", options.min_replicas),
         ("max-scale", "max_replicas", options.max_replicas),
     ):
-        value = notes.integer(name, 0, 2**31 - 1, whole)
+        value = notes.value(name)
         if given is not None:
             values[field] = given
         elif value is not None:
-            values[field] = value
+            values[field] = int(value)
     if "max_replicas" not in values and values.get("min_replicas", 0) > Scaling().max_replicas:
         values["max_replicas"] = values["min_replicas"]
-    initial = notes.integer("initial-scale", 0, 2**31 - 1, whole)
-    activation = notes.integer("activation-scale", 2, 2**31 - 1, "a whole number, 2 or more")
-    if initial is not None:
-        values["initial_scale"] = initial
-    if activation is not None:
-        values["activation_scale"] = activation
+    for name, field in (("initial-scale", "initial_scale"), ("activation-scale", "activation_scale")):
+        value = notes.value(name)
+        if value is not None:
+            values[field] = int(value)
     return values
 
 
-def _windows(notes: Annotations) -> dict[str, float]:
-    hour = "up to 1h"
+def _windows(notes: Settings) -> dict[str, Any]:
     read = {
-        "window_s": notes.seconds("window", 6, 3600, f"whole seconds from 6s {hour}", whole=True),
-        "panic_window_percentage": notes.number(
-            "panic-window-percentage", 1, 100, "a percentage from 1 to 100"
-        ),
-        "panic_threshold_percentage": notes.number(
-            "panic-threshold-percentage", 110, 1000, "a percentage from 110 to 1000"
-        ),
-        "scale_down_delay_s": notes.seconds(
-            "scale-down-delay", 0, 3600, f"whole seconds from 0s {hour}", whole=True
-        ),
-        "retention_s": notes.seconds(
-            "scale-to-zero-pod-retention-period", 0, 3600, f"a duration from 0s {hour}", whole=False
-        ),
+        "window_s": notes.value("window"),
+        "panic_window_percentage": notes.value("panic-window-percentage"),
+        "panic_threshold_percentage": notes.value("panic-threshold-percentage"),
+        "scale_down_delay_s": notes.value("scale-down-delay"),
+        "retention_s": notes.value("scale-to-zero-pod-retention-period"),
+        "target_burst_capacity": notes.value("target-burst-capacity"),
+        "aggregation": notes.value("metric-aggregation-algorithm"),
     }
     return {name: value for name, value in read.items() if value is not None}
 
 
 def _target(
-    function: Function, keda: KedaOptions, notes: Annotations, concurrency: int, window_s: float
-) -> dict[str, float]:
+    function: Function, keda: KedaOptions, notes: Settings, concurrency: int, partial: list[tuple[str, str]]
+) -> dict[str, Any]:
     http = function.serving.triggers.http if function.serving and function.serving.triggers else None
     if http is not None and http.engine == "keda":
         add_on = keda.http_scaled_object
         pending = add_on.target_pending_requests if add_on else None
         cooldown = add_on.cooldown_period_s if add_on else None
-        target = float(_HTTP_TARGET if pending is None else pending)
-        # The add-on's cooldown runs from the last request; the silent window is a part of it.
-        rest = (_HTTP_COOLDOWN_S if cooldown is None else cooldown) - window_s
-        values = {"target": max(target, 0.01), "utilization": 1.0}
-        return values | ({"retention_s": max(0.0, rest)} if add_on else {})
-    values = {}
-    wanted = notes.number("target", 0.01, 1e9, "a number of concurrent requests, 0.01 or more")
-    utilization = notes.number("target-utilization-percentage", 1, 100, "a percentage from 1 to 100")
-    if wanted is not None:
-        values["target"] = min(wanted, concurrency) if concurrency else wanted
+        target = float(_HTTP_TARGET if pending is None else max(1, pending))
+        policy = KedaPolicy(
+            cooldown_s=float(_HTTP_COOLDOWN_S if cooldown is None else cooldown),
+            polling_s=float(_HTTP_POLLING_S),
+        )
+        return {
+            "algorithm": "keda-http",
+            "target": target,
+            "utilization": 1.0,
+            "http": HttpScaling(concurrency_target=target, keda=policy),
+        }
+    if notes.text("class", KPA_CLASS) == HPA_CLASS:
+        return _hpa_target(function, notes, concurrency, partial)
+    values: dict[str, Any] = {}
+    metric = notes.text("metric", "concurrency", *KPA_METRICS)
+    wanted = notes.value("target")
+    utilization = notes.value("target-utilization-percentage")
+    if metric == "rps":
+        values = {
+            "metric": "rps",
+            "target": _RPS_TARGET if wanted is None else float(wanted),
+            "utilization": RPS_UTILIZATION,
+        }
+    elif wanted is not None:
+        values["target"] = min(float(wanted), concurrency) if concurrency else float(wanted)
     elif concurrency:
         values["target"] = float(concurrency)
     if utilization is not None:
-        values["utilization"] = utilization / 100.0
+        values["utilization"] = float(utilization) / 100.0
     return values
 
 
-def _lag(
-    keda: KedaOptions, notes: Annotations, window_s: float, partial: list[tuple[str, str]]
-) -> dict[str, float]:
+def _hpa_target(
+    function: Function, notes: Settings, concurrency: int, partial: list[tuple[str, str]]
+) -> dict[str, Any]:
+    """Return the target of the class hpa: percent of a processor request, MiB, or concurrency otherwise."""
+    metric = notes.text("metric", "cpu")
+    wanted = notes.value("target")
+    values: dict[str, Any] = {"algorithm": "hpa", "metric": metric, "utilization": 1.0}
+    if metric == "cpu":
+        percent = float(wanted) if wanted is not None else _CPU_TARGET
+        return values | {"target": float(-int(-percent // 1)), "request": _cpu_request(function)}
+    if metric == "memory":
+        if wanted is None:
+            notes.refuse("metric", "memory needs the annotation target: MiB per instance")
+        return values | {"target": float(wanted or 1.0) * _MIB}
+    if metric not in KPA_METRICS:
+        found = notes.find("metric")
+        partial.append((found[1] if found else "metric", "there is no such metric here; concurrency counts"))
+        values["metric"] = "concurrency"
+    usual = _RPS_TARGET if metric == "rps" else float(concurrency or 100)
+    return values | {"target": usual if wanted is None else float(wanted)}
+
+
+def _cpu_request(function: Function) -> float:
+    """Return the cores that the container asks for, one when it does not say."""
+    template = (function.serving.template if function.serving else None) or {}
+    for container in template.get("containers") or ():
+        if isinstance(container, dict) and container.get("name") == "function":
+            resources = container.get("resources") or {}
+            for part in ("requests", "limits"):
+                text = (resources.get(part) or {}).get("cpu")
+                try:
+                    cores = float(parse_quantity(str(text))) if text is not None else 0.0
+                except ValueError:
+                    cores = 0.0
+                if cores > 0:
+                    return cores
+    return 1.0
+
+
+def _events(
+    keda: KedaOptions, problems: list[Problem], window_s: float, partial: list[tuple[str, str]]
+) -> dict[str, Any]:
     """Read thresholds from the first trigger that counts waiting events; cooldown defaults to the window."""
     root = "spec.serving.scaleOptions.keda"
-    values = {"cooldown_s": window_s}
-    scaled = keda.scaled_object
-    if scaled is not None:
-        if scaled.cooldown_period_s is not None:
-            values["cooldown_s"] = float(scaled.cooldown_period_s)
-        for field, given in (("advanced", scaled.advanced), ("fallback", scaled.fallback)):
-            if given is not None:
-                partial.append((f"{root}.scaledObject.{field}", "scaling here has its own steadying rules"))
+    values: dict[str, Any] = {"cooldown_s": window_s}
+    if keda.scaled_object is not None:
+        values |= _scaled_object(keda.scaled_object, f"{root}.scaledObject", partial)
     if keda.scaled_job is not None:
         partial.append((f"{root}.scaledJob", "instances run as long-lived workers, not as jobs"))
     found = False
@@ -236,7 +256,7 @@ def _lag(
             except ValueError:
                 value = -1.0
             if not isfinite(value) or value < 0 or (value == 0 and field == "lag_threshold"):
-                notes.problems.append(
+                problems.append(
                     Problem(
                         reason="InvalidTrigger",
                         path=f"{path}.metadata.{key}",
@@ -248,14 +268,40 @@ def _lag(
     return values
 
 
-def _unhonoured(notes: Annotations, partial: list[tuple[str, str]]) -> None:
-    for name, instead in _UNHONOURED.items():
-        found = notes.find(name)
-        if found is not None:
-            partial.append((found[1], instead))
-    metric = notes.find("metric")
-    if metric is not None and metric[0] != "concurrency":
-        partial.append((metric[1], "scaling follows concurrency"))
-    chosen = notes.find("class")
-    if chosen is not None and chosen[0] != f"kpa.{DOMAIN.rstrip('/')}":
-        partial.append((chosen[1], "scaling follows concurrency and waiting events"))
+def _scaled_object(scaled: ScaledObject, path: str, partial: list[tuple[str, str]]) -> dict[str, Any]:
+    """Return KEDA's pace; a fallback is not honoured, since counts come from the runtime and never fail."""
+    advanced = scaled.advanced
+    config = advanced.horizontal_pod_autoscaler_config if advanced else None
+    if advanced is not None and advanced.restore_to_original_replica_count:
+        partial.append(
+            (f"{path}.advanced.restoreToOriginalReplicaCount", "a function that is deleted has no instances")
+        )
+    if scaled.fallback is not None:
+        partial.append((f"{path}.fallback", "waiting events are counted here and can always be read"))
+    cooldown = scaled.cooldown_period_s
+    polling = scaled.polling_interval_s
+    policy = KedaPolicy(
+        cooldown_s=float(_COOLDOWN_S if cooldown is None else cooldown),
+        polling_s=float(_POLLING_S if polling is None else max(1, polling)),
+        behavior=_behavior(config.behavior if config else None),
+    )
+    return {"keda": policy, "cooldown_s": policy.cooldown_s}
+
+
+def _behavior(given: HpaBehavior | None) -> Behavior | None:
+    if given is None or (given.scale_up is None and given.scale_down is None):
+        return None
+    usual = Behavior()
+    return Behavior(up=_rules(given.scale_up, usual.up), down=_rules(given.scale_down, usual.down))
+
+
+def _rules(given: BehaviorRules | None, usual: DirectionRules) -> DirectionRules:
+    if given is None:
+        return usual
+    window = given.stabilization_window_s
+    return DirectionRules(
+        window_s=usual.window_s if window is None else float(window),
+        select=given.select_policy or usual.select,
+        limits=tuple(RateLimit(kind=p.type, value=p.value, period_s=p.period_s) for p in given.policies)
+        or usual.limits,
+    )

@@ -1,12 +1,15 @@
-"""Rules of the sliding average."""
+"""Rules of the sliding averages."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pelton.autoscale.window import SMALLEST, Window, panic_window_s
+from pelton.autoscale.window import SMALLEST, Buckets, Ring, Window, smoothing
+from pelton.model.kpa_settings import panic_window_s
 
 
 def fill(window: Window, start: int, values: list[float]) -> None:
@@ -139,3 +142,122 @@ def test_silence_comes_exactly_one_window_after_the_last_second_with_traffic(siz
 
     assert not window.silent(start + length)
     assert window.silent(start + length + size + 1)
+
+
+# --- buckets that add up, as upstream's
+
+
+def test_samples_of_one_second_add_up_in_their_bucket():
+    buckets = Buckets(60)
+    for value in (3.0, 4.0):
+        buckets.record(100, value)
+
+    assert buckets.average(100) == 7.0
+
+
+def test_seconds_without_a_sample_count_as_zero_between_others():
+    buckets = Buckets(60)
+    buckets.record(0, 6.0)
+    buckets.record(2, 6.0)
+
+    assert buckets.average(2) == 4.0
+    assert buckets.average(40) == 4.0  # what comes after the newest does not count
+    assert buckets.average(61) == 6.0  # only second 2 is still within the window, in one valid bucket
+    assert buckets.average(62) == 0.0
+
+
+def test_average_is_rounded_to_six_decimals():
+    buckets = Buckets(3)
+    for second, value in enumerate((1.0, 1.0, 0.0)):
+        buckets.record(second, value)
+
+    assert buckets.average(2) == 0.666667
+
+
+def test_silent_ring_starts_anew_and_late_samples_count_where_they_belong():
+    buckets = Buckets(4)
+    buckets.record(0, 8.0)
+    buckets.record(20, 3.0)
+    assert buckets.average(20) == 3.0
+    buckets.record(19, 5.0)
+    buckets.record(2, 100.0)
+
+    assert buckets.average(20) == 4.0
+    assert not buckets.empty(24)
+    assert buckets.empty(25)
+
+
+def test_smoothing_covers_the_window_and_is_never_below_a_fifth():
+    assert smoothing(60) == 0.2
+    assert smoothing(6) == pytest.approx(0.784557, abs=1e-6)
+
+
+def test_weighted_sum_halves_by_age_and_shifts_by_idle_seconds():
+    buckets = Buckets(6)
+    factor = smoothing(6)
+    buckets.record(0, 10.0)
+    buckets.record(1, 20.0)
+
+    assert buckets.weighted(1) == pytest.approx(20 * factor + 10 * factor * (1 - factor))
+    assert buckets.weighted(2) == pytest.approx((20 * factor + 10 * factor * (1 - factor)) * (1 - factor))
+    assert buckets.weighted(8) == 0.0
+
+
+@given(st.integers(1, 400), st.lists(st.tuples(st.integers(0, 30), st.floats(0, 1e6)), max_size=40))
+def test_weighted_sum_is_exact_although_it_stops_early(size, steps):
+    buckets, second = Buckets(size), 0
+    kept: dict[int, float] = {}
+    for gap, value in steps:
+        second += gap
+        if kept and gap > size:
+            kept.clear()
+        buckets.record(second, value)
+        kept[second] = kept.get(second, 0.0) + value
+    factor = smoothing(size)
+    exact = sum(v * factor * (1 - factor) ** (second - at) for at, v in kept.items() if second - at < size)
+
+    assert buckets.weighted(second) == pytest.approx(exact, rel=1e-9, abs=1e-300)
+
+
+@given(
+    st.integers(1, 20), st.lists(st.tuples(st.integers(0, 25), st.floats(0, 100)), min_size=1, max_size=40)
+)
+def test_restored_rings_go_on_the_same(size, steps):
+    buckets, window, ring = Buckets(size), Window(size), Ring(size, 1.0)
+    second = 0
+    for gap, value in steps:
+        second += gap
+        buckets_copy = Buckets.from_dict(json.loads(json.dumps(buckets.to_dict())))
+        window_copy = Window.from_dict(json.loads(json.dumps(window.to_dict())))
+        ring_copy = Ring.from_dict(json.loads(json.dumps(ring.to_dict())))
+        for one in (buckets, buckets_copy):
+            one.record(second, value)
+        for two in (window, window_copy):
+            two.add(second, second + 0.5, value, active=value > 0)
+        for three in (ring, ring_copy):
+            three.record(second, value)
+
+        assert buckets_copy.average(second) == buckets.average(second)
+        assert window_copy.average(second) == window.average(second)
+        assert ring_copy.average(second) == ring.average(second)
+
+
+def test_ring_averages_requests_per_bucket_to_three_decimals():
+    ring = Ring(10.0, 1.0)
+    for second, count in enumerate((1, 1, 0)):
+        ring.record(float(second), count)
+
+    assert ring.average(2.0) == 0.667
+    assert ring.average(5.5) == 0.333  # buckets since the first write count
+    assert ring.average(12.0) == 0.0
+    ring.record(30.0, 4)
+    assert ring.average(30.0) == 4.0
+
+
+def test_ring_forgets_expired_buckets_and_divides_by_its_size():
+    ring = Ring(60.0, 20.0)
+    for second in (0, 20, 40, 60):
+        ring.record(float(second), 30)
+
+    assert ring.average(60.0) == 30.0
+    assert ring.average(80.0) == 20.0

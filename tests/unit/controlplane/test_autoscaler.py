@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pelton.autoscale.kpa import Decision
-from pelton.controlplane.autoscaler import OBSERVE_EVERY_S, Autoscaler
+import pytest
+
+from pelton.autoscale.decision import Decision
+from pelton.controlplane.autoscaler import OBSERVE_EVERY_S, STEADY_S, Autoscaler
 from pelton.model.desired import Scaling
+from pelton.model.scaling import HttpScaling, KedaPolicy
 from pelton.model.snapshot import LoadReading
 from pelton.testing.clock import FakeClock
 
@@ -23,11 +26,19 @@ class Watched:
         self.autoscaler = Autoscaler(self.clock)
         self.scaling = scaling
 
-    async def look(self, readings=None, *, queued=0, pending=0, ready=0, after_s=OBSERVE_EVERY_S):
+    async def look(self, readings=None, *, queued=0, pending=0, ready=0, after_s=OBSERVE_EVERY_S, usage=None):
         await self.clock.advance(after_s)
         return self.autoscaler.observe(
-            KEY, self.scaling, readings or {}, queued=queued, pending=pending, ready=ready
+            KEY, self.scaling, readings or {}, queued=queued, pending=pending, ready=ready, usage=usage
         )
+
+    async def idle(self, seconds: float, *, ready: int, pending: int = 0):
+        """Look for a while without any load; instances follow what is wanted."""
+        decision = Decision(desired=ready)
+        for _ in range(round(seconds / OBSERVE_EVERY_S)):
+            decision = await self.look(ready=ready, pending=pending)
+            ready = decision.desired
+        return decision
 
 
 async def test_first_waiting_request_at_zero_asks_for_an_instance_at_once():
@@ -73,7 +84,7 @@ async def test_busy_integral_becomes_average_concurrency():
         busy += 35.0 * OBSERVE_EVERY_S
         decision = await watched.look({"a": reading(busy_s=busy, total=1, in_flight=35)}, ready=1)
 
-    assert 34.9 < decision.stable < 35.1
+    assert 34.9 < (decision.proposals[0].value or 0.0) < 35.1
     assert decision.desired == 1
 
 
@@ -93,14 +104,14 @@ async def test_instance_that_took_over_a_name_counts_from_its_own_start():
     watched = Watched(Scaling())
     await watched.look({"a": reading(busy_s=100.0, total=1000)}, ready=1)
 
-    assert (await watched.look({"a": reading(busy_s=0.01, total=1)}, ready=1)).stable < 1.0
+    assert (await watched.look({"a": reading(busy_s=0.01, total=1)}, ready=1)).proposals[0].value < 1.0
 
 
 async def test_first_look_at_a_running_instance_does_not_count_its_past():
     watched = Watched(Scaling())
 
     decision = await watched.look({"a": reading(busy_s=1e6, total=10**9, in_flight=3)}, ready=1)
-    assert decision.stable == 3.0
+    assert decision.proposals[0].value == 3.0
 
 
 async def test_instances_found_at_the_first_look_get_a_whole_window():
@@ -115,7 +126,8 @@ async def test_pending_events_ask_for_instances_without_any_request():
     watched = Watched(Scaling(lag_threshold=10.0))
 
     decision = await watched.look(pending=45)
-    assert (decision.desired, decision.reason) == (5, "5 wanted: 45 events are pending")
+    assert decision.desired == 5
+    assert "events is 45, which at 10 per replica asks for 5" in decision.reason
 
 
 async def test_new_bounds_count_at_the_next_look():
@@ -131,7 +143,7 @@ async def test_pause_of_the_loop_does_not_stretch_the_queue_over_it():
     await watched.look(queued=0)
     decision = await watched.look(queued=700, after_s=30.0)
 
-    assert decision.stable < 100.0
+    assert decision.proposals[0].value < 100.0
 
 
 async def test_initial_scale_is_no_floor_for_a_later_wake():
@@ -152,3 +164,142 @@ async def test_forgotten_function_costs_nothing_and_starts_afresh():
     assert len(watched.autoscaler) == 0
     assert watched.autoscaler.decision(KEY) is None
     assert (await watched.look()).desired == 0
+
+
+# --- waiting events at Pelton's own pace
+
+
+async def test_falling_count_of_events_is_followed_after_the_steady_time():
+    watched = Watched(Scaling(lag_threshold=10.0, cooldown_s=60.0))
+
+    assert (await watched.look(pending=50)).desired == 5
+    assert (await watched.idle(STEADY_S - 1.0, ready=5, pending=10)).desired == 5
+    assert (await watched.idle(4.0, ready=5, pending=10)).desired == 1
+
+
+async def test_cooldown_keeps_one_instance_for_events_and_then_none():
+    watched = Watched(Scaling(cooldown_s=30.0, window_s=6.0))
+    await watched.look(pending=25)
+
+    assert (await watched.idle(29.0, ready=3)).desired == 1
+    assert (await watched.idle(4.0, ready=1)).desired == 0
+
+
+async def test_few_events_do_not_activate():
+    watched = Watched(Scaling(activation_lag_threshold=5.0))
+
+    assert (await watched.look(pending=5)).desired == 0
+    assert (await watched.look(pending=6)).desired == 1
+
+
+async def test_event_instances_do_not_hold_themselves_up_by_the_shrinking_limit():
+    watched = Watched(Scaling(cooldown_s=6.0, window_s=60.0, max_replicas=0))
+    assert (await watched.look(pending=80)).desired == 8
+
+    assert (await watched.idle(20.0, ready=8)).desired == 0
+
+
+async def test_scaled_object_brings_the_limits_of_the_hpa_and_its_polling():
+    scaling = Scaling(max_replicas=50, cooldown_s=20.0, keda=KedaPolicy(polling_s=10.0, stabilization_s=0.0))
+    watched = Watched(scaling)
+    assert (await watched.look(pending=400)).desired == 4  # twice one, at least four
+    assert (await watched.idle(16.0, ready=4, pending=400)).desired == 8
+    decision = await watched.idle(25.0, ready=8)
+
+    assert decision.desired in (0, 1)
+    assert (await watched.idle(10.0, ready=1)).desired == 0
+
+
+# --- other algorithms for requests
+
+
+async def test_requests_per_second_are_counted_by_what_began():
+    watched = Watched(Scaling(metric="rps", target=10.0, utilization=1.0, max_replicas=0))
+    total, decision = 0, Decision(desired=0)
+    for _ in range(60):
+        total += 5  # 50 a second
+        decision = await watched.look({"a": reading(total=total, busy_s=total * 1e-6)}, ready=1)
+
+    assert 48.0 < (decision.proposals[0].value or 0.0) < 52.0
+    assert decision.desired == 5
+
+
+async def test_http_add_on_looks_at_what_is_in_flight_and_keeps_its_cooldown():
+    http = HttpScaling(concurrency_target=10.0, keda=KedaPolicy(cooldown_s=30.0, polling_s=1.0))
+    watched = Watched(Scaling(algorithm="keda-http", http=http, max_replicas=0))
+    first = await watched.look(queued=35)
+    assert (first.desired, first.algorithm) == (4, "keda-http")
+
+    assert (await watched.idle(29.0, ready=4)).desired == 4
+    assert (await watched.idle(5.0, ready=4)).desired == 0
+
+
+async def test_request_too_short_to_be_seen_in_flight_is_activity_for_the_add_on():
+    http = HttpScaling(concurrency_target=10.0, keda=KedaPolicy(cooldown_s=5.0, polling_s=1.0))
+    watched = Watched(Scaling(algorithm="keda-http", http=http))
+    await watched.look(queued=1)
+    decision = Decision(desired=0)
+    for total in range(1, 201):
+        decision = await watched.look({"a": reading(total=total, busy_s=total * 1e-9)}, ready=1)
+
+    assert decision.desired == 1
+
+
+async def test_hpa_on_cpu_measures_between_boundaries_and_never_goes_to_zero():
+    watched = Watched(
+        Scaling(algorithm="hpa", metric="cpu", target=50.0, utilization=1.0, window_s=6.0, max_replicas=8)
+    )
+    used, ready, decision = 0.0, 1, Decision(desired=0)
+    for _ in range(600):
+        used += 0.1 * OBSERVE_EVERY_S * 10 * 0.95  # 95 % of a core
+        decision = await watched.look({"a": reading()}, ready=ready, usage={"a": (used, 1e6)})
+        ready = 1
+
+    assert decision.desired == 2
+    assert decision.proposals[0].value == pytest.approx(95.0, abs=2.0)
+    assert (await watched.idle(60.0, ready=2)).desired >= 1
+
+
+async def test_hpa_on_memory_and_on_concurrency():
+    memory = Watched(Scaling(algorithm="hpa", metric="memory", target=10e6, utilization=1.0, window_s=6.0))
+    assert (await memory.look({"a": reading()}, ready=1, usage={"a": (0.0, 25e6)})).raw == 3
+    load = Watched(Scaling(algorithm="hpa", metric="concurrency", target=5.0, utilization=1.0, window_s=6.0))
+    assert (await load.look({"a": reading(in_flight=20)}, ready=1)).raw == 4
+
+
+# --- options on top
+
+
+async def test_retention_keeps_the_last_instance_after_the_window():
+    watched = Watched(Scaling(window_s=6.0, retention_s=20.0))
+    await watched.look({"a": reading(in_flight=1)}, ready=1)
+
+    kept = await watched.idle(25.0, ready=1)
+    assert (kept.desired, kept.causes[-1]) == (1, "retention")
+    assert (await watched.idle(6.0, ready=1)).desired == 0
+
+
+async def test_spare_instances_and_one_cooldown_for_every_step_down():
+    watched = Watched(Scaling(window_s=6.0, spare_instances=2, hold_s=30.0, max_replicas=0))
+    assert (await watched.look({"a": reading(in_flight=100)}, ready=1)).desired == 4
+
+    assert (await watched.idle(29.0, ready=4)).desired == 4
+    assert (await watched.idle(45.0, ready=4)).desired == 0
+
+
+async def test_burst_capacity_says_when_the_activator_stays_in_path():
+    always = Watched(Scaling(target_burst_capacity=-1))
+    assert (await always.look(queued=1)).ebc == -1
+    some = Watched(Scaling(target_burst_capacity=150))
+    assert (await some.look({"a": reading(in_flight=10)}, ready=1)).ebc == -60
+    assert (await some.look({"a": reading(in_flight=10)}, ready=2)).ebc >= 0
+    assert (await Watched(Scaling()).look(queued=1)).ebc == 0
+
+
+async def test_history_follows_a_revision_to_another_key():
+    watched = Watched(Scaling())
+    await watched.look(queued=500)
+    watched.autoscaler.move({KEY: f"{KEY}:v1"})
+
+    assert watched.autoscaler.decision(KEY) is None
+    assert watched.autoscaler.decision(f"{KEY}:v1") is not None

@@ -1,0 +1,96 @@
+"""Rules of ScaledJob; the numbered rows are those of the contract (autoscaling, sections 1.3 and 7)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pelton.autoscale.jobs import Demand, QueueReading, bounds, combine, effective_max, to_create
+from pelton.model.scaling import JobPolicy
+
+FOUR = [
+    QueueReading(queue_length=queue, target=target, active=active)
+    for queue, target, active in ((20, 1, True), (10, 2, True), (5, 3, True), (7, 4, False))
+]
+
+
+@pytest.mark.parametrize(
+    ("calculation", "most", "queue", "scale"),
+    [
+        ("max", 100, 20, 20),
+        ("min", 100, 5, 2),
+        ("avg", 100, 12, 9),
+        ("sum", 100, 35, 27),
+        ("sum", 25, 35, 25),
+    ],
+)
+def test_row_triggers_join(calculation, most, queue, scale):
+    demand = combine(FOUR, JobPolicy(max_replicas=most, calculation=calculation))
+
+    assert demand == Demand(queue_length=queue, max_scale=scale, active=True)
+
+
+@pytest.mark.parametrize(
+    ("policy", "numbers", "expected"),
+    [
+        (JobPolicy(), (3, 2, 0, 100), 1),
+        (JobPolicy(strategy="accurate"), (20, 15, 10, 20), 5),
+        (JobPolicy(strategy="accurate"), (5, 3, 2, 20), 3),
+        (JobPolicy(strategy="eager"), (4, 7, 0, 10), 3),
+        (JobPolicy(strategy="custom", deduction=1, running_share=0.5), (10, 4, 0, 100), 7),
+        (JobPolicy(strategy="custom", deduction=0, running_share=0.3), (10, 5, 0, 100), 9),
+        (JobPolicy(strategy="custom"), (10, 4, 0, 100), 6),  # unreadable percentage: as default
+    ],
+)
+def test_row_strategies(policy, numbers, expected):
+    max_scale, running, pending, most = numbers
+
+    got = effective_max(policy, max_scale=max_scale, running=running, pending=pending, most=most)
+    assert got == expected
+
+
+def test_minimum_comes_first_and_counts_apart():
+    policy = JobPolicy(min_replicas=3, max_replicas=10)
+    idle = combine([], policy)
+
+    assert bounds(policy) == (3, 7)
+    assert bounds(JobPolicy(min_replicas=20, max_replicas=10)) == (10, 0)
+    assert bounds(JobPolicy()) == (0, 100)
+    assert to_create(policy, idle, running=1, pending=0) == 2
+    assert to_create(policy, idle, running=3, pending=0) == 0
+    busy = combine([QueueReading(queue_length=50, target=10, active=True)], policy)
+    assert to_create(policy, busy, running=4, pending=0) == 4
+
+
+def test_target_of_zero_asks_for_none_and_inactive_creates_none():
+    demand = combine([QueueReading(queue_length=5, target=0, active=True)], JobPolicy())
+
+    assert demand.max_scale == 0
+    assert to_create(JobPolicy(), replace(demand, max_scale=5, active=False), running=0, pending=0) == 0
+
+
+def test_eager_fills_up_to_the_maximum():
+    demand = Demand(queue_length=1, max_scale=4, active=True)
+
+    assert to_create(JobPolicy(strategy="eager", max_replicas=10), demand, running=7, pending=0) == 3
+
+
+@given(
+    st.sampled_from(["default", "custom", "accurate", "eager"]),
+    st.integers(0, 20),
+    st.integers(1, 60),
+    st.integers(0, 500),
+    st.integers(0, 80),
+    st.integers(0, 80),
+)
+def test_property_jobs_stay_within_the_maximum(strategy, low, most, queue, running, pending):
+    policy = JobPolicy(min_replicas=low, max_replicas=most, strategy=strategy, running_share=0.0)
+    demand = combine([QueueReading(queue_length=queue, target=1, active=queue > 0)], policy)
+    made = to_create(policy, demand, running=running, pending=min(pending, running))
+
+    assert made >= 0
+    if strategy == "default":
+        assert running + made <= max(running, most)

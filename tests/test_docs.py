@@ -33,7 +33,7 @@ EXECUTED = (
     "docs/howto/scaling.md",
 )
 # Commands that only read: their blocks are repeated until they show what the page says.
-READING = re.compile(r"(pelton (logs|status|dlq list|topic lag|topic tail)|cat ['\"$/])")
+READING = re.compile(r"(pelton (logs|status|why scale|dlq list|topic lag|topic tail)|cat ['\"$/])")
 
 
 def load_script():

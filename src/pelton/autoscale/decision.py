@@ -16,6 +16,8 @@ SENTENCES: dict[str, str] = {
     # How the number came about.
     "stable": "{0:g} {1} on average over {2:g} s, at {3:g} per instance",
     "panic": "panic, {0:g} {1} on average over {2:g} s, at {3:g} per instance ({4:g} over {5:g} s)",
+    "traffic": "something ran or waited within {0:g} s, too short to be measured",
+    "woken": "a request or event found no instance and started one",
     "no-data": "nothing was measured, so the number stays",
     "metric": "{0} is {1:g}, which at {2:g} per replica asks for {3:d}",
     "within-tolerance": "{0} is {1:g}, within the tolerance of the target for {2:d} replicas",

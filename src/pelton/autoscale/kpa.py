@@ -16,6 +16,7 @@ from math import ceil, floor
 from typing import Any
 
 from pelton.autoscale.decision import Decision, Proposal, Step
+from pelton.autoscale.window import SMALLEST
 from pelton.model.scaling import KpaPolicy
 
 __all__ = ["TICK_S", "Kpa", "ToZero", "activators", "burst_capacity", "mode", "sample_size"]
@@ -206,7 +207,10 @@ class Kpa:
 
         unit = "requests/s" if policy.metric == "rps" else "concurrent"
         if self._panic_since is None:
-            steps.append(("stable", stable, unit, policy.window_s, policy.target))
+            if 0.0 < stable <= SMALLEST:
+                steps.append(("traffic", policy.window_s))
+            else:
+                steps.append(("stable", stable, unit, policy.window_s, policy.target))
             wanted, raw = by_stable, raw_stable
         else:
             steps.append(

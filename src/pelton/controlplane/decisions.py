@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -45,7 +46,7 @@ class DecisionLog:
         Args:
             key: `namespace/name`, with `:revision` for one that serves beside the first.
             decision: What was decided.
-            inputs: What was seen, name -> count.
+            inputs: What was seen, name -> count; `instances` says that a wake was quicker than this decision.
         """
         before = self._last.get(key)
         if before is None:
@@ -53,6 +54,8 @@ class DecisionLog:
         self._last[key] = decision.desired
         if before == decision.desired:
             return False
+        if before == 0 and inputs.get("instances", 0) > 0:
+            decision = replace(decision, steps=(("woken",), *decision.steps))
         moment = self._now()
         record = {
             "time": rfc3339(moment, fraction=True),

@@ -36,7 +36,7 @@ from pelton.model.scaling import Behavior, DirectionRules, HttpScaling, KedaPoli
 from pelton.plan.problem import Problem
 from pelton.quantity import parse_quantity
 
-__all__ = ["CONCURRENCY", "DOMAIN", "plan_scaling"]
+__all__ = ["CONCURRENCY", "DOMAIN", "annotations_of", "plan_scaling"]
 
 CONCURRENCY = "container-concurrency"
 _LAG_SCALERS = frozenset({"kafka", "apache-kafka", "nats-jetstream", "stan"})
@@ -51,7 +51,7 @@ _TABLE = {
 }
 
 
-def settings_of(function: Function) -> Settings:
+def annotations_of(function: Function) -> Settings:
     """Return the Knative annotations of a Function in their order of precedence."""
     serving = function.serving
     options = serving.scale_options if serving else None
@@ -72,7 +72,7 @@ def plan_scaling(
         function: With defaults filled in.
         serial: How many invocations its convention takes at once unless the Function says; 0 for any number.
     """
-    notes = settings_of(function)
+    notes = annotations_of(function)
     own = Settings(
         ("spec.serving.annotations", function.serving.annotations if function.serving else {}),
         ("metadata.annotations", function.annotations),

@@ -60,6 +60,7 @@ async def test_request_shorter_than_an_observation_keeps_the_instance_for_the_wi
     decisions = [await watched.look({"a": reading(total=1, busy_s=1e-9)}, ready=1) for _ in range(100)]
 
     assert decisions[50].desired == 1
+    assert decisions[50].reason == "1 wanted: something ran or waited within 6 s, too short to be measured"
     assert decisions[-1].desired == 0
 
 

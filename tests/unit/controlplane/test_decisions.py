@@ -42,6 +42,15 @@ def test_only_changes_are_kept_and_a_function_starts_from_none(tmp_path):
     assert first["decision"]["steps"] == [{"code": "idle", "text": "nothing runs and nothing waits"}]
 
 
+def test_wake_that_was_quicker_than_the_decision_is_told(tmp_path):
+    log = DecisionLog(tmp_path, lambda: START)
+    log.note(KEY, Decision(desired=1, steps=(("idle",),)), {"instances": 1})
+    log.note(KEY, Decision(desired=2, steps=(("idle",),)), {"instances": 1})
+
+    codes = [[step["code"] for step in c["decision"]["steps"]] for c in read_changes(tmp_path, KEY)]
+    assert codes == [["woken", "idle"], ["idle"]]
+
+
 def test_record_goes_on_after_a_restart(tmp_path):
     Log(tmp_path).note(3)
     again = Log(tmp_path)

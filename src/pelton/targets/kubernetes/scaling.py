@@ -64,10 +64,11 @@ def concurrency(function: Function) -> int | None:
         RenderError: The annotation is no whole number from 0 to 1000.
     """
     notes = annotations_of(function)
-    found = notes.integer(CONCURRENCY, 0, 1000, "a whole number from 0 to 1000")
+    found = notes.value(CONCURRENCY)
     if notes.problems:
-        raise RenderError(str(notes.problems[0]))
-    return found
+        path, message = notes.problems[0]
+        raise RenderError(f"{path}: {message}")
+    return None if found is None else int(found)
 
 
 # ------------------------------------------------------------------------------------------------------- keda

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pelton.apiserver.registry import Checked, Row, Scale
 from pelton.apiserver.rules import Obj
 from pelton.manifest.kinds import Kind, admit
+from pelton.manifest.schema import schema_of
 
 __all__ = ["rows"]
 
@@ -75,7 +76,8 @@ def rows(kinds: Iterable[Kind], *, replicas: Callable[[Obj], int] | None = None)
             categories=kind.categories,
             status=kind.status,
             scale=_scale(kind, replicas),
-            columns=kind.columns,
+            columns=kind.columns_of(version),
+            schema=schema_of(kind, version),
             checks=_Checks(kind, version),
             conversion=_Convert(kind),
         )

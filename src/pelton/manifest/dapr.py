@@ -33,9 +33,11 @@ from pelton.model.component import ComponentResource, ComponentSpec, MetadataIte
 
 __all__ = [
     "API_VERSION",
+    "BESIDE",
     "COMPONENT_SPEC",
     "KIND",
     "SECRET_KEY_REF",
+    "STANDALONE_SPEC",
     "check_env_ref",
     "convert",
     "decode",
@@ -59,43 +61,60 @@ def _hollow(reference: dict[str, Any]) -> bool:
 
 SECRET_KEY_REF = Record(
     SecretKeyRef,
-    (Field("name", "name", _TEXT, required=True), Field("key", "key", _TEXT)),
+    (
+        Field("name", "name", _TEXT, required=True, doc="Name of the Secret."),
+        Field("key", "key", _TEXT, doc="Entry in it; default: that of the Secret's name."),
+    ),
     absent=_hollow,
 )
 
-_ITEM_FIELDS = (
-    Field("name", "name", _TEXT, required=True),
-    Field("value", "value", AnyValue(), keep=True),
-    Field("secretKeyRef", "secret_key_ref", SECRET_KEY_REF),
-    Field("envRef", "env_ref", _TEXT),
-)
-_SPEC_REST = (
-    Field("ignoreErrors", "ignore_errors", Boolean()),
-    Field("initTimeout", "init_timeout_s", Duration(blank=True)),
+_ITEMS = Items(
+    Record(
+        MetadataItem,
+        (
+            Field("name", "name", _TEXT, required=True, doc="Setting."),
+            Field("value", "value", AnyValue(), keep=True, doc="Its value: text, number or flag."),
+            Field("secretKeyRef", "secret_key_ref", SECRET_KEY_REF, doc="Secret that holds the value."),
+            Field("envRef", "env_ref", _TEXT, doc="Variable of the platform that holds the value."),
+        ),
+    )
 )
 
-COMPONENT_SPEC = Record(
-    ComponentSpec,
-    (
-        Field("type", "type", _TEXT, required=True),
-        Field("version", "version", _TEXT, required=True, keep=True),
-        Field("metadata", "metadata", Items(Record(MetadataItem, _ITEM_FIELDS)), required=True, keep=True),
-        *_SPEC_REST,
-    ),
-)
+
+def _spec(*, complete: bool) -> Record:
+    """Return the table of a component; inside a Function type, version and metadata must be written."""
+    return Record(
+        ComponentSpec,
+        (
+            Field(
+                "type",
+                "type",
+                _TEXT,
+                required=complete,
+                doc="Category and name, such as pubsub.kafka.",
+                limits={"required": True},  # a rule of standalone Components, so that it is reported once
+            ),
+            Field("version", "version", _TEXT, required=complete, keep=complete, doc="Version; default v1."),
+            Field("metadata", "metadata", _ITEMS, required=complete, keep=complete, doc="Settings."),
+            Field("ignoreErrors", "ignore_errors", Boolean(), doc="Whether it may fail to start."),
+            Field("initTimeout", "init_timeout_s", Duration(blank=True), doc="Time allowed to start."),
+        ),
+    )
+
+
+COMPONENT_SPEC = _spec(complete=True)
 """As the Function's schema has it: type, version and metadata must be written."""
 
-_STANDALONE_SPEC = Record(
-    ComponentSpec,
-    (
-        Field("type", "type", _TEXT),  # its absence is a rule below, so that it is reported once
-        Field("version", "version", _TEXT),
-        Field("metadata", "metadata", Items(Record(MetadataItem, _ITEM_FIELDS))),
-        *_SPEC_REST,
-    ),
-)
+STANDALONE_SPEC = _spec(complete=False)
+"""As Dapr's own resource has it."""
+
 _AUTH = Only("secretStore", _TEXT, missing="")
 _SCOPES = Items(_TEXT)
+BESIDE = (
+    Field("auth", "secret_store", _AUTH, doc="Secret store for secretKeyRef."),
+    Field("scopes", "scopes", _SCOPES, doc="Applications that may use it; empty: all of the namespace."),
+)
+"""What Dapr has beside the spec."""
 
 
 def read(obj: dict[str, Any]) -> Decoded[ComponentResource]:
@@ -105,7 +124,7 @@ def read(obj: dict[str, Any]) -> Decoded[ComponentResource]:
     spec = obj.get("spec")
     if spec is None:
         reading.problem(("spec",), "required")
-    read_spec = _STANDALONE_SPEC.decode(spec, ("spec",), reading) if spec is not None else None
+    read_spec = STANDALONE_SPEC.decode(spec, ("spec",), reading) if spec is not None else None
     if obj.get("auth") is not None:
         values["secret_store"] = _AUTH.decode(obj["auth"], ("auth",), reading)
     if obj.get("scopes") is not None:
@@ -179,7 +198,7 @@ def encode(component: ComponentResource) -> dict[str, Any]:
         "apiVersion": API_VERSION,
         "kind": KIND,
         "metadata": write_metadata(component),
-        "spec": _STANDALONE_SPEC.encode(component.spec),
+        "spec": STANDALONE_SPEC.encode(component.spec),
     }
     if component.secret_store:
         written["auth"] = _AUTH.encode(component.secret_store)

@@ -19,7 +19,7 @@ from pelton.model.gateway_api import (
     HttpRouteResource,
     HttpRouteRule,
 )
-from pelton.model.routing import FieldMatch, HeaderChanges, Match, PathChange, Redirect
+from pelton.model.routing import FieldMatch, HeaderChanges, Match, PathChange, PathMatch, Redirect
 
 __all__ = ["gateway_rules", "regex_problem", "route_rules", "rule_problems"]
 
@@ -106,7 +106,8 @@ def rule_problems(rule: HttpRouteRule, path: str) -> Iterator[Problem]:
 
 
 def _match(match: Match, path: str) -> Iterator[Problem]:
-    kind, value = match.path.type, match.path.value
+    found: PathMatch | None = match.path  # None where it could not be read
+    kind, value = (found.type, found.value) if found is not None else ("", "")
     yield from _one_of(f"{path}.path.type", kind, _PATH_TYPES)
     if len(value) > 1024:
         yield Problem(f"{path}.path.value", f"must have at most 1024 characters, found {len(value)}")

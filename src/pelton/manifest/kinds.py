@@ -18,14 +18,17 @@ from pelton.manifest import (
     keda_http,
     keda_rules,
     notification,
+    observed,
     openfunction_core,
     openfunction_networking,
     openfunction_revisions,
 )
 from pelton.manifest.fields import (
     Decoded,
+    Field,
     Path,
     Problem,
+    Record,
     copy_json,
     describe,
     either,
@@ -78,12 +81,14 @@ class Column:
         type: `string`, `integer`, `boolean` or `date`.
         json_path: JSONPath of Kubernetes, with a leading dot.
         priority: 0 for columns that are always shown, 1 for those of `-o wide`.
+        versions: Served versions that have it; empty = all.
     """
 
     name: str
     type: str
     json_path: str
     priority: int = 0
+    versions: tuple[str, ...] = ()
 
 
 def _no_advice(model: Any) -> list[Problem]:
@@ -105,6 +110,10 @@ class Kind:
         older: Further served versions; `verbs.convert` leads from and to them.
         advice: Model -> what in it has no effect or is a known mistake, with the field to use.
         doc: What it is, in a sentence: the description in its schema.
+        spec: Table of its spec, for verbs that are no TableVerbs.
+        beside: Fields beside metadata, spec and status.
+        observed: Table of its status.
+        spec_required: Whether the schema asks for a spec.
     """
 
     group: str
@@ -121,6 +130,10 @@ class Kind:
     older: tuple[Older, ...] = ()
     advice: Callable[[Any], list[Problem]] = _no_advice
     doc: str = ""
+    spec: Record | None = None
+    beside: tuple[Field, ...] = ()
+    observed: tuple[Field, ...] = observed.CONDITIONS
+    spec_required: bool = True
 
     @property
     def api_version(self) -> str:
@@ -131,6 +144,10 @@ class Kind:
     def versions(self) -> tuple[str, ...]:
         """All served versions, the storage version first."""
         return (self.version, *(older.version for older in self.older))
+
+    def columns_of(self, version: str) -> tuple[Column, ...]:
+        """Return the columns of a served version."""
+        return tuple(column for column in self.columns if version in (column.versions or self.versions))
 
     @property
     def resource(self) -> str:
@@ -172,6 +189,8 @@ KINDS: tuple[Kind, ...] = (
         ),
         verbs=cast(Verbs, openfunction_core.FUNCTION),
         older=openfunction_core.FUNCTION.older,
+        doc="A function: where its source is, what calls it, where it sends to, how it scales.",
+        observed=observed.FUNCTION,
     ),
     Kind(
         group="core.openfunction.io",
@@ -185,11 +204,13 @@ KINDS: tuple[Kind, ...] = (
             Column("Phase", "string", ".status.phase"),
             Column("State", "string", ".status.state"),
             Column("Reason", "string", ".status.reason"),
-            Column("BuildDuration", "string", ".status.buildDuration"),
+            Column("BuildDuration", "string", ".status.buildDuration", versions=("v1beta2",)),
             _AGE,
         ),
         verbs=cast(Verbs, openfunction_revisions.BUILDER),
         older=openfunction_revisions.BUILDER.older,
+        doc="One build of a Function.",
+        observed=observed.BUILDER,
     ),
     Kind(
         group="core.openfunction.io",
@@ -205,6 +226,8 @@ KINDS: tuple[Kind, ...] = (
         ),
         verbs=cast(Verbs, openfunction_revisions.SERVING_KIND),
         older=openfunction_revisions.SERVING_KIND.older,
+        doc="One revision of a Function.",
+        observed=observed.SERVING,
     ),
     Kind(
         group="dapr.io",
@@ -214,6 +237,9 @@ KINDS: tuple[Kind, ...] = (
         singular="component",
         columns=(_AGE,),
         verbs=cast(Verbs, dapr),
+        doc="An outside system by type and settings, which functions refer to by name.",
+        spec=dapr.STANDALONE_SPEC,
+        beside=dapr.BESIDE,
     ),
     Kind(
         group="gateway.networking.k8s.io",
@@ -290,6 +316,7 @@ KINDS: tuple[Kind, ...] = (
         ),
         verbs=cast(Verbs, openfunction_networking.GATEWAY),
         doc="Where functions are reached: domains, names of hosts and paths, listeners.",
+        observed=observed.GATEWAY,
     ),
     Kind(
         group="notification.kubesphere.io",
@@ -303,6 +330,8 @@ KINDS: tuple[Kind, ...] = (
         status=True,
         columns=(_AGE,),
         verbs=cast(Verbs, notification),
+        doc="Which alerts go where.",
+        spec=notification.SPEC,
     ),
     Kind(
         group="keda.sh",
@@ -328,6 +357,7 @@ KINDS: tuple[Kind, ...] = (
         verbs=cast(Verbs, keda.SCALED_OBJECT),
         advice=keda_rules.scaled_object_advice,
         doc="Scales a workload by triggers: queues, schedules, metrics.",
+        observed=observed.SCALED_OBJECT,
     ),
     Kind(
         group="keda.sh",
@@ -348,6 +378,7 @@ KINDS: tuple[Kind, ...] = (
         verbs=cast(Verbs, keda.SCALED_JOB),
         advice=keda_rules.scaled_job_advice,
         doc="Starts jobs by triggers, one per piece of work.",
+        observed=observed.SCALED_JOB,
     ),
     Kind(
         group="keda.sh",
@@ -361,6 +392,7 @@ KINDS: tuple[Kind, ...] = (
         verbs=cast(Verbs, keda.TRIGGER_AUTHENTICATION),
         advice=keda_rules.authentication_advice,
         doc="Where triggers of a namespace get their secret settings.",
+        observed=observed.TRIGGER_AUTHENTICATION,
     ),
     Kind(
         group="keda.sh",
@@ -375,6 +407,7 @@ KINDS: tuple[Kind, ...] = (
         verbs=cast(Verbs, keda.CLUSTER_TRIGGER_AUTHENTICATION),
         advice=keda_rules.authentication_advice,
         doc="Where triggers of all namespaces get their secret settings.",
+        observed=observed.TRIGGER_AUTHENTICATION,
     ),
     Kind(
         group="http.keda.sh",
@@ -411,6 +444,7 @@ KINDS: tuple[Kind, ...] = (
         verbs=cast(Verbs, keda_http.HTTP_SCALED_OBJECT),
         advice=keda_http.http_scaled_object_advice,
         doc="Scales a workload by the requests to its Service.",
+        observed=observed.HTTP_SCALED_OBJECT,
     ),
 )
 

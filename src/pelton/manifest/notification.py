@@ -38,7 +38,18 @@ from pelton.manifest.fields import (
 from pelton.model import notification as model
 from pelton.model.notification import Credential, LabelSelector, Receiver, compile_pattern
 
-__all__ = ["API_VERSION", "KIND", "convert", "decode", "default", "encode", "read", "rules", "validate"]
+__all__ = [
+    "API_VERSION",
+    "KIND",
+    "SPEC",
+    "convert",
+    "decode",
+    "default",
+    "encode",
+    "read",
+    "rules",
+    "validate",
+]
 
 API_VERSION = "notification.kubesphere.io/v2beta2"
 KIND = "Receiver"
@@ -225,7 +236,7 @@ _SLACK = Record(
     ),
 )
 _CONSOLE = Record(model.ConsoleReceiver, _SHARED)
-_SPEC = Record(
+SPEC = Record(
     Receiver,
     (
         Field("webhook", "webhook", _WEBHOOK),
@@ -243,7 +254,7 @@ def read(obj: dict[str, Any]) -> Decoded[Receiver]:
     values.pop("namespace", None)  # cluster-scoped; a namespace is dropped as an API server would
     spec = obj.get("spec")
     if type(spec) is dict:
-        found = _SPEC.values(spec, ("spec",), reading)
+        found = SPEC.values(spec, ("spec",), reading)
         undelivered = {name: found.pop(name) for name in [*found] if name in _UNDELIVERED}
         for name in undelivered:
             reading.warn(

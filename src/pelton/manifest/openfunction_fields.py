@@ -12,7 +12,17 @@ from pelton.manifest.fields import Boolean, Duration, Field, Integer, Items, Map
 from pelton.manifest.scale_fields import SCALE_OPTIONS
 from pelton.model import function as model
 
-__all__ = ["BUILD", "CREDENTIALS", "FUNCTION_SPEC", "ROUTE", "SERVING", "SHIPWRIGHT", "TRACING"]
+__all__ = [
+    "BUILD",
+    "BUILDER_FIELDS",
+    "CREDENTIALS",
+    "FUNCTION_SPEC",
+    "ROUTE",
+    "SERVING",
+    "SERVING_FIELDS",
+    "SHIPWRIGHT",
+    "TRACING",
+]
 
 _TEXT = Text()
 _INTEGER = Integer()
@@ -310,6 +320,17 @@ SERVING = Record(
         Field("workloadType", "workload_type", _TEXT, doc="Deployment (the default), StatefulSet or Job."),
     ),
 )
+_VERSION = Field("version", "version", _TEXT, doc="Version of the function; default latest.")
+_IMAGE = (
+    Field("image", "image", _TEXT, doc="Image that is built or run.", limits={"required": True}),
+    Field(
+        "imageCredentials",
+        "image_credentials",
+        CREDENTIALS,
+        keep=True,
+        doc="Secret for pushing and pulling the image.",
+    ),
+)
 FUNCTION_SPEC = Record(
     model.Function,
     (
@@ -320,17 +341,25 @@ FUNCTION_SPEC = Record(
             doc="OCIContainer or WasmEdge.",
             default="OCIContainer",
         ),
-        Field("version", "version", _TEXT, doc="Version of the function; default latest."),
-        Field("image", "image", _TEXT, doc="Image that is built or run.", limits={"required": True}),
-        Field(
-            "imageCredentials",
-            "image_credentials",
-            CREDENTIALS,
-            keep=True,
-            doc="Secret for pushing and pulling the image.",
-        ),
+        _VERSION,
+        *_IMAGE,
         Field("build", "build", BUILD, doc="How source becomes the image; without it nothing is built."),
         Field("serving", "serving", SERVING, doc="How it runs; without it nothing is served."),
     ),
 )
 """The spec's fields sit directly in `model.Function`, beside those of its metadata."""
+
+BUILDER_FIELDS = (
+    *_IMAGE,
+    Field(
+        "state",
+        "state",
+        _TEXT,
+        doc="Cancelled asks to end an unfinished build.",
+        limits={"enum": ["", "Cancelled"]},
+    ),
+)
+"""What a Builder has beside the fields of a build."""
+
+SERVING_FIELDS = (_VERSION, *_IMAGE)
+"""What a Serving has beside the fields of a serving."""

@@ -8,8 +8,8 @@ fields of `manifest/openfunction_fields` and the rules of `manifest/openfunction
 from __future__ import annotations
 
 from pelton.manifest import openfunction_v1beta1
-from pelton.manifest.fields import Field, Inlined, Problem, Text
-from pelton.manifest.openfunction_fields import BUILD, CREDENTIALS, SERVING
+from pelton.manifest.fields import Inlined, Problem
+from pelton.manifest.openfunction_fields import BUILD, BUILDER_FIELDS, SERVING, SERVING_FIELDS
 from pelton.manifest.openfunction_rules import build_rules, serving_rules
 from pelton.manifest.verbs import TableVerbs
 from pelton.model.revision import BuilderResource, ServingResource
@@ -18,26 +18,8 @@ __all__ = ["API_VERSION", "BUILDER", "SERVING_KIND"]
 
 API_VERSION = "core.openfunction.io/v1beta2"
 
-_BUILDER_SPEC = Inlined(
-    BuilderResource,
-    "build",
-    BUILD,
-    (
-        Field("image", "image", Text()),  # required by a rule, as in a Function
-        Field("imageCredentials", "image_credentials", CREDENTIALS, keep=True),
-        Field("state", "state", Text()),
-    ),
-)
-_SERVING_SPEC = Inlined(
-    ServingResource,
-    "serving",
-    SERVING,
-    (
-        Field("version", "version", Text()),
-        Field("image", "image", Text()),
-        Field("imageCredentials", "image_credentials", CREDENTIALS, keep=True),
-    ),
-)
+_BUILDER_SPEC = Inlined(BuilderResource, "build", BUILD, BUILDER_FIELDS)
+_SERVING_SPEC = Inlined(ServingResource, "serving", SERVING, SERVING_FIELDS)
 
 
 def _image(image: str, credentials: str | None) -> list[Problem]:

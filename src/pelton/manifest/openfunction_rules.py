@@ -176,10 +176,10 @@ def _scaled_object(scaled: ScaledObject, path: str) -> Iterator[Problem]:
             if direction is not None:
                 yield from behavior_rules(f"{behavior}.{name}", direction)
     if scaled.fallback is not None:
-        threshold, replicas = scaled.fallback.failure_threshold, scaled.fallback.replicas
-        if threshold < 1:
-            yield Problem(f"{path}.fallback.failureThreshold", f"must be at least 1, found {threshold}")
-        yield from _negative(f"{path}.fallback.replicas", replicas)
+        yield from _within(
+            f"{path}.fallback.failureThreshold", scaled.fallback.failure_threshold, 1, 2**31 - 1
+        )
+        yield from _negative(f"{path}.fallback.replicas", scaled.fallback.replicas)
 
 
 def behavior_rules(path: str, direction: BehaviorRules, *, strict: bool = False) -> Iterator[Problem]:

@@ -20,7 +20,6 @@ from pelton.manifest.fields import (
     Integer,
     Items,
     Mapped,
-    Only,
     Problem,
     Reading,
     Record,
@@ -60,69 +59,109 @@ _KEDA = Record(
             "scaledObject",
             _variant(
                 scale_fields.SCALED_OBJECT,
-                Field("workloadType", "workloadType", _TEXT),
-                Field("minReplicaCount", "minReplicaCount", _COUNT),
-                Field("maxReplicaCount", "maxReplicaCount", _COUNT),
+                Field("workloadType", "workloadType", _TEXT, doc="Deployment (the default) or StatefulSet."),
+                Field(
+                    "minReplicaCount",
+                    "minReplicaCount",
+                    _COUNT,
+                    doc="Fewest instances; wins over minReplicas.",
+                ),
+                Field(
+                    "maxReplicaCount", "maxReplicaCount", _COUNT, doc="Most instances; wins over maxReplicas."
+                ),
                 without=("fallback",),
             ),
+            doc="Scale a Deployment or StatefulSet.",
         ),
         Field(
             "scaledJob",
             "scaledJob",
-            _variant(scale_fields.SCALED_JOB, Field("maxReplicaCount", "maxReplicaCount", _COUNT)),
+            _variant(
+                scale_fields.SCALED_JOB,
+                Field("maxReplicaCount", "maxReplicaCount", _COUNT, doc="Most jobs; wins over maxReplicas."),
+            ),
+            doc="Start a job per piece of work.",
         ),
     ),
 )
 _IO = Record(
     dict,
     (
-        Field("name", "name", _TEXT, required=True),
-        Field("component", "component", _TEXT, required=True),
-        Field("topic", "topic", _TEXT),
-        Field("params", "params", _STRINGS),
-        Field("operation", "operation", _TEXT),
+        Field("name", "name", _TEXT, required=True, doc="Name the function knows it by."),
+        Field(
+            "component",
+            "component",
+            _TEXT,
+            required=True,
+            doc="Component: a key of bindings or pubsub, or a Component of the namespace.",
+        ),
+        Field("topic", "topic", _TEXT, doc="Topic, for pub/sub."),
+        Field("params", "params", _STRINGS, doc="Metadata of each request, for outputs."),
+        Field("operation", "operation", _TEXT, doc="Operation of the binding, for outputs."),
     ),
 )
 _SERVING = _variant(
     v1beta2.SERVING,
-    Field("runtime", "runtime", Text(choices=("knative", "async")), required=True),
+    Field(
+        "runtime",
+        "runtime",
+        Text(choices=("knative", "async")),
+        required=True,
+        doc="What calls the function: HTTP (knative) or its inputs (async).",
+    ),
     Field(
         "scaleOptions",
         "scaleOptions",
-        _variant(scale_fields.SCALE_OPTIONS, Field("keda", "keda", _KEDA), without=("keda",)),
+        _variant(
+            scale_fields.SCALE_OPTIONS,
+            Field("keda", "keda", _KEDA, doc="Scaling by KEDA, with serving.triggers."),
+            without=("keda",),
+        ),
+        doc="How many instances run.",
     ),
-    Field("states", "states", Mapped(COMPONENT_SPEC)),
-    Field("inputs", "inputs", Items(_IO)),
-    Field("outputs", "outputs", Items(_IO)),
+    Field("states", "states", Mapped(COMPONENT_SPEC), doc="State stores of this function."),
+    Field("inputs", "inputs", Items(_IO), doc="What calls an async function."),
+    Field("outputs", "outputs", Items(_IO), doc="Where the function may send to."),
     Field(
         "triggers",
         "triggers",
         Items(
             _variant(
-                scale_fields.KEDA_TRIGGER, Field("targetKind", "targetKind", Text(choices=("object", "job")))
+                scale_fields.KEDA_TRIGGER,
+                Field(
+                    "targetKind",
+                    "targetKind",
+                    Text(choices=("object", "job")),
+                    doc="Not used: scaleOptions.keda decides what is scaled.",
+                ),
             )
         ),
+        doc="What the number of instances follows.",
     ),
     without=("triggers", "outputs", "states", "scaleOptions", "hooks", "tracing", "workloadType"),
 )
 _BUILD = _variant(
     v1beta2.BUILD,
-    Field("shipwright", "shipwright", _variant(v1beta2.SHIPWRIGHT, without=("params",))),
-    Field("params", "params", _STRINGS),
+    Field(
+        "shipwright",
+        "shipwright",
+        _variant(v1beta2.SHIPWRIGHT, without=("params",)),
+        doc="Settings for builds by Shipwright.",
+    ),
+    Field("params", "params", _STRINGS, doc="Parameters of the strategy."),
     without=("shipwright",),
 )
-_PORT = Field("port", "port", _COUNT)
+_PORT = Field("port", "port", _COUNT, doc="Port of the user's container; default 8080.")
 _FUNCTION_SPEC = _variant(
     v1beta2.FUNCTION_SPEC,
     _PORT,
-    Field("route", "route", v1beta2.ROUTE),
-    Field("build", "build", _BUILD),
-    Field("serving", "serving", _SERVING),
+    Field("route", "route", v1beta2.ROUTE, doc="How requests reach it."),
+    Field("build", "build", _BUILD, doc="How source becomes the image; without it nothing is built."),
+    Field("serving", "serving", _SERVING, doc="How it runs; without it nothing is served."),
     without=("build", "serving"),
 )
-_IMAGE = (Field("image", "image", _TEXT), Field("imageCredentials", "imageCredentials", Only("name", _TEXT)))
-_BUILDER_SPEC = _variant(_BUILD, *_IMAGE, Field("state", "state", _TEXT))
-_SERVING_SPEC = _variant(_SERVING, *_IMAGE, Field("version", "version", _TEXT), _PORT)
+_BUILDER_SPEC = _variant(_BUILD, *v1beta2.BUILDER_FIELDS)
+_SERVING_SPEC = _variant(_SERVING, *v1beta2.SERVING_FIELDS, _PORT)
 
 # --------------------------------------------------------------------------------------------------------- up
 

@@ -140,7 +140,7 @@ async def test_owner_of_another_namespace_does_not_count(world, store):
 async def test_owner_of_a_kind_that_is_not_served_is_left_alone(world, store):
     client, settle = world
     await make(
-        client, "child", {"name": "d", "uid": "0", "more": {"apiVersion": "apps/v1", "kind": "Deployment"}}
+        client, "child", {"name": "d", "uid": "0", "more": {"apiVersion": "example.com/v1", "kind": "Gadget"}}
     )
     await settle()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pelton.apiserver.builtin import coordination, core, events, namespaces, network, pods
+from pelton.apiserver.builtin import coordination, core, events, namespaces, network, pods, workloads
 from pelton.apiserver.registry import Row
 
 __all__ = ["ROWS"]
@@ -18,4 +18,7 @@ ROWS: tuple[Row, ...] = (
     events.EVENT,
     events.EVENTS,
     coordination.LEASE,
+    workloads.DEPLOYMENT,
+    workloads.STATEFUL_SET,
+    workloads.JOB,
 )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
+from pelton.apiserver.builtin import table
 from pelton.apiserver.schema import SchemaChecks, check, check_rules, parse, unknown_keywords
 from pelton.errors import PeltonError
 from pelton.manifest import kinds, text
@@ -19,7 +20,8 @@ from tests.unit.targets.kubernetes.test_render import CLUSTERS, functions
 
 ROOT = Path(__file__).parents[4]
 GOLDEN = sorted((ROOT / "tests" / "golden" / "render").glob("*.txt"))
-CORE = {("v1", "Service"), ("v1", "Namespace"), ("gateway.networking.k8s.io/v1alpha2", "TLSRoute")}
+BUILT_IN = {(row.api_version, row.kind): row.checks for row in table.ROWS}
+FOREIGN = {("gateway.networking.k8s.io/v1alpha2", "TLSRoute")}
 
 
 def definitions() -> list[dict[str, Any]]:
@@ -45,13 +47,13 @@ SCHEMAS = schemas()
 def problems(obj: dict[str, Any]) -> list[str]:
     """Return why an API server would refuse an object, or drop a part of it."""
     kind = obj["apiVersion"], obj["kind"]
-    if kind in SCHEMAS:
-        checks = SCHEMAS[kind]
+    checks = SCHEMAS.get(kind) or BUILT_IN.get(kind)
+    if checks is not None:
         checked = checks.check(checks.default(obj), None, subresource="")
         return [f"{cause.field}: {cause.message}" for cause in checked.causes] + [
             f"{field}: unknown" for field in checked.unknown
         ]
-    if kind in CORE:
+    if kind in FOREIGN:
         return []
     try:
         warnings = kinds.admit(obj).warnings
@@ -94,6 +96,9 @@ def test_golden_cases_show_every_kind():
 
     assert shown >= set(SCHEMAS) | {
         ("v1", "Service"),
+        ("apps/v1", "Deployment"),
+        ("apps/v1", "StatefulSet"),
+        ("batch/v1", "Job"),
         ("dapr.io/v1alpha1", "Component"),
         ("keda.sh/v1alpha1", "ScaledObject"),
         ("keda.sh/v1alpha1", "ScaledJob"),
@@ -158,11 +163,11 @@ def _long_name(obj):
     [
         ("Service", _reserved, "spec.template.spec.containers[0].env["),
         ("Service", _two_ports, "spec.template.spec.containers[0].ports"),
-        ("Deployment", _other_labels, "spec"),
+        ("Deployment", _other_labels, "spec.template.metadata.labels"),
         ("Deployment", _twice, "spec.template.spec.containers[0].env"),
         ("Deployment", _misspelt, "spec.replica"),
         ("StatefulSet", _long_name, "metadata.name"),
-        ("Job", _always, "spec"),
+        ("Job", _always, "spec.template.spec.restartPolicy"),
     ],
 )
 def test_schemas_refuse_what_the_originals_refuse(kind, spoil, field):

@@ -1,5 +1,7 @@
 """Deployments, StatefulSets and Jobs through the API: defaults, rules, scale, merging of containers."""
 
+from typing import Any
+
 import pytest
 
 from pelton.testing.asgi_client import AsgiClient
@@ -21,10 +23,10 @@ async def client():
 
 
 def workload(kind, name="x", **spec):
-    pod = {"containers": [{"name": "a", "image": "demo/a:1"}]}
+    pod: dict[str, Any] = {"containers": [{"name": "a", "image": "demo/a:1"}]}
     if kind == "Job":
         pod["restartPolicy"] = "Never"
-        wanted = {"template": {"spec": pod}}
+        wanted: dict[str, Any] = {"template": {"spec": pod}}
     else:
         labels = {"app": name}
         wanted = {

@@ -27,6 +27,9 @@ class Passing:
             return Checked(obj=obj)
         return self._admit(obj)
 
+    def prune(self, obj, /):
+        return obj, ()
+
     def read(self, obj, /):
         return obj
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from starlette.requests import Request
 from pelton.apiserver.registry import Row
 from pelton.errors import ProtocolError
 
-__all__ = ["ADMIN", "EDIT", "ROLES", "VIEW", "Call", "User", "internal"]
+__all__ = ["ADMIN", "EDIT", "ROLES", "VIEW", "Call", "User", "internal", "within_budget"]
 
 Obj = dict[str, Any]
 
@@ -64,6 +64,7 @@ class Call:
     user: User
     warnings: list[str] = field(default_factory=list)
     dry_run_asked: bool = False
+    unknown_told: bool = False
 
     @property
     def key(self) -> str:
@@ -143,3 +144,19 @@ def internal(row: Row, namespace: str, name: str, *, user: str, method: str = "D
     scope = {"type": "http", "method": method, "path": "/", "query_string": b"", "headers": []}
     caller = User(name=user, groups=("system:masters", "system:authenticated"))
     return Call(Request(scope), row, namespace, name, "", caller)
+
+
+def within_budget(warnings: Sequence[str]) -> list[str]:
+    """Return the warnings of a request: each once; past 4096 characters in all, each is cut to 256."""
+    unique = list(dict.fromkeys(warnings))
+    if sum(map(len, unique)) <= 4096:
+        return unique
+    kept: list[str] = []
+    left = 4096
+    for each in unique:
+        text = each[:256]
+        if len(text) > left:
+            break
+        kept.append(text)
+        left -= len(text)
+    return kept

@@ -34,6 +34,10 @@ class _Checks:
         checked = self._kind.verbs.convert(admitted.obj, self._older) if self._older else admitted.obj
         return Checked(obj=checked, warnings=admitted.warnings)
 
+    def prune(self, obj: Obj, /) -> tuple[Obj, Sequence[str]]:
+        """Drop nothing here: `check` does."""
+        return obj, ()
+
     def read(self, obj: Obj, /) -> Obj:
         """Return it as it is."""
         return obj

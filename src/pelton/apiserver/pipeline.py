@@ -322,6 +322,12 @@ class Writer:
     async def _mutate(self, call: Call, operation: str, obj: Obj | None, old: Obj | None) -> Obj:
         if self._admission is None or not self._admission.concerns(call.row, operation, call.subresource):
             return obj or {}
+        if obj is not None:
+            # Pruned before, so that hooks see what will be stored; told here, so that what hooks add is not.
+            obj, unknown = call.row.checks.prune(obj)
+            call.unknown_told = True
+            if unknown:
+                unknown_fields(call.field_validation, unknown, call.warn)
         new, warnings = await self._admission.mutate(self._review(call, operation, obj, old))
         call.warn(warnings)
         if new is None or new is obj:
@@ -353,7 +359,7 @@ class Writer:
         # A scale is a change of the object itself.
         part = "status" if call.subresource == "status" else ""
         checked: Checked = call.row.checks.check(obj, old, subresource=part)
-        if checked.unknown:
+        if checked.unknown and not call.unknown_told:
             unknown_fields(call.field_validation, checked.unknown, call.warn)
         call.warn(checked.warnings)
         if checked.causes:

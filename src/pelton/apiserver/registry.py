@@ -93,6 +93,10 @@ class Checks(Protocol):
         """
         ...
 
+    def prune(self, obj: Obj, /) -> tuple[Obj, Sequence[str]]:
+        """Return the object without unknown fields, and their paths: what admission webhooks are to see."""
+        ...
+
     def read(self, obj: Obj, /) -> Obj:
         """Return a stored object as it is shown; called only when `Row.reads` is set."""
         ...
@@ -108,6 +112,10 @@ class Open:
     def check(self, obj: Obj, old: Obj | None, /, *, subresource: str) -> Checked:
         """Accept it as it is."""
         return Checked(obj=obj)
+
+    def prune(self, obj: Obj, /) -> tuple[Obj, Sequence[str]]:
+        """Drop nothing."""
+        return obj, ()
 
     def read(self, obj: Obj, /) -> Obj:
         """Return it as it is."""

@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp
 
 from pelton.apiserver import bodies, forms, managed, patch, selectors
-from pelton.apiserver.calls import Call
+from pelton.apiserver.calls import Call, within_budget
 from pelton.apiserver.pipeline import Writer
 from pelton.apiserver.registry import Row
 from pelton.apiserver.scale import SCALE_ROW, scale_of, scaled
@@ -82,9 +82,10 @@ class Verbs:
             case "watch":
                 return self._watch(call)
             case "list":
-                return await self._list(call)
+                return self._with_warnings(call, await self._list(call))
             case "get":
-                return json_bytes(self._form(call).one((await self._raws(call.row, [self._entry(call)]))[0]))
+                raw = (await self._raws(call.row, [self._entry(call)]))[0]
+                return self._with_warnings(call, json_bytes(self._form(call).one(raw)))
             case "create":
                 return await self._create(call)
             case "update":
@@ -386,7 +387,7 @@ class Verbs:
         return self._with_warnings(call, json_bytes(self._form(call).one(forms.encode(obj)), status=status))
 
     def _with_warnings(self, call: Call, response: Response) -> Response:
-        for warning in call.warnings:
+        for warning in within_budget(call.warnings):
             text = " ".join(warning.split()).replace("\\", "\\\\").replace('"', '\\"')
             response.headers.append("Warning", f'299 - "{text.encode("ascii", "replace").decode()}"')
         return response

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pelton.apiserver import rules
 from pelton.apiserver.calls import internal
@@ -54,6 +54,10 @@ class _Checks:
     def check(self, obj: Obj, old: Obj | None, /, *, subresource: str) -> Checked:
         """Accept it."""
         return Checked(obj=obj)
+
+    def prune(self, obj: Obj, /) -> tuple[Obj, Sequence[str]]:
+        """Drop nothing here: `check` does."""
+        return obj, ()
 
     def read(self, obj: Obj, /) -> Obj:
         """Return it as it is."""

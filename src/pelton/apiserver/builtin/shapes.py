@@ -234,6 +234,12 @@ class Shaped:
             causes += self._rules(pruned, old)
         return Checked(obj=pruned, causes=causes, unknown=unknown)
 
+    def prune(self, obj: Obj, /) -> tuple[Obj, Sequence[str]]:
+        """Return the object without unknown fields, and their paths; values are not judged."""
+        unknown: list[str] = []
+        pruned: Obj = _walk(self._schema, obj, "", [], [], unknown)
+        return pruned, unknown
+
     def read(self, obj: Obj, /) -> Obj:
         """Return it as it is."""
         return obj

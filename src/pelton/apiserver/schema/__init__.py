@@ -7,6 +7,6 @@ the registry and the controller of definitions call this. Source: contracts oper
 from pelton.apiserver.schema.checks import SchemaChecks
 from pelton.apiserver.schema.node import parse
 from pelton.apiserver.schema.rules import check_rules
-from pelton.apiserver.schema.structural import check, unknown_keywords
+from pelton.apiserver.schema.structural import check, drop_unknown_keywords, unknown_keywords
 
-__all__ = ["SchemaChecks", "check", "check_rules", "parse", "unknown_keywords"]
+__all__ = ["SchemaChecks", "check", "check_rules", "drop_unknown_keywords", "parse", "unknown_keywords"]

@@ -7,7 +7,7 @@ nodes. Pure. Source: contracts operator-webhook.md 5.1, 5.2.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pelton.apiserver.registry import Cause, Checked
@@ -56,10 +56,14 @@ class SchemaChecks:
 
     def check(self, obj: Obj, old: Obj | None, /, *, subresource: str) -> Checked:
         """Prune and validate; see `pelton.apiserver.registry.Checks`."""
-        result = copy.deepcopy(obj)
-        unknown = [] if self._preserve else fill.prune(result, self.node)
+        result, unknown = self.prune(obj)
         causes = self._causes(result, ABSENT if old is None else old, subresource)
         return Checked(obj=result, causes=causes, unknown=unknown)
+
+    def prune(self, obj: Obj, /) -> tuple[Obj, Sequence[str]]:
+        """Return a copy without unknown fields, and their paths."""
+        result = copy.deepcopy(obj)
+        return result, [] if self._preserve else fill.prune(result, self.node)
 
     def read(self, obj: Obj, /) -> Obj:
         """Return a stored object with what the schema says today: pruned, with defaults."""

@@ -26,7 +26,7 @@ from pelton.apiserver.schema.problems import (
 from pelton.apiserver.schema.validate import validate
 from pelton.cel.regex import RegexError, compile_regex
 
-__all__ = ["KEYWORDS", "check", "unknown_keywords"]
+__all__ = ["KEYWORDS", "check", "drop_unknown_keywords", "unknown_keywords"]
 
 Doc = Mapping[str, Any]
 
@@ -93,10 +93,17 @@ _MAX_DEPTH = 60
 
 
 def unknown_keywords(schema: Any, path: str) -> list[str]:
-    """Return the paths of keywords that no schema has; they are dropped."""
-    found = []
-    for field, level in _levels(schema, path, 0):
-        found += [f"{field}.{key}" for key in level if key not in KEYWORDS]
+    """Return the paths of keywords that no schema has."""
+    levels = _levels(schema, path, 0)
+    return [f"{field}.{key}" for field, level in levels for key in level if key not in KEYWORDS]
+
+
+def drop_unknown_keywords(schema: Any, path: str) -> list[str]:
+    """Remove keywords that no schema has, in place; returns their paths."""
+    found = unknown_keywords(schema, path)
+    for _, level in _levels(schema, path, 0) if found else ():
+        for key in [key for key in level if key not in KEYWORDS]:
+            del level[key]
     return found
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pelton.apiserver.schema import check, unknown_keywords
+from pelton.apiserver.schema import check, drop_unknown_keywords
 
 TEXT = {"type": "string"}
 
@@ -377,5 +377,8 @@ def test_deep_schema_is_refused_without_recursing_into_it():
     assert faults(schema) == ["s: Forbidden: schemas are nested at most 60 levels deep"]
 
 
-def test_unknown_keywords_are_named():
-    assert unknown_keywords(spec(type="string", colour="red"), "s") == ["s.properties[spec].colour"]
+def test_unknown_keywords_are_dropped_and_named():
+    schema = spec(type="string", colour="red")
+
+    assert drop_unknown_keywords(schema, "s") == ["s.properties[spec].colour"]
+    assert schema == spec(type="string")

@@ -31,6 +31,8 @@ app.add_typer(topic_app, name="topic")
 app.add_typer(dlq_app, name="dlq")
 why_app = typer.Typer(help="Ask for the reasons of a decision.", no_args_is_help=True)
 app.add_typer(why_app, name="why")
+rollout_app = typer.Typer(help="Bring a new revision in by steps, or take it back.", no_args_is_help=True)
+app.add_typer(rollout_app, name="rollout")
 token_app = typer.Typer(help="Tokens for others to use the API with.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
 
@@ -323,6 +325,82 @@ def delete(
     _exit(
         run(Home(), kind, names or (), files=files or (), namespace=namespace, wait=wait, timeout_s=timeout)
     )
+
+
+@app.command()
+def revisions(
+    name: Annotated[str, typer.Argument(help="Name of the function.")],
+    namespace: Namespace = "default",
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+) -> None:
+    """Show the revisions of a function that are kept, with their share of the traffic."""
+    from pelton.cli.rollback import revisions as run
+
+    _exit(run(Home(), name, namespace, output=_one_of(output, "table", "json")))
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(help="Name of the function.")],
+    namespace: Namespace = "default",
+    to_revision: Annotated[str, typer.Option(help="Revision to go back to; default the one before.")] = "",
+    timeout: Timeout = 180.0,
+) -> None:
+    """Give a function the spec and the code of an earlier revision again."""
+    from pelton.cli.rollback import rollback as run
+
+    _exit(run(Home(), name, namespace, to_revision=to_revision, timeout_s=timeout))
+
+
+@rollout_app.command("status")
+def rollout_status(
+    name: Annotated[str, typer.Argument(help="Name of the function.")],
+    namespace: Namespace = "default",
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on until it is over.")] = False,
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+) -> None:
+    """Show how far a rollout has come; exit code 1 when it was aborted."""
+    from pelton.cli.rollout import status as run
+
+    _exit(run(Home(), name, namespace, watch=watch, output=_one_of(output, "table", "json")))
+
+
+@rollout_app.command("pause")
+def rollout_pause(
+    name: Annotated[str, typer.Argument(help="Name of the function.")], namespace: Namespace = "default"
+) -> None:
+    """Stay at the current step; the time until `resume` does not count for it."""
+    _rollout("pause", name, namespace)
+
+
+@rollout_app.command("resume")
+def rollout_resume(
+    name: Annotated[str, typer.Argument(help="Name of the function.")], namespace: Namespace = "default"
+) -> None:
+    """Go on: with the current step after `pause`, to the next one after a step that waits."""
+    _rollout("resume", name, namespace)
+
+
+@rollout_app.command("abort")
+def rollout_abort(
+    name: Annotated[str, typer.Argument(help="Name of the function.")], namespace: Namespace = "default"
+) -> None:
+    """Give all traffic back to the revision before."""
+    _rollout("abort", name, namespace)
+
+
+@rollout_app.command("restart")
+def rollout_restart(
+    name: Annotated[str, typer.Argument(help="Name of the function.")], namespace: Namespace = "default"
+) -> None:
+    """Begin an aborted rollout anew, with its first step."""
+    _rollout("restart", name, namespace)
+
+
+def _rollout(verb: str, name: str, namespace: str) -> None:
+    from pelton.cli.rollout import act
+
+    _exit(act(Home(), name, namespace, verb))
 
 
 @app.command()

@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 _MANIFESTS: Final = (".yaml", ".yml", ".json")
-_SETTLED: Final = ("Running", "Failed", "Timeout", "UnknownRuntime")
+_SETTLED: Final = ("Running", "Failed", "Timeout", "Canceled", "UnknownRuntime")
 _SERVER_SET: Final = (
     "uid",
     "resourceVersion",
@@ -197,7 +197,7 @@ def wait_settled(client: Client, kind: Kind, obj: dict[str, Any], *, timeout_s: 
             build, serving = status.get("build") or {}, status.get("serving") or {}
             line(f"build {build.get('state') or 'pending'}, serving {serving.get('state') or 'pending'}")
             if observed >= generation and build.get("resourceHash", content) == content:
-                if build.get("state") in ("Failed", "Timeout"):
+                if build.get("state") in ("Failed", "Timeout", "Canceled"):
                     _explain(namespace, name, build)
                     return False
                 if build.get("state") == "Building" or (digest and digest != _built_digest(status)):

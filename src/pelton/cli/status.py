@@ -132,6 +132,10 @@ def _function(
         "limits": seen.get("limits"),
         "last_terminated": seen.get("last_terminated"),
         "decision": seen.get("decision", ""),
+        "revisions": [
+            {"revision": one["revision"], "instances": one["instances"], "desired": one["desired"]}
+            for one in seen.get("revisions", ())
+        ],
         "workers": [
             {
                 "id": i["id"],

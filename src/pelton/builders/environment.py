@@ -18,7 +18,7 @@ import signal
 import sys
 import sysconfig
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -217,6 +217,8 @@ def _normalised_order(requirements: str) -> list[str]:
 def _ready(root: Path, key: str) -> Environment | None:
     place = root / key
     for folder in place.glob("lib/python3*/site-packages"):
+        with suppress(OSError):
+            os.utime(place)  # when it was used last, for `collect.py`
         return Environment(path=str(place), site_packages=str(folder), key=key)
     return None
 

@@ -22,6 +22,7 @@ from pelton.apiserver.service import ApiService
 from pelton.apiserver.store import SqliteStore
 from pelton.apiserver.tokens import either, fixed
 from pelton.builders.build import build
+from pelton.builders.collect import BUNDLE_GRACE_S, Collector
 from pelton.cli import metrics
 from pelton.cli.home import Home, Settings
 from pelton.cli.pods import PodMirror, logs_of, replicas_of
@@ -43,6 +44,8 @@ __all__ = ["ControlPlane"]
 
 RECEIVERS = "receivers.notification.kubesphere.io"
 _ADMINS = ("system:masters", "system:authenticated")
+_BUSY_S = 10.0
+"""Seconds until the next try to clean up while Functions are being worked on."""
 _log = get(__name__)
 
 
@@ -77,6 +80,7 @@ class ControlPlane:
         self._clock = clock
         self._receivers_changed = receivers_changed
         self._observe = observe
+        self._freed = asyncio.Event()
 
     @asynccontextmanager
     async def serving(self, sock: socket.socket, host: str) -> AsyncIterator[str]:
@@ -116,6 +120,7 @@ class ControlPlane:
                         PodMirror(store, self._target.instances, self._clock).run(), name="pods"
                     ),
                     asyncio.create_task(self._services(store).run(), name="services"),
+                    asyncio.create_task(self._collect(reconciler), name="collector"),
                 ]
                 try:
                     yield server.url
@@ -145,7 +150,24 @@ class ControlPlane:
             gateway=lambda: gateway,
             facts=facts,
             built=_still_there,
+            pruned=self._freed.set,
         )
+
+    async def _collect(self, reconciler: Reconciler) -> None:
+        """Remove what dropped revisions needed, some time later; costs nothing while none was dropped."""
+        collector = Collector(self._home.bundles, self._home.environments, self._clock)
+        while True:
+            await self._freed.wait()
+            self._freed.clear()
+            while True:
+                needed = await reconciler.paths()
+                if needed is None:
+                    await self._clock.sleep(_BUSY_S)
+                    continue
+                await collector.sweep(needed)
+                if not collector.waiting_for_bundles:
+                    break
+                await self._clock.sleep(BUNDLE_GRACE_S)
 
     async def _build(self, run: BuildRun, function: Function) -> BuildResult:
         return await build(

@@ -70,10 +70,6 @@ class Building:
         self._running: dict[str, str] = {}  # function key -> its Builder at work
         self._cancelled: set[str] = set()  # keys whose build somebody ended by its Builder
 
-    def busy(self) -> bool:
-        """Tell whether a build is under way."""
-        return bool(self._running)
-
     def see(self, key: str, child: Child | None) -> bool:
         """Take in a changed Builder, None for a deleted one; tells whether to look at the Function."""
         if child is None:

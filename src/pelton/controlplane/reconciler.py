@@ -105,6 +105,7 @@ class Reconciler:
         self._queue = KeyQueue(self.reconcile, clock=clock, parallel=parallel)
         self._keys: set[str] = set()
         self._kicks = 0
+        self._passes = self._finished = 0
 
     # -- running ---------------------------------------------------------------------------------------------
 
@@ -130,17 +131,18 @@ class Reconciler:
     async def paths(self) -> set[str] | None:
         """Return the directories that Functions need; None while that cannot be said.
 
-        A build that is under way may be about to need one that nobody needed so far, and a record that
+        A pass that is under way may be about to need one that nobody needed so far, and a record that
         cannot be read may, too.
         """
-        if self._building.busy():
+        before = self._passes
+        if before != self._finished:
             return None
         needed: set[str] = set()
         for record in (await self._revisions.all()).values():
             if record is None:
                 return None
             needed |= record.paths()
-        return None if self._building.busy() else needed
+        return needed if self._passes == before else None
 
     def kick(self, namespace: str, name: str) -> None:
         """Look at one Function again, now."""
@@ -274,6 +276,7 @@ class Reconciler:
             latest=record.latest,
         )
         work.rollout = Rollout.from_status(work.status)
+        self._passes += 1
         try:
             ready, result = await self._building.have(work)
             if ready:
@@ -283,7 +286,10 @@ class Reconciler:
                 await self._serving.keep(work)
                 await self._statuses.write(work, work.held())
         finally:
-            await self._revisions.save(namespace, name, work.record)
+            try:
+                await self._revisions.save(namespace, name, work.record)
+            finally:
+                self._finished += 1
         return work.retry_s
 
     # -- the end of a Function -------------------------------------------------------------------------------

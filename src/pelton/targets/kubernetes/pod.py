@@ -152,26 +152,17 @@ def function_pod(
     ports = _ports(container, port, knative=knative, h2c=_speaks_h2c(function), notes=notes)
     env = env_list(
         [
-            *_written_env(container),
+            *(container.get("env") or ()),
             {"name": "APP_PROTOCOL", "value": annotations["dapr.io/app-protocol"]},
             *(_skywalking(function, surroundings) if not _is_keda_http(serving) else ()),
-            *({"name": name, "value": value} for name, value in variables.items()),
-            *({"name": name, "value": value} for name, value in serving.params.items()),
+            *_plain(variables),
+            *_plain(serving.params),
             *pod_identity(identity.namespace),
-            *(
-                {"name": name, "value": identity.dapr_host}
-                for name in ("DAPR_HOST", "DAPR_SIDECAR_IP")
-                if proxied
-            ),
+            *_plain(dict.fromkeys(("DAPR_HOST", "DAPR_SIDECAR_IP"), identity.dapr_host) if proxied else {}),
         ]
     )
     if knative:
-        for variable in env:
-            if variable["name"] in _KNATIVE_RESERVED:
-                notes.add(
-                    "spec.serving", f"{variable['name']} is left out: Knative sets it and refuses another"
-                )
-        env = [variable for variable in env if variable["name"] not in _KNATIVE_RESERVED]
+        env = _without_reserved(env, notes)
     for key, value in (("ports", ports), ("env", env)):  # behind what the user wrote
         container.pop(key, None)
         container[key] = value
@@ -200,8 +191,16 @@ def _containers(spec: dict[str, Any]) -> list[dict[str, Any]]:
     return containers
 
 
-def _written_env(container: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return list(container.get("env") or ())
+def _plain(values: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def _without_reserved(env: list[dict[str, Any]], notes: Notes) -> list[dict[str, Any]]:
+    for variable in env:
+        if variable["name"] in _KNATIVE_RESERVED:
+            sentence = f"{variable['name']} is left out: Knative sets it and refuses another"
+            notes.add("spec.serving", sentence)
+    return [variable for variable in env if variable["name"] not in _KNATIVE_RESERVED]
 
 
 def _ports(
@@ -237,17 +236,17 @@ def _is_wasm(function: Function) -> bool:
     return _WASM_VARIANT in function.annotations or _WASM_VARIANT in serving.annotations
 
 
-def _skywalking(function: Function, surroundings: Around) -> tuple[dict[str, Any], ...]:
+def _skywalking(function: Function, surroundings: Around) -> list[dict[str, Any]]:
     provider = surroundings.tracing.provider if surroundings.tracing is not None else None
     if provider is None or provider.name != "skywalking":
-        return ()
+        return []
     values = {
         "SW_AGENT_COLLECTOR_BACKEND_SERVICES": provider.oap_server,
         "SW_AGENT_NAME": function.name,
         "SW_AGENT_NAMESPACE": function.namespace,
         "SW_AGENT_KEEP_TRACING": "true",
     }
-    return tuple({"name": name, "value": value} for name, value in values.items())
+    return _plain(values)
 
 
 def _pull_secrets(spec: dict[str, Any], function: Function) -> None:

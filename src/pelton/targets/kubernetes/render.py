@@ -205,50 +205,12 @@ def _http(
     http = serving.triggers.http if serving.triggers else None
     timeout_s = _request_timeout(function)
     hosts = routing.hostnames(function, identity, gateway, notes)
-    made: list[dict[str, Any]] = []
     if serving.workload_type not in ("", "Deployment"):
         notes.add("spec.serving.workloadType", "a function with an HTTP trigger has no choice of it")
-    if http is None or http.engine != "keda":
-        keda = serving.scale_options.keda if serving.scale_options else None
-        if keda is not None and keda != KedaOptions():
-            notes.add("spec.serving.scaleOptions.keda", "Knative scales it, by scaleOptions.knative")
-        made.append(
-            workload.knative_service(
-                function,
-                identity,
-                pod,
-                concurrency=scaling.concurrency(function),
-                request_timeout_s=timeout_s,
-                notes=notes,
-            )
-        )
-        revision = workload.revision_name(identity)
-        backend = routing.Backend(service=revision, port=80, host=identity.inside(revision))
+    if http is not None and http.engine == "keda":
+        made, backend = _keda_http(function, serving, identity, pod, cluster, hosts, notes)
     else:
-        deployment = workload.workload(
-            function, identity, pod, "Deployment", event_service=events, notes=notes
-        )
-        service = workload.http_service(identity, pod)
-        made += [deployment, service]
-        service_name = service["metadata"]["name"]
-        backend = routing.Backend(service=service_name, port=80)
-        if serving.scale_options is not None and serving.scale_options.knative:
-            notes.add("spec.serving.scaleOptions.knative", "KEDA scales it, by scaleOptions.keda")
-        if serving.scale_options is not None and serving.scale_options.keda is not None:
-            made += scaling.http_scalers(
-                function,
-                identity,
-                cluster,
-                deployment=deployment["metadata"]["name"],
-                service=service_name,
-                hosts=hosts,
-                notes=notes,
-            )
-            backend = routing.Backend.interceptor(cluster)
-            if cluster.http_add_on_namespace != identity.namespace:
-                made.append(routing.reference_grant(identity, cluster))
-            else:
-                backend = routing.Backend(service=backend.service, port=backend.port)
+        made, backend = _knative(function, serving, identity, pod, timeout_s, notes)
     if events:
         notes.add(
             "spec.serving.triggers",
@@ -259,6 +221,58 @@ def _http(
         made.append(routing.internal_service(identity, gateway))
     made.append(routing.http_route(function, identity, gateway, hosts, backend, request_timeout_s=timeout_s))
     return made
+
+
+def _knative(
+    function: Function, serving: Serving, identity: Identity, pod: Pod, timeout_s: float | None, notes: Notes
+) -> tuple[list[dict[str, Any]], routing.Backend]:
+    """Return Knative's Service, and where a route leads: to the revision, under the host name it expects."""
+    keda = serving.scale_options.keda if serving.scale_options else None
+    if keda is not None and keda != KedaOptions():
+        notes.add("spec.serving.scaleOptions.keda", "Knative scales it, by scaleOptions.knative")
+    made = workload.knative_service(
+        function,
+        identity,
+        pod,
+        concurrency=scaling.concurrency(function),
+        request_timeout_s=timeout_s,
+        notes=notes,
+    )
+    revision = workload.revision_name(identity)
+    return [made], routing.Backend(service=revision, port=80, host=identity.inside(revision))
+
+
+def _keda_http(
+    function: Function,
+    serving: Serving,
+    identity: Identity,
+    pod: Pod,
+    cluster: Cluster,
+    hosts: tuple[str, ...],
+    notes: Notes,
+) -> tuple[list[dict[str, Any]], routing.Backend]:
+    """Return Deployment, Service and scaler, and where a route leads: to the interceptor, if it scales."""
+    options = serving.scale_options
+    if options is not None and options.knative:
+        notes.add("spec.serving.scaleOptions.knative", "KEDA scales it, by scaleOptions.keda")
+    deployment = workload.workload(function, identity, pod, "Deployment", event_service=False, notes=notes)
+    service = workload.http_service(identity, pod)
+    service_name = service["metadata"]["name"]
+    made = [deployment, service]
+    if options is None or options.keda is None:
+        return made, routing.Backend(service=service_name, port=80)
+    made += scaling.http_scalers(
+        function,
+        identity,
+        cluster,
+        deployment=deployment["metadata"]["name"],
+        service=service_name,
+        hosts=hosts,
+        notes=notes,
+    )
+    if cluster.http_add_on_namespace != identity.namespace:
+        made.append(routing.reference_grant(identity, cluster))
+    return made, routing.Backend.interceptor(cluster, identity.namespace)
 
 
 def _async(
@@ -329,20 +343,19 @@ def _identity(
 
 
 def _has_dapr(function: Function, serving: Serving) -> bool:
-    asked = function.annotations.get(_ENABLE_DAPR)
-    if asked is not None:
-        return asked.strip().lower() != "false"
+    asked, path = traffic.annotation(function, _ENABLE_DAPR)
+    if path:
+        return asked.lower() != "false"
     triggers = serving.triggers
     inputs = triggers is not None and bool(triggers.dapr or triggers.inputs)
     return inputs or bool(serving.outputs or serving.states)
 
 
 def _dapr_mode(function: Function, notes: Notes) -> str:
-    mode = function.annotations.get(_DAPR_MODE, "").strip() or "standalone"
-    if mode not in ("standalone", "sidecar"):
-        notes.add(f"metadata.annotations[{_DAPR_MODE}]", f'"{mode}" is taken to be standalone, not sidecar')
-        return "standalone"
-    return mode
+    mode, path = traffic.annotation(function, _DAPR_MODE)
+    if mode not in ("", "standalone", "sidecar"):
+        notes.add(path, f'"{mode}" is taken to be standalone, not sidecar')
+    return "sidecar" if mode == "sidecar" else "standalone"
 
 
 def _around(function: Function, serving: Serving, cluster: Cluster) -> Around:
@@ -381,7 +394,7 @@ def _annotations(
     if asked is not None and asked != str(sidecar).lower():
         notes.add(
             "spec.serving.annotations[dapr.io/enabled]",
-            f"{_ENABLE_DAPR} and {_DAPR_MODE} in metadata.annotations decide",
+            f"{_ENABLE_DAPR} and {_DAPR_MODE} decide",
         )
     found["dapr.io/enabled"] = "true" if sidecar else "false"
     return found

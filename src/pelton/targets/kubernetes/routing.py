@@ -55,9 +55,12 @@ class Backend:
     host: str = ""
 
     @classmethod
-    def interceptor(cls, cluster: Cluster) -> Backend:
-        """Return the interceptor of KEDA's HTTP add-on, which finds the function by its host name."""
-        return cls(service=_INTERCEPTOR, port=_INTERCEPTOR_PORT, namespace=cluster.http_add_on_namespace)
+    def interceptor(cls, cluster: Cluster, namespace: str) -> Backend:
+        """Return the interceptor of KEDA's HTTP add-on, for routes of a namespace."""
+        place = cluster.http_add_on_namespace
+        return cls(
+            service=_INTERCEPTOR, port=_INTERCEPTOR_PORT, namespace="" if place == namespace else place
+        )
 
 
 def gateway_of(function: Function, cluster: Cluster, notes: Notes) -> OpenFunctionGateway:

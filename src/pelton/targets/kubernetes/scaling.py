@@ -218,17 +218,7 @@ def http_scalers(
         notes: Takes what the add-on has no field for.
     """
     serving = function.serving or Serving()
-    keda = _keda(serving)
-    for index, trigger in enumerate(keda.triggers):
-        notes.add(f"{_KEDA}.triggers[{index}]", f"{trigger.type}: HTTP functions scale by requests only")
-    for name, given in (("scaledObject", keda.scaled_object), ("scaledJob", keda.scaled_job)):
-        if given is not None:
-            notes.add(f"{_KEDA}.{name}", "HTTP functions scale by requests: write httpScaledObject")
-    options = keda.http_scaled_object
-    pending = options.target_pending_requests if options is not None else None
-    cooldown = options.cooldown_period_s if options is not None else None
-    target = _TARGET_PENDING_REQUESTS if pending is None else pending
-    cooldown_s = _COOLDOWN_S if cooldown is None else cooldown
+    target, cooldown_s = _http_settings(_keda(serving), notes)
     reference = {"apiVersion": "apps/v1", "kind": "Deployment", "name": deployment}
     prefixes = _path_prefixes(serving, notes)
     if cluster.http_add_on == "v1alpha1":
@@ -238,7 +228,7 @@ def http_scalers(
             for short, name in (("min", "minReplicaCount"), ("max", "maxReplicaCount"))
             if name in bounds
         }
-        spec: dict[str, Any] = {
+        spec = {
             "hosts": list(hosts),
             **({"pathPrefixes": prefixes} if prefixes else {}),
             "scaleTargetRef": {**reference, "service": service, "port": 80},
@@ -247,40 +237,47 @@ def http_scalers(
             "scaledownPeriod": cooldown_s,
         }
         return [_scaler("http.keda.sh/v1alpha1", "HTTPScaledObject", identity, spec)]
+    if target < 1:
+        notes.add(f"{_KEDA}.httpScaledObject.targetPendingRequests", "an InterceptorRoute takes 1 at least")
     rule: dict[str, Any] = {"hosts": list(hosts)}
     if prefixes:
         rule["paths"] = [{"value": prefix} for prefix in prefixes]
-    if target < 1:
-        notes.add(f"{_KEDA}.httpScaledObject.targetPendingRequests", "an InterceptorRoute takes 1 at least")
-    route = _scaler(
-        "http.keda.sh/v1beta1",
-        "InterceptorRoute",
-        identity,
-        {
-            "target": {"service": service, "port": 80},
-            "rules": [rule],
-            "scalingMetric": {"concurrency": {"targetValue": max(1, target)}},
-        },
+    spec = {
+        "target": {"service": service, "port": 80},
+        "rules": [rule],
+        "scalingMetric": {"concurrency": {"targetValue": max(1, target)}},
+    }
+    route = _scaler("http.keda.sh/v1beta1", "InterceptorRoute", identity, spec)
+    scale = {
+        "scaleTargetRef": {**reference, "envSourceContainerName": CONTAINER},
+        **_bounds(serving),
+        "pollingInterval": 15,
+        "cooldownPeriod": cooldown_s,
+        "triggers": [_push_trigger(cluster, route["metadata"]["name"])],
+    }
+    return [route, _scaler("keda.sh/v1alpha1", "ScaledObject", identity, scale)]
+
+
+def _http_settings(keda: KedaOptions, notes: Notes) -> tuple[int, int]:
+    """Return pending requests per instance and seconds before zero; notes what is not about requests."""
+    for index, trigger in enumerate(keda.triggers):
+        notes.add(f"{_KEDA}.triggers[{index}]", f"{trigger.type}: HTTP functions scale by requests only")
+    for name, given in (("scaledObject", keda.scaled_object), ("scaledJob", keda.scaled_job)):
+        if given is not None:
+            notes.add(f"{_KEDA}.{name}", "HTTP functions scale by requests: write httpScaledObject")
+    options = keda.http_scaled_object
+    pending = options.target_pending_requests if options is not None else None
+    cooldown_s = options.cooldown_period_s if options is not None else None
+    return (
+        _TARGET_PENDING_REQUESTS if pending is None else pending,
+        _COOLDOWN_S if cooldown_s is None else cooldown_s,
     )
+
+
+def _push_trigger(cluster: Cluster, route: str) -> dict[str, Any]:
+    """Return the trigger by which the add-on's scaler wakes and counts what an InterceptorRoute names."""
     address = f"keda-add-ons-http-external-scaler.{cluster.http_add_on_namespace}:9090"
-    scaled = _scaler(
-        "keda.sh/v1alpha1",
-        "ScaledObject",
-        identity,
-        {
-            "scaleTargetRef": {**reference, "envSourceContainerName": CONTAINER},
-            **_bounds(serving),
-            "pollingInterval": 15,
-            "cooldownPeriod": cooldown_s,
-            "triggers": [
-                {
-                    "type": "external-push",
-                    "metadata": {"scalerAddress": address, "interceptorRoute": route["metadata"]["name"]},
-                }
-            ],
-        },
-    )
-    return [route, scaled]
+    return {"type": "external-push", "metadata": {"scalerAddress": address, "interceptorRoute": route}}
 
 
 def _path_prefixes(serving: Serving, notes: Notes) -> list[str]:

@@ -35,6 +35,7 @@ from pelton.manifest.fields import (
     merge_problems,
     nearest,
 )
+from pelton.manifest.openfunction_advice import function_advice
 from pelton.manifest.versions import Older
 
 __all__ = ["KINDS", "Admitted", "Column", "Kind", "Verbs", "admit", "by_resource", "lookup"]
@@ -189,6 +190,7 @@ KINDS: tuple[Kind, ...] = (
         ),
         verbs=cast(Verbs, openfunction_core.FUNCTION),
         older=openfunction_core.FUNCTION.older,
+        advice=function_advice,
         doc="A function: where its source is, what calls it, where it sends to, how it scales.",
         observed=observed.FUNCTION,
     ),
@@ -558,7 +560,11 @@ def admit(obj: dict[str, Any], *, where: Callable[[str], str] | None = None) -> 
     problems = merge_problems(found.problems, kind.verbs.rules(found.model))
     warnings = [*notes, *found.warnings]
     if not found.problems:
-        warnings += kind.advice(found.model)
+        # What an older version has in annotations has been taken over into fields by the conversion.
+        taken = (
+            ("metadata.annotations.plugins", "metadata.annotations[plugins.") if converted is not obj else ()
+        )
+        warnings += [item for item in kind.advice(found.model) if not item.path.startswith(taken)]
     if problems:
         raise _invalid(kind, obj, problems, warnings, locate, converted=converted is not obj)
     for path in found.unknown:

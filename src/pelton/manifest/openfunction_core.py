@@ -11,6 +11,7 @@ from typing import Any
 
 from pelton.manifest import openfunction_v1beta1
 from pelton.manifest.fields import Problem
+from pelton.manifest.openfunction_advice import MOVED
 from pelton.manifest.openfunction_fields import FUNCTION_SPEC
 from pelton.manifest.openfunction_rules import function_rules
 from pelton.manifest.verbs import TableVerbs
@@ -133,7 +134,13 @@ def _rules(function: Function) -> list[Problem]:
 
 
 FUNCTION: TableVerbs[Function] = TableVerbs(
-    API_VERSION, KIND, FUNCTION_SPEC, default=_default, rules=_rules, older=(openfunction_v1beta1.FUNCTION,)
+    API_VERSION,
+    KIND,
+    FUNCTION_SPEC,
+    default=_default,
+    rules=_rules,
+    older=(openfunction_v1beta1.FUNCTION,),
+    moved=MOVED,
 )
 """The verbs of Function; each of them is a function of this module as well."""
 

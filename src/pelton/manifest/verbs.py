@@ -6,7 +6,7 @@ another version's forms); `manifest/kinds` calls it. Kinds with fields beside `s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from pelton.errors import UnservedVersionError
@@ -20,6 +20,7 @@ from pelton.manifest.fields import (
     merge_problems,
     raise_invalid,
     read_metadata,
+    render_path,
     write_metadata,
 )
 from pelton.manifest.versions import Older
@@ -45,6 +46,7 @@ class TableVerbs(Generic[M]):
         rules: Broken rules of a model, in contract order.
         required: Whether an object without spec has a problem of type.
         older: Further served versions.
+        moved: Unknown field, with `*` for positions and names, -> what to write instead.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class TableVerbs(Generic[M]):
         rules: Callable[[M], list[Problem]] | None = None,
         required: bool = False,
         older: tuple[Older, ...] = (),
+        moved: Mapping[str, str] | None = None,
     ) -> None:
         self.api_version = api_version
         self.kind = kind
@@ -65,6 +68,7 @@ class TableVerbs(Generic[M]):
         self._rules = rules
         self._required = required
         self.older = older
+        self._moved = {tuple(path.split(".")): field for path, field in (moved or {}).items()}
 
     def read(self, obj: Obj) -> Decoded[M]:
         """Read an object of the storage version, collecting all problems; `status` is not looked at."""
@@ -81,7 +85,22 @@ class TableVerbs(Generic[M]):
         else:
             reading.problem(("spec",), f"must be an object, found {describe(spec)}")
             values |= self.spec.values({}, ("spec",), Reading())
+        if self._moved and reading.unknown:
+            self._name_moved(reading)
         return reading.result(self.spec.make(**values))
+
+    def _name_moved(self, reading: Reading) -> None:
+        """Say of unknown fields that another version has what to write here."""
+        for path in reading.unknown:
+            for pattern, field in self._moved.items():
+                if len(pattern) == len(path) and all(
+                    part in ("*", at) for part, at in zip(pattern, path, strict=True)
+                ):
+                    place = render_path(path)
+                    reading.warnings = [item for item in reading.warnings if item.path != place]
+                    reading.warn(
+                        path, f"unknown field, ignored: it is one of an older version; write {field}"
+                    )
 
     def decode(self, obj: Obj) -> tuple[M, list[Problem]]:
         """Return the model and warnings.

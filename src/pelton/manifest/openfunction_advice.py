@@ -107,8 +107,8 @@ def _build(build: Build) -> Iterator[Problem]:
         if found:
             yield Problem(
                 render_path(("spec", "build", "env", name)),
-                f"holds {' and '.join(found)}: fine here and in what pelton render writes, but OpenFunction's "
-                "own build cuts such values; write spec.build.shipwright.params for it",
+                f"holds {' and '.join(found)}: fine here and in what pelton render writes, OpenFunction's "
+                "own build cuts such values: write spec.build.shipwright.params for it",
             )
     source = build.source
     if source is not None and source.url and source.bundle_image:

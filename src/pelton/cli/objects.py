@@ -16,12 +16,18 @@ from typing import Any, Final
 
 from pelton.builders.build import source_directory
 from pelton.builders.bundle import digest_of
-from pelton.cli.client import Client
+from pelton.cli.client import Client, Resource
 from pelton.cli.home import Home
 from pelton.cli.printing import print_table, print_yaml, progress
-from pelton.errors import ManifestError, NotFoundError, PeltonError, SourceError, UsageError
+from pelton.errors import (
+    ManifestError,
+    NotFoundError,
+    PeltonError,
+    SourceError,
+    UnservedVersionError,
+    UsageError,
+)
 from pelton.manifest import kinds, openfunction_core, text
-from pelton.manifest.kinds import Kind
 from pelton.model.desired import BuildRun
 from pelton.plan.function import SOURCE_DIGEST, build_hash
 
@@ -55,7 +61,7 @@ def apply(home: Home, files: Sequence[str], *, wait: bool, dry_run: bool, timeou
         0 when all were applied (and, with `wait`, are Running); 1 else.
     """
     failed = False
-    applied: list[tuple[Kind, dict[str, Any]]] = []
+    applied: list[tuple[Resource, dict[str, Any]]] = []
     documents, errors = read_documents(files)
     for error in errors:
         complain(error)
@@ -69,7 +75,7 @@ def apply(home: Home, files: Sequence[str], *, wait: bool, dry_run: bool, timeou
                 failed = True
                 continue
             applied.append((kind, obj))
-            print(f"{kind.singular}.{kind.group}/{obj['metadata']['name']} {done}")
+            print(f"{_called(kind)}/{obj['metadata']['name']} {done}")
         if wait and not dry_run:
             for kind, obj in applied:
                 if kind.kind == "Function":
@@ -118,7 +124,16 @@ def _read_one(path: Path) -> str | ManifestError:
         return ManifestError(f"cannot be read: {exc}", where=str(path), hint="manifests are UTF-8 text")
 
 
-def _apply_one(client: Client, document: text.Document, *, dry_run: bool) -> tuple[Kind, dict[str, Any], str]:
+def _apply_one(
+    client: Client, document: text.Document, *, dry_run: bool
+) -> tuple[Resource, dict[str, Any], str]:
+    try:
+        kinds.lookup(document.data.get("apiVersion"), document.data.get("kind"))
+    except UnservedVersionError:
+        pass  # told below, with file and line
+    except ManifestError:
+        if (found := _served(client, document)) is not None:
+            return _apply_served(client, found, document, dry_run=dry_run)
     admitted = kinds.admit(document.data, where=document.where)
     for warning in admitted.warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -141,6 +156,30 @@ def _apply_one(client: Client, document: text.Document, *, dry_run: bool) -> tup
         obj["status"] = old["status"]
     new = client.update(kind, obj, dry_run=dry_run)
     same = new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"]
+    return kind, new, ("unchanged" if same else "configured") + suffix
+
+
+def _served(client: Client, document: text.Document) -> Resource | None:
+    """Return the kind of a document that the server alone knows; None when it does not, either."""
+    kind = (document.data.get("apiVersion"), document.data.get("kind"))
+    return next((row for row in client.served() if (row.api_version, row.kind) == kind), None)
+
+
+def _apply_served(
+    client: Client, kind: Resource, document: text.Document, *, dry_run: bool
+) -> tuple[Resource, dict[str, Any], str]:
+    """Apply an object of a kind that only the server knows; it validates, and merges on its side."""
+    metadata = {k: v for k, v in (document.data.get("metadata") or {}).items() if k not in _SERVER_SET}
+    if kind.namespaced:
+        metadata.setdefault("namespace", "default")
+    obj = {**document.data, "metadata": metadata}
+    suffix = " (dry run)" if dry_run else ""
+    try:
+        old = client.get(kind, metadata.get("namespace", ""), metadata["name"])
+    except NotFoundError:
+        return kind, client.apply(kind, obj, dry_run=dry_run), "created" + suffix
+    new = client.apply(kind, obj, dry_run=dry_run)
+    same = new["metadata"].get("resourceVersion") == old["metadata"]["resourceVersion"]
     return kind, new, ("unchanged" if same else "configured") + suffix
 
 
@@ -175,7 +214,7 @@ def note_source(obj: dict[str, Any]) -> None:
     obj["metadata"].setdefault("annotations", {})[SOURCE_DIGEST] = digest
 
 
-def wait_settled(client: Client, kind: Kind, obj: dict[str, Any], *, timeout_s: float) -> bool:
+def wait_settled(client: Client, kind: Resource, obj: dict[str, Any], *, timeout_s: float) -> bool:
     """Wait until a Function is Running or Failed in its newest generation; tells how it goes.
 
     Returns:
@@ -228,8 +267,8 @@ def _explain(namespace: str, name: str, condition: dict[str, Any]) -> None:
 
 def get(home: Home, word: str, name: str, *, namespace: str | None, output: str, watch: bool) -> int:
     """Print one object or a list; `namespace` None means all namespaces."""
-    kind = kinds.by_resource(word)
     with Client(home) as client:
+        kind = client.resource(word)
         if watch:
             return _watch(client, kind, name, namespace=namespace, output=output)
         if output == "table":
@@ -249,7 +288,7 @@ def get(home: Home, word: str, name: str, *, namespace: str | None, output: str,
     return 0
 
 
-def _watch(client: Client, kind: Kind, name: str, *, namespace: str | None, output: str) -> int:
+def _watch(client: Client, kind: Resource, name: str, *, namespace: str | None, output: str) -> int:
     first = True
     for change, obj in client.follow(kind, namespace, name=name):
         if output == "table":
@@ -269,8 +308,8 @@ def _watch(client: Client, kind: Kind, name: str, *, namespace: str | None, outp
 
 def describe(home: Home, word: str, name: str, *, namespace: str) -> int:
     """Print everything about one object, conditions in words."""
-    kind = kinds.by_resource(word)
     with Client(home) as client:
+        kind = client.resource(word)
         obj = client.get(kind, namespace, name)
     metadata, status = obj["metadata"], obj.get("status") or {}
     print(f"Name:       {metadata['name']}")
@@ -292,8 +331,10 @@ def describe(home: Home, word: str, name: str, *, namespace: str) -> int:
             f"Condition:  {condition['type']}={condition['status']}  {condition.get('reason', '')}"
             f"  {condition.get('message', '').replace(chr(10), chr(10) + ' ' * 14)}"
         )
-    print("Spec:")
-    print_yaml(obj.get("spec", {}), indent=2)
+    for field, value in obj.items():
+        if field not in ("apiVersion", "kind", "metadata", "status"):
+            print(f"{field[:1].upper()}{field[1:]}:")
+            print_yaml(value, indent=2)
     return 0
 
 
@@ -308,25 +349,25 @@ def delete(
     timeout_s: float,
 ) -> int:
     """Delete objects by name or by manifest; with `wait`, return when they are gone."""
-    targets: list[tuple[Kind, str, str]] = []
+    targets: list[tuple[Resource, str, str]] = []
     failed = False
-    if files:
-        documents, errors = read_documents(files)
-        for document in documents:
-            try:
-                kind = kinds.lookup(document.data.get("apiVersion"), document.data.get("kind"))
-            except ManifestError as exc:
-                errors.append(exc)
-                continue
-            metadata = document.data["metadata"]
-            targets.append((kind, metadata.get("namespace", "default"), metadata["name"]))
-        for error in errors:
-            complain(error)
-        failed = bool(errors)
-    else:
-        kind = kinds.by_resource(word)
-        targets += [(kind, namespace, name) for name in names]
     with Client(home) as client:
+        if files:
+            documents, errors = read_documents(files)
+            for document in documents:
+                try:
+                    kind = client.lookup(document.data.get("apiVersion"), document.data.get("kind"))
+                except ManifestError as exc:
+                    errors.append(exc)
+                    continue
+                metadata = document.data["metadata"]
+                targets.append((kind, metadata.get("namespace", "default"), metadata["name"]))
+            for error in errors:
+                complain(error)
+            failed = bool(errors)
+        else:
+            kind = client.resource(word)
+            targets += [(kind, namespace, name) for name in names]
         for kind, space, name in targets:
             try:
                 client.delete(kind, space, name)
@@ -336,11 +377,11 @@ def delete(
                 complain(exc)
                 failed = True
                 continue
-            print(f"{kind.singular}.{kind.group}/{name} deleted")
+            print(f"{_called(kind)}/{name} deleted")
     return 1 if failed else 0
 
 
-def _wait_gone(client: Client, kind: Kind, namespace: str, name: str, timeout_s: float) -> None:
+def _wait_gone(client: Client, kind: Resource, namespace: str, name: str, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
@@ -351,7 +392,14 @@ def _wait_gone(client: Client, kind: Kind, namespace: str, name: str, timeout_s:
     raise PeltonError(f"{kind.singular} {name} is still being deleted after {timeout_s:g} s")
 
 
+def _called(kind: Resource) -> str:
+    return f"{kind.singular}.{kind.group}" if kind.group else kind.singular
+
+
 def _print(obj: dict[str, Any], output: str) -> None:
+    """Print an object or a list, without the record of who wrote which field."""
+    for one in obj.get("items") or [obj]:
+        one.get("metadata", {}).pop("managedFields", None)
     if output == "json":
         print(json.dumps(obj, indent=2))
     else:

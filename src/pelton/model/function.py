@@ -13,6 +13,7 @@ from typing import Any
 from pelton.model.component import ComponentSpec
 
 __all__ = [
+    "FUNCTION_CONTAINER",
     "BehaviorRules",
     "Build",
     "BuildParam",
@@ -48,6 +49,9 @@ __all__ = [
     "Triggers",
     "ValueRef",
 ]
+
+FUNCTION_CONTAINER = "function"
+"""Name of the user's container in spec.serving.template."""
 
 # ------------------------------------------------------------------------------------------------------ build
 

@@ -46,6 +46,7 @@ __all__ = [
     "Problem",
     "asked_convention",
     "build_hash",
+    "is_remote",
     "plan",
 ]
 
@@ -212,7 +213,7 @@ def _source_url(build: Build, problems: list[Problem]) -> str:
         return "file://" + url.removeprefix("file:")
     elif url.startswith("file://localhost/"):
         return "file://" + url.removeprefix("file://localhost")
-    elif "://" in url or ("@" in url and ":" in url):
+    elif is_remote(url) or url.startswith("file:"):
         message = f'"{url}" is not on this machine; {advice}'
     else:
         message = (
@@ -221,6 +222,11 @@ def _source_url(build: Build, problems: list[Problem]) -> str:
         )
     problems.append(Problem(reason="SourceNotLocal", path=path, message=message, phase="build"))
     return ""
+
+
+def is_remote(url: str) -> bool:
+    """Tell whether a source is on another machine: `https://...`, `ssh://...`, `git@host:path`."""
+    return ("://" in url and not url.startswith("file:")) or ("@" in url and ":" in url)
 
 
 def _desired(

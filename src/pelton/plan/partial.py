@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pelton.model.function import Build, Function, HttpRoute, Serving, Tracing
+from pelton.model.function import FUNCTION_CONTAINER, Build, Function, HttpRoute, Serving, Tracing
 from pelton.plan.limits import unhonoured_resources
 
 __all__ = ["environment_of", "only_openfunctions", "unhonoured"]
 
 _DEFAULT_GATEWAY = ("openfunction", "openfunction")
-_FUNCTION_CONTAINER = "function"
 _CONTAINER_KEPT = frozenset({"name", "image", "imagePullPolicy", "env", "resources"})
 
 Entry = tuple[str, str]
@@ -128,7 +127,7 @@ def _template(template: Mapping[str, Any]) -> Iterator[Entry]:
             yield f"{path}.{key}", "pod settings do not apply to a worker process"
     for index, container in enumerate(_objects(template.get("containers"))):
         here = f"{path}.containers[{index}]"
-        if container.get("name") != _FUNCTION_CONTAINER:
+        if container.get("name") != FUNCTION_CONTAINER:
             yield here, "only the function itself runs"
             continue
         for key in container:
@@ -149,7 +148,7 @@ def environment_of(template: Mapping[str, Any] | None) -> dict[str, str]:
     """Return the plain environment variables of the template's function container, name -> value."""
     found: dict[str, str] = {}
     for container in _objects((template or {}).get("containers")):
-        if container.get("name") == _FUNCTION_CONTAINER:
+        if container.get("name") == FUNCTION_CONTAINER:
             for item in _objects(container.get("env")):
                 if "valueFrom" not in item and item.get("name"):
                     found[str(item["name"])] = str(item.get("value", ""))

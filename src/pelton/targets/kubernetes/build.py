@@ -14,6 +14,7 @@ from typing import Any
 from pelton.manifest.openfunction_fields import BUILD
 from pelton.model.function import Build, Function, Source
 from pelton.plan import names
+from pelton.plan.function import is_remote
 from pelton.plan.partial import OWN_BUILDER
 from pelton.quantity import format_duration
 from pelton.targets.kubernetes.identity import BUILDER_LABEL, FUNCTION_LABEL, metadata, suffix
@@ -72,7 +73,7 @@ def _digest(function: Function, build: Build) -> str:
 
 def _remarks(build: Build, notes: Notes) -> None:
     source = build.source or Source()
-    if not source.bundle_image and not _is_remote(source.url):
+    if not source.bundle_image and not is_remote(source.url):
         notes.add(
             "spec.build.srcRepo.url",
             f'"{source.url}" is a directory of this machine, which a cluster cannot read; give a git URL or '
@@ -95,10 +96,6 @@ def _remarks(build: Build, notes: Notes) -> None:
         and build.timeout_s is not None
     ):
         notes.add("spec.build.shipwright.timeout", "spec.build.timeout counts")
-
-
-def _is_remote(url: str) -> bool:
-    return ("://" in url and not url.startswith("file:")) or ("@" in url and ":" in url)
 
 
 def _spec(function: Function, build: Build, notes: Notes) -> dict[str, Any]:

@@ -16,14 +16,13 @@ from typing import Any
 
 from pelton.errors import RenderError
 from pelton.manifest.fields import copy_json, describe
-from pelton.model.function import Function, Serving
+from pelton.model.function import FUNCTION_CONTAINER, Function, Serving
 from pelton.plan.context import DEFAULT_PORT, Around, context_v1beta2, function_context, to_text
 from pelton.plan.eventing import Link
 from pelton.targets.kubernetes.identity import Identity
 from pelton.targets.kubernetes.notes import Notes
 
 __all__ = [
-    "CONTAINER",
     "FUNCTION_PORT",
     "Links",
     "Pod",
@@ -34,8 +33,6 @@ __all__ = [
     "pod_identity",
 ]
 
-CONTAINER = "function"
-"""Name of the user's container."""
 FUNCTION_PORT = "function-port"
 
 _TEMPLATE = "spec.serving.template"
@@ -142,9 +139,9 @@ def function_pod(
     serving = function.serving or Serving()
     spec: dict[str, Any] = copy_json(serving.template or {})
     containers = _containers(spec)
-    container = next((each for each in containers if each.get("name") == CONTAINER), None)
+    container = next((each for each in containers if each.get("name") == FUNCTION_CONTAINER), None)
     if container is None:
-        container = {"name": CONTAINER, "imagePullPolicy": "IfNotPresent"}
+        container = {"name": FUNCTION_CONTAINER, "imagePullPolicy": "IfNotPresent"}
         containers.append(container)
     spec["containers"] = containers
     container["image"] = image

@@ -16,12 +16,18 @@ from typing import Any
 
 from pelton.errors import RenderError
 from pelton.manifest.openfunction_fields import SERVING
-from pelton.model.function import Function, KedaOptions, KedaTrigger, ScaleOptions, Serving
+from pelton.model.function import (
+    FUNCTION_CONTAINER,
+    Function,
+    KedaOptions,
+    KedaTrigger,
+    ScaleOptions,
+    Serving,
+)
 from pelton.plan.scaling import CONCURRENCY, DOMAIN, annotations_of
 from pelton.targets.kubernetes.cluster import Cluster
 from pelton.targets.kubernetes.identity import Identity, metadata
 from pelton.targets.kubernetes.notes import Notes
-from pelton.targets.kubernetes.pod import CONTAINER
 
 __all__ = ["concurrency", "http_scalers", "knative_annotations", "scaled_job", "scaled_object"]
 
@@ -91,7 +97,7 @@ def scaled_object(function: Function, identity: Identity, kind: str, target: str
             "apiVersion": "apps/v1",
             "kind": kind,
             "name": target,
-            "envSourceContainerName": CONTAINER,
+            "envSourceContainerName": FUNCTION_CONTAINER,
         },
         **_bounds(serving),
         **written,
@@ -133,7 +139,7 @@ def scaled_job(
         triggers.append(made)
     spec = {
         "jobTargetRef": dict(job_spec),
-        "envSourceContainerName": CONTAINER,
+        "envSourceContainerName": FUNCTION_CONTAINER,
         **_bounds(serving),
         **job,
         "triggers": triggers,
@@ -249,7 +255,7 @@ def http_scalers(
     }
     route = _scaler("http.keda.sh/v1beta1", "InterceptorRoute", identity, spec)
     scale = {
-        "scaleTargetRef": {**reference, "envSourceContainerName": CONTAINER},
+        "scaleTargetRef": {**reference, "envSourceContainerName": FUNCTION_CONTAINER},
         **_bounds(serving),
         "pollingInterval": 15,
         "cooldownPeriod": cooldown_s,

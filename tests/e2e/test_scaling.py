@@ -70,6 +70,17 @@ def test_burst_capacity_keeps_the_activator_in_the_path_of_ready_instances(share
         assert {r.status_code for r in pool.map(lambda _: shared.request("burst"), range(40))} == {200}
 
 
+def test_burst_waits_for_instances_with_a_hard_limit_instead_of_being_refused(shared):
+    notes = {"window": "6s", "container_concurrency": "1", "target_burst_capacity": "-1"}
+    shared.apply("narrow", SLOW, env=BUILD, scale=knative(**notes))
+    with ThreadPoolExecutor(40) as pool:
+        answers = list(pool.map(lambda _: shared.request("narrow", "/?s=0.1").status_code, range(40)))
+
+    assert answers == [200] * 40
+    changes = why(shared, "narrow")["changes"]
+    assert max(change["to"] for change in changes) == 3
+
+
 def test_class_hpa_scales_on_load_and_keeps_one(shared):
     hpa = {
         DOMAIN + "class": "hpa.autoscaling.knative.dev",

@@ -170,7 +170,10 @@ class Activator:
             error = ""  # from here on Envoy leaves as soon as it has the answer
             if trace is not None:
                 trace.connected(instance, self._clock.monotonic())
-            answered = await _splice(reader, writer, up_reader, up_writer)
+            try:
+                answered = await _splice(reader, writer, up_reader, up_writer)
+            finally:
+                instance.give_back()
             error = "" if answered else f"the worker of {key} ended before it answered"
             if not answered:
                 await _answer(writer, 502, error, head=head)
@@ -236,12 +239,17 @@ class Activator:
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Instance]:
         while True:
             instance = await self._wake(key)
+            instance.handed += 1
             try:
                 up_reader, up_writer = await asyncio.open_unix_connection(instance.http, limit=_CHUNK_BYTES)
             except OSError:
+                instance.give_back()
                 # The worker died between being chosen and now; its burial is on the way, so ask again.
                 await self._clock.sleep(0.002)
                 continue
+            except BaseException:
+                instance.give_back()
+                raise
             try:
                 up_writer.write(head[:-2] + b"connection: close\r\n\r\n")
                 if instance.state == "starting":
@@ -249,6 +257,7 @@ class Activator:
                     if instance.state == "gone" and not instance.served:
                         raise self._why_gone(key)
             except BaseException:
+                instance.give_back()
                 up_writer.close()
                 raise
             return up_reader, up_writer, instance

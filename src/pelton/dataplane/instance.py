@@ -18,6 +18,7 @@ import msgspec
 from pelton.clock import Clock
 from pelton.dataplane import wire
 from pelton.dataplane.load_page import LoadPage
+from pelton.dataplane.places import Places
 from pelton.log import get
 from pelton.model.desired import Desired, Workload, revision_key
 from pelton.model.snapshot import Terminated
@@ -51,6 +52,8 @@ class Instance:
         page_fd: The page's file until the page is mapped; its name goes with the worker. -1 without.
         served: Whether it had begun an invocation when it ended before it was ready.
         told: Whether its end has been told of.
+        handed: Requests that the activator gave it and that are not answered yet.
+        freed: Called when one of them is.
         listening: Set when its sockets take connections; what is sent then is answered once it is ready.
         settled: Set when it is ready or gone.
     """
@@ -71,6 +74,8 @@ class Instance:
     forked_at: float = 0.0
     ready_at: float = 0.0
     told: bool = False
+    handed: int = 0
+    freed: Callable[[], None] = lambda: None
     listening: asyncio.Event = field(default_factory=asyncio.Event)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
@@ -84,6 +89,16 @@ class Instance:
     def in_flight(self) -> int:
         """Invocations running now."""
         return self.page.in_flight if self.page is not None else 0
+
+    def has_place(self) -> bool:
+        """Whether it takes connections and has room for one more request of the activator's."""
+        limit = self.workload.concurrency
+        return self.listening.is_set() and (not limit or max(self.handed, self.in_flight) < limit)
+
+    def give_back(self) -> None:
+        """Say that a request of the activator's is over."""
+        self.handed -= 1
+        self.freed()
 
     def hold_page(self) -> None:
         """Keep the page's file open from before the worker is forked: a quick end takes its name away."""
@@ -143,6 +158,7 @@ class RevisionState:
         failure: Why its last start failed; "" after one that did not.
         failures: Failed starts in a row.
         retry_at: Monotonic seconds before which no start is tried.
+        places: Who waits for room in an instance.
     """
 
     namespace: str
@@ -157,6 +173,7 @@ class RevisionState:
     failure: str = ""
     failures: int = 0
     retry_at: float = 0.0
+    places: Places = field(default_factory=Places)
 
     @property
     def key(self) -> str:

@@ -470,6 +470,8 @@ class InstanceManager:
             key: `namespace/name`.
             timeout_s: Seconds to wait.
             early: Return as soon as the instance's sockets take connections; its code may still be loading.
+                Where instances have a hard limit, wait for one with room; others than the first are started
+                by scaling, which counts who waits.
 
         Raises:
             WakeError: The function is unknown, its code does not start, or it took too long.
@@ -477,17 +479,18 @@ class InstanceManager:
         state = self._revision(key)
         if state is None or state.desired is None:
             raise WakeError(f"function {key} does not exist")
+        if early and state.desired.workload.concurrency:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    return await state.places.take(lambda: self._with_room(key))
+            except TimeoutError:
+                raise WakeError(f"{key} had no room within {timeout_s:g} s") from None
         deadline = self._clock.monotonic() + timeout_s
         while True:
             instance = self.pick(key)
             if instance is not None:
                 return instance
-            starting = [i for i in state.current() if i.state == "starting"]
-            if not starting:
-                self._refuse_while_failing(state)
-                if not state.instances:
-                    self._functions[f"{state.namespace}/{state.name}"].cold_starts += 1
-                starting = [self._start(state)]
+            starting = [i for i in state.current() if i.state == "starting"] or [self._start_first(state)]
             try:
                 async with asyncio.timeout(deadline - self._clock.monotonic()):
                     if early:
@@ -499,6 +502,24 @@ class InstanceManager:
                 raise WakeError(f"{key} was not ready within {timeout_s:g} s") from None
             if starting[0].state == "gone" and state.failure and not starting[0].served:
                 raise self.why_gone(key)
+
+    def _start_first(self, state: RevisionState) -> Instance:
+        """Start an instance for whoever waits for one."""
+        self._refuse_while_failing(state)
+        if not state.instances:
+            self._functions[f"{state.namespace}/{state.name}"].cold_starts += 1
+        return self._start(state)
+
+    def _with_room(self, key: str) -> Instance | None:
+        """Return the instance with the least to do that has room, ready ones first; start one if none is."""
+        state = self._revision(key)
+        if state is None or state.desired is None:
+            raise WakeError(f"function {key} does not exist")
+        current = state.current()
+        if not current:
+            self._start_first(state)
+        free = [instance for instance in current if instance.has_place()]
+        return min(free, key=lambda i: (i.state != "ready", max(i.handed, i.in_flight)), default=None)
 
     def why_gone(self, key: str) -> WakeError:
         """Return the error that says why the last instance of a function did not start."""
@@ -567,7 +588,9 @@ class InstanceManager:
             self._clock.monotonic(),
         )
         self._instances[instance.id] = instance
-        self._function(workload.key).revision(workload.revision).instances[instance.id] = instance
+        state = self._function(workload.key).revision(workload.revision)
+        state.instances[instance.id] = instance
+        instance.freed = state.places.freed
         self._busy.set()
         return instance
 
@@ -578,6 +601,7 @@ class InstanceManager:
             await self._call_zygote("spawn", body, START_TIMEOUT_S)
             instance.forked_at = self._clock.monotonic()
             instance.listening.set()
+            instance.freed()
         except (PeltonError, OSError, TimeoutError) as exc:
             self._failed(instance, f"no worker could be forked: {exc}")
             return
@@ -672,6 +696,7 @@ class InstanceManager:
                 function.past_busy_ns += last.busy_ns
             self._prune(function, state)
         instance.let_go()
+        instance.freed()  # whoever waits for room has to look again
 
     def _state_of(self, instance: Instance) -> RevisionState | None:
         function = self._functions.get(instance.workload.key)

@@ -274,6 +274,37 @@ def render(
 
 
 @app.command()
+def diff(
+    files: Annotated[
+        list[str], typer.Option("-f", "--filename", help="Manifest, directory, or - for stdin.")
+    ],
+) -> None:
+    """Show what apply would change; exit 0 for nothing, 1 for something."""
+    from pelton.cli.diff import diff as run
+
+    _exit(run(Home(), files))
+
+
+@app.command()
+def convert(
+    files: Annotated[
+        list[str], typer.Option("-f", "--filename", help="Manifest, directory, or - for stdin.")
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", help="GROUP/VERSION, e.g. core.openfunction.io/v1beta2; default: the stored one."
+        ),
+    ] = "",
+    output: Annotated[str, typer.Option("-o", "--output", help="yaml or json.")] = "yaml",
+) -> None:
+    """Print manifests in another version of their kinds, v1beta1 as v1beta2."""
+    from pelton.cli.convert import convert as run
+
+    _exit(run(files, to=to, output=_one_of(output, "yaml", "json")))
+
+
+@app.command()
 def get(
     kind: Annotated[str, typer.Argument(help="functions (fn), components, receivers (nr).")],
     name: Annotated[str, typer.Argument(help="One object; default: all.")] = "",

@@ -33,6 +33,7 @@ from pelton.plan.function import SOURCE_DIGEST, build_hash
 
 __all__ = [
     "apply",
+    "apply_one",
     "complain",
     "delete",
     "describe",
@@ -69,7 +70,7 @@ def apply(home: Home, files: Sequence[str], *, wait: bool, dry_run: bool, timeou
     with Client(home) as client:
         for document in documents:
             try:
-                kind, obj, done = _apply_one(client, document, dry_run=dry_run)
+                kind, obj, done = apply_one(client, document, dry_run=dry_run)
             except PeltonError as exc:
                 complain(exc)
                 failed = True
@@ -124,9 +125,14 @@ def _read_one(path: Path) -> str | ManifestError:
         return ManifestError(f"cannot be read: {exc}", where=str(path), hint="manifests are UTF-8 text")
 
 
-def _apply_one(
+def apply_one(
     client: Client, document: text.Document, *, dry_run: bool
 ) -> tuple[Resource, dict[str, Any], str]:
+    """Create or update one object; tells its warnings.
+
+    Returns:
+        Its kind, the object as it is now, and `created`, `configured` or `unchanged`.
+    """
     try:
         kinds.lookup(document.data.get("apiVersion"), document.data.get("kind"))
     except UnservedVersionError:

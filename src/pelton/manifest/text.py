@@ -59,9 +59,10 @@ class Document:
         data: The object; plain dictionaries, lists and scalars, shared with nobody.
         file: Name of the text as given to `parse`.
         line: Line on which the object begins, from 1.
+        text: The whole text that it is from; "" for an item of a list.
     """
 
-    __slots__ = ("_marks", "_source", "data", "file", "line")
+    __slots__ = ("_marks", "_source", "data", "file", "line", "text")
 
     def __init__(
         self, data: dict[str, Any], file: str, line: int, *, marks: Marks = None, source: str = ""
@@ -70,10 +71,23 @@ class Document:
         self.file = file
         self.line = line
         self._marks = marks
+        self.text = ""
         self._source = source  # JSON: lines are looked up only when someone asks
 
     def __repr__(self) -> str:
         return f"Document({self.data.get('kind')}, {self.file}:{self.line})"
+
+    def fields(self) -> Iterator[tuple[tuple[str | int, ...], int]]:
+        """Yield (path, line from 1) of every field and entry in the order of the text; nothing for JSON."""
+
+        def walk(marks: Marks, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], int]]:
+            if marks is None:
+                return
+            for key, (line, inside) in marks.items() if isinstance(marks, dict) else enumerate(marks):
+                yield (*path, key), line
+                yield from walk(inside, (*path, key))
+
+        yield from walk(self._marks, ())
 
     def where(self, path: str) -> str:
         """Return `file:line` of a field, or of the nearest of its ancestors that is written.
@@ -129,6 +143,7 @@ def parse(text: str, file: str = "-") -> Parsed:
         found_document, found_errors = _yaml(chunk, offset, file)
         errors += found_errors
         if found_document is not None and not found_errors:
+            found_document.text = text
             _accept(found_document, documents, errors)
     return Parsed(documents, errors)
 

@@ -37,6 +37,7 @@ spec:
         version: v1
         metadata: [{name: url, value: "http://x/"}, {name: securityToken, value: t0p}]
 """
+REMOTE = FUNCTION.replace("url: src", 'url: "https://git.example.com/x.git"')
 SOURCE = """\
 import functions_framework
 
@@ -118,9 +119,7 @@ def test_local_render_names_the_revision_that_a_build_gives(folder, capsys, monk
 
 
 def test_local_render_of_what_cannot_run_here_says_why_and_fails(folder, capsys):
-    (folder / "function.yaml").write_text(
-        FUNCTION.replace("url: src", 'url: "https://git.example.com/x.git"')
-    )
+    (folder / "function.yaml").write_text(REMOTE)
 
     code = run(folder / "function.yaml", target="local")
 
@@ -132,6 +131,7 @@ def test_local_render_of_what_cannot_run_here_says_why_and_fails(folder, capsys)
 
 
 def test_json_is_one_list(folder, capsys):
+    (folder / "function.yaml").write_text(REMOTE)
     run(folder / "function.yaml", output="json")
 
     found = json.loads(capsys.readouterr().out)
@@ -150,6 +150,7 @@ def test_namespace_is_that_of_objects_that_name_none(folder, capsys):
     [("build", {"Build", "BuildRun"}), ("serving", {"Component", "Service", "Deployment"}), ("route", set())],
 )
 def test_only_one_part_is_printed(folder, capsys, only, kinds):
+    (folder / "function.yaml").write_text(REMOTE)
     run(folder / "function.yaml", only=only)
 
     out = capsys.readouterr().out

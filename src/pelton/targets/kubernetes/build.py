@@ -28,7 +28,7 @@ _UNSAFE = re.compile(r"[%#=\s]")
 
 
 def build_objects(function: Function, notes: Notes) -> list[dict[str, Any]]:
-    """Return the Build and the BuildRun of a Function; none when it has no build.
+    """Return the Build and the BuildRun of a Function; none without a build that a cluster can do.
 
     Args:
         function: With defaults filled in and a namespace.
@@ -41,7 +41,8 @@ def build_objects(function: Function, notes: Notes) -> list[dict[str, Any]]:
     builder = f"builder-{suffix(digest)}"
     labels = {BUILDER_LABEL: builder, FUNCTION_LABEL: function.name}
     name = f"{builder}-build-{suffix([digest, 'build'])}"
-    _remarks(build, notes)
+    if not _can_be_built(build, notes):
+        return []
     return [
         {
             "apiVersion": _API,
@@ -71,31 +72,30 @@ def _digest(function: Function, build: Build) -> str:
     )
 
 
-def _remarks(build: Build, notes: Notes) -> None:
+def _can_be_built(build: Build, notes: Notes) -> bool:
+    """Note what a cluster does not carry out; tells whether anything is left that it can."""
     source = build.source or Source()
+    possible = True
     if not source.bundle_image and not is_remote(source.url):
         notes.add(
             "spec.build.srcRepo.url",
-            f'"{source.url}" is a directory of this machine, which a cluster cannot read; give a git URL or '
+            f'no Build is written: "{source.url}" is a directory of this machine; give a git URL or '
             "bundleContainer",
         )
+        possible = False
     if build.builder == OWN_BUILDER:
         notes.add(
             "spec.build.builder",
-            f'"{OWN_BUILDER}" is the builder of `pelton up`; a cluster needs the image of a builder',
+            f'no Build is written: "{OWN_BUILDER}" is the builder of `pelton up`; give the image of one',
         )
+        possible = False
     for name, given in (
         ("successfulBuildsHistoryLimit", build.successful_builds_history_limit),
         ("failedBuildsHistoryLimit", build.failed_builds_history_limit),
     ):
         if given is not None:
             notes.add(f"spec.build.{name}", "nothing prunes rendered builds: use kubectl apply --prune")
-    if (
-        build.shipwright is not None
-        and build.shipwright.timeout_s is not None
-        and build.timeout_s is not None
-    ):
-        notes.add("spec.build.shipwright.timeout", "spec.build.timeout counts")
+    return possible
 
 
 def _spec(function: Function, build: Build, notes: Notes) -> dict[str, Any]:

@@ -88,6 +88,13 @@ class HomeError(PeltonError):
     code = "PEL-HOME-001"
 
 
+class StoreFullError(HomeError):
+    """The disk under the store is full; the write was not stored."""
+
+    code = "PEL-HOME-006"
+    http_status = 507
+
+
 class HomeInUseError(PeltonError):
     """Another `pelton up` already runs on this home."""
 

@@ -5,6 +5,7 @@ Called by `rest.py`. Source: contracts operator-webhook.md 6.1 (3 MiB).
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from pelton.apiserver import protobuf
 from pelton.apiserver.status import RefusedError
 from pelton.errors import PayloadTooLargeError, ProtocolError
 
-__all__ = ["LIMIT_BYTES", "content_type", "parse", "read"]
+__all__ = ["LIMIT_BYTES", "content_type", "duplicates", "parse", "read"]
 
 LIMIT_BYTES = 3 << 20
 """Largest body accepted."""
@@ -72,12 +73,58 @@ def parse(body: bytes, media: str) -> Any:
         return _yaml(body)
     if media == protobuf.MEDIA and (obj := protobuf.decode(body)) is not None:
         return obj
-    if media and media not in ("application/json", "*/*") and not media.endswith("+json"):
+    if not _is_json(media):
         raise RefusedError(f"media type {media!r} is not served", status=415, hint="Send JSON or YAML.")
     try:
         return _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"the body is not JSON: {error}") from error
+
+
+def duplicates(body: bytes, media: str) -> list[str]:
+    """Return `duplicate field "<path>"` per field that a JSON body has twice, in order; [] for other bodies.
+
+    Decoding keeps the last of them, silently; asked only when a client wants to be told.
+    """
+    if not _is_json(media) or body.count(b'"') < 4:
+        return []
+    found: list[str] = []
+
+    def pairs(items: list[tuple[str, Any]]) -> _Pairs:
+        return _Pairs(items)
+
+    try:
+        _note_duplicates(json.loads(body, object_pairs_hook=pairs), "", found)
+    except (ValueError, RecursionError):
+        return []  # told by `parse`
+    return found
+
+
+class _Pairs:
+    """A JSON object with all its fields, repeated ones too."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: list[tuple[str, Any]]) -> None:
+        self.items = items
+
+
+def _note_duplicates(value: Any, path: str, found: list[str]) -> None:
+    if isinstance(value, _Pairs):
+        seen: set[str] = set()
+        for key, entry in value.items:
+            at = f"{path}.{key}" if path else key
+            if key in seen:
+                found.append(f'duplicate field "{at}"')
+            seen.add(key)
+            _note_duplicates(entry, at, found)
+    elif isinstance(value, list):
+        for number, entry in enumerate(value):
+            _note_duplicates(entry, f"{path}[{number}]", found)
+
+
+def _is_json(media: str) -> bool:
+    return not media or media in ("application/json", "*/*") or media.endswith("+json")
 
 
 def _yaml(body: bytes) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from pelton.errors import HomeError, HomeInUseError, StoreVersionError
+from pelton.errors import HomeError, HomeInUseError, StoreFullError, StoreVersionError
 
 __all__ = ["SCHEMA", "Journal", "SqliteJournal"]
 
@@ -178,7 +178,10 @@ class SqliteJournal:
         except sqlite3.Error as error:
             if db.in_transaction:
                 db.execute("ROLLBACK")
-            raise HomeError(
+            full = (
+                error.sqlite_errorcode == sqlite3.SQLITE_FULL if hasattr(error, "sqlite_errorcode") else False
+            )
+            raise (StoreFullError if full else HomeError)(
                 f"the store cannot be written: {error}",
                 where=str(self._path),
                 hint="Nothing was changed; free disk space or repair the file system, then repeat.",

@@ -15,6 +15,9 @@ from pelton.manifest.schema import schema_of
 __all__ = ["rows"]
 
 
+_IGNORED = ": unknown field, ignored"
+
+
 class _Checks:
     """A kind's verbs as `Checks`, for one of its versions."""
 
@@ -32,7 +35,15 @@ class _Checks:
             return Checked(obj=obj)
         admitted = admit(obj)
         checked = self._kind.verbs.convert(admitted.obj, self._older) if self._older else admitted.obj
-        return Checked(obj=checked, warnings=admitted.warnings)
+        told = {f"{path}: unknown field, ignored": path for path in admitted.unknown}
+        warnings, unknown = [], []
+        for warning in admitted.warnings:
+            path, mark, hint = warning.partition(_IGNORED)
+            if mark and path + mark in told:
+                unknown.append(f'unknown field "{told[path + mark]}"{hint}')
+            else:
+                warnings.append(warning)
+        return Checked(obj=checked, warnings=warnings, unknown=unknown)
 
     def prune(self, obj: Obj, /) -> tuple[Obj, Sequence[str]]:
         """Drop nothing here: `check` does."""

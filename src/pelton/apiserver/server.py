@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 __all__ = ["ApiServer"]
 
 _GRACE_S = 0.8  # for answers under way; watches end at once
+_STALLED_S = 60.0  # a client that reads nothing for so long is cut off, so that it holds no memory
 
 
 class ApiServer:
@@ -31,6 +32,7 @@ class ApiServer:
         sock: Listening or only bound; closed on leaving.
         certfile: PEM of the leaf and its chain; None serves plain HTTP (tests).
         keyfile: PEM of the key.
+        stalled_s: Seconds after which a client that does not read is cut off.
     """
 
     def __init__(
@@ -39,8 +41,11 @@ class ApiServer:
         sock: socket.socket,
         certfile: str | Path | None = None,
         keyfile: str | Path | None = None,
+        *,
+        stalled_s: float = _STALLED_S,
     ) -> None:
         self._app = app
+        self._stalled_ms = int(stalled_s * 1000)
         self._sock = sock
         self._config = uvicorn.Config(
             app,
@@ -72,6 +77,8 @@ class ApiServer:
             # Accepted sockets inherit it. asyncio sets it only on sockets made with their protocol number;
             # without it every answer waits 40 ms for the client's delayed ACK.
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # The kernel sees that nothing is taken, wherever in the server the bytes wait.
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._stalled_ms)
         self._config.load()
         server = uvicorn.Server(self._config)
         server.lifespan = self._config.lifespan_class(self._config)

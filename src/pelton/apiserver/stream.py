@@ -165,11 +165,11 @@ class WatchStream:
             current = self._store.version
             try:
                 changes = self._log.after(at, current=current)
-                lines = await self._lines(changes)
+                for first in range(0, len(changes), _CHUNK):  # so that a slow client holds little at a time
+                    await self._send(send, await self._lines(changes[first : first + _CHUNK]))
             except PeltonError as error:
                 await self._send(send, [_line("ERROR", encode(status_of(error)))])
                 return
-            await self._send(send, lines)
             at = current
             if self._log.closed or loop.time() >= deadline:
                 return

@@ -10,8 +10,10 @@ Source: contracts operator-webhook.md 6.1 to 6.4.
 from __future__ import annotations
 
 import asyncio
+import gzip
 import secrets
-from collections.abc import Sequence
+import zlib
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.responses import Response, StreamingResponse
@@ -22,7 +24,7 @@ from pelton.apiserver.calls import Call, within_budget
 from pelton.apiserver.pipeline import Writer
 from pelton.apiserver.registry import Row
 from pelton.apiserver.scale import SCALE_ROW, scale_of, scaled
-from pelton.apiserver.status import RefusedError, success
+from pelton.apiserver.status import RefusedError, success, unknown_fields
 from pelton.apiserver.store import Entry, ObjectStore
 from pelton.apiserver.strategic import strategic_merge
 from pelton.apiserver.stream import Pages, Watch, WatchStream, list_chunks
@@ -42,6 +44,8 @@ _MERGE = "application/merge-patch+json"
 _JSON = "application/json-patch+json"
 _STRATEGIC = "application/strategic-merge-patch+json"
 _PATCHES = (_MERGE, _JSON, _APPLY)
+_ZIP_FROM = 128 * 1024  # bytes; smaller answers go as they are, as Kubernetes does it
+_ZIP_LEVEL = 1
 _INLINE = 200  # lists up to this size are sent in one piece
 
 
@@ -151,8 +155,13 @@ class Verbs:
             self._pages.end(key)
         raws = await self._raws(call.row, page)
         if len(page) <= _INLINE:
-            return json_bytes(form.head(metadata) + b",".join(map(form.item, raws)) + forms.TAIL)
-        return StreamingResponse(list_chunks(form, raws, metadata), media_type="application/json")
+            body = form.head(metadata) + b",".join(map(form.item, raws)) + forms.TAIL
+            return zipped(call, body) if len(body) >= _ZIP_FROM else json_bytes(body)
+        pieces = list_chunks(form, raws, metadata)
+        if not _takes_gzip(call):
+            return StreamingResponse(pieces, media_type="application/json")
+        headers = {"content-encoding": "gzip", "vary": "accept-encoding"}
+        return StreamingResponse(_zip_pieces(pieces), media_type="application/json", headers=headers)
 
     def _check_list_version(self, call: Call, version: int) -> None:
         """Refuse lists of a past or a future that this store cannot show."""
@@ -340,9 +349,12 @@ class Verbs:
     # -- shared by the verbs ---------------------------------------------------------------------------------
 
     async def _object(self, call: Call) -> Obj:
-        return self._identified(
-            call, bodies.parse(await bodies.read(call.request), bodies.content_type(call.request))
-        )
+        body, media = await bodies.read(call.request), bodies.content_type(call.request)
+        given = self._identified(call, bodies.parse(body, media))
+        # Looked for only when asked: it costs a second decoding, and by default would only give a warning.
+        if call.query("fieldValidation") in ("Strict", "Warn") and (twice := bodies.duplicates(body, media)):
+            unknown_fields(call.field_validation, twice, call.warn)
+        return given
 
     async def _options(self, call: Call) -> Obj:
         """Return the DeleteOptions of the body and the query; {} when there are none."""
@@ -393,6 +405,29 @@ class Verbs:
             text = " ".join(warning.split()).replace("\\", "\\\\").replace('"', '\\"')
             response.headers.append("Warning", f'299 - "{text.encode("ascii", "replace").decode()}"')
         return response
+
+
+def zipped(call: Call, body: bytes) -> Response:
+    """Return a JSON answer, compressed when the client takes that."""
+    if not _takes_gzip(call):
+        return json_bytes(body)
+    response = json_bytes(gzip.compress(body, _ZIP_LEVEL))
+    response.headers["content-encoding"] = "gzip"
+    response.headers["vary"] = "accept-encoding"
+    return response
+
+
+def _takes_gzip(call: Call) -> bool:
+    offers = call.request.headers.get("accept-encoding", "").replace(" ", "").lower().split(",")
+    return any(offer.partition(";")[0] == "gzip" and not offer.endswith(";q=0") for offer in offers)
+
+
+async def _zip_pieces(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    packer = zlib.compressobj(_ZIP_LEVEL, wbits=31)
+    async for piece in pieces:
+        if packed := packer.compress(piece):
+            yield packed
+    yield packer.flush()
 
 
 def verb_of(call: Call) -> str:

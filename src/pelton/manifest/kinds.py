@@ -34,6 +34,7 @@ from pelton.manifest.fields import (
     either,
     merge_problems,
     nearest,
+    render_path,
 )
 from pelton.manifest.openfunction_advice import function_advice
 from pelton.manifest.versions import Older
@@ -526,11 +527,13 @@ class Admitted:
         obj: With defaults, without unknown fields; a new object.
         warnings: Sentences for the user, each with file and line (if known) and field path.
         kind: Its row.
+        unknown: Paths of the unknown fields that were dropped; each has a warning, too.
     """
 
     obj: dict[str, Any]
     warnings: tuple[str, ...]
     kind: Kind
+    unknown: tuple[str, ...] = ()
 
 
 def admit(obj: dict[str, Any], *, where: Callable[[str], str] | None = None) -> Admitted:
@@ -554,7 +557,7 @@ def admit(obj: dict[str, Any], *, where: Callable[[str], str] | None = None) -> 
             "apiVersion" if isinstance(error, UnservedVersionError) else "kind"
         )
         raise
-    converted, notes = _in_storage_version(kind, obj, locate)
+    converted, notes, dropped = _in_storage_version(kind, obj, locate)
     filled = kind.verbs.default(converted)
     found = kind.verbs.read(filled)
     problems = merge_problems(found.problems, kind.verbs.rules(found.model))
@@ -569,23 +572,25 @@ def admit(obj: dict[str, Any], *, where: Callable[[str], str] | None = None) -> 
         raise _invalid(kind, obj, problems, warnings, locate, converted=converted is not obj)
     for path in found.unknown:
         _prune(filled, path)
-    return Admitted(filled, tuple(_located(warnings, locate)), kind)
+    unknown = tuple(render_path(path) for path in (*dropped, *found.unknown))
+    return Admitted(filled, tuple(_located(warnings, locate)), kind, unknown)
 
 
 def _in_storage_version(
     kind: Kind, obj: dict[str, Any], locate: Callable[[str], str]
-) -> tuple[dict[str, Any], list[Problem]]:
-    """Return the object, converted if need be, and what the user should know about that."""
+) -> tuple[dict[str, Any], list[Problem], Sequence[Path]]:
+    """Return the object, converted if need be, what the user should know about that, and what was dropped."""
     older = next((each for each in kind.older if obj["apiVersion"] == f"{kind.group}/{each.version}"), None)
     if older is None:
-        return obj, []
+        return obj, [], ()
     reading = older.read(obj)
     if reading.problems:
         raise _invalid(kind, obj, reading.problems, reading.warnings, locate)
     known: dict[str, Any] = copy_json(obj)
     for path in reading.unknown:
         _prune(known, path)
-    return older.to_storage(known, kind.version), [*reading.warnings, *older.losses(known)]
+    notes = [*reading.warnings, *older.losses(known)]
+    return older.to_storage(known, kind.version), notes, reading.unknown
 
 
 def _nowhere(path: str) -> str:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -37,6 +38,8 @@ __all__ = [
 FUNCTIONS = "functions.core.openfunction.io"
 _RETRY_S, _MAX_RETRY_S = 30.0, 600.0  # for content that failed: what it needs from outside may come back
 _WRITE_TRIES = 5
+_OWN_WRITES = 32
+"""Own writes remembered per Function; more than one pass makes."""
 T = TypeVar("T")
 
 
@@ -219,11 +222,17 @@ class Statuses:
         self._store = store
         self._clock = clock
         self._gateway = gateway
-        self._written: dict[str, str] = {}  # key -> resourceVersion of our own last write
+        # key -> resourceVersions of own writes that no watch has told of yet
+        self._written: dict[str, deque[str]] = {}
 
     def is_own(self, key: str, version: str) -> bool:
-        """Tell whether a Function was written last, at that version, from here."""
-        return self._written.get(key) == version
+        """Tell whether a version that a watch tells of was written from here; each is asked for once."""
+        written = self._written.get(key)
+        if written is None or version not in written:
+            return False
+        while written.popleft() != version:
+            pass  # watches tell in order: what is older was told, or missed
+        return True
 
     def forget(self, key: str) -> None:
         """Drop what is remembered of a Function that is gone."""
@@ -287,7 +296,9 @@ class Statuses:
     async def update(self, key: str, obj: dict[str, Any], *, subresource: str = "") -> dict[str, Any]:
         """Write a Function and remember that it was written from here."""
         stored = await self._store.update(FUNCTIONS, obj, subresource=subresource)
-        self._written[key] = str(stored["metadata"].get("resourceVersion"))
+        version = str(stored["metadata"].get("resourceVersion"))
+        if version != str(obj["metadata"].get("resourceVersion")):  # else nothing was written
+            self._written.setdefault(key, deque(maxlen=_OWN_WRITES)).append(version)
         return stored
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 __all__ = [
@@ -36,7 +36,8 @@ def content_hash(content: Any) -> str:
 def _canonical(content: Any) -> str:
     def plain(value: Any) -> Any:
         if is_dataclass(value) and not isinstance(value, type):
-            return asdict(value)
+            # One level: the encoder comes back for what is inside. `asdict` would copy all of it first.
+            return {field.name: getattr(value, field.name) for field in fields(value)}
         if isinstance(value, Mapping):
             return dict(value)
         raise TypeError(f"{type(value).__name__} has no canonical form")

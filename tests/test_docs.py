@@ -31,6 +31,7 @@ EXECUTED = (
     "docs/howto/observe.md",
     "docs/howto/kubernetes.md",
     "docs/howto/scaling.md",
+    "docs/howto/revisions.md",
 )
 # Commands that only read: their blocks are repeated until they show what the page says.
 READING = re.compile(r"(pelton (logs|status|why scale|dlq list|topic lag|topic tail)|cat ['\"$/])")

@@ -46,7 +46,9 @@ def hello(shared):
 def test_up_publishes_where_everything_is(shared):
     endpoints = shared.endpoints
 
-    assert set(endpoints) == {"gateway", "api", "ca", "kubeconfig", "nats", "notify", "pid"}
+    assert set(endpoints) == {
+        "gateway", "internal", "https", "api", "ca", "kubeconfig", "nats", "notify", "pid"
+    }  # fmt: skip
     assert endpoints["gateway"].startswith("http://127.0.0.1:")
     assert endpoints["api"].startswith("https://127.0.0.1:")
     assert Path(endpoints["ca"]).is_file()

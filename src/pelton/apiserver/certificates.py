@@ -44,7 +44,7 @@ class Certificates:
     key: Path
 
 
-def ensure(directory: Path, *, hosts: Iterable[str] = (), now: datetime) -> Certificates:
+def ensure(directory: Path, *, hosts: Iterable[str] = (), now: datetime, leaf: str = "tls") -> Certificates:
     """Return certificates that are valid for at least 30 more days, making or renewing what is needed.
 
     The authority stays while it is valid, so that kubeconfigs written earlier go on working.
@@ -53,11 +53,12 @@ def ensure(directory: Path, *, hosts: Iterable[str] = (), now: datetime) -> Cert
         directory: Where the files are; made with mode 0700.
         hosts: Names and addresses besides localhost, 127.0.0.1 and ::1, e.g. the one that is bound.
         now: The time of day.
+        leaf: Name of the leaf's files; each has its own under the one authority.
 
     Raises:
         HomeError: The directory cannot be written.
     """
-    files = Certificates(directory / "ca.crt", directory / "tls.crt", directory / "tls.key")
+    files = Certificates(directory / "ca.crt", directory / f"{leaf}.crt", directory / f"{leaf}.key")
     ca_key_file = directory / "ca.key"
     names = list(dict.fromkeys([*_ALWAYS, *(host for host in hosts if host not in _ANY)]))
     try:

@@ -16,6 +16,7 @@ from typing import Any
 
 from pelton import __version__
 from pelton.apiserver import certificates, manifest_kinds
+from pelton.apiserver.builtin import namespaces
 from pelton.apiserver.calls import User
 from pelton.apiserver.server import ApiServer
 from pelton.apiserver.service import ApiService
@@ -30,14 +31,18 @@ from pelton.cli.tables import CONVENTIONS, OUTPUT_TYPES, STATES, TRIGGER_TYPES, 
 from pelton.cli.token import token_file
 from pelton.clock import Clock
 from pelton.controlplane.reconciler import Reconciler
+from pelton.controlplane.routes import Routes
 from pelton.controlplane.services import ServiceKeeper
+from pelton.controlplane.tls import pair_of_files
 from pelton.log import get
 from pelton.manifest import kinds
 from pelton.model.build import BuildResult
 from pelton.model.desired import BuildRun
 from pelton.model.function import Function
+from pelton.plan.attachment import Pair
 from pelton.plan.eventing import Facts
 from pelton.plan.function import asked_convention
+from pelton.plan.gateways import NAMESPACE
 from pelton.targets.local.target import LocalTarget
 
 __all__ = ["ControlPlane"]
@@ -112,9 +117,11 @@ class ControlPlane:
                         server=server.url, ca_pem=certs.ca.read_bytes(), token=self._token
                     ).encode(),
                 )
+                await namespaces.ensure(store, [NAMESPACE])
                 reconciler = self._reconciler(store)
                 tasks = [
                     asyncio.create_task(reconciler.run(), name="reconciler"),
+                    asyncio.create_task(self._routes(store).run(), name="routes"),
                     asyncio.create_task(self._watch_receivers(store), name="receivers"),
                     asyncio.create_task(
                         PodMirror(store, self._target.instances, self._clock).run(), name="pods"
@@ -168,6 +175,31 @@ class ControlPlane:
                 if not collector.waiting_for_bundles:
                     break
                 await self._clock.sleep(BUNDLE_GRACE_S)
+
+    def _routes(self, store: SqliteStore) -> Routes:
+        settings = self._settings
+        return Routes(
+            store=store,
+            push=self._target.route,
+            functions=self._target.routes,
+            clock=self._clock,
+            addresses=[settings.gateway_host],
+            https_port=settings.https_port,
+            default_pair=self._default_pair if settings.https_port else None,
+        )
+
+    def _default_pair(self) -> Pair:
+        """Return the certificate for names that no Gateway has: the given one, else one of our own."""
+        settings = self._settings
+        if settings.tls_cert:
+            return pair_of_files(Path(settings.tls_cert), Path(settings.tls_key))
+        files = certificates.ensure(
+            self._home.pki,
+            hosts=[settings.https_host, "*.localhost", "*.default.localhost", "*.default.svc.cluster.local"],
+            now=self._clock.now(),
+            leaf="gateway",
+        )
+        return pair_of_files(files.cert, files.key)
 
     async def _build(self, run: BuildRun, function: Function) -> BuildResult:
         return await build(

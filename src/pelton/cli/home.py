@@ -26,7 +26,7 @@ MARKER: Final = "PELTON_PLATFORM"
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """What endpoints.json holds: URLs or paths, and the pid of `up`."""
+    """What endpoints.json holds: URLs or paths, and the pid of `up`; `https` is "" without --tls."""
 
     gateway: str
     api: str
@@ -35,6 +35,8 @@ class Endpoints:
     nats: str
     notify: str
     pid: int
+    internal: str = ""
+    https: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,10 @@ class Settings:
         nats_url: With user and password.
         notify_host, notify_port: Where alerts are taken.
         durability: `process` or `power`.
+        internal_port: Port of the gateway on 127.0.0.1 that also serves what is cluster-local.
+        https_host, https_port: Where Envoy speaks TLS; port 0 for nowhere.
+        tls_cert, tls_key: PEM files for names that no Gateway has; "" for a certificate of our own.
+        access_log: File of the gateway's access log, and `access_log_of`: `all`, `failures` or `off`.
         otlp_url: Where spans are posted as OTLP, "" for nowhere.
         otlp_headers: Further headers of those requests, `name=value,name=value`.
         trace_percent: Share of the requests and events without a trace that begin one, 0 to 100.
@@ -60,6 +66,13 @@ class Settings:
     notify_host: str
     notify_port: int
     durability: str
+    internal_port: int = 0
+    https_host: str = "127.0.0.1"
+    https_port: int = 0
+    tls_cert: str = ""
+    tls_key: str = ""
+    access_log: str = ""
+    access_log_of: str = "off"
     otlp_url: str = ""
     otlp_headers: str = ""
     trace_percent: float = 0.0
@@ -124,6 +137,11 @@ class Home:
         return self.logs / "platform"
 
     @property
+    def access_log(self) -> Path:
+        """The gateway's access log, JSON lines; rotated ones beside it."""
+        return self.logs / "gateway" / "access.jsonl"
+
+    @property
     def pki(self) -> Path:
         """CA and leaf of the API server."""
         return self.path / "pki"
@@ -176,7 +194,8 @@ class Home:
                 directory.mkdir(exist_ok=True)
                 # Functions read theirs under their own uid; names are digests, and nobody may list them.
                 directory.chmod(0o711)
-            for directory in (self.spool, self.logs, self.platform_logs, self.pki, self.bus, self.decisions):
+            logs = (self.logs, self.platform_logs, self.access_log.parent)
+            for directory in (self.spool, *logs, self.pki, self.bus, self.decisions):
                 directory.mkdir(exist_ok=True, mode=0o700)
             with tempfile.TemporaryFile(dir=self.path):
                 pass

@@ -71,6 +71,16 @@ def up(
     durability: Annotated[
         str, typer.Option(help="process: accepted events survive kill -9; power: power loss too.")
     ] = "process",
+    tls: Annotated[
+        str, typer.Option(help="HOST:PORT where the gateway speaks TLS as well; default: nowhere.")
+    ] = "",
+    tls_cert: Annotated[
+        str, typer.Option(help="PEM file with the certificate chain for names that no Gateway has.")
+    ] = "",
+    tls_key: Annotated[str, typer.Option(help="PEM file with its key.")] = "",
+    access_log: Annotated[
+        str, typer.Option(help="all, failures or off: requests in the gateway's access log.")
+    ] = "failures",
     otlp_endpoint: Annotated[
         str,
         typer.Option(
@@ -96,10 +106,18 @@ def up(
 
     if durability not in ("process", "power"):
         raise UsageError(f"--durability {durability!r} is not known", hint="one of: process, power")
+    if bool(tls_cert) != bool(tls_key) or (tls_cert and not tls):
+        raise UsageError(
+            "--tls-cert and --tls-key go together, with --tls", hint="say --tls HOST:PORT, and both files"
+        )
     options = UpOptions(
         gateway=parse_address(gateway, "--gateway"),
         api=parse_address(api, "--api"),
         durability=durability,
+        tls=parse_address(tls, "--tls") if tls else None,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        access_log=_known("--access-log", access_log, "all", "failures", "off"),
         otlp_endpoint=otlp_endpoint,
         otlp_headers=otlp_headers,
         trace_percent=trace_percent,
@@ -707,6 +725,24 @@ def init(
     from pelton.cli.init import init as write
 
     _exit(write(name, trigger=trigger, convention=convention or None))
+
+
+@why_app.command("route")
+def why_route(
+    url: Annotated[
+        str, typer.Argument(help="URL that a client would ask; a path alone goes to the gateway.")
+    ],
+    method: Annotated[str, typer.Option("-X", "--request", help="Method.")] = "GET",
+    header: Annotated[
+        list[str] | None, typer.Option("-H", "--header", help="'Name: value'; repeatable.")
+    ] = None,
+    output: Output = "table",
+) -> None:
+    """Say which rule a request would meet, and why no other one does."""
+    from pelton.cli.why_route import why_route as run
+
+    output = _one_of(output, "table", "yaml", "json")
+    _exit(run(Home(), url, method=method, headers=header or (), output=output))
 
 
 @app.command()

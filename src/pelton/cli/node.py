@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import signal
-import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +23,7 @@ from pelton import log
 from pelton.autoscale.decision import Decision
 from pelton.autoscale.kpa import mode
 from pelton.cli.home import Home, Settings
+from pelton.cli.node_gateway import Way, explain, find_way, listens_beyond, make_gateway, take_routes
 from pelton.clock import SystemClock
 from pelton.controlplane.autoscaler import OBSERVE_EVERY_S, Autoscaler
 from pelton.controlplane.decisions import DecisionLog
@@ -37,7 +37,6 @@ from pelton.errors import PeltonError
 from pelton.model.desired import Desired, Route, Workload, revision_key
 from pelton.model.span import SpanRecord
 from pelton.sdk.trace_sender import pairs
-from pelton.targets.local.gateway import Gateway, Listener
 
 __all__ = ["Node", "main"]
 
@@ -70,16 +69,11 @@ class Node:
             wake=self._wake_early,
             why_gone=self._instances.why_gone,
             listing=self._listing,
+            find=self._find_way,
             clock=self._clock,
             on_spans=self._spans.add,
         )
-        self._gateway = Gateway(
-            xds_socket=str(self._run / "xds.sock"),
-            activator_socket=str(self._run / "activator.sock"),
-            listeners=[Listener(host=_numeric(settings.gateway_host), port=settings.gateway_port)],
-            admin_socket=str(self._run / "admin.sock"),
-            h2c_activator=lambda key: str(self._h2c_socket(key)),
-        )
+        self._gateway = make_gateway(settings, lambda key: str(self._h2c_socket(key)))
         self._autoscaler = Autoscaler(self._clock)
         self._decisions = DecisionLog(Home(Path(settings.home)).decisions, self._clock.now)
         self._proxied: set[str] = (
@@ -101,6 +95,8 @@ class Node:
             "spans": self._add_spans,
             "trace": self._trace,
             "decision": self._decision,
+            "routes": self._take_routes,
+            "explain": partial(explain, self._gateway),
         }
 
     async def run(self) -> None:
@@ -129,6 +125,9 @@ class Node:
         routes = [desired.route for desired in wanted if desired.route is not None]
         for route in routes:
             await self._listen_h2c(route)
+        if body.get("routing"):
+            # Before the routes of functions: with those Envoy begins to be told what is known.
+            await take_routes(self._gateway, body["routing"])
         try:
             await self._gateway.set_routes(routes)
         except PeltonError as exc:
@@ -174,6 +173,13 @@ class Node:
         for key in before.route.revision_keys if before.route is not None else ():
             if key not in clusters:
                 self._routed.pop(key, None)
+
+    async def _take_routes(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
+        return await take_routes(self._gateway, body)
+
+    def _find_way(self, head: bytes) -> Way | None:
+        way = find_way(self._gateway, head)
+        return None if way is None or way.key in self._activator.h2c_keys() else way
 
     def _h2c_socket(self, key: str) -> Path:
         """Return the activator's socket for a function that speaks HTTP/2; the same after a restart."""
@@ -294,8 +300,9 @@ class Node:
 
     async def _route_to(self, key: str) -> None:
         """Tell Envoy about the ready instances behind one cluster, where they changed."""
-        ready = () if self._instances.canonical(key) in self._proxied else self._instances.ready(key)
-        sockets = tuple(sorted(instance.http for instance in ready))
+        found = () if self._instances.canonical(key) in self._proxied else self._instances.ready(key)
+        ready = {instance.http: instance.id for instance in found}
+        sockets = tuple(sorted(ready))
         before = self._routed.get(key, ())
         if before == sockets and sockets:
             return
@@ -307,16 +314,12 @@ class Node:
                 return  # a later change has taken over
         namespace, _, name = key.partition("/")
         try:
-            await self._gateway.set_endpoints(namespace, name, sockets)
+            await self._gateway.set_endpoints(namespace, name, sockets, ready)
         except PeltonError as exc:
             _log.warning("endpoints of %s: %s", key, exc)
 
     def _listing(self) -> list[str]:
-        try:
-            loopback = ipaddress.ip_address(self._settings.gateway_host).is_loopback
-        except ValueError:
-            loopback = self._settings.gateway_host == "localhost"
-        if not loopback:
+        if listens_beyond(self._settings):
             return []
         lines = []
         for key in sorted(self._instances.keys()):
@@ -412,11 +415,6 @@ def _keys_of(desired: Desired) -> dict[str, str]:
 def _h2c_keys(route: Route) -> tuple[str, ...]:
     """Return the keys of a route's clusters whose program speaks HTTP/2 itself."""
     return (*((route.key,) if route.h2c else ()), *route.h2c_keys)
-
-
-def _numeric(host: str) -> str:
-    """Return the address of a host name, for Envoy, which binds addresses only."""
-    return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
 
 
 def main() -> None:

@@ -55,6 +55,9 @@ class UpOptions:
     Attributes:
         gateway, api: (host, port) pairs, port 0 for a free one.
         durability: `process` or `power`.
+        tls: (host, port) of the gateway's port for TLS, or None.
+        tls_cert, tls_key: PEM files shown where no Secret fits; "" for the platform's own certificate.
+        access_log: `all`, `failures` or `off`.
         otlp_endpoint, otlp_headers: Where traces go, as OpenTelemetry's variables have it; "" for nowhere.
         trace_percent: Share of requests and events that begin a trace when there is an endpoint.
     """
@@ -62,6 +65,10 @@ class UpOptions:
     gateway: tuple[str, int]
     api: tuple[str, int]
     durability: str
+    tls: tuple[str, int] | None = None
+    tls_cert: str = ""
+    tls_key: str = ""
+    access_log: str = "failures"
     otlp_endpoint: str = ""
     otlp_headers: str = ""
     trace_percent: float = 100.0
@@ -133,7 +140,8 @@ class _Platform:
         api_socket.listen(256)
         api_socket.setblocking(False)
         gateway = claim(*self._options.gateway, "--gateway")
-        chosen = {name: _private_port(state.get(name, 0)) for name in ("nats", "notify")}
+        https = claim(*self._options.tls, "--tls") if self._options.tls else None
+        chosen = {name: _private_port(state.get(name, 0)) for name in ("nats", "notify", "internal")}
         ports = {name: sock.getsockname()[1] for name, sock in chosen.items()}
         settings = Settings(
             home=str(self._home.path),
@@ -144,13 +152,20 @@ class _Platform:
             notify_host="127.0.0.1",
             notify_port=ports["notify"],
             durability=self._options.durability,
+            internal_port=ports["internal"],
+            https_host=self._options.tls[0] if self._options.tls else "127.0.0.1",
+            https_port=https.getsockname()[1] if https else 0,
+            tls_cert=str(Path(self._options.tls_cert).absolute()) if self._options.tls_cert else "",
+            tls_key=str(Path(self._options.tls_key).absolute()) if self._options.tls_key else "",
+            access_log=str(self._home.access_log),
+            access_log_of=self._options.access_log,
             otlp_url=endpoint_url(self._options.otlp_endpoint) if self._options.otlp_endpoint else "",
             otlp_headers=self._options.otlp_headers,
             trace_percent=self._options.trace_percent if self._options.otlp_endpoint else 0.0,
         )
         # Bound, not listening, as long as we live: parts bind the same ports beside us (SO_REUSEADDR), and
         # nobody else is given one of them as a free port meanwhile, nor while a part is being restarted.
-        self._held = [gateway, *chosen.values()]
+        self._held = [gateway, *chosen.values(), *([https] if https else [])]
         self._home.save_state({**state, **ports})
         return settings, api_socket
 
@@ -171,6 +186,8 @@ class _Platform:
             nats=settings.nats_url,
             notify=_url("http", settings.notify_host, settings.notify_port),
             pid=os.getpid(),
+            internal=_url("http", "127.0.0.1", settings.internal_port),
+            https=_url("https", settings.https_host, settings.https_port) if settings.https_port else "",
         )
         self._home.publish(self._endpoints)
         _announce(self._home, self._endpoints)
@@ -288,7 +305,7 @@ class _Platform:
 
 def _announce(home: Home, endpoints: Endpoints) -> None:
     print(f"Pelton is up on {home.path}")
-    print(f"  gateway     {endpoints.gateway}")
+    print(f"  gateway     {endpoints.gateway}" + (f"   {endpoints.https}" if endpoints.https else ""))
     print(f"  api         {endpoints.api}")
     print(f"  alerts      {endpoints.notify}/api/v2/alerts")
     print(f"  kubectl     kubectl --kubeconfig {endpoints.kubeconfig} get functions")

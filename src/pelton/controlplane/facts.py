@@ -12,16 +12,18 @@ from dataclasses import replace
 from typing import Any
 
 from pelton.errors import NotFoundError, PeltonError
-from pelton.manifest import dapr
+from pelton.manifest import dapr, openfunction_networking
 from pelton.model.component import ComponentResource
-from pelton.model.function import Function
+from pelton.model.function import Function, GatewayRef
+from pelton.model.openfunction_gateway import OpenFunctionGateway
 from pelton.plan.eventing import Facts, component_names, secret_names
 from pelton.ports import Store
 
-__all__ = ["COMPONENTS", "SECRETS", "FactsReader"]
+__all__ = ["COMPONENTS", "GATEWAYS", "SECRETS", "FactsReader"]
 
 COMPONENTS = "components.dapr.io"
 SECRETS = "secrets"
+GATEWAYS = "gateways.networking.openfunction.io"
 
 Reference = tuple[str, str, str]  # resource, namespace, name
 
@@ -46,8 +48,15 @@ class FactsReader:
         wanted = component_names(function)
         # Noted before reading: a Component that appears in between then finds its user.
         references = {(COMPONENTS, namespace, name) for name in wanted}
+        gateway = _gateway_of(function)
+        if gateway is not None:
+            references.add((GATEWAYS, gateway.namespace, gateway.name))
         self._note(function.key, references)
-        facts = replace(self._given, components=await self._components(namespace, wanted))
+        facts = replace(
+            self._given,
+            components=await self._components(namespace, wanted),
+            gateway=await self._gateway(gateway),
+        )
         secrets = secret_names(function, facts)
         if secrets:
             self._note(function.key, references | {(SECRETS, namespace, name) for name in secrets})
@@ -77,6 +86,16 @@ class FactsReader:
             if not users:
                 del self._users[reference]
 
+    async def _gateway(self, wanted: GatewayRef | None) -> OpenFunctionGateway | None:
+        if wanted is None:
+            return None
+        try:
+            obj = await self._store.get(GATEWAYS, wanted.namespace, wanted.name)
+            found, _ = openfunction_networking.GATEWAY.decode(openfunction_networking.GATEWAY.default(obj))
+        except PeltonError:
+            return None
+        return found
+
     async def _components(self, namespace: str, wanted: Iterable[str]) -> dict[str, ComponentResource]:
         found: dict[str, ComponentResource] = {}
         for name in sorted(wanted):
@@ -97,6 +116,12 @@ class FactsReader:
             for key, value in _values(obj).items():
                 found[name, key] = value
         return found
+
+
+def _gateway_of(function: Function) -> GatewayRef | None:
+    triggers = function.serving.triggers if function.serving else None
+    route = triggers.http.route if triggers and triggers.http else None
+    return route.gateway if route is not None else None
 
 
 def _values(secret: dict[str, Any]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from pelton.clock import Clock
 from pelton.controlplane.building import Builder, Building
 from pelton.controlplane.children import BUILDERS, SERVINGS, Children
 from pelton.controlplane.events import Recorder
-from pelton.controlplane.facts import COMPONENTS, SECRETS, FactsReader
+from pelton.controlplane.facts import COMPONENTS, GATEWAYS, SECRETS, FactsReader
 from pelton.controlplane.queue import KeyQueue
 from pelton.controlplane.revisions import Record, Revisions
 from pelton.controlplane.serving import Checker, Serving
@@ -123,7 +123,7 @@ class Reconciler:
             group.create_task(self._watch(FUNCTIONS, self._on_function))
             for resource in (BUILDERS, SERVINGS):
                 group.create_task(self._watch(resource, self._on_child(resource)))
-            for resource in (COMPONENTS, SECRETS):
+            for resource in (COMPONENTS, SECRETS, GATEWAYS):
                 group.create_task(self._watch(resource, self._on_reference(resource)))
             group.create_task(self._resync())
             group.create_task(self._expire())

@@ -16,7 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import unquote
 
 from pelton.clock import Clock
@@ -53,6 +53,20 @@ _REASONS: Final = {
 _log = get(__name__)
 
 
+class Found(Protocol):
+    """A function's key, and the head of the request that it is to see."""
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        ...
+
+    @property
+    def head(self) -> bytes:
+        """Up to and including the empty line."""
+        ...
+
+
 class Activator:
     """Serves one unix socket.
 
@@ -61,6 +75,7 @@ class Activator:
         why_gone: Returns the error for an instance that ended while it started.
         listing: Lines that the 404 page shows; empty when the gateway listens beyond loopback.
         clock: Time.
+        find: Returns the function (and the head it is to see) for a request that Envoy had no route for.
         on_spans: Takes spans of requests whose client wants them traced; None where nobody would.
     """
 
@@ -71,12 +86,14 @@ class Activator:
         why_gone: Callable[[str], WakeError],
         listing: Callable[[], list[str]],
         clock: Clock,
+        find: Callable[[bytes], Found | None] = lambda _head: None,
         on_spans: Callable[[list[SpanRecord]], None] | None = None,
     ) -> None:
         self._on_spans = on_spans
         self._wake = wake
         self._why_gone = why_gone
         self._listing = listing
+        self._find = find
         self._clock = clock
         self._waiting: Counter[str] = Counter()
         self._total = 0
@@ -157,8 +174,11 @@ class Activator:
             return
         key = _function_of(head)
         if key in ("", "-"):
-            await self._not_found(writer, head)
-            return
+            found = self._find(head)
+            if found is None:
+                await self._not_found(writer, head)
+                return
+            key, head = found.key, found.head
         trace, head = self._traced(key, head)
         error = "the client left"
         try:

@@ -7,8 +7,24 @@ the rows. Scaling is in `manifest/scale_fields`. Rules about values are in `mani
 
 from __future__ import annotations
 
+from typing import Any
+
 from pelton.manifest.dapr import COMPONENT_SPEC
-from pelton.manifest.fields import Boolean, Duration, Field, Integer, Items, Mapped, Only, Raw, Record, Text
+from pelton.manifest.fields import (
+    Boolean,
+    Duration,
+    Field,
+    Integer,
+    Items,
+    Mapped,
+    Only,
+    Path,
+    Raw,
+    Reading,
+    Record,
+    Text,
+)
+from pelton.manifest.gateway_api import HTTP_RULE, inline_rules
 from pelton.manifest.scale_fields import SCALE_OPTIONS
 from pelton.model import function as model
 
@@ -147,8 +163,30 @@ _HOSTNAME = Text(
     "a lower-case host name, with *. in front at most",
     253,
 )
+
+
+class _InlineRule(Raw):
+    """A rule of an HTTPRoute, kept as written; its types are those of `manifest/gateway_api`."""
+
+    def decode(self, value: Any, path: Path, reading: Reading) -> Any:
+        """Accept a rule, and look for problems of type."""
+        if type(value) is dict:
+            HTTP_RULE.decode(value, path, reading)
+        return super().decode(value, path, reading)
+
+
+def _http_route(
+    *,
+    gateway: model.GatewayRef | None = None,
+    hostnames: tuple[str, ...] = (),
+    rules: tuple[dict[str, Any], ...] = (),
+) -> model.HttpRoute:
+    parsed = inline_rules(rules) if rules else ()
+    return model.HttpRoute(gateway=gateway, hostnames=hostnames, rules=rules, parsed=parsed)
+
+
 ROUTE = Record(
-    model.HttpRoute,
+    _http_route,
     (
         Field(
             "gatewayRef",
@@ -171,7 +209,7 @@ ROUTE = Record(
         Field(
             "rules",
             "rules",
-            Items(Raw(), max_items=16),
+            Items(_InlineRule(), max_items=16),
             doc="HTTPRoute rules: which requests, and what happens to them; default: all of the hosts.",
         ),
     ),

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from pelton.manifest.dapr import check_env_ref
 from pelton.manifest.fields import Problem, describe, render_path
+from pelton.manifest.gateway_api_rules import rule_problems
 from pelton.model.component import ComponentSpec
 from pelton.model.function import (
     BehaviorRules,
@@ -228,24 +230,34 @@ def _scaled_job(job: ScaledJob, path: str) -> Iterator[Problem]:
 
 
 def _route(route: HttpRoute, place: str) -> Iterator[Problem]:
-    """Check what the schema of HTTPRoute rules bounds; their contents are left to the gateway."""
+    """Check what the schema of HTTPRoute rules of v1alpha2 bounds, then what every route has to fulfil.
+
+    Backends are not looked at: whatever they say, the function is the backend.
+    """
     for index, rule in enumerate(route.rules):
         path = f"{place}.rules[{index}]"
-        matches = rule.get("matches")
-        if isinstance(matches, list) and len(matches) > 8:
-            yield Problem(f"{path}.matches", f"must have at most 8 entries, found {len(matches)}")
-        for number, item in enumerate(_objects(rule.get("filters"))):
-            kind = item.get("type")
-            yield from _one_of(
-                f"{path}.filters[{number}].type", kind if isinstance(kind, str) else "", _FILTERS
+        found = list(_older_rule(rule, path))
+        said = {problem.path for problem in found}
+        if index < len(route.parsed):
+            bare = replace(route.parsed[index], backends=())
+            found += [problem for problem in rule_problems(bare, path) if problem.path not in said]
+        yield from found
+
+
+def _older_rule(rule: dict[str, Any], path: str) -> Iterator[Problem]:
+    matches = rule.get("matches")
+    if isinstance(matches, list) and len(matches) > 8:
+        yield Problem(f"{path}.matches", f"must have at most 8 entries, found {len(matches)}")
+    for number, item in enumerate(_objects(rule.get("filters"))):
+        kind = item.get("type")
+        yield from _one_of(f"{path}.filters[{number}].type", kind if isinstance(kind, str) else "", _FILTERS)
+        redirect = item.get("requestRedirect")
+        status = redirect.get("statusCode", 302) if isinstance(redirect, dict) else 302
+        if status not in (301, 302):
+            yield Problem(
+                f"{path}.filters[{number}].requestRedirect.statusCode",
+                f"must be 301 or 302, found {describe(status)}",
             )
-            redirect = item.get("requestRedirect")
-            status = redirect.get("statusCode", 302) if isinstance(redirect, dict) else 302
-            if status not in (301, 302):
-                yield Problem(
-                    f"{path}.filters[{number}].requestRedirect.statusCode",
-                    f"must be 301 or 302, found {describe(status)}",
-                )
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:

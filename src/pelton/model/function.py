@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pelton.model.component import ComponentSpec
+from pelton.model.gateway_api import HttpRouteRule
 
 __all__ = [
     "FUNCTION_CONTAINER",
@@ -175,11 +176,13 @@ class HttpRoute:
         gateway: None only before defaulting.
         hostnames: At most 16, lower case, `*.` in front allowed; empty = from the Gateway's template.
         rules: At most 16 HTTPRoute rules as written, with the schema's defaults filled in.
+        parsed: The same as models.
     """
 
     gateway: GatewayRef | None = None
     hostnames: tuple[str, ...] = ()
     rules: tuple[dict[str, Any], ...] = ()
+    parsed: tuple[HttpRouteRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,6 +74,7 @@ class Sources:
         namespaces: Name -> labels.
         https_port: Port of `pelton up --tls`; 0 while it was not asked for.
         internal: (gateway key, listener name) that are served on the internal port.
+        open_to_functions: Keys of Gateways whose ports serve functions, too.
         refused: Port name -> why Envoy does not listen there.
     """
 
@@ -86,6 +87,7 @@ class Sources:
     namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     https_port: int = 0
     internal: frozenset[tuple[str, str]] = frozenset()
+    open_to_functions: frozenset[str] = frozenset()
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -154,7 +156,7 @@ def attach(sources: Sources) -> Attached:
     state = RoutingState(
         routes=tuple(sorted(standalone, key=lambda one: one.key)),
         upstreams=tuple(upstreams[key] for key in sorted(upstreams)),
-        ports=_ports(doors),
+        ports=_ports(doors, sources.open_to_functions),
         https_port=sources.https_port,
     )
     return Attached(
@@ -270,15 +272,19 @@ def _settle_ports(doors: Mapping[str, list[_Door]], sources: Sources) -> None:
         )
 
 
-def _ports(doors: Mapping[str, list[_Door]]) -> tuple[Port, ...]:
+def _ports(doors: Mapping[str, list[_Door]], open_to_functions: frozenset[str]) -> tuple[Port, ...]:
     found: dict[str, Port] = {}
-    for listed in doors.values():
+    for key, listed in doors.items():
         for door in listed:
             if door.port in ("", EXTERNAL, INTERNAL):
                 continue
             port = found.get(door.port) or Port(
-                name=door.port, port=0 if door.port == HTTPS else door.listener.port
+                name=door.port,
+                port=0 if door.port == HTTPS else door.listener.port,
+                functions=door.port == HTTPS,
             )
+            if key in open_to_functions:
+                port = replace(port, functions=True)
             held = {(one.name, one.hosts) for one in port.certificates}
             new = [one for one in door.certificates if (one.name, one.hosts) not in held]
             found[door.port] = replace(port, certificates=(*port.certificates, *new))

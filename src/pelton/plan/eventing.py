@@ -14,6 +14,7 @@ from pelton.model.component import ComponentResource, ComponentSpec
 from pelton.model.convention import DEFERRED
 from pelton.model.desired import DEFERRED_NAME, Component, OutputBinding, Subscription
 from pelton.model.function import DaprInput, DaprOutput, DaprTrigger, Function, Serving
+from pelton.model.openfunction_gateway import OpenFunctionGateway
 from pelton.plan import names
 from pelton.plan.problem import Problem
 
@@ -47,6 +48,7 @@ class Facts:
         trigger_types: Component types that can drive a function here; None = unknown, nothing is refused.
         output_types: Component types that a function can send to here; None as above.
         state_types: Component types that can keep state here; None as above.
+        gateway: The Gateway that the Function's route names; None while there is no such object.
     """
 
     components: Mapping[str, ComponentResource] = field(default_factory=dict)
@@ -55,6 +57,7 @@ class Facts:
     trigger_types: frozenset[str] | None = None
     output_types: frozenset[str] | None = None
     state_types: frozenset[str] | None = None
+    gateway: OpenFunctionGateway | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

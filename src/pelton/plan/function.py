@@ -17,6 +17,7 @@ from pelton.model.convention import ALIASES, DEFERRED, serial_limit
 from pelton.model.desired import BuildRun, Desired, Route, Workload
 from pelton.model.function import Build, Function, Serving
 from pelton.model.limits import Limits
+from pelton.model.openfunction_gateway import OpenFunctionGateway
 from pelton.plan import names, rollout, traffic
 from pelton.plan.context import DEFAULT_PORT, function_context, to_text
 from pelton.plan.eventing import (
@@ -30,9 +31,11 @@ from pelton.plan.eventing import (
     subscriptions,
 )
 from pelton.plan.fronts import fronts
+from pelton.plan.gateways import DEFAULT_GATEWAY
 from pelton.plan.limits import ANNOTATIONS, instance_limits
 from pelton.plan.partial import environment_of, only_openfunctions, unhonoured
 from pelton.plan.problem import Problem
+from pelton.plan.references import resolve_rules
 from pelton.plan.scaling import plan_scaling
 from pelton.plan.states import states
 from pelton.quantity import parse_bytes, parse_seconds
@@ -59,6 +62,7 @@ REQUEST_TIMEOUT = "pelton.dev/request-timeout"
 _BODY_LIMIT = "pelton.dev/body-limit"
 _MAX_ATTEMPTS = "pelton.dev/max-attempts"
 _COMMAND = "pelton.dev/command"
+_HTTP_PROTOCOL = "networking.knative.dev/http-protocol"
 _PREFIX = "pelton.dev/"
 _OWN = (
     frozenset({CONVENTION, SOURCE_DIGEST, REQUEST_TIMEOUT, _BODY_LIMIT, _MAX_ATTEMPTS})
@@ -258,11 +262,14 @@ def _desired(
     found = (triggers, input_links(function, facts), destinations, stores)
     workload = _workload(function, serving, built, convention, limits, concurrency, found)
     subscribed += deferred(function, convention, max_attempts=limits.max_attempts)
+    route, left_out = _route(function, serving, limits, workload, facts.gateway or DEFAULT_GATEWAY)
+    partial += left_out
+    partial += _gateway_missing(serving, facts)
     return (
         Desired(
             workload=workload,
             scaling=scaling,
-            route=_route(function, serving, limits, workload),
+            route=route,
             subscriptions=subscribed,
             outputs=sends,
             states=keeps,
@@ -397,19 +404,46 @@ def _options(function: Function, serving: Serving, built: BuildResult, conventio
     return found
 
 
-def _route(function: Function, serving: Serving, limits: _Limits, workload: Workload) -> Route | None:
+def _route(
+    function: Function, serving: Serving, limits: _Limits, workload: Workload, gateway: OpenFunctionGateway
+) -> tuple[Route | None, list[tuple[str, str]]]:
+    """Return the route, and (path, sentence) for the parts of its rules that are not served."""
     http = serving.triggers.http if serving.triggers else None
     if http is None:
-        return None
-    given = http.route.hostnames if http.route else ()
-    hosts = [host.lower() for host in given] + [names.host(function.namespace, function.name)]
-    return Route(
-        namespace=function.namespace,
-        name=function.name,
+        return None, []
+    namespace, name = function.namespace, function.name
+    given = tuple(host.lower() for host in http.route.hostnames) if http.route else ()
+    hosts = [*(given or (gateway.host(namespace, name).lower(),)), names.host(namespace, name)]
+    rules, left_out = resolve_rules(http.route.parsed if http.route else ())
+    path = "spec.serving.triggers.http.route.rules"
+    secure, _ = traffic.annotation(function, _HTTP_PROTOCOL)
+    route = Route(
+        namespace=namespace,
+        name=name,
         hosts=tuple(dict.fromkeys(hosts)),
-        path=names.path(function.namespace, function.name),
-        fronts=fronts(workload.convention, function.namespace, function.name),
+        path=names.path(namespace, name),
+        fronts=fronts(workload.convention, namespace, name),
         h2c=traffic.speaks_h2c(workload),
         timeout_s=limits.request_timeout_s,
         internal=traffic.internal(function),
+        internal_hosts=_internal_hosts(gateway.internal_host(namespace, name), name, namespace),
+        rules=rules,
+        https_only=secure.lower() == "redirected",
     )
+    return route, [(f"{path}[{index}]", sentence) for index, sentence in left_out]
+
+
+def _gateway_missing(serving: Serving, facts: Facts) -> list[tuple[str, str]]:
+    http = serving.triggers.http if serving.triggers else None
+    wanted = http.route.gateway if http and http.route else None
+    default = (DEFAULT_GATEWAY.namespace, DEFAULT_GATEWAY.name)
+    if wanted is None or facts.gateway is not None or (wanted.namespace, wanted.name) == default:
+        return []
+    sentence = f"there is no Gateway {wanted.namespace}/{wanted.name}; the default one names the hosts"
+    return [("spec.serving.triggers.http.route.gatewayRef", sentence)]
+
+
+def _internal_hosts(full: str, name: str, namespace: str) -> tuple[str, ...]:
+    """Return the names by which clients inside know a function: the full one, and without its last parts."""
+    short = f"{name}.{namespace}"
+    return (full, f"{short}.svc") if namespace.isdigit() else (full, f"{short}.svc", short)

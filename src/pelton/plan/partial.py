@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pelton.model.function import FUNCTION_CONTAINER, Build, Function, HttpRoute, Serving, Tracing
+from pelton.model.function import FUNCTION_CONTAINER, Build, Function, Serving, Tracing
 from pelton.plan.limits import unhonoured_resources
 
 __all__ = ["environment_of", "only_openfunctions", "unhonoured"]
 
-_DEFAULT_GATEWAY = ("openfunction", "openfunction")
 _CONTAINER_KEPT = frozenset({"name", "image", "imagePullPolicy", "env", "resources"})
 
 Entry = tuple[str, str]
@@ -73,8 +72,6 @@ def _build(build: Build) -> Iterator[Entry]:
 
 def _serving(serving: Serving) -> Iterator[Entry]:
     triggers = serving.triggers
-    if triggers is not None and triggers.http is not None and triggers.http.route is not None:
-        yield from _route(triggers.http.route)
     if triggers is not None and triggers.inputs:
         yield "spec.serving.triggers.inputs", "extra data sources are not served yet"
     if serving.template:
@@ -95,29 +92,6 @@ def _tracing(tracing: Tracing) -> Iterator[Entry]:
     exporter = provider.exporter
     if exporter is not None and "grpc" in exporter.protocol.lower():
         yield f"{path}.exporter.protocol", "spans are written to the log; OTLP is spoken over HTTP, as JSON"
-
-
-def _route(route: HttpRoute) -> Iterator[Entry]:
-    path = "spec.serving.triggers.http.route"
-    gateway = route.gateway
-    if gateway is not None and (gateway.namespace, gateway.name) != _DEFAULT_GATEWAY:
-        yield f"{path}.gatewayRef", "there is one gateway on this machine"
-    for index, rule in enumerate(route.rules):
-        if not _is_catch_all(rule):
-            yield f"{path}.rules[{index}]", "all requests for the function's hosts reach it"
-
-
-def _is_catch_all(rule: Mapping[str, Any]) -> bool:
-    """Tell whether a rule says no more than "everything below /"."""
-    if set(rule) - {"matches", "backendRefs"}:
-        return False
-    for match in _objects(rule.get("matches")):
-        path = match.get("path") or {}
-        if set(match) - {"path"}:
-            return False
-        if path.get("type", "PathPrefix") != "PathPrefix" or path.get("value", "/") != "/":
-            return False
-    return True
 
 
 def _template(template: Mapping[str, Any]) -> Iterator[Entry]:

@@ -488,14 +488,13 @@ def test_every_unhonoured_field_is_listed_with_its_path():
         "spec.build.srcRepo.revision",
         "spec.build.builder",
         "spec.build.dockerfile",
-        "spec.serving.triggers.http.route.gatewayRef",
-        "spec.serving.triggers.http.route.rules[1]",
         "spec.serving.template.volumes",
         "spec.serving.template.containers[0].workingDir",
         "spec.serving.template.containers[1]",
         "spec.serving.tracing.provider.oapServer",
         "spec.serving.workloadType",
         "spec.serving.states.s",
+        "spec.serving.triggers.http.route.gatewayRef",
     ]
 
 

@@ -109,6 +109,7 @@ class Gateway:
         self._instances: dict[str, dict[str, str]] = {}
         self._clusters: dict[str, Upstream | bool] = {}
         self._refused_ports: dict[str, str] = {}
+        self._shut: set[str] = set()
         self._jobs: list[_Job] = []
         self._work = asyncio.Event()
         self._committer: asyncio.Task[None] | None = None
@@ -422,21 +423,24 @@ class Gateway:
         changed = [name for name in ports if name not in self._tables]
         for name in changed:
             self._tables[name] = self._new_table(name)
-        everything = self._state.https_port != old_state.https_port
+        shut = {one.name for one in self._state.ports if not one.functions and one.name not in self._fixed}
+        everything = shut != self._shut or self._state.https_port != old_state.https_port
         standalone = {one.key: one for one in self._state.routes}
         before = {one.key: one for one in old_state.routes}
         for name in ports:
             fresh = name in changed
             touched = False
             table = self._tables[name]
+            closed = name in shut
             for key in _differing(old_routes, self._routes, everything=everything or fresh):
-                route = self._routes.get(key)
+                route = None if closed else self._routes.get(key)
                 touched |= table.set(f"Function {key}", self._entries(route, name) if route else ())
             for key in _differing(before, standalone, everything=fresh):
                 other = standalone.get(key)
                 touched |= table.set(f"HTTPRoute {key}", self._entries(other, name) if other else ())
             if touched and not fresh:
                 changed.append(name)
+        self._shut = shut
         return changed
 
     def _entries(self, route: Route | StandaloneRoute, port: str) -> tuple[Entry, ...]:

@@ -31,6 +31,7 @@ __all__ = [
     "MAX_HEADER_KB",
     "NOBODY",
     "OVERFLOW_HEADER",
+    "PORT_HEADER",
     "REASON_HEADER",
     "ROUTES",
     "SECRET",
@@ -79,6 +80,9 @@ FUNCTION_HEADER: Final = "x-pelton-function"
 
 LISTENER_HEADER: Final = "x-pelton-listener"
 """Sent with NOBODY only: `loopback` when every listener is bound to a loopback address, else `public`."""
+
+PORT_HEADER: Final = "x-pelton-port"
+"""Sent with NOBODY only: the port whose routes had nothing for the request."""
 
 REASON_HEADER: Final = "x-pelton-reason"
 """On answers that the platform gives in a function's place: why."""

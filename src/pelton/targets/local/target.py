@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pelton.model.desired import Desired, Workload
+from pelton.model.desired import Desired, Route, Workload
+from pelton.model.routing import RoutingState
 from pelton.model.snapshot import CheckResult, FunctionObserved
 
 __all__ = ["Caller", "LocalTarget"]
@@ -39,6 +40,7 @@ class LocalTarget:
         self._node = node
         self._runtime = runtime
         self._applied: dict[tuple[str, str], Desired] = {}
+        self._routing: dict[str, Any] | None = None
 
     async def observe(self, namespace: str, name: str) -> tuple[Desired | None, FunctionObserved | None]:
         """Return what was applied last and how it fares."""
@@ -76,6 +78,26 @@ class LocalTarget:
         found: list[dict[str, Any]] = await self._node.call("instances", {}, timeout_s=5.0)
         return found
 
+    async def route(self, state: RoutingState) -> tuple[dict[str, str], bool]:
+        """Bring everything about routing that no function brings to the gateway.
+
+        Returns:
+            What Envoy refused (object or port -> reason), and whether Envoy is there.
+
+        Raises:
+            PeltonError: It did not confirm in time, and gets the state later.
+        """
+        self._routing = {"state": msgspec.to_builtins(state)}
+        answer = await self._node.call("routes", self._routing, timeout_s=_APPLY_TIMEOUT_S)
+        return dict(answer["refused"]), bool(answer["connected"])
+
+    def routes(self) -> dict[str, Route]:
+        """Return the routes of functions that were applied, by `namespace/name`."""
+        return {one.route.key: one.route for one in self._applied.values() if one.route is not None}
+
     def snapshot(self) -> dict[str, Any]:
         """Return everything that was applied, as the body of a `sync`."""
-        return {"desired": [msgspec.to_builtins(desired) for desired in self._applied.values()]}
+        return {
+            "desired": [msgspec.to_builtins(desired) for desired in self._applied.values()],
+            "routing": self._routing,
+        }

@@ -23,7 +23,7 @@ def route(name="hello", **changes):
 def encode(routes, *, listed=True, port=EXTERNAL):
     table = RouteTable(port, listed=listed)
     for one in routes:
-        table.set(one.key, entries_of(one, port))
+        table.set(f"Function {one.key}", entries_of(one, port))
     return table.encode()
 
 

@@ -294,7 +294,7 @@ def _async(
     if kind == "Job":
         return [scaling.scaled_job(function, identity, workload.job_spec(serving, pod, notes), notes)]
     runs = workload.workload(function, identity, pod, kind, event_service=events, notes=notes)
-    return [runs, scaling.scaled_object(function, identity, kind, runs["metadata"]["name"])]
+    return [runs, scaling.scaled_object(function, identity, kind, runs["metadata"]["name"], notes)]
 
 
 # ---------------------------------------------------------------------------------------------------- details

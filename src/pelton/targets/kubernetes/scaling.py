@@ -80,7 +80,9 @@ def concurrency(function: Function) -> int | None:
 # ------------------------------------------------------------------------------------------------------- keda
 
 
-def scaled_object(function: Function, identity: Identity, kind: str, target: str) -> dict[str, Any]:
+def scaled_object(
+    function: Function, identity: Identity, kind: str, target: str, notes: Notes
+) -> dict[str, Any]:
     """Return the ScaledObject of a Deployment or StatefulSet.
 
     Args:
@@ -88,6 +90,7 @@ def scaled_object(function: Function, identity: Identity, kind: str, target: str
         identity: Of the revision.
         kind: Of what is scaled.
         target: Its name.
+        notes: Takes what KEDA has no form for.
     """
     serving = function.serving or Serving()
     keda = _keda(serving)
@@ -99,7 +102,7 @@ def scaled_object(function: Function, identity: Identity, kind: str, target: str
             "name": target,
             "envSourceContainerName": FUNCTION_CONTAINER,
         },
-        **_bounds(serving),
+        **_bounds(serving, notes),
         **written,
         "triggers": [_trigger(trigger) for trigger in keda.triggers],
     }
@@ -140,7 +143,7 @@ def scaled_job(
     spec = {
         "jobTargetRef": dict(job_spec),
         "envSourceContainerName": FUNCTION_CONTAINER,
-        **_bounds(serving),
+        **_bounds(serving, notes),
         **job,
         "triggers": triggers,
     }
@@ -168,9 +171,15 @@ def _written(serving: Serving) -> dict[str, Any]:
     return options.get("keda") or {}
 
 
-def _bounds(serving: Serving) -> dict[str, int]:
+def _bounds(serving: Serving, notes: Notes) -> dict[str, int]:
     options = serving.scale_options or ScaleOptions()
-    found = {"minReplicaCount": options.min_replicas, "maxReplicaCount": options.max_replicas}
+    highest = options.max_replicas
+    if highest == 0:
+        notes.add(
+            "spec.serving.scaleOptions.maxReplicas", "0 means no bound, which KEDA has not: its own is 100"
+        )
+        highest = None
+    found = {"minReplicaCount": options.min_replicas, "maxReplicaCount": highest}
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -228,7 +237,7 @@ def http_scalers(
     reference = {"apiVersion": "apps/v1", "kind": "Deployment", "name": deployment}
     prefixes = _path_prefixes(serving, notes)
     if cluster.http_add_on == "v1alpha1":
-        bounds = _bounds(serving)
+        bounds = _bounds(serving, notes)
         replicas = {
             short: bounds[name]
             for short, name in (("min", "minReplicaCount"), ("max", "maxReplicaCount"))
@@ -256,7 +265,7 @@ def http_scalers(
     route = _scaler("http.keda.sh/v1beta1", "InterceptorRoute", identity, spec)
     scale = {
         "scaleTargetRef": {**reference, "envSourceContainerName": FUNCTION_CONTAINER},
-        **_bounds(serving),
+        **_bounds(serving, notes),
         "pollingInterval": 15,
         "cooldownPeriod": cooldown_s,
         "triggers": [_push_trigger(cluster, route["metadata"]["name"])],

@@ -66,7 +66,7 @@ HTTP_SCALED = st.builds(
 SCALE = st.none() | st.builds(
     ScaleOptions,
     min_replicas=REPLICAS,
-    max_replicas=st.none() | st.integers(5, 9),
+    max_replicas=st.none() | st.integers(5, 9) | st.just(0),
     keda=st.none() | KEDA | JOBS | HTTP_SCALED,
 )
 TEMPLATE = st.sampled_from(

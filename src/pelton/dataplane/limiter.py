@@ -137,6 +137,8 @@ class Limiter:
         if order["scratch"] and not ward.scratch:
             self._scratch_users[order["scratch"]] = self._scratch_users.get(order["scratch"], 0) + 1
         ward.limits, ward.scratch, ward.watched = limits, order["scratch"], True
+        if self._watchdog is not None and "instance" in order:
+            self._watchdog.watch(pid, order["instance"])
 
     def ended(self, pid: int) -> Ending:
         """Clear away after a child; returns which limit ended it, if one did."""

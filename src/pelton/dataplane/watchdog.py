@@ -1,7 +1,8 @@
 """Enforces limits by looking, where control groups cannot be had: reads /proc, says who is over.
 
-An instance's processes are its worker, that one's descendants, and whatever was once seen among them: user
-code may let a process outlive its parent, but not its instance. Memory is counted as PSS, shared pages in
+An instance's processes are its worker, that one's descendants, whatever was once seen among them, and orphans
+that have its user namespace or its name in their environment: user code may let a process outlive its parent,
+but not its instance. Memory is counted as PSS, shared pages in
 proportion, and only of instances whose resident pages alone are over. Called by the zygote a few times per
 second while instances run, which kills what this finds. Nothing is killed here but strays.
 """
@@ -49,6 +50,12 @@ class Watchdog:
         self._pids = pids
         self._proc = proc
         self._seen: dict[int, tuple[int, int]] = {}  # pid -> (start time, pid of its worker)
+        self._names: dict[int, str] = {}  # pid of a worker -> its instance's name
+        self._namespaces: dict[int, str] = {}  # pid of a worker -> its user namespace, if it has its own
+
+    def watch(self, worker: int, name: str) -> None:
+        """Take note of a worker and its instance's name."""
+        self._names[worker] = name
 
     def look(self, workers: Mapping[int, tuple[Limits, str]]) -> dict[int, Ending]:
         """Return which workers are over a limit, and which.
@@ -70,13 +77,17 @@ class Watchdog:
         """Kill what a worker that has ended left behind; what it started since the last look included."""
         processes = self._read_all()
         for pid, process in processes.items():
-            seen = self._seen.get(pid)
-            known = seen is not None and seen == (process.started, worker)
-            if pid != worker and (known or process.session == worker):
+            if pid != worker and (
+                self._seen.get(pid) == (process.started, worker)
+                or process.session == worker
+                or (process.parent == os.getpid() and self._identify(pid) == worker)
+            ):
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except (ProcessLookupError, PermissionError):
                     continue
+        self._names.pop(worker, None)
+        self._namespaces.pop(worker, None)
         self._seen = {pid: seen for pid, seen in self._seen.items() if seen[1] != worker}
 
     def _over(
@@ -102,6 +113,9 @@ class Watchdog:
 
     def _trees(self, processes: Mapping[int, _Process], workers: set[int]) -> dict[int, list[int]]:
         trees: dict[int, list[int]] = {worker: [worker] for worker in workers if worker in processes}
+        for worker in trees:
+            if worker not in self._namespaces:
+                self._namespaces[worker] = self._namespace(worker)
         seen: dict[int, tuple[int, int]] = {}
         for pid, process in processes.items():
             if pid in workers:
@@ -110,11 +124,37 @@ class Watchdog:
             before = self._seen.get(pid)
             if owner == 0 and before is not None and before[0] == process.started and before[1] in trees:
                 owner = before[1]
+            if owner == 0 and process.parent == os.getpid():
+                owner = self._identify(pid)
+                owner = owner if owner in trees else 0
             if owner:
                 seen[pid] = (process.started, owner)
                 trees[owner].append(pid)
         self._seen = seen
         return trees
+
+    def _identify(self, pid: int) -> int:
+        """Return the worker that an orphan came from, 0 when that cannot be told."""
+        own = self._namespace(pid)
+        if own:
+            found = [worker for worker, namespace in self._namespaces.items() if namespace == own]
+            if len(found) == 1:
+                return found[0]
+        try:
+            with open(f"{self._proc}/{pid}/environ", "rb") as file:  # noqa: PTH123 -- no pathlib here
+                words = file.read().split(b"\0")
+        except OSError:
+            return 0
+        names = {f"POD_NAME={name}".encode(): worker for worker, name in self._names.items()}
+        return next((names[word] for word in words if word in names), 0)
+
+    def _namespace(self, pid: int) -> str:
+        """Return a process's user namespace; "" for this process's own, or unknown."""
+        try:
+            found = os.readlink(f"{self._proc}/{pid}/ns/user")  # noqa: PTH115 -- as above
+            return "" if found == os.readlink("/proc/self/ns/user") else found  # noqa: PTH115 -- as above
+        except OSError:
+            return ""
 
     @staticmethod
     def _owner(pid: int, processes: Mapping[int, _Process], trees: Mapping[int, object]) -> int:

@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from pelton import errors
+from pelton.dataplane.peers import is_function
 from pelton.log import get
 
 __all__ = [
@@ -204,9 +205,16 @@ async def serve(
     name: str = "",
     on_connect: Callable[[Peer], None] | None = None,
 ) -> asyncio.AbstractServer:
-    """Listen on a unix socket path (mode 0600, a stale file is replaced) or on a listening socket."""
+    """Listen on a unix socket path (mode 0600, a stale file is replaced) or on a listening socket.
+
+    A connection from a function's process is refused, whatever user it has.
+    """
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if is_function(writer.get_extra_info("socket")):
+            _log.warning("a function tried to use %s; refused", name or "a socket of the platform")
+            writer.close()
+            return
         peer = Peer(reader, writer, handlers, name=name)
         if on_connect is not None:
             on_connect(peer)

@@ -28,6 +28,7 @@ from typing import Any, Final
 
 from pelton.dataplane.isolation import Isolation, become_subreaper
 from pelton.dataplane.limiter import Limiter
+from pelton.dataplane.peers import is_function
 from pelton.dataplane.template import (
     Resolve,
     become_spare,
@@ -193,6 +194,10 @@ class Zygote:
     def _accept(self) -> None:
         assert self._listener is not None  # noqa: S101 -- registered only while it listens
         sock, _address = self._listener.accept()
+        if is_function(sock):
+            _log.warning("a function tried to use the zygote's socket; refused")
+            sock.close()
+            return
         connection = _Connection(sock, FrameReader(sock))
         connection.send([HELLO, 0, "", VERSION])
         self._selector.register(sock, selectors.EVENT_READ, lambda: self._receive(connection))
@@ -340,7 +345,8 @@ class Zygote:
         self._instances[pid] = instance
         if asked is not None:
             asked[0].send([RESULT, asked[1], "spawn", {}])
-        self._limiter.begin(pid, template.order)  # no more than a look, if it was its spare
+        # No more than a look, if it was its spare.
+        self._limiter.begin(pid, {**template.order, "instance": instance})
         if pid in self._exited_early:
             self._exited(pid, self._exited_early.pop(pid))
 

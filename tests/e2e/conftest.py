@@ -64,6 +64,11 @@ class Platform:
         return self.running
 
     @property
+    def run_directory(self):
+        """Where its sockets are."""
+        return Home(self.home).run_directory()
+
+    @property
     def environment(self):
         return {**os.environ, "PELTON_HOME": str(self.home), "COLUMNS": "200"}
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pytest
 
-from pelton.cli.home import Home
 from pelton.dataplane import landlock
 from tests.e2e.conftest import Platform
 from tests.e2e.isolation.attacks import ATTACKER, VICTIM
@@ -70,9 +69,11 @@ class Arena:
         run, home = self.platform.run_directory, self.platform.home
         outer = [pid for pid, words in self.platform.processes().items() if "pelton.cli" in words]
         (mine,) = self.platform.function("victim")["workers"]
-        for path in (run / "w").glob("*.http"):
-            if _holds(path.with_suffix(".workload"), "victim"):
-                stem = path.with_suffix("")
+        stem = next(
+            path.with_suffix("")
+            for path in (run / "w").glob("*.http")
+            if _holds(path.with_suffix(".workload"), "victim")
+        )
         self.told = {
             "home": str(home),
             "victim": victim,
@@ -151,8 +152,7 @@ def arena(request):
         root.chmod(0o755)
         (root / "private").chmod(0o600)
         (root / "x").chmod(0o700)
-        platform = Platform(root)
-        platform.run_directory = _run_directory(platform.home)
+        platform: Platform = Platform(root)
     else:
         asked = {"userns": "", "landlock": "landlock", "none": "none"}[mode]
         platform = UserPlatform(root, 0 if os.geteuid() else UID, asked)
@@ -168,10 +168,6 @@ def arena(request):
         platform.discard()
         service.close()
         shutil.rmtree(root, ignore_errors=True)
-
-
-def _run_directory(home):
-    return Home(home).run_directory()
 
 
 def _kind(platform):

@@ -133,7 +133,8 @@ def restrict(version: int, rules: Rules | None = None) -> None:
 
 def _allow(ruleset: int, path: str, rights: int) -> None:
     try:
-        fd = os.open(path, _O_PATH | os.O_CLOEXEC)
+        # A link must not open what it leads to, which may be above a hidden place.
+        fd = os.open(path, _O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return  # it went away, or is out of reach already
     try:

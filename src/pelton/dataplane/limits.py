@@ -190,7 +190,7 @@ class Groups:
             for directory in dict.fromkeys(group.paths.values()):
                 os.mkdir(directory)  # noqa: PTH102 -- as above
         except FileExistsError:
-            self._leave(group)  # an earlier zygote's
+            self.drop(group)  # an earlier zygote's
             return self.make()
         except OSError:
             group.remove()

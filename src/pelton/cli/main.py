@@ -126,6 +126,22 @@ def up(
 
 
 @app.command()
+def api(
+    listen: Annotated[
+        str, typer.Option(help="HOST:PORT of the API server; port 0 takes a free one.")
+    ] = "127.0.0.1:6443",
+    directory: Annotated[
+        str, typer.Option(help="Keeps objects, kubeconfig and certificates; without it nothing is kept.")
+    ] = "",
+) -> None:
+    """Serve the Kubernetes API alone, for operators under development or test; Ctrl-C ends it."""
+    from pelton.cli.api import api as run
+    from pelton.cli.ports_owner import parse_address
+
+    _exit(run(parse_address(listen, "--listen"), directory or None))
+
+
+@app.command()
 def down() -> None:
     """End the platform that runs on PELTON_HOME."""
     from pelton.cli.status import down as run

@@ -32,6 +32,7 @@ EXECUTED = (
     "docs/howto/kubernetes.md",
     "docs/howto/scaling.md",
     "docs/howto/revisions.md",
+    "docs/howto/test-an-operator.md",
 )
 # Commands that only read: their blocks are repeated until they show what the page says.
 READING = re.compile(r"(pelton (logs|status|why scale|dlq list|topic lag|topic tail)|cat ['\"$/])")
@@ -125,6 +126,12 @@ class Shell:
         lock = Path(self.env["PELTON_HOME"]) / "up.lock"
         if endpoints.exists() and lock.exists() and lock.read_text().isdigit():
             os.kill(int(lock.read_text()), signal.SIGKILL)
+        alone = self.folder / "api.pid"
+        if alone.exists():
+            try:
+                os.kill(int(alone.read_text()), signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # the page ended it itself
 
 
 @pytest.fixture
@@ -141,7 +148,7 @@ def shell(tmp_path_factory):
 @pytest.mark.parametrize("page", EXECUTED)
 def test_commands_of_a_page_do_what_it_says(page, shell):
     found = blocks((ROOT / page).read_text())
-    if "pelton up" not in found[0][0]:
+    if "pelton up" not in found[0][0] and "pelton api" not in found[0][0]:
         shell.show("pelton up --detach", None)
 
     for text, expected in found:

@@ -1,4 +1,4 @@
-"""The operator against a real API, in about a second: no cluster, no containers."""
+"""The operator against a real API: no cluster, no containers."""
 
 import subprocess
 from pathlib import Path

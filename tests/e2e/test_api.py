@@ -20,6 +20,7 @@ class Api:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self):
+        assert self.process.stdout is not None
         lines = [self.process.stdout.readline() for _ in range(3)]
         self.kubeconfig = lines[1].strip().partition("KUBECONFIG=")[2]
         return self
@@ -28,7 +29,8 @@ class Api:
         self.process.send_signal(signal.SIGTERM)
         began = time.monotonic()
         assert self.process.wait(20) == 0
-        self.process.stdout.close()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
         self.stopped_in_s = time.monotonic() - began
 
     def kubectl(self, *args):

@@ -1,5 +1,4 @@
-"""An API server for the tests of operators and controllers: real HTTPS, nothing kept, up in a fraction of a
-second.
+"""An API server for the tests of operators and controllers: real HTTPS, nothing kept, up in a moment.
 
     async with ApiServer() as api:          # in this event loop
         client = MyClient(kubeconfig=api.kubeconfig)

@@ -1,8 +1,8 @@
 """The API server alone, for operators and controllers that are tried against it.
 
-No function runs and no gateway listens. `cli/api.py` and `testing/api_server.py` enter it around a store that is
-open; it brings certificates, a token and a kubeconfig, everything else is the API of the whole platform.
-Objects of Deployments, Jobs and Functions are kept and checked, not carried out.
+No function runs and no gateway listens. `cli/api.py` and `testing/api_server.py` enter it around a store
+that is open; it brings certificates, a token and a kubeconfig, everything else is the API of the whole
+platform. Objects of Deployments, Jobs and Functions are kept and checked, not carried out.
 """
 
 from __future__ import annotations

@@ -69,6 +69,7 @@ class FieldsInvalidError(InvalidError):
             causes=tuple((cause.field, cause.message) for cause in found),
         )
         self.found = tuple(found)
+        self.kind = row.kind
 
 
 class StatusError(PeltonError):
@@ -135,6 +136,7 @@ def status_of(
         reason = error.reason
         details |= error.details
     elif isinstance(error, FieldsInvalidError):
+        details["kind"] = error.kind  # here, and only here, Kubernetes has the kind itself
         details["causes"] = [
             {"reason": cause.reason, "message": cause.message, "field": cause.field} for cause in error.found
         ]

@@ -70,10 +70,12 @@ class Building:
         self._running: dict[str, str] = {}  # function key -> its Builder at work
         self._cancelled: set[str] = set()  # keys whose build somebody ended by its Builder
 
-    def see(self, key: str, child: Child | None) -> bool:
+    def see(self, key: str, name: str, child: Child | None) -> bool:
         """Take in a changed Builder, None for a deleted one; tells whether to look at the Function."""
         if child is None:
             self._failures.forget(key)
+            if self._running.get(key) == name:
+                self._guard.give_up(key)
             return True
         if child.cancelled and self._running.get(key) == child.name:
             self._cancelled.add(key)

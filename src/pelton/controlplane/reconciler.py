@@ -193,7 +193,7 @@ class Reconciler:
             key, child = self._children.see(resource, event)
             if not key:
                 return
-            if resource == BUILDERS and not self._building.see(key, child):
+            if resource == BUILDERS and not self._building.see(key, event.object["metadata"]["name"], child):
                 return
             if child is None:
                 self._queue.add(key)

@@ -224,14 +224,17 @@ class Serving:
     def _arrange(self, work: Work, wanted: Desired) -> Desired:
         if wanted.route is None:
             return wanted
-        under_way = work.rollout if work.rollout is not None and work.rollout.state != "Completed" else None
+        kept = {one.desired.revision: one.desired for one in work.record.revisions}
+        under_way = work.rollout
+        # Without the one before, which an older version may have recorded, there is nothing to share with.
+        if under_way is not None and (under_way.state == "Completed" or under_way.stable not in kept):
+            under_way = None
         decided = traffic.layout(
             wanted.revision,
             work.plan.traffic,
             stable=under_way.stable if under_way is not None else "",
             weight=under_way.weight if under_way is not None else 100,
         )
-        kept = {one.desired.revision: one.desired for one in work.record.revisions}
         return traffic.arrange(decided, wanted, kept)
 
     async def _act(self, actions: tuple[Action, ...]) -> None:

@@ -237,6 +237,35 @@ async def test_builder_that_is_told_to_end_ends_its_build_for_good(world, story)
     assert world.platform.actions() == ["build"]
 
 
+async def test_deleting_the_builder_at_work_begins_anew(world, story):
+    world.platform.gate = asyncio.Event()
+    async with world.running():
+        await world.store.create(FUNCTIONS, manifest())
+        await asyncio.wait_for(_until(lambda: world.platform.journal), 5)
+        ((name, _),) = await story.children(BUILDERS)
+        await world.store.delete(BUILDERS, "default", name)
+        await asyncio.wait_for(_until(lambda: len(world.platform.journal) == 2), 5)
+        assert await world.reconciler.paths() is None
+        world.platform.gate.set()
+        await world.settle()
+
+    ((again, state),) = await story.children(BUILDERS)
+    assert (again != name, state) == (True, "Succeeded")
+    assert (await world.status())["build"]["resourceRef"] == again
+
+
+async def test_aborted_rollout_without_the_record_of_the_old_revision_serves_the_new(world, story):
+    await story.begin(**{ROLLOUT: "10% 5m"})
+    await story.release("two")
+    await story.annotate(**{ACTION: f"abort {story.revision('two')}"})
+    await world.store.delete("revisions.pelton.dev", "default", "hello")
+    world.platform.applied.clear()
+    world.reconciler = world.new()
+    await story.pass_()
+
+    assert story.split() == {"two": 100}
+
+
 async def test_deleting_a_cancelled_builder_builds_again(world, story):
     await test_builder_that_is_told_to_end_ends_its_build_for_good(world, story)
     world.platform.gate = None

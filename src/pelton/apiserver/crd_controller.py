@@ -100,7 +100,12 @@ class Definitions:
         definitions.sort(key=lambda obj: str(obj["metadata"].get("creationTimestamp", "")))
         unfinished = False
         for definition in definitions:
-            await self._one(definition)
+            try:
+                await self._one(definition)
+            except Exception:
+                # One that an older Pelton stored must not keep the others, or the server, from being served.
+                self._log.exception("definition cannot be served name=%s", definition["metadata"]["name"])
+                continue
             if rules.being_deleted(definition):
                 unfinished |= not await self._finish(definition)
         return unfinished

@@ -530,13 +530,11 @@ async def test_equivalent_version_is_converted_for_admission_and_back(client, ho
     assert reviews[0]["requestResource"]["version"] == "v2"
 
 
-async def test_hooks_see_pruned_objects_and_what_they_add_is_pruned_silently(client, hooks):
-    hooks.paths["/m"] = lambda review: patching(review, {"op": "add", "path": "/spec/added", "value": 1})
-    await define(client, definition())
-    rule = {"operations": ["*"], "apiGroups": ["example.com"], "apiVersions": ["*"], "resources": ["things"]}
+async def hooked(client, hooks, path, rule):
+    """Configure a mutating webhook."""
     entry = {
         "name": "a.example.com",
-        "clientConfig": hooks.client("/m"),
+        "clientConfig": hooks.client(path),
         "rules": [rule],
         "sideEffects": "None",
         "admissionReviewVersions": ["v1"],
@@ -548,7 +546,15 @@ async def test_hooks_see_pruned_objects_and_what_they_add_is_pruned_silently(cli
         "webhooks": [entry],
     }
     path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
-    assert (await client.request("POST", path, body)).status == 201
+    answer = await client.request("POST", path, body)
+    assert answer.status == 201, answer.json()
+
+
+async def test_hooks_see_pruned_objects_and_what_they_add_is_pruned_silently(client, hooks):
+    hooks.paths["/m"] = lambda review: patching(review, {"op": "add", "path": "/spec/added", "value": 1})
+    await define(client, definition())
+    rule = {"operations": ["*"], "apiGroups": ["example.com"], "apiVersions": ["*"], "resources": ["things"]}
+    await hooked(client, hooks, "/m", rule)
 
     strict = await client.request("POST", f"{THINGS}?fieldValidation=Strict", thing("a"))
     warned = await client.request("POST", THINGS, thing("b", junk=1))
@@ -557,6 +563,45 @@ async def test_hooks_see_pruned_objects_and_what_they_add_is_pruned_silently(cli
     assert "added" not in strict.json()["spec"]
     assert warned.all("warning") == ['299 - "unknown field \\"spec.junk\\""']
     assert "junk" not in hooks.seen[1][2]["request"]["object"]["spec"]
+
+
+async def test_hooks_see_a_scale_as_a_scale(client, hooks):
+    hooks.paths["/m"] = lambda review: patching(
+        review, {"op": "replace", "path": "/spec/replicas", "value": 3}
+    )
+    await define(client, definition())
+    await client.request("POST", THINGS, thing())
+    rule = {
+        "operations": ["*"],
+        "apiGroups": ["example.com"],
+        "apiVersions": ["*"],
+        "resources": ["things/scale"],
+    }
+    await hooked(client, hooks, "/m", rule)
+
+    scaled = await client.request("PATCH", f"{THINGS}/a/scale", {"spec": {"replicas": 9}}, headers=MERGE)
+
+    (_, _, review) = hooks.seen[0]
+    assert review["request"]["kind"] == {"group": "autoscaling", "version": "v1", "kind": "Scale"}
+    assert review["request"]["resource"]["resource"] == "things"
+    assert review["request"]["subResource"] == "scale"
+    assert review["request"]["object"]["spec"] == {"replicas": 9}
+    assert review["request"]["oldObject"]["spec"] == {"replicas": 1}
+    assert scaled.json()["spec"] == {"replicas": 3}
+
+
+async def test_definition_that_cannot_be_read_does_not_stop_the_others(store):
+    bad = definition()
+    bad["metadata"]["name"] = "bads.example.com"
+    bad["spec"]["names"] = {"plural": "bads", "kind": "Bad"}
+    del bad["spec"]["versions"][0]["schema"]
+    await store.create("customresourcedefinitions.apiextensions.k8s.io", bad)
+
+    async with api.service(store, rows=[]) as service:
+        client = AsgiClient(service.app, headers={"authorization": "Bearer t"})
+
+        await define(client, definition())
+        assert await status_of(client, THINGS) == 200
 
 
 async def test_apply_merges_by_the_schema_of_the_definition(client):

@@ -19,6 +19,7 @@ from pelton.apiserver.calls import ADMIN, EDIT, User
 from pelton.apiserver.pipeline import Review
 from pelton.apiserver.registry import Registry, Row
 from pelton.apiserver.rules import Obj
+from pelton.apiserver.scale import scale_of, scaled
 from pelton.apiserver.status import RefusedError
 from pelton.apiserver.store import ObjectStore, decode
 from pelton.apiserver.watch import Change
@@ -42,6 +43,7 @@ __all__ = ["Webhooks"]
 
 _READ_VERBS = ("get", "list", "watch")
 _NAMESPACES = "namespaces"
+_SCALE = "scale"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ class Webhooks:
         """Return whether the webhook was called, and the object: the same one when nothing changed."""
         if not self._selected(matched.hook, review, obj):
             return False, obj
-        new, old = await self._versions(matched.row, obj, review.old_object)
+        new, old = await self._seen(matched.row, review, obj)
         answer = await self._ask(matched, review, new, old, mutating=True)
         if answer is None:
             return False, obj
@@ -152,13 +154,15 @@ class Webhooks:
         changed = patched(new, answer.patch, matched.hook.name)
         if rules.same(changed, new or {}):
             return True, obj
+        if review.subresource == _SCALE and obj is not None:
+            return True, scaled(review.row, obj, changed)
         (result, _) = await self._versions(review.row, changed, None)
         return True, review.row.checks.default(result or changed)
 
     async def _validate_one(self, matched: _Matched, review: Review) -> Sequence[str]:
         if not self._selected(matched.hook, review, review.object):
             return ()
-        new, old = await self._versions(matched.row, review.object, review.old_object)
+        new, old = await self._seen(matched.row, review, review.object)
         answer = await self._ask(matched, review, new, old, mutating=False)
         if answer is None:
             return ()
@@ -238,6 +242,13 @@ class Webhooks:
             return self._store.entry(_NAMESPACES, "", review.namespace).labels
         except NotFoundError:
             return {"kubernetes.io/metadata.name": review.namespace}
+
+    async def _seen(self, row: Row, review: Review, obj: Obj | None) -> tuple[Obj | None, Obj | None]:
+        """Return the new and the old object as a webhook sees them: in its version, a scale as a Scale."""
+        new, old = await self._versions(row, obj, review.old_object)
+        if review.subresource != _SCALE:
+            return new, old
+        return (new and scale_of(row, new)), (old and scale_of(row, old))
 
     async def _versions(self, row: Row, new: Obj | None, old: Obj | None) -> tuple[Obj | None, Obj | None]:
         """Return both objects in a version."""

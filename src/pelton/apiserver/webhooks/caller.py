@@ -106,7 +106,15 @@ class Caller:
         request = client.build_request(
             "POST", target, content=content, headers=headers, extensions=extensions
         )
-        answer = await client.send(request, stream=True)
+        try:
+            answer = await client.send(request, stream=True)
+        except httpx.RemoteProtocolError:
+            # The server closed an idle connection while the review was under way: it may be sent again, since
+            # reviews are idempotent and no byte of an answer has come.
+            request = client.build_request(
+                "POST", target, content=content, headers=headers, extensions=extensions
+            )
+            answer = await client.send(request, stream=True)
         try:
             text = await _read(answer, url)
         finally:
@@ -195,16 +203,16 @@ def _shown_url(config: Mapping[str, Any], timeout_s: float) -> str:
 
 
 def _context(bundle: str) -> ssl.SSLContext:
-    context = ssl.create_default_context()
     if bundle:
-        # A pinned leaf may be its own authority, as in self-signed test certificates; strict chain rules of
-        # newer Pythons would refuse it.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # A bundle may hold the server's own certificate, as that of a self-signed webhook does.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         try:
             context.load_verify_locations(cadata=base64.b64decode(bundle).decode("ascii"))
         except (ssl.SSLError, binascii.Error, UnicodeDecodeError) as error:
             raise CallError(f"unable to load root certificates: {error}") from error
+    else:
+        context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
 

@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _GROUP = "admission.k8s.io"
+_SCALE = {"group": "autoscaling", "version": "v1", "kind": "Scale"}
 
 
 class BadAnswerError(PeltonError):
@@ -79,6 +80,8 @@ def request_of(review: Review, uid: str, row: Row, obj: Obj | None, old: Obj | N
             "resource": review.row.plural,
         },
     }
+    if review.subresource == "scale":
+        request |= {"kind": _SCALE, "requestKind": _SCALE}
     if review.subresource:
         request |= {"subResource": review.subresource, "requestSubResource": review.subresource}
     if review.name:

@@ -178,6 +178,8 @@ class _Platform:
         api_url = await self._start_control_plane(settings, api_socket, stack)
         for name in ("nats", "zygote", "node", "envoy", "runtime"):
             await self._supervisor.wait_ready(name)
+        rotating = asyncio.create_task(self._keep_access_log(), name="access-log")
+        stack.callback(rotating.cancel)
         self._endpoints = Endpoints(
             gateway=_url("http", settings.gateway_host, settings.gateway_port),
             api=api_url,
@@ -283,6 +285,13 @@ class _Platform:
         stats = await _optional(self._node, "stats")
         events = await _optional(self._runtime, "stats")
         return {"parts": parts, "node": stats, "runtime": events}
+
+    async def _keep_access_log(self) -> None:
+        from pelton.targets.local import access_log
+        from pelton.targets.local.envoy import reopen_logs
+
+        admin = str(self._run / "admin.sock")
+        await access_log.keep(self._home.access_log, lambda: reopen_logs(admin), self._clock)
 
     # -- stopping --------------------------------------------------------------------------------------------
 

@@ -191,7 +191,7 @@ class Activator:
             if trace is not None:
                 trace.connected(instance, self._clock.monotonic())
             try:
-                answered = await _splice(reader, writer, up_reader, up_writer)
+                answered = await _splice(reader, writer, up_reader, up_writer, instance.id)
             finally:
                 instance.give_back()
             error = "" if answered else f"the worker of {key} ended before it answered"
@@ -447,10 +447,11 @@ async def _splice(
     down_writer: asyncio.StreamWriter,
     up_reader: asyncio.StreamReader,
     up_writer: asyncio.StreamWriter,
+    instance: str,
 ) -> bool:
     """Copy the request's rest up and the response down until the worker closes; True if anything came down.
 
-    Either side's disappearance ends both: a client that leaves cancels the invocation in the worker.
+    The response's head gets a line with the instance's name, which the gateway's access log shows. Either side's disappearance ends both: a client that leaves cancels the invocation in the worker.
     """
 
     async def up() -> None:
@@ -474,7 +475,7 @@ async def _splice(
                 data = downward.result()
             if not data:
                 return sent
-            down_writer.write(data)
+            down_writer.write(data if sent else _signed(data, instance))
             sent = True
             await down_writer.drain()
     except ConnectionError:
@@ -485,6 +486,14 @@ async def _splice(
         upward.cancel()
         await asyncio.gather(upward, return_exceptions=True)  # whoever reads on must be the only reader
         up_writer.close()
+
+
+def _signed(data: bytes, instance: str) -> bytes:
+    """Name the instance behind the first line of a response's head, unless an interim answer comes first."""
+    line, end, rest = data.partition(b"\r\n")
+    if not end or not line.startswith(b"HTTP/1.1 ") or line[9:10] == b"1":
+        return data
+    return line + b"\r\nx-pelton-instance: " + instance.encode() + end + rest
 
 
 async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -500,6 +509,11 @@ async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
                 pass
     except (TimeoutError, ConnectionError):
         pass
+
+
+def _one_line(text: str) -> str:
+    """Return a sentence as a header can hold it, for the gateway's access log."""
+    return " ".join(text.split())[:200].encode("ascii", "replace").decode()
 
 
 async def _answer_aws(writer: asyncio.StreamWriter, name: str) -> None:
@@ -531,6 +545,7 @@ async def _answer(
         "content-type: " + ("application/json" if wants_json else "text/plain; charset=utf-8"),
         f"content-length: {len(body)}",
         "connection: close",
+        f"x-pelton-reason: {_one_line(message)}",
     ]
     if status == 503:
         lines.append(f"retry-after: {RETRY_AFTER_S}")

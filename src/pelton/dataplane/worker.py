@@ -723,7 +723,10 @@ class Worker:
         if verdict is Admission.FULL:
             if run.connection is not None:
                 text = "the function is busy and its queue is full"
-                run.connection.reply(self.refusal(503, text, run.invocation))
+                reply = self.refusal(503, text, run.invocation)
+                # Not begun: the gateway has the activator queue it, for whichever instance is free first.
+                reply.headers.append((b"x-pelton-overflow", b"1"))
+                run.connection.reply(reply)
             elif run.peer is not None:
                 self._outcome(run.peer, run.invocation.id, "busy", "the instance's queue is full")
             return

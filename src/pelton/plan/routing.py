@@ -175,6 +175,7 @@ def entries_of(route: Route | StandaloneRoute, port: str, https_port: int = 0) -
         https_port: Where https is served, for functions that are for https only; 0 for its usual port.
     """
     if isinstance(route, StandaloneRoute):
+        rules = _with_https_port(route.rules, https_port)
         hosts = dict(route.hosts).get(port, ())
         return tuple(
             Entry(
@@ -187,7 +188,7 @@ def entries_of(route: Route | StandaloneRoute, port: str, https_port: int = 0) -
                 position=(number, place),
             )
             for host in hosts
-            for number, rule in enumerate(route.rules)
+            for number, rule in enumerate(rules)
             for place, match in enumerate(rule.matches)
         )
     return _function_entries(route, port, https_port)
@@ -198,7 +199,7 @@ def _function_entries(route: Route, port: str, https_port: int) -> tuple[Entry, 
     if route.internal and not inside:
         return ()
     hosts = (*route.hosts, *route.internal_hosts) if inside else route.hosts
-    rules = _with_backends(route)
+    rules = _with_https_port(_with_backends(route), https_port)
     found: list[Entry] = []
     if route.https_only and port == EXTERNAL:
         sent = Rule(redirect=Redirect(scheme="https", port=https_port, status=301))
@@ -246,6 +247,16 @@ def _entry(
 
 def _shares(route: Route) -> tuple[Backend, ...]:
     return tuple(Backend(key=key, weight=weight) for key, weight in route.split) or (Backend(key=route.key),)
+
+
+def _with_https_port(rules: Sequence[Rule], https_port: int) -> tuple[Rule, ...]:
+    """Let redirects to https that name no port go where https is served on this machine."""
+    return tuple(
+        replace(rule, redirect=replace(rule.redirect, port=https_port))
+        if https_port and rule.redirect and rule.redirect.scheme == "https" and not rule.redirect.port
+        else rule
+        for rule in rules
+    )
 
 
 def _with_backends(route: Route) -> tuple[Rule, ...]:

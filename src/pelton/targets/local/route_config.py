@@ -35,6 +35,7 @@ from pelton.targets.local.gateway_config import (
     NOBODY,
     OVERFLOW_HEADER,
     PORT_HEADER,
+    REASON_HEADER,
     duration,
     encoded,
     header_options,
@@ -274,12 +275,10 @@ def render_entry(entry: Entry, *, inherited_s: float = _USUAL_TIMEOUT_S) -> xds.
     backends = [one for one in rule.backends if one.weight > 0]
     if not any(not one.problem for one in backends):
         reason = "; ".join(dict.fromkeys(one.problem for one in backends if one.problem))
-        route.direct_response.CopyFrom(
-            xds.DirectResponseAction(
-                status=500,
-                body=xds.DataSource(inline_string=f"{reason or 'the rule has no backend'}\n"),
-            )
-        )
+        reason = reason or "the rule has no backend"
+        body = xds.DataSource(inline_string=f"{reason}\n")
+        route.direct_response.CopyFrom(xds.DirectResponseAction(status=500, body=body))
+        route.response_headers_to_add.extend(header_options({REASON_HEADER: reason.replace("%", "%%")}))
         return route
     _change_request(route, rule.request_headers)
     if not any(entry.kind == "Function" or not one.key.startswith("Service ") for one in backends):

@@ -1,4 +1,6 @@
-"""The gateway with the real Envoy: routes, wakes from zero, failing sockets, restarts of either side."""
+"""The gateway with the real Envoy: routes, wakes from zero, failing sockets, restarts of either side, and
+each feature of the Gateway API. Longer than other files, because all of it stands on one scripted site.
+"""
 
 import asyncio
 import json
@@ -6,18 +8,45 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from pelton.errors import GatewayError
 from pelton.model.desired import Route
+from pelton.model.routing import (
+    EXTERNAL,
+    INTERNAL,
+    Backend,
+    Certificate,
+    Endpoint,
+    FieldMatch,
+    HeaderChanges,
+    Match,
+    Mirror,
+    PathChange,
+    PathMatch,
+    Port,
+    Redirect,
+    Rewrite,
+    RoutingState,
+    Rule,
+    StandaloneRoute,
+    Upstream,
+)
 from pelton.targets.local.envoy import bootstrap, envoy_command
 from pelton.targets.local.gateway import Gateway, Listener
 from pelton.targets.local.gateway_config import ENDPOINTS, FUNCTION_HEADER, LISTENER_HEADER, NOBODY
@@ -176,11 +205,11 @@ class Site:
     def socket(self, name: str) -> str:
         return f"{self.run}/{name}"
 
-    def make_gateway(self) -> Gateway:
+    def make_gateway(self, *further: Listener) -> Gateway:
         return Gateway(
             xds_socket=self.socket("xds.sock"),
             activator_socket=self.socket("activator.sock"),
-            listeners=[Listener(host="127.0.0.1", port=self.port, access_log=self.access_log)],
+            listeners=[Listener(host="127.0.0.1", port=self.port, access_log=self.access_log), *further],
             admin_socket=self.socket("admin.sock"),
         )
 
@@ -664,3 +693,506 @@ async def test_h2_prior_knowledge_is_answered():
 
         assert frame[3] == 4  # SETTINGS: the server speaks HTTP/2
         writer.close()
+
+
+# -- the Gateway API -----------------------------------------------------------------------------------------
+
+
+def certificate(name: str, *hosts: str) -> Certificate:
+    """Return a fresh self-signed certificate for host names."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts or ("any",)]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    return Certificate(
+        name=f"default/{name}",
+        hosts=hosts,
+        chain=made.public_bytes(serialization.Encoding.PEM).decode(),
+        key=key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ).decode(),
+    )
+
+
+def web(*rules: Rule, hosts: tuple[str, ...] = ("web.test",), port: str = EXTERNAL) -> StandaloneRoute:
+    return StandaloneRoute(namespace="default", name="web", hosts=((port, hosts),), rules=rules)
+
+
+def to(*keys: str, **more: object) -> Rule:
+    values: dict[str, object] = {"backends": tuple(Backend(key=key) for key in keys)}
+    return Rule(**(values | more))  # type: ignore[arg-type]
+
+
+def at(path: str, kind: str = "PathPrefix", **more: object) -> tuple[Match, ...]:
+    return (Match(path=PathMatch(type=kind, value=path), **more),)  # type: ignore[arg-type]
+
+
+async def serving(site: Site, gateway: Gateway, *names: str) -> dict[str, Worker]:
+    """Run a worker per function name, each saying its name."""
+    workers = {}
+    for name in names:
+        workers[name] = await site.worker(name, says(name))
+        await gateway.set_route(route(name))
+        await gateway.set_endpoints("default", name, [workers[name].path])
+    return workers
+
+
+async def test_rules_choose_by_path_method_header_and_query():
+    async with running_site() as (site, gateway):
+        await serving(site, gateway, "a", "b", "c", "d", "e")
+        client = await site.client()
+        rules = [
+            to("default/a"),
+            to("default/b", matches=at("/x", "Exact")),
+            to("default/c", matches=at("/", method="POST")),
+            to(
+                "default/d",
+                matches=at("/", headers=(FieldMatch(name="k", value="v.*", type="RegularExpression"),)),
+            ),
+            to("default/e", matches=at("/", query=(FieldMatch(name="q", value="1"),))),
+        ]
+        assert await gateway.set_state(RoutingState(routes=(web(*rules),))) == {}
+
+        answers = [
+            (await client.send(target, host="web.test", method=method, headers=headers)).body
+            for target, method, headers in (
+                ("/", "GET", []),
+                ("/x", "GET", []),
+                ("/x/y", "POST", []),
+                ("/", "GET", [("K", "value")]),
+                ("/?q=1", "GET", []),
+                ("/?q=2&q=1", "GET", []),
+            )
+        ]
+
+        assert answers == [b"a", b"b", b"c", b"d", b"e", b"a"]
+
+
+async def test_wildcard_host_leaves_the_apex_and_narrower_hosts_to_others():
+    async with running_site() as (site, gateway):
+        await serving(site, gateway, "a", "b")
+        activator = await site.worker("activator.sock", says("nobody", 404))
+        client = await site.client()
+        wide = web(to("default/a"), hosts=("*.test.org",))
+        narrow = StandaloneRoute(
+            namespace="default",
+            name="narrow",
+            hosts=((EXTERNAL, ("api.test.org",)),),
+            rules=(to("default/b", matches=at("/v1")),),
+        )
+        await gateway.set_state(RoutingState(routes=(wide, narrow)))
+
+        answers = [
+            (await client.send(path, host=host)).body
+            for host, path in (
+                ("x.test.org", "/"),
+                ("x.y.test.org:99", "/"),
+                ("api.test.org", "/v1/z"),
+                ("api.test.org", "/v2"),
+                ("test.org", "/"),
+            )
+        ]
+
+        assert answers == [b"a", b"a", b"b", b"a", b"nobody"]
+        assert activator.requests[0].value(FUNCTION_HEADER) == NOBODY
+
+
+@pytest.mark.parametrize(
+    ("prefix", "change", "asked", "seen"),
+    [
+        ("/old", PathChange(type="ReplacePrefixMatch", value="/new"), "/old/x?q=1", "/new/x?q=1"),
+        ("/old", PathChange(type="ReplacePrefixMatch", value="/new"), "/old", "/new"),
+        ("/old", PathChange(type="ReplacePrefixMatch", value="/"), "/old/x", "/x"),
+        ("/old", PathChange(type="ReplacePrefixMatch", value="/"), "/old", "/"),
+        ("/", PathChange(type="ReplacePrefixMatch", value="/new"), "/x", "/new/x"),
+        ("/old", PathChange(type="ReplaceFullPath", value="/one"), "/old/x?q=1", "/one?q=1"),
+    ],
+)
+async def test_path_is_rewritten_and_redirected_alike(prefix, change, asked, seen):
+    async with running_site() as (site, gateway):
+        workers = await serving(site, gateway, "a")
+        client = await site.client()
+        rewriting = to("default/a", matches=at(prefix), rewrite=Rewrite(hostname="new.test", path=change))
+        redirecting = Rule(matches=at(prefix), redirect=Redirect(path=change, status=307))
+        other = StandaloneRoute(
+            namespace="default", name="other", hosts=((EXTERNAL, ("go.test",)),), rules=(redirecting,)
+        )
+        await gateway.set_state(RoutingState(routes=(web(rewriting), other)))
+
+        await client.send(asked, host="web.test")
+        sent_on = await client.send(asked, host="go.test")
+
+        (request,) = workers["a"].requests
+        assert (request.target, request.value("host")) == (seen, "new.test")
+        assert sent_on.status == 307
+        assert sent_on.value("location") == f"http://go.test{seen}"
+
+
+async def test_redirect_to_https_goes_to_the_port_that_speaks_it():
+    async with running_site() as (site, gateway):
+        client = await site.client()
+        rule = Rule(redirect=Redirect(scheme="https", status=301))
+        await gateway.set_route(route(https_only=True))
+        await gateway.set_state(RoutingState(routes=(web(rule),), https_port=8443))
+
+        first = await client.send("/a?b", host=f"web.test:{site.port}")
+        second = await client.send("/c", host="hello.default.localhost")
+
+        assert (first.status, first.value("location")) == (301, "https://web.test:8443/a?b")
+        assert (second.status, second.value("location")) == (301, "https://hello.default.localhost:8443/c")
+
+
+async def test_headers_are_set_added_and_removed_in_both_directions():
+    async with running_site() as (site, gateway):
+        worker = await site.worker("a", lambda r: Answer(200, [("x-gone", "1"), ("x-set", "old")], b"a"))
+        client = await site.client()
+        await gateway.set_route(route("a"))
+        await gateway.set_endpoints("default", "a", [worker.path])
+        changes = HeaderChanges(set=(("x-set", "50%"),), add=(("x-add", "2"),), remove=("x-gone",))
+        await gateway.set_state(
+            RoutingState(routes=(web(to("default/a", request_headers=changes, response_headers=changes)),))
+        )
+
+        answer = await client.send(
+            "/", host="web.test", headers=[("x-set", "old"), ("x-add", "1"), ("x-gone", "1")]
+        )
+
+        (request,) = worker.requests
+        assert (request.values("x-set"), request.values("x-add"), request.values("x-gone")) == (
+            ["50%"],
+            ["1", "2"],
+            [],
+        )
+        assert (answer.value("x-set"), answer.value("x-add"), answer.value("x-gone")) == ("50%", "2", None)
+
+
+async def test_weights_share_requests_and_a_missing_backend_answers_500_for_its_share():
+    async with running_site() as (site, gateway):
+        await serving(site, gateway, "a", "b")
+        client = await site.client()
+        backends = (
+            Backend(key="default/a", weight=3),
+            Backend(key="default/b", weight=0),
+            Backend(key="", weight=1, problem="BackendNotFound: there is no Service default/x"),
+        )
+        await gateway.set_state(
+            RoutingState(
+                routes=(
+                    web(
+                        Rule(matches=at("/"), backends=backends),
+                        Rule(matches=at("/none"), backends=backends[1:]),
+                        Rule(matches=at("/zero"), backends=backends[1:2]),
+                    ),
+                )
+            )
+        )
+
+        answers = [await client.send("/", host="web.test") for _ in range(400)]
+        none = await client.send("/none", host="web.test")
+        zero = await client.send("/zero", host="web.test")
+
+        shares = Counter(answer.status for answer in answers)
+        assert set(shares) == {200, 500}
+        assert 60 <= shares[500] <= 145  # 100 expected of 400, five standard deviations to each side
+        assert {answer.body for answer in answers if answer.status == 200} == {b"a"}
+        assert none.status == 500
+        assert b"BackendNotFound" in none.body
+        assert zero.status == 500
+
+
+async def test_split_and_tags_of_a_function_reach_its_revisions():
+    async with running_site() as (site, gateway):
+        client = await site.client()
+        keys = ("default/hello:r2", "default/hello:r1")
+        for key in keys:
+            worker = await site.worker(
+                key[-2:], lambda r: Answer(200, body=(r.value(FUNCTION_HEADER) or "").encode())
+            )
+            await gateway.set_endpoints("default", key.partition("/")[2], [worker.path])
+        await gateway.set_route(route(split=((keys[0], 90), (keys[1], 10)), tags=(("old", keys[1]),)))
+
+        answers = Counter([(await client.send("/", host="hello.default.localhost")).body for _ in range(400)])
+        by_header = await client.send("/default/hello", host="any", headers=[("Knative-Serving-Tag", "old")])
+        by_host = await client.send("/", host="old-hello.default.localhost")
+
+        assert set(answers) == {key.encode() for key in keys}
+        assert 10 <= answers[b"default/hello:r1"] <= 75  # 40 expected of 400
+        assert (by_header.body, by_host.body) == (b"default/hello:r1", b"default/hello:r1")
+
+
+async def test_mirror_gets_a_copy_and_nobody_sees_its_answer():
+    async with running_site() as (site, gateway):
+        workers = await serving(site, gateway, "a", "b")
+        client = await site.client()
+        await gateway.set_state(
+            RoutingState(routes=(web(to("default/a", mirrors=(Mirror(key="default/b"),))),))
+        )
+
+        answer = await client.send("/m", host="web.test")
+        async with asyncio.timeout(5):
+            while not workers["b"].requests:
+                await asyncio.sleep(0)
+
+        assert answer.body == b"a"
+        assert workers["b"].requests[0].target == "/m"
+
+
+async def test_timeout_of_a_rule_ends_the_exchange():
+    async with running_site() as (site, gateway):
+        never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        worker = await site.worker("a", lambda r: Answer(200, wait=asyncio.shield(never)))
+        client = await site.client()
+        await gateway.set_route(route("a"))
+        await gateway.set_endpoints("default", "a", [worker.path])
+        await gateway.set_state(RoutingState(routes=(web(to("default/a", timeout_s=0.05)),)))
+
+        answer = await client.send("/", host="web.test")
+
+        assert (answer.status, answer.value("x-pelton-reason")) == (
+            504,
+            "the function did not answer in time",
+        )
+        assert len(worker.requests) == 1
+
+
+async def test_service_is_reached_by_its_endpoints_and_without_any_is_503():
+    async with running_site() as (site, gateway):
+        client = await site.client()
+        upstream = Worker("", says("service"))
+        server = await asyncio.start_server(upstream._serve, "127.0.0.1", 0)
+        site.stack.callback(server.close)
+        port = server.sockets[0].getsockname()[1]
+        key = "Service default/web:80"
+        state = RoutingState(routes=(web(to(key)),), upstreams=(Upstream(key=key),))
+
+        await gateway.set_state(state)
+        empty = await client.send("/", host="web.test")
+        await gateway.set_state(
+            replace(state, upstreams=(Upstream(key=key, endpoints=(Endpoint(host="127.0.0.1", port=port),)),))
+        )
+        full = await client.send("/", host="web.test", headers=[(FUNCTION_HEADER, "forged")])
+        await gateway.set_state(
+            replace(
+                state,
+                upstreams=(
+                    Upstream(key=key, endpoints=(Endpoint(host="localhost", port=port),), named=True),
+                ),
+            )
+        )
+        async with asyncio.timeout(5):
+            while (by_name := await client.send("/", host="web.test")).status != 200:
+                pass
+
+        assert (empty.status, empty.value("x-pelton-reason")) == (
+            503,
+            "there is no endpoint for the function",
+        )
+        assert (full.body, by_name.body) == (b"service", b"service")
+        assert upstream.requests[0].values(FUNCTION_HEADER) == []
+
+
+async def test_route_that_envoy_refuses_is_named_and_the_others_are_in_place():
+    async with running_site() as (site, gateway):
+        await serving(site, gateway, "a")
+        client = await site.client()
+        bad = StandaloneRoute(
+            namespace="default",
+            name="bad",
+            hosts=((EXTERNAL, ("bad.test",)),),
+            rules=(to("default/a", matches=at("(", "RegularExpression")),),
+        )
+
+        refused = await gateway.set_state(RoutingState(routes=(bad, web(to("default/a")))))
+
+        assert list(refused) == ["HTTPRoute default/bad"]
+        assert (await client.send("/", host="web.test")).body == b"a"
+
+
+async def test_port_of_a_gateway_opens_and_closes_and_a_taken_one_is_named():
+    async with running_site() as (site, gateway):
+        await serving(site, gateway, "a")
+        other = free_port()
+        with socket.socket() as holder:
+            holder.bind(("127.0.0.1", 0))
+            holder.listen()
+            taken = holder.getsockname()[1]
+            state = RoutingState(
+                routes=(web(to("default/a"), hosts=("*",), port="port-a"),),
+                ports=(
+                    Port(name="port-a", port=other, functions=False),
+                    Port(name="port-b", port=taken, functions=False),
+                ),
+            )
+
+            refused = await gateway.set_state(state)
+
+        client = Client(other)
+        site.stack.push_async_callback(client.close)
+        assert list(refused) == ["port-b"]
+        assert (await client.send("/", host="anything")).body == b"a"
+        assert (
+            await client.send("/x", host="a.default.localhost")
+        ).body == b"a"  # by the route, not the function
+        await gateway.set_state(RoutingState())
+        await client.close()
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    await client.send("/", host="anything")
+                except (OSError, AssertionError):
+                    break
+                await client.close()
+
+
+async def test_internal_port_serves_what_the_external_one_does_not():
+    run = tempfile.mkdtemp(prefix="pg-")
+    async with AsyncExitStack() as stack:
+        stack.callback(shutil.rmtree, run, ignore_errors=True)
+        site = Site(run, free_port(), stack)
+        inside = Listener(host="127.0.0.1", port=free_port(), name=INTERNAL, routes=INTERNAL)
+        gateway = await stack.enter_async_context(site.make_gateway(inside))
+        stack.push_async_callback(site.stop_envoy)
+        await site.start_envoy()
+        await gateway.set_routes([])
+        await gateway.ready(timeout_s=20)
+        worker = await site.worker("a", says("a"))
+        await site.worker("activator.sock", says("nobody", 404))
+        await gateway.set_route(route("a", internal=True, internal_hosts=("a.default.svc.cluster.local",)))
+        await gateway.set_endpoints("default", "a", [worker.path])
+        outer, inner = await site.client(), Client(inside.port)
+        stack.push_async_callback(inner.close)
+
+        seen = [
+            (await client.send(path, host=host)).status
+            for client in (outer, inner)
+            for host, path in (
+                ("a.default.localhost", "/"),
+                ("a.default.svc.cluster.local", "/"),
+                ("any", "/default/a"),
+            )
+        ]
+
+        assert seen == [404, 404, 404, 200, 200, 200]
+
+
+def trusting(*certificates: Certificate) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata="".join(one.chain for one in certificates))
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    return context
+
+
+async def test_tls_shows_certificates_by_name_and_new_ones_without_dropping_a_connection():
+    async with running_site() as (site, gateway):
+        await serving(site, gateway, "a")
+        port = free_port()
+        first, wild = certificate("one", "a.default.localhost"), certificate("two", "*.web.test")
+
+        def state(*certificates: Certificate) -> RoutingState:
+            route = web(to("default/a"), hosts=("x.web.test",), port="tls")
+            return RoutingState(
+                routes=(route,), ports=(Port(name="tls", port=port, certificates=certificates),)
+            )
+
+        assert await gateway.set_state(state(first, wild)) == {}
+
+        async def connect(host: str, *trusted: Certificate, alpn: str = "http/1.1") -> Client:
+            client = Client(port)
+            context = trusting(*trusted)
+            context.set_alpn_protocols([alpn])
+            client.reader, client.writer = await asyncio.open_connection(
+                "127.0.0.1", port, ssl=context, server_hostname=host
+            )
+            site.stack.push_async_callback(client.close)
+            return client
+
+        open_one = await connect("a.default.localhost", first)
+        by_wildcard = await connect("x.web.test", wild)
+        assert (await open_one.send("/", host="a.default.localhost")).body == b"a"
+        assert (await by_wildcard.send("/", host="x.web.test")).body == b"a"
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await connect("x.web.test", first)
+        h2 = await connect("x.web.test", wild, alpn="h2")
+        assert h2.writer is not None
+        assert h2.writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+
+        stop = asyncio.Event()
+        answers: list[int] = []
+
+        async def load() -> None:
+            while not stop.is_set():
+                answers.append((await open_one.send("/", host="a.default.localhost")).status)
+
+        loading = asyncio.create_task(load())
+        renewed = certificate("one", "a.default.localhost")
+        await gateway.set_state(state(renewed, wild))
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    fresh = await connect("a.default.localhost", renewed)
+                    break
+                except ssl.SSLCertVerificationError:
+                    continue
+        assert (await fresh.send("/", host="a.default.localhost")).body == b"a"
+        before = len(answers)
+        while len(answers) < before + 20:
+            await asyncio.sleep(0)
+        stop.set()
+        await loading
+
+        assert set(answers) == {200}
+
+
+async def test_full_instance_has_the_activator_queue_the_request_with_its_body():
+    async with running_site() as (site, gateway):
+        full = await site.worker("w1", lambda r: Answer(503, [("x-pelton-overflow", "1")], b"full"))
+        activator = await site.worker("activator.sock", lambda r: Answer(200, body=b"queued " + r.body))
+        client = await site.client()
+        await gateway.set_route(route())
+        await gateway.set_endpoints("default", "hello", [full.path])
+
+        answer = await client.send("/default/hello", method="POST", body=b"data")
+
+        assert (answer.status, answer.body) == (200, b"queued data")
+        assert (len(full.requests), len(activator.requests)) == (1, 1)
+
+
+async def test_access_log_has_function_revision_instance_and_reason():
+    async with running_site() as (site, gateway):
+        worker = await site.worker("w1", says("hi"))
+        client = await site.client()
+        await gateway.set_route(route())
+        await gateway.set_endpoints(
+            "default", "hello", [worker.path], {worker.path: "hello-0123456789-abcde"}
+        )
+        await client.send("/default/hello")
+        await gateway.set_endpoints("default", "hello", [])
+        await client.send("/default/hello")
+
+        log = Path(site.access_log)
+        async with asyncio.timeout(10):
+            while len(lines := (await asyncio.to_thread(log.read_text)).splitlines()) < 2:
+                await asyncio.sleep(0.05)
+        warm, failed = (json.loads(line) for line in lines)
+
+        assert (warm["function"], warm["revision"], warm["instance"], warm["start"]) == (
+            "default/hello",
+            "hello-0123456789",
+            "hello-0123456789-abcde",
+            "warm",
+        )
+        assert (warm["status"], warm["reason"]) == (200, None)
+        assert (failed["status"], failed["start"]) == (503, "cold")
+        assert failed["reason"]
+        assert failed["flags"] != "-"

@@ -451,7 +451,8 @@ async def _splice(
 ) -> bool:
     """Copy the request's rest up and the response down until the worker closes; True if anything came down.
 
-    The response's head gets a line with the instance's name, which the gateway's access log shows. Either side's disappearance ends both: a client that leaves cancels the invocation in the worker.
+    The response's head gets a line with the instance's name, which the gateway's access log shows. Either
+    side's disappearance ends both: a client that leaves cancels the invocation in the worker.
     """
 
     async def up() -> None:

@@ -60,6 +60,7 @@ class _Plan:
     routes: dict[str, Route]
     owner: dict[Claim, str]
     state: RoutingState
+    asked: bool = False  # whether a state is among the jobs: what was refused may be tried again
     refusals: dict[int, list[str]] = field(default_factory=dict)
 
 
@@ -348,7 +349,7 @@ class Gateway:
         plan = _Plan(dict(self._routes), dict(self._owner), self._state)
         for index, job in enumerate(jobs):
             if job.state is not None:
-                plan.state = job.state
+                plan.state, plan.asked = job.state, True
             gone = set(plan.routes) - set(job.routes) if job.full else set()
             for key in [*gone, *job.routes]:
                 old = plan.routes.pop(key, None)
@@ -388,10 +389,11 @@ class Gateway:
             self._server.open()
         if added:
             await self._apply(added)
-        if plan.state.ports != old_state.ports:
+        if plan.state.ports != old_state.ports or (plan.asked and self._refused_ports):
             await self._listen()
-        if tables:
-            await self._apply(tables)
+        # A table without a listener is asked for by nobody, so nobody would confirm it.
+        self._server.record([change for change in tables if change.name not in self._listening])
+        await self._apply([change for change in tables if change.name in self._listening])
         if removed:
             if self.connected:
                 await asyncio.sleep(_WORKER_POST_S)

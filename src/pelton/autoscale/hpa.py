@@ -25,6 +25,7 @@ __all__ = ["TICK_S", "Hpa", "Reading", "propose"]
 TICK_S = 15.0
 """Seconds between boundaries."""
 _TOLERANCE = 0.1
+_MOST = 2**31 - 1
 _DUST = 9  # decimals: 1.1 / 0.1 is 11.000000000000002 in floating point, and asks for 11 replicas
 
 
@@ -138,7 +139,7 @@ def propose(
 
 
 def _up(number: float) -> int:
-    return ceil(round(number, _DUST))
+    return min(ceil(round(number, _DUST)), _MOST)
 
 
 def _by_pods(metric: MetricTarget, reading: Reading, *, current: int, ready: int, near: Any) -> int:

@@ -31,6 +31,7 @@ from pelton.model.scaling import (
 __all__ = ["COMPOSITE", "Keda", "fallback_replicas", "fallback_value", "hpa_policy", "stored"]
 
 COMPOSITE = "composite-metric"
+_MOST = 2**31 - 1
 
 
 def stored(value: float) -> float:
@@ -384,4 +385,4 @@ def variables(policy: KedaPolicy) -> frozenset[str]:
 def _most(proposals: tuple[Proposal, ...], otherwise: int) -> int:
     """Return what the values ask for by their targets alone, without rounding to bounds."""
     asked = [-int(-(p.value / p.target) // 1) for p in proposals if p.value is not None and p.target > 0]
-    return max(asked, default=otherwise)
+    return min(max(asked, default=otherwise), _MOST)

@@ -264,6 +264,8 @@ def _kpa(top: _Fields, notes: Mapping[str, str]) -> KpaPolicy:
     config = Settings(("config", _texts(top, "config")), table=CONFIG, prefix="")
     settings = Settings(("annotations", notes))
     for path, name in config.unknown():
+        if name == "_example":  # the commented part of the ConfigMap that Knative ships
+            continue
         top.problems.append(
             (path, f"{name} is not a key of config-autoscaler; there are: {', '.join(CONFIG)}")
         )

@@ -11,7 +11,9 @@ Source: Knative Serving, pkg/autoscaler/aggregation (contracts, autoscaling sect
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import floor
+from operator import mul
 from typing import Any
 
 __all__ = ["SMALLEST", "Buckets", "Ring", "Window", "smoothing"]
@@ -20,11 +22,20 @@ SMALLEST = 1e-6
 """What a Window with any traffic yields at least; also the rounding of averages."""
 _WEIGHT = 0.9999
 _LEAST_SMOOTHING = 0.2
+_MOST_WEIGHTS = 256
+_LOST = 1e17  # what is less than one part in so many is lost in rounding
 
 
 def smoothing(buckets: int) -> float:
     """Return the factor of the newest bucket, so that all of them weigh 0.9999 together; at least 0.2."""
     return max(_LEAST_SMOOTHING, 1.0 - float((1.0 - _WEIGHT) ** (1.0 / buckets)))
+
+
+@lru_cache(maxsize=64)
+def _weights(size: int) -> tuple[float, ...]:
+    """Return the weights of the newest buckets, as many as can matter beside the first of them."""
+    factor = smoothing(size)
+    return tuple(factor * (1.0 - factor) ** back for back in range(min(size, _MOST_WEIGHTS)))
 
 
 class Buckets:
@@ -101,17 +112,21 @@ class Buckets:
         last = self._last
         if last is None or index - last > self.size:
             return 0.0
-        factor = smoothing(self.size)
+        size, values, slot = self.size, self._values, last % self.size
         gap = max(0, index - last)
-        weight = factor * (1.0 - factor) ** gap
-        result, size, values = 0.0, self.size, self._values
-        most = abs(self._total) * 1e17  # what remains is lost in rounding once this times its weight is less
-        for back in range(size - gap):
-            result += values[(last - back) % size] * weight
-            weight *= 1.0 - factor
-            if weight * most < result:
-                break
-        return result
+        valid, weights = size - gap, _weights(size)
+        count = min(valid, len(weights))
+        newest = values[slot::-1] if slot < count else values[slot : slot - count : -1]
+        if slot + 1 < count:
+            newest += values[: size - (count - slot) : -1]
+        result = float(sum(map(mul, newest, weights)))
+        if count < valid and result < abs(self._total) * weights[-1] * _LOST:
+            # The newest are nothing beside what is older: the rest counts as well.
+            weight = weights[-1]
+            for back in range(count, valid):
+                weight *= 1.0 - weights[0]
+                result += values[(last - back) % size] * weight
+        return result * float((1.0 - weights[0]) ** gap) if gap else result
 
     def to_dict(self) -> dict[str, Any]:
         """Return the state as plain data for JSON."""

@@ -240,6 +240,7 @@ class Node:
             "functions": [msgspec.to_builtins(item) for item in observed if item is not None],
             "isolation": self._instances.isolation(),
             "limits": self._instances.limits(),
+            "decisions_dropped": self._decisions.dropped,
             "gateway_connected": self._gateway.connected,
             "spans": self._spans.counters(),
             "activator": {"overflowed": self._activator.overflowed, "abandoned": self._activator.abandoned},

@@ -31,7 +31,7 @@ def why_scale(home: Home, name: str, *, namespace: str, at: str | None, output: 
 
     Args:
         home: Whose records.
-        name: The function's.
+        name: The function's; `NAME:REVISION` for one that serves beside the first.
         namespace: The function's.
         at: RFC 3339 time, seconds since 1970, or a duration ago; None for now.
         output: `table` or `json`.
@@ -41,7 +41,7 @@ def why_scale(home: Home, name: str, *, namespace: str, at: str | None, output: 
     """
     key = f"{namespace}/{name}"
     moment = SystemClock().now() if at is None else _moment(at)
-    changes = read_changes(home.decisions, key)
+    changes = [change for change in read_changes(home.decisions, key) if change["key"] == key]
     change = in_effect(changes, moment)
     live = asyncio.run(_ask(home, key)) if at is None else None
     if change is None and live is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import ceil, floor
 
 import pytest
 from hypothesis import given, settings
@@ -169,3 +170,93 @@ def test_property_constant_load_does_not_flap(name, value):
     numbers = [run.step(load(float(tick), value)).desired for tick in range(600)]
 
     assert len(set(numbers[500:])) == 1
+
+
+# --- the plain reading of the contract, without rings, running sums or deques
+
+
+def plainly(
+    trace, *, window: int, panic_s: int, target: float, total: float, burst: float, up: float, delay: int
+):
+    """Yield (desired, panic, ebc) of sections 6.2 and 6.3, summing over all seconds every time."""
+    seconds: dict[int, float] = {}
+    desired_at: list[tuple[int, int]] = []
+    since, most, last, first, ready = None, 0, None, 0, 1
+    for t, value, told in trace:
+        second = floor(t)
+        if last is None or second - last > window:
+            seconds, first = {}, second
+        seconds[second] = seconds.get(second, 0.0) + value
+        averages = []
+        for size in (window, panic_s):
+            start = second - size + 1
+            known = sum(v for s, v in seconds.items() if s >= start)
+            # The short ring restarts on its own after it was silent.
+            begin = max(s for s in seconds if all(s - p > size for p in seconds if p < s))
+            averages.append(round(known / min(second - max(first, begin) + 1, size), 6))
+        ready = ready if told is None else told
+        if last is None and ready > 1:
+            since, most = t, ready
+        r = max(1, ready)
+        raws = [ceil(average / target) for average in averages]
+        limited = [min(max(raw, floor(r / 2)), ceil(up * r)) for raw in raws]
+        if raws[1] / r >= 2.0:
+            since = t
+        elif since is not None and since + window < t:
+            since, most = None, 0
+        wanted = limited[0]
+        if since is not None:
+            wanted = most = max(most, *limited)
+        if delay:
+            slot = second // 2
+            desired_at.append((slot, wanted))
+            wanted = max(n for s, n in desired_at if s > slot - ceil(delay / 2))
+        yield wanted, since is not None, floor(ready * total - burst - averages[1])
+        last, ready = second, wanted
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0.0, 0.3, 1.0, 2.0, 2.0, 7.5, 40.0, 100.0]),
+            st.one_of(st.just(0.0), st.integers(0, 400), st.floats(0, 90)),
+            st.one_of(st.none(), st.none(), st.integers(0, 12)),
+        ),
+        max_size=60,
+    ),
+    st.sampled_from([6, 20, 60]),
+    st.sampled_from([0, 10]),
+    st.sampled_from(["1.5", "1000"]),
+)
+def test_property_equals_the_plain_reading_of_the_contract(gaps, window, delay, up):
+    run = start(
+        {
+            "algorithm": "kpa",
+            "annotations": {
+                f"{DOMAIN}window": f"{window}s",
+                f"{DOMAIN}target": "10",
+                f"{DOMAIN}target-burst-capacity": "20",
+                f"{DOMAIN}scale-down-delay": f"{delay}s",
+            },
+            "config": {"max-scale-up-rate": up},
+        }
+    )
+    trace, now = [], 50.0
+    for gap, value, ready in gaps:
+        now += gap
+        trace.append((now, float(value), ready))
+    expected = plainly(
+        trace,
+        window=window,
+        panic_s=max(1, floor(window / 10 + 0.5)),
+        target=run.policy.kpa.target,
+        total=10.0,
+        burst=20.0,
+        up=float(up),
+        delay=delay,
+    )
+    for (t, value, ready), (wanted, panic, ebc) in zip(trace, expected, strict=True):
+        decision = run.step(load(t, value, ready))
+
+        assert (decision.desired, decision.raw, decision.panic, decision.ebc) == (wanted, wanted, panic, ebc)

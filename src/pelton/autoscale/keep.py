@@ -51,6 +51,10 @@ class Keeper:
             steps.append(("maximum", decision.maximum))
         return replace(decision, desired=wanted, steps=(*decision.steps, *steps)) if steps else decision
 
+    def remember(self, now: float, number: int) -> None:
+        """Note a number that was asked for before this keeper was there."""
+        self._asked.record(now, number)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the state as plain data for JSON."""
         return {"asked": self._asked.to_list()}

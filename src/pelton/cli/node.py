@@ -21,7 +21,7 @@ import uvloop
 
 from pelton import log
 from pelton.autoscale.decision import Decision
-from pelton.autoscale.kpa import mode
+from pelton.autoscale.kpa import TICK_S, mode
 from pelton.cli.home import Home, Settings
 from pelton.cli.node_gateway import Way, explain, find_way, listens_beyond, make_gateway, take_routes
 from pelton.clock import SystemClock
@@ -76,9 +76,8 @@ class Node:
         self._gateway = make_gateway(settings, lambda key: str(self._h2c_socket(key)))
         self._autoscaler = Autoscaler(self._clock)
         self._decisions = DecisionLog(Home(Path(settings.home)).decisions, self._clock.now)
-        self._proxied: set[str] = (
-            set()
-        )  # keys whose requests go through the activator though instances are ready
+        # Keys whose requests go through the activator though instances are ready, and since when.
+        self._proxied: dict[str, float] = {}
         self._watchers: set[wire.Peer] = set()
         self._routed: dict[str, tuple[str, ...]] = {}
         self._ops: wire.Handlers = {
@@ -204,7 +203,7 @@ class Node:
             self._routed.pop(known, None)
         for known in (key, *(_keys_of(desired).values() if desired else ())):
             self._autoscaler.forget(known)
-            self._proxied.discard(known)
+            self._proxied.pop(known, None)
         await self._instances.remove(key)
         self._decisions.forget(key)
         return {}
@@ -357,7 +356,7 @@ class Node:
         pending = self._instances.pending(key)
         if not (count or queued or pending or scaling.floor):
             self._autoscaler.forget(key)
-            self._proxied.discard(key)
+            self._proxied.pop(key, None)
             self._decisions.note(key, _AT_REST, {})
             self._instances.explain(key, 0, lambda: _AT_REST.reason)
             return
@@ -397,9 +396,15 @@ class Node:
         """Take the activator into the path of ready instances, or out of it, as the burst capacity says."""
         ebc = 0 if decision.ebc is None else decision.ebc
         proxied = ready > 0 and ebc < 0 and mode(wanted=decision.desired, ebc=ebc, ready=ready) == "Proxy"
-        if proxied == (key in self._proxied):
+        since = self._proxied.get(key)
+        now = self._clock.monotonic()
+        # Leaving waits for a period of the original: at the edge it would go in and out ten times a second.
+        if proxied == (since is not None) or (since is not None and ready and now - since < TICK_S):
             return
-        (self._proxied.add if proxied else self._proxied.discard)(key)
+        if proxied:
+            self._proxied[key] = now
+        else:
+            del self._proxied[key]
         await self._changed(key)
 
 

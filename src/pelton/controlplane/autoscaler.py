@@ -342,6 +342,8 @@ def _new_state(scaling: Scaling, *, now: float, ready: int) -> _State:
         events=Keda(event_policy(scaling), now=now),
         by_requests=ready,
     )
+    if ready:
+        state.keeper.remember(now, ready)
     _choose(state, now=now, ready=ready)
     return state
 

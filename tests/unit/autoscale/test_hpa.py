@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from math import ceil
 
 import pytest
 from hypothesis import given, settings
@@ -298,3 +299,62 @@ def test_property_more_load_never_proposes_fewer(current, value, more):
     high = propose(LAG, Reading(value=value + more), current=current, ready=current)
 
     assert low <= high
+
+
+# --- the plain reading of the contract, looking through the whole history every time
+
+
+def plainly(trace, behavior, low, high):
+    """Yield the numbers of section 3 for one AverageValue metric with target 10."""
+    asked: list[tuple[float, int]] = []
+    events: list[tuple[float, int]] = []
+    current = low
+    for now, lag in trace:
+        if lag is None:
+            yield current
+            continue
+        ratio = lag / (10 * current)
+        wanted = current if 0.9 <= ratio <= 1.1 else ceil(lag / 10)
+        desired = current
+        if behavior is None:
+            desired = max([wanted, *(n for at, n in asked if now - at < 300)])
+            desired = min(max(desired, low), min(high, max(2 * current, 4)))
+        else:
+            least = min([wanted, *(n for at, n in asked if now - at < behavior.up.window_s)])
+            most = max([wanted, *(n for at, n in asked if now - at < behavior.down.window_s)])
+            desired = max(desired, least)
+            desired = min(desired, most)
+            ups: list[int] = []
+            downs: list[int] = []
+            for limits, rules in ((ups, behavior.up), (downs, behavior.down)):
+                for limit in rules.limits:
+                    begin = current - sum(change for at, change in events if now - at < limit.period_s)
+                    if limits is ups:
+                        pods, share = begin + limit.value, ceil(begin * (1 + limit.value / 100))
+                    else:
+                        pods, share = begin - limit.value, int(begin * (1 - limit.value / 100))
+                    limits.append(pods if limit.kind == "Pods" else share)
+            choose = max if behavior.up.select == "Max" else min
+            if desired > current:
+                desired = min(desired, max(current, choose(ups)), high)
+            elif desired < current:
+                desired = max(desired, min(current, min(downs)), low)
+            if desired != current:
+                events.append((now, desired - current))
+        asked.append((now, wanted))
+        current = desired
+        yield current
+
+
+@settings(max_examples=150)
+@given(behaviors, traces, st.integers(1, 5), st.integers(0, 60))
+def test_property_equals_the_plain_reading_of_the_contract(behavior, trace, low, more):
+    moments, now = [], 0.0
+    for seconds, lag in trace:
+        now += seconds
+        moments.append((now, lag))
+    hpa, current = Hpa(policy(behavior=behavior, min_replicas=low, max_replicas=low + more)), low
+    for (at, lag), expected in zip(moments, plainly(moments, behavior, low, low + more), strict=True):
+        current = look(hpa, at, lag, current).desired
+
+        assert current == expected

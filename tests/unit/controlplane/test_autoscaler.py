@@ -288,6 +288,13 @@ async def test_spare_instances_and_one_cooldown_for_every_step_down():
     assert (await watched.idle(45.0, ready=4)).desired == 0
 
 
+async def test_instances_found_at_the_first_look_get_a_whole_cooldown():
+    watched = Watched(Scaling(window_s=6.0, hold_s=30.0))
+
+    assert (await watched.idle(29.0, ready=4)).desired == 4
+    assert (await watched.idle(20.0, ready=4)).desired == 0
+
+
 async def test_burst_capacity_says_when_the_activator_stays_in_path():
     always = Watched(Scaling(target_burst_capacity=-1))
     assert (await always.look(queued=1)).ebc == -1

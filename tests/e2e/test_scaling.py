@@ -45,7 +45,7 @@ def test_every_change_of_a_load_is_explained_now_and_later(platform):
     assert all(before["to"] == after["from"] for before, after in pairwise(changes))
     assert all(change["decision"]["steps"] for change in changes)
     top = next(change["decision"] for change in changes if change["to"] == 3)
-    assert "not above the maximum of 3" in top["reason"]
+    assert "at 0.7 per instance" in top["reason"]
     assert [proposal["source"] for proposal in top["proposals"]] == ["stable window", "panic window"]
 
     platform.stop()

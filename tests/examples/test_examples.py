@@ -19,21 +19,28 @@ def _expectations():
     return [file for file in sorted(EXAMPLES.glob("*/expect.yaml")) if "\ncommand:" in file.read_text()]
 
 
-def _renders():
-    return [file for file in sorted(EXAMPLES.glob("*/expect.yaml")) if "\nrender:" in file.read_text()]
+def _printing(word):
+    """Return those of a command that only prints."""
+    return [file for file in sorted(EXAMPLES.glob("*/expect.yaml")) if f"\n{word}:" in file.read_text()]
 
 
 def test_there_are_examples():
     assert _expectations()
-    assert _renders()
+    assert _printing("render")
+    assert _printing("simulate")
 
 
-@pytest.mark.parametrize("file", _renders(), ids=lambda file: file.parent.name)
-def test_example_renders_as_its_file_says(file):
+@pytest.mark.parametrize("word", ["render", "simulate"])
+def test_example_prints_what_its_file_says(word):
+    for file in _printing(word):
+        _check_printed(file, word)
+
+
+def _check_printed(file, word):
     expected = YAML(typ="safe", pure=True).load(file.read_text())
 
     ended = subprocess.run(
-        [sys.executable, "-m", "pelton.cli.main", "render", *expected["render"].split()],
+        [sys.executable, "-m", "pelton.cli.main", word, *expected[word].split()],
         capture_output=True,
         text=True,
         timeout=60,

@@ -36,6 +36,7 @@ SECTIONS = {
     "wakes": 300,
     "reload": 180,
     "density": 120,
+    "api_watch": 60,
     "apply": 150,
     "elasticity": 120,
 }

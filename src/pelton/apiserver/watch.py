@@ -73,6 +73,8 @@ class ChangeLog:
     ) -> None:
         self.resource = resource
         self.closed = False
+        self.watchers = 0
+        """Streams that follow this log now."""
         self._horizon = horizon
         self._limit = limit
         self._limit_bytes = limit_bytes

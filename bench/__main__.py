@@ -38,6 +38,7 @@ SECTIONS = {
     "density": 120,
     "api_watch": 60,
     "apply": 150,
+    "cel": 60,
     "elasticity": 120,
 }
 """Section (module of this package with `rows()`) -> seconds after which it is ended; installs included."""

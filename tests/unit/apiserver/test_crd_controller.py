@@ -613,3 +613,66 @@ async def test_apply_merges_by_the_schema_of_the_definition(client):
 
     assert first.status == 201
     assert conflict.status == 409
+
+
+# -- storage versions and watches
+# ------------------------------------------------------------------------------
+
+
+async def test_changed_storage_version_is_noted_and_the_old_one_has_to_stay(client):
+    await define(client, two_versions())
+    await client.request("POST", THINGS, thing())
+    switched = two_versions()
+    for version in switched["spec"]["versions"]:
+        version["storage"] = version["name"] == "v2"
+    only_second = copy.deepcopy(switched["spec"])
+    del only_second["versions"][0]
+    path = f"{CRDS}/things.example.com"
+
+    await client.request("PATCH", path, {"spec": switched["spec"]}, headers=MERGE)
+
+    async def noted():
+        stored = (await client.request("GET", path)).json()["status"]["storedVersions"]
+        return stored == ["v1", "v2"]
+
+    await until(noted)
+    refused = await client.request("PATCH", path, {"spec": only_second}, headers=MERGE)
+    assert refused.status == 422
+    assert "missing from spec.versions; v1 was previously a storage version" in refused.json()["message"]
+
+    # The way that Kubernetes describes: write every object again, then say that none is left in the old
+    # version.
+    await client.request("PATCH", f"{V2}/a", {"metadata": {"labels": {"migrated": "yes"}}}, headers=MERGE)
+    await client.request("PATCH", f"{path}/status", {"status": {"storedVersions": ["v2"]}}, headers=MERGE)
+    assert (await client.request("PATCH", path, {"spec": only_second}, headers=MERGE)).status == 200
+    await until(lambda: _is(client, THINGS, 404))
+    assert await status_of(client, f"{V2}/a") == 200
+
+
+async def test_watch_of_another_version_converts_each_event(client, hooks):
+    hooks.paths["/convert"] = converted
+    await define(client, two_versions(webhook(hooks)))
+    await client.request("POST", THINGS, thing(colour="dark"))
+
+    async with client.lines(f"{V2}?watch=true") as lines:
+        first = await anext(lines)
+        await client.request("PATCH", f"{THINGS}/a", {"spec": {"colour": "light"}}, headers=MERGE)
+        second = await anext(lines)
+
+    seen = [
+        (event["type"], event["object"]["apiVersion"], event["object"]["spec"]["shade"])
+        for event in (first, second)
+    ]
+    assert seen == [("ADDED", "example.com/v2", "dark"), ("MODIFIED", "example.com/v2", "light")]
+
+
+async def test_watch_whose_conversion_fails_ends_with_an_error(client, hooks):
+    hooks.paths["/convert"] = lambda review: 500
+    await define(client, two_versions(webhook(hooks)))
+    await client.request("POST", THINGS, thing())
+
+    async with client.lines(f"{V2}?watch=true") as lines:
+        event = await anext(lines)
+
+    assert event["type"] == "ERROR"
+    assert "the server answered 500" in event["object"]["message"]

@@ -145,12 +145,6 @@ class HeaderValueOption(_message.Message):
     append_action: int
     def __init__(self, header: _Optional[_Union[HeaderValue, _Mapping]] = ..., append_action: _Optional[int] = ...) -> None: ...
 
-class Percent(_message.Message):
-    __slots__ = ("value",)
-    VALUE_FIELD_NUMBER: _ClassVar[int]
-    value: float
-    def __init__(self, value: _Optional[float] = ...) -> None: ...
-
 class DataSource(_message.Message):
     __slots__ = ("inline_bytes", "inline_string")
     INLINE_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -680,7 +674,7 @@ class Filter(_message.Message):
     def __init__(self, name: _Optional[str] = ..., typed_config: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
 
 class HttpConnectionManager(_message.Message):
-    __slots__ = ("stat_prefix", "rds", "http_filters", "http_protocol_options", "http2_protocol_options", "access_log", "use_remote_address", "skip_xff_append", "upgrade_configs", "stream_idle_timeout", "internal_address_config", "max_request_headers_kb", "normalize_path", "preserve_external_request_id", "merge_slashes", "server_header_transformation", "common_http_protocol_options", "request_id_extension", "local_reply_config", "request_headers_timeout", "path_with_escaped_slashes_action")
+    __slots__ = ("stat_prefix", "rds", "http_filters", "tracing", "http_protocol_options", "http2_protocol_options", "access_log", "use_remote_address", "skip_xff_append", "upgrade_configs", "stream_idle_timeout", "internal_address_config", "max_request_headers_kb", "normalize_path", "preserve_external_request_id", "merge_slashes", "server_header_transformation", "common_http_protocol_options", "request_id_extension", "local_reply_config", "request_headers_timeout", "path_with_escaped_slashes_action")
     class InternalAddressConfig(_message.Message):
         __slots__ = ("cidr_ranges",)
         CIDR_RANGES_FIELD_NUMBER: _ClassVar[int]
@@ -691,9 +685,21 @@ class HttpConnectionManager(_message.Message):
         UPGRADE_TYPE_FIELD_NUMBER: _ClassVar[int]
         upgrade_type: str
         def __init__(self, upgrade_type: _Optional[str] = ...) -> None: ...
+    class Tracing(_message.Message):
+        __slots__ = ("client_sampling", "random_sampling", "overall_sampling", "provider")
+        CLIENT_SAMPLING_FIELD_NUMBER: _ClassVar[int]
+        RANDOM_SAMPLING_FIELD_NUMBER: _ClassVar[int]
+        OVERALL_SAMPLING_FIELD_NUMBER: _ClassVar[int]
+        PROVIDER_FIELD_NUMBER: _ClassVar[int]
+        client_sampling: Percent
+        random_sampling: Percent
+        overall_sampling: Percent
+        provider: TracingProvider
+        def __init__(self, client_sampling: _Optional[_Union[Percent, _Mapping]] = ..., random_sampling: _Optional[_Union[Percent, _Mapping]] = ..., overall_sampling: _Optional[_Union[Percent, _Mapping]] = ..., provider: _Optional[_Union[TracingProvider, _Mapping]] = ...) -> None: ...
     STAT_PREFIX_FIELD_NUMBER: _ClassVar[int]
     RDS_FIELD_NUMBER: _ClassVar[int]
     HTTP_FILTERS_FIELD_NUMBER: _ClassVar[int]
+    TRACING_FIELD_NUMBER: _ClassVar[int]
     HTTP_PROTOCOL_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     HTTP2_PROTOCOL_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     ACCESS_LOG_FIELD_NUMBER: _ClassVar[int]
@@ -715,6 +721,7 @@ class HttpConnectionManager(_message.Message):
     stat_prefix: str
     rds: Rds
     http_filters: _containers.RepeatedCompositeFieldContainer[HttpFilter]
+    tracing: HttpConnectionManager.Tracing
     http_protocol_options: Http1ProtocolOptions
     http2_protocol_options: Http2ProtocolOptions
     access_log: _containers.RepeatedCompositeFieldContainer[AccessLog]
@@ -733,7 +740,7 @@ class HttpConnectionManager(_message.Message):
     local_reply_config: LocalReplyConfig
     request_headers_timeout: _duration_pb2.Duration
     path_with_escaped_slashes_action: int
-    def __init__(self, stat_prefix: _Optional[str] = ..., rds: _Optional[_Union[Rds, _Mapping]] = ..., http_filters: _Optional[_Iterable[_Union[HttpFilter, _Mapping]]] = ..., http_protocol_options: _Optional[_Union[Http1ProtocolOptions, _Mapping]] = ..., http2_protocol_options: _Optional[_Union[Http2ProtocolOptions, _Mapping]] = ..., access_log: _Optional[_Iterable[_Union[AccessLog, _Mapping]]] = ..., use_remote_address: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., skip_xff_append: _Optional[bool] = ..., upgrade_configs: _Optional[_Iterable[_Union[HttpConnectionManager.UpgradeConfig, _Mapping]]] = ..., stream_idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., internal_address_config: _Optional[_Union[HttpConnectionManager.InternalAddressConfig, _Mapping]] = ..., max_request_headers_kb: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., normalize_path: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., preserve_external_request_id: _Optional[bool] = ..., merge_slashes: _Optional[bool] = ..., server_header_transformation: _Optional[int] = ..., common_http_protocol_options: _Optional[_Union[CommonHttpProtocolOptions, _Mapping]] = ..., request_id_extension: _Optional[_Union[RequestIDExtension, _Mapping]] = ..., local_reply_config: _Optional[_Union[LocalReplyConfig, _Mapping]] = ..., request_headers_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., path_with_escaped_slashes_action: _Optional[int] = ...) -> None: ...
+    def __init__(self, stat_prefix: _Optional[str] = ..., rds: _Optional[_Union[Rds, _Mapping]] = ..., http_filters: _Optional[_Iterable[_Union[HttpFilter, _Mapping]]] = ..., tracing: _Optional[_Union[HttpConnectionManager.Tracing, _Mapping]] = ..., http_protocol_options: _Optional[_Union[Http1ProtocolOptions, _Mapping]] = ..., http2_protocol_options: _Optional[_Union[Http2ProtocolOptions, _Mapping]] = ..., access_log: _Optional[_Iterable[_Union[AccessLog, _Mapping]]] = ..., use_remote_address: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., skip_xff_append: _Optional[bool] = ..., upgrade_configs: _Optional[_Iterable[_Union[HttpConnectionManager.UpgradeConfig, _Mapping]]] = ..., stream_idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., internal_address_config: _Optional[_Union[HttpConnectionManager.InternalAddressConfig, _Mapping]] = ..., max_request_headers_kb: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., normalize_path: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., preserve_external_request_id: _Optional[bool] = ..., merge_slashes: _Optional[bool] = ..., server_header_transformation: _Optional[int] = ..., common_http_protocol_options: _Optional[_Union[CommonHttpProtocolOptions, _Mapping]] = ..., request_id_extension: _Optional[_Union[RequestIDExtension, _Mapping]] = ..., local_reply_config: _Optional[_Union[LocalReplyConfig, _Mapping]] = ..., request_headers_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., path_with_escaped_slashes_action: _Optional[int] = ...) -> None: ...
 
 class Rds(_message.Message):
     __slots__ = ("config_source", "route_config_name")
@@ -742,6 +749,46 @@ class Rds(_message.Message):
     config_source: ConfigSource
     route_config_name: str
     def __init__(self, config_source: _Optional[_Union[ConfigSource, _Mapping]] = ..., route_config_name: _Optional[str] = ...) -> None: ...
+
+class Percent(_message.Message):
+    __slots__ = ("value",)
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    value: float
+    def __init__(self, value: _Optional[float] = ...) -> None: ...
+
+class TracingProvider(_message.Message):
+    __slots__ = ("name", "typed_config")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPED_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    typed_config: _any_pb2.Any
+    def __init__(self, name: _Optional[str] = ..., typed_config: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
+
+class OpenTelemetryConfig(_message.Message):
+    __slots__ = ("service_name", "http_service")
+    SERVICE_NAME_FIELD_NUMBER: _ClassVar[int]
+    HTTP_SERVICE_FIELD_NUMBER: _ClassVar[int]
+    service_name: str
+    http_service: HttpService
+    def __init__(self, service_name: _Optional[str] = ..., http_service: _Optional[_Union[HttpService, _Mapping]] = ...) -> None: ...
+
+class HttpService(_message.Message):
+    __slots__ = ("http_uri", "request_headers_to_add")
+    HTTP_URI_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_HEADERS_TO_ADD_FIELD_NUMBER: _ClassVar[int]
+    http_uri: HttpUri
+    request_headers_to_add: _containers.RepeatedCompositeFieldContainer[HeaderValueOption]
+    def __init__(self, http_uri: _Optional[_Union[HttpUri, _Mapping]] = ..., request_headers_to_add: _Optional[_Iterable[_Union[HeaderValueOption, _Mapping]]] = ...) -> None: ...
+
+class HttpUri(_message.Message):
+    __slots__ = ("uri", "cluster", "timeout")
+    URI_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    uri: str
+    cluster: str
+    timeout: _duration_pb2.Duration
+    def __init__(self, uri: _Optional[str] = ..., cluster: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class HttpFilter(_message.Message):
     __slots__ = ("name", "typed_config")

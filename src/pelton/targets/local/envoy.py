@@ -10,6 +10,9 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import Any, Final
+from urllib.parse import urlsplit
+
+from pelton.targets.local.listener_config import COLLECTOR
 
 __all__ = ["bootstrap", "drain", "envoy_command", "gateway_stats", "reopen_logs"]
 
@@ -19,7 +22,12 @@ _ACTIVE: Final = re.compile(rb"http\.gateway\.downstream_rq_active: [1-9]")
 
 
 def bootstrap(
-    *, xds_socket: str, admin_socket: str, max_connections: int = 20_000, node_id: str = "pelton-gateway"
+    *,
+    xds_socket: str,
+    admin_socket: str,
+    max_connections: int = 20_000,
+    node_id: str = "pelton-gateway",
+    collector: str = "",
 ) -> dict[str, Any]:
     """Return Envoy's bootstrap configuration, ready for JSON.
 
@@ -28,6 +36,7 @@ def bootstrap(
         admin_socket: Where Envoy's admin interface listens; no TCP port, mode 0600.
         max_connections: Downstream connections over all listeners; further ones are closed at accept.
         node_id: How Envoy names itself to the control plane.
+        collector: URL of a collector of traces; "" for none.
     """
     ads = {"resource_api_version": "V3", "ads": {}}
     kept = (".upstream_rq_active", ".upstream_rq_total", ".upstream_rq_pending_active")
@@ -72,7 +81,8 @@ def bootstrap(
                             {"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": xds_socket}}}}]}
                         ],
                     },
-                }
+                },
+                *([_collector(collector)] if collector else []),
             ]
         },
         # Envoy's own limit of 100 is for tables that strangers write; the fronts of functions are ours, and a
@@ -112,6 +122,50 @@ def bootstrap(
         # Nobody takes the periodic flush; the admin interface shows live values.
         "stats_flush_on_admin": True,
     }
+
+
+def _collector(url: str) -> dict[str, Any]:
+    """Return the cluster through which spans go to a collector."""
+    parts = urlsplit(url)
+    secure = parts.scheme == "https"
+    cluster: dict[str, Any] = {
+        "name": COLLECTOR,
+        "type": "STRICT_DNS",
+        "connect_timeout": "5s",
+        "load_assignment": {
+            "cluster_name": COLLECTOR,
+            "endpoints": [
+                {
+                    "lb_endpoints": [
+                        {
+                            "endpoint": {
+                                "address": {
+                                    "socket_address": {
+                                        "address": parts.hostname,
+                                        "port_value": parts.port or (443 if secure else 80),
+                                    }
+                                }
+                            }
+                        }
+                    ]
+                }
+            ],
+        },
+    }
+    if secure:
+        cluster["transport_socket"] = {
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+                "sni": parts.hostname,
+                # Without this Envoy takes any certificate.
+                "auto_sni_san_validation": True,
+                "common_tls_context": {
+                    "validation_context": {"system_root_certs": {}},
+                },
+            },
+        }
+    return cluster
 
 
 def envoy_command(bootstrap_path: str, *, concurrency: int) -> list[str]:

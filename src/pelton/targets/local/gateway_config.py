@@ -62,6 +62,7 @@ TYPE_URL: Final[Mapping[type[Message], str]] = {
         f"{_EXTENSIONS}filters.network.http_connection_manager.v3.HttpConnectionManager"
     ),
     xds.LeastRequest: f"{_EXTENSIONS}load_balancing_policies.least_request.v3.LeastRequest",
+    xds.OpenTelemetryConfig: f"{_TYPES}envoy.config.trace.v3.OpenTelemetryConfig",
     xds.PreviousPrioritiesConfig: (
         f"{_EXTENSIONS}retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
     ),

@@ -8,7 +8,7 @@ Source: contract sheet gateway-network, sections 5 and 6.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Final
 
@@ -29,7 +29,19 @@ from pelton.targets.local.gateway_config import (
     packed,
 )
 
-__all__ = ["ACCESS_LOG_FIELDS", "FLAGS", "Listener", "listener", "secret", "secret_name"]
+__all__ = [
+    "ACCESS_LOG_FIELDS",
+    "COLLECTOR",
+    "FLAGS",
+    "Listener",
+    "TraceExport",
+    "listener",
+    "secret",
+    "secret_name",
+]
+
+COLLECTOR: Final = "trace-collector"
+"""Cluster of the bootstrap through which spans leave."""
 
 ACCESS_LOG_FIELDS: Final[Mapping[str, str]] = {
     "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
@@ -78,6 +90,22 @@ FLAGS: Final[Mapping[str, tuple[int, str]]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TraceExport:
+    """Where the gateway's spans go, and which requests have one.
+
+    Attributes:
+        url: Where OTLP is posted; Envoy reaches it through the cluster COLLECTOR.
+        headers: Further headers of those requests.
+        percent: Share of the requests without a `traceparent` that begin a trace, 0 to 100. One that has a
+            `traceparent` goes by its flag.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    percent: float = 100.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
     """A port of the gateway.
 
@@ -89,6 +117,7 @@ class Listener:
         only_failures: Leave requests out that were answered with less than 400 and without a fault.
         routes: Name of the route table.
         certificates: Shown by SNI; empty means plain HTTP.
+        traces: Where spans go; None for nowhere, then a `traceparent` passes through as it is.
         reuse_port: Let each Envoy thread have its own socket. Off by default: with it a second platform on
             the same port would silently share the traffic instead of failing.
     """
@@ -100,6 +129,7 @@ class Listener:
     only_failures: bool = False
     routes: str = EXTERNAL
     certificates: tuple[Certificate, ...] = ()
+    traces: TraceExport | None = None
     reuse_port: bool = False
 
     @property
@@ -231,7 +261,26 @@ def _connection_manager(wanted: Listener) -> xds.HttpConnectionManager:
     )
     if wanted.access_log:
         manager.access_log.append(_access_log(wanted))
+    if wanted.traces is not None:
+        manager.tracing.CopyFrom(_tracing(wanted.traces))
     return manager
+
+
+def _tracing(export: TraceExport) -> xds.HttpConnectionManager.Tracing:
+    """A span per request that is traced; its `traceparent` is what the function sees."""
+    config = xds.OpenTelemetryConfig(
+        service_name="pelton-gateway",
+        http_service=xds.HttpService(
+            http_uri=xds.HttpUri(uri=export.url, cluster=COLLECTOR, timeout=duration(10.0)),
+            request_headers_to_add=header_options(export.headers),
+        ),
+    )
+    return xds.HttpConnectionManager.Tracing(
+        client_sampling=xds.Percent(value=100.0),
+        random_sampling=xds.Percent(value=export.percent),
+        overall_sampling=xds.Percent(value=100.0),
+        provider=xds.TracingProvider(name="envoy.tracers.opentelemetry", typed_config=packed(config)),
+    )
 
 
 def _access_log(wanted: Listener) -> xds.AccessLog:

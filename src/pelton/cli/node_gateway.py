@@ -21,7 +21,9 @@ from pelton.cli.home import Settings
 from pelton.dataplane import wire
 from pelton.model.routing import EXTERNAL, INTERNAL, RoutingState
 from pelton.plan.routing import Entry, Request
+from pelton.sdk.trace_sender import pairs
 from pelton.targets.local.gateway import Gateway, Listener
+from pelton.targets.local.listener_config import TraceExport
 
 __all__ = ["HTTPS", "Way", "explain", "find_way", "make_gateway", "take_routes"]
 
@@ -34,11 +36,19 @@ def make_gateway(settings: Settings, h2c_activator: Callable[[str], str]) -> Gat
     run = Path(settings.run)
     log = settings.access_log if settings.access_log_of != "off" else ""
     failures = settings.access_log_of == "failures"
+    traces = (
+        TraceExport(
+            url=settings.otlp_url, headers=pairs(settings.otlp_headers), percent=settings.trace_percent
+        )
+        if settings.otlp_url
+        else None
+    )
     external = Listener(
         host=_numeric(settings.gateway_host),
         port=settings.gateway_port,
         access_log=log,
         only_failures=failures,
+        traces=traces,
     )
     listeners = [external]
     if settings.internal_port:
@@ -50,6 +60,7 @@ def make_gateway(settings: Settings, h2c_activator: Callable[[str], str]) -> Gat
                 routes=INTERNAL,
                 access_log=log,
                 only_failures=failures,
+                traces=traces,
             )
         )
     if settings.https_port:
@@ -61,6 +72,7 @@ def make_gateway(settings: Settings, h2c_activator: Callable[[str], str]) -> Gat
                 routes=HTTPS,
                 access_log=log,
                 only_failures=failures,
+                traces=traces,
             )
         )
     return Gateway(

@@ -23,8 +23,9 @@ from urllib.parse import SplitResult, urlsplit
 from pelton.cli.home import Home
 from pelton.cli.sockets import holder_of_port, holder_of_socket
 from pelton.cli.trace_hops import Facts, hops
+from pelton.cli.why_route import bare_host, header, port_name, split_url
 from pelton.dataplane import wire
-from pelton.errors import NotRunningError, PeltonError, UsageError
+from pelton.errors import NotRunningError, PeltonError
 
 __all__ = ["trace"]
 
@@ -59,12 +60,12 @@ def trace(
         PeltonError: Nobody answered.
     """
     endpoints = home.endpoints()
-    parts = _split(url, endpoints.gateway)
+    parts = _with_port(split_url(url, endpoints.gateway), endpoints.gateway)
     trace_id, span_id = secrets.token_hex(16), secrets.token_hex(8)
     sent = {
         "traceparent": f"00-{trace_id}-{span_id}-01",
         "x-request-id": f"trace-{trace_id[:16]}",
-        **_headers(headers),
+        **dict(header(each) for each in headers),
     }
     method = method.upper() or ("POST" if data is not None else "GET")
     asked = _Asked(parts, timeout_s)
@@ -191,34 +192,11 @@ def _certificate(der: bytes) -> str:
     return f"certificate {found.serial_number:x} for {shown}, until {until:%Y-%m-%d %H:%M} UTC"
 
 
-def _split(url: str, gateway: str) -> SplitResult:
-    if url.startswith("/"):
-        url = gateway + url
-    if "://" not in url:
-        url = f"http://{url}"
-    bad = UsageError(f"{url!r} is no URL", hint="write http://HOST:PORT/PATH, or /PATH for the gateway")
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError as exc:
-        raise bad from exc
-    if not usable:
-        raise bad
+def _with_port(parts: SplitResult, gateway: str) -> SplitResult:
+    """Names of functions are known without the port that this platform's gateway has."""
     if parts.port is None and parts.scheme == "http" and (parts.hostname or "").endswith("localhost"):
-        # Names of functions are known without the port that this platform's gateway has.
-        port = urlsplit(gateway).port
-        parts = parts._replace(netloc=f"{parts.hostname}:{port}")
+        return parts._replace(netloc=f"{parts.hostname}:{urlsplit(gateway).port}")
     return parts
-
-
-def _headers(given: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for text in given:
-        name, colon, value = text.partition(":")
-        if not colon or not name.strip():
-            raise UsageError(f"{text!r} is no header", hint="write -H 'Name: value'")
-        found[name.strip().lower()] = value.strip()
-    return found
 
 
 def _resolve(host: str, port: int) -> str:
@@ -263,17 +241,14 @@ async def _ask_platform(
         ) from exc
     try:
         spans = await _spans(node, *trace)
-        host = headers.get("host") or parts.hostname or ""
         asked = {
-            "host": host.partition(":")[0],
+            "host": bare_host(headers["host"]) if "host" in headers else parts.hostname,
             "path": (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
             "method": method,
             "headers": dict(headers),
+            "port": port_name(parts, home.endpoints()),
         }
-        try:
-            routing = await node.call("explain", asked, timeout=_ASK_S)
-        except PeltonError:
-            routing = None
+        routing = await node.call("explain", asked, timeout=_ASK_S)
     finally:
         await node.close()
     up = await wire.connect(str(run / "up.sock"), name="up")

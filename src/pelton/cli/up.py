@@ -240,7 +240,13 @@ class _Platform:
         path = self._run / "envoy.json"
         path.write_text(
             json.dumps(
-                bootstrap(xds_socket=str(self._run / "xds.sock"), admin_socket=str(self._run / "admin.sock"))
+                bootstrap(
+                    xds_socket=str(self._run / "xds.sock"),
+                    admin_socket=str(self._run / "admin.sock"),
+                    collector=endpoint_url(self._options.otlp_endpoint)
+                    if self._options.otlp_endpoint
+                    else "",
+                )
             )
         )
         path.chmod(0o600)

@@ -23,7 +23,7 @@ from pelton.dataplane import wire
 from pelton.errors import NotRunningError, UsageError
 from pelton.model.routing import EXTERNAL, INTERNAL
 
-__all__ = ["why_route"]
+__all__ = ["bare_host", "header", "port_name", "split_url", "why_route"]
 
 _ASK_S: Final = 10.0
 _SHOWN: Final = 12
@@ -45,15 +45,15 @@ def why_route(home: Home, url: str, *, method: str, headers: Sequence[str], outp
         NotRunningError: No platform runs here.
     """
     endpoints = home.endpoints()
-    parts = _split(url, endpoints.gateway)
-    sent = dict(_header(each) for each in headers)
-    host = _bare(sent["host"]) if "host" in sent else (parts.hostname or "")
+    parts = split_url(url, endpoints.gateway)
+    sent = dict(header(each) for each in headers)
+    host = bare_host(sent["host"]) if "host" in sent else (parts.hostname or "")
     asked = {
         "host": host,
         "path": (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
         "method": method.upper(),
         "headers": sent,
-        "port": _port(parts, endpoints),
+        "port": port_name(parts, endpoints),
     }
     answer = asyncio.run(_ask(home, asked, parts))
     if output == "table":
@@ -64,7 +64,8 @@ def why_route(home: Home, url: str, *, method: str, headers: Sequence[str], outp
     return 0 if answer["winner"] else 1
 
 
-def _split(url: str, gateway: str) -> SplitResult:
+def split_url(url: str, gateway: str) -> SplitResult:
+    """Return a URL's parts; a path alone goes to the gateway. Raises UsageError."""
     if url.startswith("/"):
         url = gateway + url
     try:
@@ -77,19 +78,20 @@ def _split(url: str, gateway: str) -> SplitResult:
     return parts
 
 
-def _header(text: str) -> tuple[str, str]:
+def header(text: str) -> tuple[str, str]:
+    """Read `Name: value`; the name in lower case. Raises UsageError."""
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
         raise UsageError(f"-H {text!r} is no header", hint="write it as 'Name: value'")
     return name.strip().lower(), value.strip()
 
 
-def _bare(host: str) -> str:
+def bare_host(host: str) -> str:
     """Return a Host header's name without its port."""
     return urlsplit(f"//{host}").hostname or host
 
 
-def _port(parts: SplitResult, endpoints: Endpoints) -> str:
+def port_name(parts: SplitResult, endpoints: Endpoints) -> str:
     """Return the name of the gateway's port that a URL speaks of; by number where several are open."""
     number = parts.port or (443 if parts.scheme == "https" else 80)
     if endpoints.internal and number == urlsplit(endpoints.internal).port:

@@ -271,14 +271,13 @@ class Node:
         return msgspec.to_builtins(self._spans.trace(body["trace_id"]))
 
     def _tell(self, peer: wire.Peer, key: str) -> None:
-        desired = self._instances.desired(key)
         namespace, _, name = key.partition("/")
         peer.note(
             "endpoints",
             {
                 "namespace": namespace,
                 "name": name,
-                "revision": desired.revision if desired else "",
+                "revision": self._instances.primary(key),
                 "instances": [
                     {"id": i.id, "ctl": i.ctl, "revision": i.workload.revision}
                     for i in self._instances.everywhere(key)

@@ -100,7 +100,6 @@ class Reconciler:
             guard=self._guard,
             recorder=recorder,
             clock=clock,
-            pruned=pruned,
         )
         self._queue = KeyQueue(self.reconcile, clock=clock, parallel=parallel)
         self._keys: set[str] = set()
@@ -290,6 +289,8 @@ class Reconciler:
                 await self._revisions.save(namespace, name, work.record)
             finally:
                 self._finished += 1
+            if record != work.record and record.paths() - work.record.paths():
+                self._pruned()
         return work.retry_s
 
     # -- the end of a Function -------------------------------------------------------------------------------

@@ -54,7 +54,6 @@ class Serving:
         guard: Ends what is superseded.
         recorder: Events.
         clock: For steps of rollouts.
-        pruned: Called when revisions were dropped: what only they needed is free.
     """
 
     def __init__(
@@ -68,7 +67,6 @@ class Serving:
         guard: Guard,
         recorder: Recorder,
         clock: Clock,
-        pruned: Callable[[], None],
     ) -> None:
         self._check = check
         self._target = target
@@ -78,7 +76,6 @@ class Serving:
         self._guard = guard
         self._recorder = recorder
         self._clock = clock
-        self._pruned = pruned
         self._applied: dict[str, int] = {}  # key -> number of the telling that it was last applied for
 
     def is_behind(self, key: str, kicks: int) -> bool:
@@ -103,6 +100,7 @@ class Serving:
                 state="Failed",
                 reason=reason,
                 message=message,
+                ref=before.ref,
                 last_successful=before.last_successful,
                 revision=before.revision,
             )
@@ -315,8 +313,6 @@ class Serving:
         kept = tuple(one for one in revisions if one.desired.revision not in gone)
         work.record = replace(record, live=work.live, latest=revision, stable=stable, revisions=kept)
         await self._drop_servings(work, {one.serving for one in kept})
-        if record != work.record and record.paths() - work.record.paths():
-            self._pruned()
 
     async def _recreate(
         self, work: Work, revisions: list[KeptRevision], in_use: set[str]

@@ -358,6 +358,11 @@ class InstanceManager:
         state = self._revision(key)
         return state.desired if state is not None else None
 
+    def primary(self, key: str) -> str:
+        """Return the revision that `namespace/name` stands for now; "" for none."""
+        function = self._functions.get(key)
+        return function.primary if function is not None and function.applied is not None else ""
+
     def ready(self, key: str) -> list[Instance]:
         """Return instances that can take work."""
         state = self._revision(key)

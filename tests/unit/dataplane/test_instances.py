@@ -186,8 +186,9 @@ async def test_pending_events_count_for_the_primary(world):
 async def test_replaced_revision_serves_until_it_is_released(world):
     await world.manager.apply(revision("fn-1"))
     await world.manager.wake(KEY)
+    assert world.manager.primary(KEY) == "fn-1"
     await world.manager.apply(revision("fn-2"))
-    assert world.ready() == ["fn-2"]
+    assert (world.ready(), world.manager.primary(KEY)) == (["fn-2"], "fn-2")
     assert world.zygote.revisions() == ["fn-1", "fn-2"]
     assert world.changes[-1] == (KEY, ["fn-2"])
     await world.manager.release(KEY)

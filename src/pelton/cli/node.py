@@ -24,6 +24,7 @@ from pelton.autoscale.decision import Decision
 from pelton.autoscale.kpa import TICK_S, mode
 from pelton.cli.home import Home, Settings
 from pelton.cli.node_gateway import Way, explain, find_way, listens_beyond, make_gateway, take_routes
+from pelton.cli.node_interceptor import Interception
 from pelton.clock import SystemClock
 from pelton.controlplane.autoscaler import OBSERVE_EVERY_S, Autoscaler
 from pelton.controlplane.decisions import DecisionLog
@@ -74,6 +75,11 @@ class Node:
             on_spans=self._spans.add,
         )
         self._gateway = make_gateway(settings, lambda key: str(self._h2c_socket(key)))
+        self._interception = Interception(
+            wake=self._instances.wake,
+            ready=lambda key: bool(self._instances.ready(key)),
+            activator_socket=str(self._run / "activator.sock"),
+        )
         self._autoscaler = Autoscaler(self._clock)
         self._decisions = DecisionLog(Home(Path(settings.home)).decisions, self._clock.now)
         # Keys whose requests go through the activator though instances are ready, and since when.
@@ -96,6 +102,7 @@ class Node:
             "decision": self._decision,
             "routes": self._take_routes,
             "explain": partial(explain, self._gateway),
+            "intercepted": self._interception.queue,
         }
 
     async def run(self) -> None:
@@ -111,6 +118,7 @@ class Node:
             ticking.cancel()
             await asyncio.gather(ticking, return_exceptions=True)
             server.close()
+            await self._interception.close()
             await self._activator.close()
 
     # -- for up ----------------------------------------------------------------------------------------------
@@ -126,7 +134,7 @@ class Node:
             await self._listen_h2c(route)
         if body.get("routing"):
             # Before the routes of functions: with those Envoy begins to be told what is known.
-            await take_routes(self._gateway, body["routing"])
+            await take_routes(self._gateway, self._interception, body["routing"])
         try:
             await self._gateway.set_routes(routes)
         except PeltonError as exc:
@@ -174,7 +182,7 @@ class Node:
                 self._routed.pop(key, None)
 
     async def _take_routes(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
-        return await take_routes(self._gateway, body)
+        return await take_routes(self._gateway, self._interception, body)
 
     def _find_way(self, head: bytes) -> Way | None:
         way = find_way(self._gateway, head)

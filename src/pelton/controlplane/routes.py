@@ -17,13 +17,16 @@ from pelton.controlplane.tls import pair_of
 from pelton.errors import AlreadyExistsError, ConflictError, NotFoundError, PeltonError
 from pelton.log import get
 from pelton.manifest.gateway_api import GATEWAY, GATEWAY_CLASS, HTTP_ROUTE, REFERENCE_GRANT
+from pelton.manifest.keda_http import HTTP_SCALED_OBJECT, INTERCEPTOR_ROUTE
 from pelton.manifest.openfunction_networking import GATEWAY as OPENFUNCTION_GATEWAY
 from pelton.manifest.verbs import TableVerbs
 from pelton.model.desired import Route
+from pelton.model.interception import Intercept
 from pelton.model.openfunction_gateway import INTERNAL_LISTENER
 from pelton.model.routing import Certificate, Port, RoutingState
 from pelton.plan.attachment import CONTROLLER, HTTPS, Attached, Pair, Seen, Sources, attach
 from pelton.plan.gateways import DEFAULTS, Merged, merge
+from pelton.plan.interception import Written, intercepts
 from pelton.plan.routing import Conflict, conflicts, entries_of
 from pelton.plan.upstreams import Services
 from pelton.ports import Store
@@ -38,6 +41,9 @@ OPENFUNCTION_GATEWAYS: Final = "gateways.networking.openfunction.io"
 FUNCTIONS: Final = "functions.core.openfunction.io"
 SERVICES, SECRETS, NAMESPACES = "services", "secrets", "namespaces"
 SLICES: Final = "endpointslices.discovery.k8s.io"
+CONFIG_MAPS = "configmaps"
+INTERCEPTOR_ROUTES: Final = "interceptorroutes.http.keda.sh"
+HTTP_SCALED_OBJECTS: Final = "httpscaledobjects.http.keda.sh"
 _WATCHED: Final = (
     HTTP_ROUTES,
     GATEWAYS,
@@ -49,6 +55,9 @@ _WATCHED: Final = (
     SECRETS,
     NAMESPACES,
     SLICES,
+    CONFIG_MAPS,
+    INTERCEPTOR_ROUTES,
+    HTTP_SCALED_OBJECTS,
 )
 _SETTLE_S: Final = 0.05
 """Changes that come together are worked on together."""
@@ -158,7 +167,9 @@ class Routes:
         seen = await self._sources()
         sources, merged = seen
         attached = attach(sources)
-        state = self._with_default(attached.state)
+        state = replace(
+            self._with_default(attached.state), intercepts=await self._intercepts(sources.services)
+        )
         connected = True
         if state != self._sent or self._refused:
             self._refused, connected = await self._push(state)
@@ -194,6 +205,21 @@ class Routes:
             ),
             merged,
         )
+
+    async def _intercepts(self, services: Services) -> tuple[Intercept, ...]:
+        """Return what InterceptorRoutes and HTTPScaledObjects say."""
+        written = [
+            Written(resource=one.resource, created=one.created)
+            for resource, verbs in (
+                (INTERCEPTOR_ROUTES, INTERCEPTOR_ROUTE),
+                (HTTP_SCALED_OBJECTS, HTTP_SCALED_OBJECT),
+            )
+            for one in _seen(verbs, (await self._store.list(resource))[0])
+        ]
+        if not written:
+            return ()
+        maps = {_key_of(one): one for one in (await self._store.list(CONFIG_MAPS))[0]}
+        return intercepts(written, services, maps)
 
     def _certificates(self, secrets: Iterable[Obj]) -> dict[str, Pair]:
         """Parse the certificates of Secrets, those that did not change only once."""
@@ -260,6 +286,7 @@ class Routes:
             for owner, names in merged.owners.get(key, {}).items():
                 own = _openfunction_status(full, names, functions.values())
                 await self._update(OPENFUNCTION_GATEWAYS, *_pair(owner), _with(own))
+        await self._tell_intercepts(programmed=programmed)
         said = _sentences(met)
         for key, status in attached.routes.items():
             owner = f"HTTPRoute {key}"
@@ -273,6 +300,19 @@ class Routes:
                 _with_parents(parents),
             )
         await self._tell_functions(said)
+
+    async def _tell_intercepts(self, *, programmed: bool) -> None:
+        """Say of each InterceptorRoute and HTTPScaledObject whether its requests come through."""
+        planned = {one.key: one for one in (self._sent.intercepts if self._sent is not None else ())}
+        for resource in (INTERCEPTOR_ROUTES, HTTP_SCALED_OBJECTS):
+            for obj in (await self._store.list(resource))[0]:
+                one = planned.get(_key_of(obj))
+                problem = one.target.problem if one is not None else ""
+                ready = programmed and one is not None and not problem
+                reason = "Reconciled" if ready else "TargetNotFound" if problem else "Pending"
+                generation = int(obj["metadata"].get("generation", 1))
+                condition = _condition("Ready", ready, reason, problem, generation)
+                await self._update(resource, *_pair(_key_of(obj)), _with({"conditions": [condition]}))
 
     async def _tell_functions(self, said: Mapping[str, str]) -> None:
         """Say on Functions, too, that a route wants the same requests; take it back when none does."""
@@ -309,6 +349,10 @@ class Routes:
 
 
 # ---------------------------------------------------------------------------------------------------- details
+
+
+def _key_of(obj: Obj) -> str:
+    return f"{obj['metadata'].get('namespace', '')}/{obj['metadata']['name']}"
 
 
 def _filled(resource: str, obj: Obj) -> Obj:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pelton.model.interception import Intercept
+
 __all__ = [
     "EXTERNAL",
     "INTERNAL",
@@ -279,9 +281,11 @@ class RoutingState:
         upstreams: What they name and no function is, by key.
         ports: Further ports.
         https_port: Port that a redirect to https without one goes to; 0 for 443.
+        intercepts: Requests that go through the interceptor.
     """
 
     routes: tuple[StandaloneRoute, ...] = ()
     upstreams: tuple[Upstream, ...] = ()
     ports: tuple[Port, ...] = ()
     https_port: int = 0
+    intercepts: tuple[Intercept, ...] = ()

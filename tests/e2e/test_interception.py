@@ -1,0 +1,192 @@
+"""InterceptorRoutes and HTTPScaledObjects on one machine: a function, and a server that is none."""
+
+import http.server
+import json
+import threading
+
+import httpx
+import pytest
+
+pytestmark = [pytest.mark.connected, pytest.mark.long, pytest.mark.timeout(180)]
+
+SERVICE = {
+    "apiVersion": "v1",
+    "kind": "Service",
+    "metadata": {"name": "shop", "namespace": "default"},
+    "spec": {"ports": [{"name": "http", "port": 80}]},
+}
+
+
+class Echo(http.server.BaseHTTPRequestHandler):
+    """Tell what was asked."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        """Answer with host, path and body."""
+        size = int(self.headers.get("content-length", 0))
+        said = {"host": self.headers["host"], "path": self.path, "body": self.rfile.read(size).decode()}
+        raw = json.dumps(said).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    do_GET = do_POST
+
+    def log_message(self, format, *args):
+        """Print nothing."""
+
+
+@pytest.fixture(scope="module")
+def server():
+    """An HTTP server that no Function is; yields its port."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo) as one:
+        thread = threading.Thread(target=one.serve_forever)
+        thread.start()
+        yield one.server_port
+        one.shutdown()
+        thread.join()
+
+
+def endpoints(port, *, name="shop", ready=True):
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": f"{name}-1",
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": name},
+        },
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": port}],
+        "endpoints": [{"addresses": ["127.0.0.1"], "conditions": {"ready": ready}}],
+    }
+
+
+def route(name, **spec):
+    return {
+        "apiVersion": "http.keda.sh/v1beta1",
+        "kind": "InterceptorRoute",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "target": {"service": "shop", "port": 80},
+            "rules": [{"hosts": [f"{name}.test"]}],
+            "scalingMetric": {"concurrency": {"targetValue": 10}},
+            **spec,
+        },
+    }
+
+
+def apply(platform, *objects):
+    file = platform.root / "objects.json"
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
+    platform.cli("apply", "-f", file)
+
+
+def ask(platform, host, path="/", **more):
+    with httpx.Client(trust_env=False, timeout=30) as client:
+        url = platform.endpoints["gateway"] + path
+        return client.request(more.pop("method", "GET"), url, headers={"host": host}, **more)
+
+
+def served(platform, host):
+    """Wait until requests for a host are taken."""
+    platform.until(f"{host} is served", lambda: ask(platform, host).status_code != 404)
+
+
+def test_a_server_that_is_no_function_is_intercepted(shared, server):
+    missing = route(
+        "sorry",
+        target={"service": "nowhere", "port": 80},
+        timeouts={"readiness": "300ms"},
+        coldStart={"fallback": {"service": {"name": "shop", "port": 80}}},
+    )
+    empty = {**SERVICE, "metadata": {"name": "nowhere", "namespace": "default"}}
+    soon = route(
+        "soon",
+        target={"service": "nowhere", "port": 80},
+        coldStart={"placeholder": {"response": {"body": "soon", "headers": {"retry-after": "1"}}}},
+    )
+    fixed = route(
+        "fixed",
+        staticRoutes=[
+            {
+                "rules": [{"paths": [{"value": "/robots.txt"}]}],
+                "response": {"body": "none"},
+                "responseMode": "Always",
+            }
+        ],
+    )
+    waits = route("waits", target={"service": "late", "port": 80})
+    late = {**SERVICE, "metadata": {"name": "late", "namespace": "default"}}
+    apply(shared, SERVICE, empty, late, endpoints(server), route("shop"), missing, soon, fixed, waits)
+    for name in ("shop", "sorry", "soon", "fixed"):
+        served(shared, f"{name}.test")
+
+    warm = ask(shared, "shop.test", "/a/b?c=d", method="POST", content=b"hello")
+    assert warm.json() == {"host": "shop.test", "path": "/a/b?c=d", "body": "hello"}
+    assert warm.headers["x-keda-http-cold-start"] == "false"
+
+    instead = ask(shared, "sorry.test")
+    assert instead.status_code == 200
+    assert "x-keda-http-cold-start" not in instead.headers
+
+    placeholder = ask(shared, "soon.test")
+    assert (placeholder.status_code, placeholder.text) == (503, "soon")
+    assert placeholder.headers["retry-after"] == "1"
+
+    assert ask(shared, "fixed.test", "/robots.txt").text == "none"
+    assert ask(shared, "fixed.test", "/robots.txt.bak").json()["path"] == "/robots.txt.bak"
+
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(ask(shared, "waits.test")))
+    asking.start()
+    shared.until("the request waits", lambda: _ready(shared, "waits"))
+    apply(shared, endpoints(server, name="late"))
+    asking.join()
+    assert answers[0].status_code == 200
+    assert answers[0].headers["x-keda-http-cold-start"] == "true"
+
+
+def _ready(platform, name):
+    shown = platform.cli("get", "interceptorroutes", name, "-o", "json").out
+    conditions = json.loads(shown).get("status", {}).get("conditions", [])
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+
+def test_a_function_is_woken_through_its_route(shared):
+    shared.apply(
+        "greeter",
+        """
+        from functions_framework import http
+
+        @http
+        def main(request):
+            return f"hello {request.host} {request.path}"
+        """,
+    )
+    shared.until_at_zero("greeter")
+    scaled = {
+        "apiVersion": "http.keda.sh/v1alpha1",
+        "kind": "HTTPScaledObject",
+        "metadata": {"name": "greeter", "namespace": "default"},
+        "spec": {
+            "hosts": ["greeter.test"],
+            "scaleTargetRef": {"kind": "Function", "name": "greeter", "service": "greeter", "port": 80},
+        },
+    }
+    apply(shared, scaled)
+    found = []
+
+    def taken():
+        found.append(ask(shared, "greeter.test", "/x"))
+        return found[-1].status_code == 200
+
+    shared.until("the host is taken", taken)
+    assert found[-1].text == "hello greeter.test /x"
+    assert found[-1].headers["x-keda-http-cold-start"] == "true"
+
+    warm = ask(shared, "greeter.test", "/y")
+    assert warm.text == "hello greeter.test /y"
+    assert warm.headers["x-keda-http-cold-start"] == "false"

@@ -27,12 +27,11 @@ from pelton.cel import (
     object_of,
 )
 
-__all__ = ["cel_type", "escape", "least_bytes", "unescape"]
+__all__ = ["cel_type", "escape", "least_bytes"]
 
 _WORDS = RESERVED | {"true", "false", "null", "in"}
 _ESCAPES = {"__": "__underscores__", ".": "__dot__", "-": "__dash__", "/": "__slash__"}
 _IDENTIFIER = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-_ESCAPED = re.compile(r"__(underscores|dot|dash|slash)__|__([a-z]+)__")
 
 
 def escape(name: str) -> str | None:
@@ -41,12 +40,6 @@ def escape(name: str) -> str | None:
         return f"__{name}__"
     text = re.sub(r"__|[.\-/]", lambda found: _ESCAPES[found[0]], name)
     return text if _IDENTIFIER.fullmatch(text) else None
-
-
-def unescape(name: str) -> str:
-    """Return the field that an identifier in an expression means."""
-    plain = {value: key for key, value in _ESCAPES.items()}
-    return _ESCAPED.sub(lambda found: plain.get(found[0], found[2] or found[0]), name)
 
 
 def cel_type(node: Node, name: str, *, root: bool = False) -> Type | None:

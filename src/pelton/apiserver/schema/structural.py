@@ -28,8 +28,6 @@ from pelton.cel.regex import RegexError, compile_regex
 
 __all__ = ["KEYWORDS", "check", "drop_unknown_keywords", "unknown_keywords"]
 
-Doc = Mapping[str, Any]
-
 _TYPES = ("array", "boolean", "integer", "number", "object", "string")
 _SCALARS = ("boolean", "integer", "number", "string")
 _JUNCTORS = ("allOf", "anyOf", "oneOf")
@@ -437,7 +435,6 @@ def _structure(schema: dict[str, Any], path: str, problems: list[Cause]) -> None
 def _list_type(schema: dict[str, Any], kind: str, path: str, problems: list[Cause]) -> None:
     list_type = schema.get("x-kubernetes-list-type")
     keys = schema.get("x-kubernetes-list-map-keys") or []
-    field = f"{path}.x-kubernetes-list-map-keys"
     if list_type and list_type not in ("atomic", "map", "set"):
         problems.append(not_supported(f"{path}.x-kubernetes-list-type", list_type, ("atomic", "map", "set")))
     if list_type and kind != "array":
@@ -454,24 +451,32 @@ def _list_type(schema: dict[str, Any], kind: str, path: str, problems: list[Caus
         )
     items = schema.get("items") if isinstance(schema.get("items"), dict) else {}
     if list_type == "set" and items:
-        if items.get("nullable"):
-            problems.append(
-                forbidden(f"{path}.items.nullable", "cannot be nullable when x-kubernetes-list-type is set")
-            )
-        inner = items.get("type")
-        granular = (inner == "object" and items.get("x-kubernetes-map-type") != "atomic") or (
-            inner == "array" and items.get("x-kubernetes-list-type") not in (None, "atomic")
+        _set_items(items, path, problems)
+    if list_type == "map":
+        _map_items(items or {}, list(keys), path, problems)
+
+
+def _set_items(items: dict[str, Any], path: str, problems: list[Cause]) -> None:
+    if items.get("nullable"):
+        problems.append(
+            forbidden(f"{path}.items.nullable", "cannot be nullable when x-kubernetes-list-type is set")
         )
-        if granular:
-            problems.append(
-                invalid_value(
-                    f"{path}.items.x-kubernetes-{'map' if inner == 'object' else 'list'}-type",
-                    items.get(f"x-kubernetes-{'map' if inner == 'object' else 'list'}-type"),
-                    "must be atomic as item of a list with x-kubernetes-list-type=set",
-                )
+    inner = items.get("type")
+    granular = (inner == "object" and items.get("x-kubernetes-map-type") != "atomic") or (
+        inner == "array" and items.get("x-kubernetes-list-type") not in (None, "atomic")
+    )
+    if granular:
+        problems.append(
+            invalid_value(
+                f"{path}.items.x-kubernetes-{'map' if inner == 'object' else 'list'}-type",
+                items.get(f"x-kubernetes-{'map' if inner == 'object' else 'list'}-type"),
+                "must be atomic as item of a list with x-kubernetes-list-type=set",
             )
-    if list_type != "map":
-        return
+        )
+
+
+def _map_items(items: dict[str, Any], keys: list[str], path: str, problems: list[Cause]) -> None:
+    field = f"{path}.x-kubernetes-list-map-keys"
     if not keys:
         problems.append(required(field, "must not be empty if x-kubernetes-list-type is map"))
     if items and items.get("type") != "object":
@@ -483,8 +488,8 @@ def _list_type(schema: dict[str, Any], kind: str, path: str, problems: list[Caus
             )
         )
         return
-    properties = (items or {}).get("properties") or {}
-    demanded = (items or {}).get("required") or []
+    properties = items.get("properties") or {}
+    demanded = items.get("required") or []
     seen: set[str] = set()
     for at, key in enumerate(keys):
         if key in seen:

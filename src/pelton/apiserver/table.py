@@ -1,15 +1,16 @@
 """Printer columns: the cells that `kubectl get` shows for an object. Pure; called by `forms.py`.
 
-Columns come with the kinds (`registry.Row`), values are found by the small part of JSONPath that columns
-need: `.key`, `['key']`, `[number]` and `[?(@.key=="value")]`; `|` between paths takes the first that has a
-value. Ages are printed as kubectl prints them. Built-in kinds have columns that summarise: `count` of
-entries, `labels`, `ports`, `addresses`, `reference` to an object, `optional` text, `ready` containers,
-`phase` of a pod.
+Columns come with the kinds (`registry.Row`), values are found by Kubernetes' JSONPath: `.key`, `['key']`,
+`[number]`, `[from:to]`, `[*]`, `..key` and `[?(@.key=="value")]`, of several values the first; `|` between
+paths takes the first that has a value. Ages are printed as kubectl prints them. Built-in kinds have columns
+that summarise: `count` of entries, `labels`, `ports`, `addresses`, `reference` to an object, `optional`
+text, `ready` containers, `phase` of a pod.
 """
 
 from __future__ import annotations
 
 import json
+import operator
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -18,10 +19,21 @@ from typing import Any, Protocol
 __all__ = ["Column", "age", "cells", "find"]
 
 _STEP = re.compile(
-    r"""\.(?P<key>(?:[\w-]|\\.)+) | \[["'](?P<quoted>[^"']+)["']\] |
-        \[(?P<at>-?\d+)\] | \[\?\(@\.(?P<by>[\w-]+)==["'](?P<value>[^"']*)["']\)\]""",
+    r"""\.\.(?P<deep>[\w-]+) | (?P<all>\.\*|\[\*\]) |
+        \.(?P<key>(?:[\w-]|\\.)+) | \[["'](?P<quoted>[^"']+)["']\] |
+        \[(?P<at>-?\d+)\] | \[(?P<slice>-?\d*:-?\d*(?::-?[1-9]\d*)?)\] |
+        \[\?\(\s*@(?P<by>(?:\.[\w-]+|\[["'][^"']+["']\])+)\s*
+            (?:(?P<op>==|!=|<=|>=|<|>)\s*(?P<value>"[^"]*"|'[^']*'|-?\d+(?:\.\d+)?|true|false))?\s*\)\]""",
     re.VERBOSE,
 )
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 
 
 class Column(Protocol):
@@ -63,25 +75,64 @@ def find(json_path: str) -> Callable[[Any], Any]:
         match = _STEP.match(json_path, at)
         if match is None:
             raise ValueError(f"the JSONPath {json_path!r} cannot be read at {json_path[at:]!r}")
-        steps.append(match)
+        steps.append(_step(match))
         at = match.end()
-    return lambda obj: _walk(obj, steps)
+    return lambda obj: next(iter(_walk([obj], steps)), None)
 
 
-def _walk(value: Any, steps: Iterable[re.Match[str]]) -> Any:
+_Step = Callable[[Any], Iterable[Any]]
+
+
+def _walk(values: Iterable[Any], steps: Iterable[_Step]) -> Iterable[Any]:
+    """Return every value that the steps lead to, in document order."""
     for step in steps:
-        if key := (step["key"] or "").replace("\\", "") or step["quoted"]:
-            value = value.get(key) if isinstance(value, dict) else None
-        elif not isinstance(value, list):
-            return None
-        elif step["at"]:
-            at = int(step["at"])
-            value = value[at] if -len(value) <= at < len(value) else None
-        else:
-            value = next(
-                (v for v in value if isinstance(v, dict) and v.get(step["by"]) == step["value"]), None
-            )
-    return value
+        values = [found for value in values for found in step(value)]
+    return values
+
+
+def _step(match: re.Match[str]) -> _Step:
+    """Return what takes a value one step further: to none, one or several values."""
+    if match["deep"]:
+        return lambda value: _deep(value, match["deep"])
+    if match["all"]:
+        return _inside
+    if key := (match["key"] or "").replace("\\", "") or match["quoted"]:
+        return lambda value: [value[key]] if isinstance(value, dict) and key in value else []
+    if match["at"]:
+        at = int(match["at"])
+        return lambda value: value[at : at + 1 or None] if isinstance(value, list) else []
+    if match["slice"]:
+        part = slice(*(int(each) if each else None for each in match["slice"].split(":")))
+        return lambda value: value[part] if isinstance(value, list) else []
+    inner, wanted, compare = find(match["by"]), _literal(match["value"]), match["op"]
+
+    def fits(item: Any) -> bool:
+        value = inner(item)
+        if compare is None:
+            return value is not None
+        try:
+            return bool(_COMPARE[compare](value, wanted))
+        except TypeError:
+            return False  # a text is neither more nor less than a number
+
+    return lambda value: [item for item in _inside(value) if fits(item)]
+
+
+def _literal(text: str | None) -> Any:
+    if text is None or text[0] in "\"'":
+        return None if text is None else text[1:-1]
+    return {"true": True, "false": False}.get(text, float(text) if text[-1].isdigit() else text)
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _deep(value: Any, key: str) -> list[Any]:
+    own = [value[key]] if isinstance(value, dict) and key in value else []
+    return own + [found for item in _inside(value) for found in _deep(item, key)]
 
 
 def cells(finders: Iterable[tuple[str, Callable[[Any], Any]]], obj: Any, now: datetime) -> list[Any]:

@@ -45,6 +45,15 @@ def test_age_of_what_is_no_time_is_unknown(value):
         (".l[7]", None),
         (".a[0]", None),
         ('.l[?(@.t=="z")].v', None),
+        (".l[*].v", 1),
+        (".l[1:].v", 2),
+        (".l[:-1].t", "x"),
+        ("..v", 1),
+        (".a.*", 1),
+        (".l[?(@.v>1)].t", "y"),
+        (".l[?(@.v>'a')].t", None),
+        (".l[?(@.v)].t", "x"),
+        (".l[?(@.nope)].t", None),
     ],
 )
 def test_find_walks_the_path(path, expected):
@@ -56,8 +65,8 @@ def test_maps_are_shown_as_json():
 
 
 def test_find_refuses_what_columns_do_not_use():
-    with pytest.raises(ValueError, match=r"\.\*"):
-        find(".a.*")
+    with pytest.raises(ValueError, match=r"cannot be read at '\[\?"):
+        find(".a[?(x)]")
 
 
 @pytest.mark.parametrize("kind", kinds.KINDS, ids=lambda kind: kind.kind)

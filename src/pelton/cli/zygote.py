@@ -22,6 +22,7 @@ from pelton.cli.tables import CONVENTIONS, resolve_convention
 from pelton.dataplane import isolation, limits
 from pelton.dataplane.limiter import Limiter
 from pelton.dataplane.loader import leave_packages
+from pelton.dataplane.rehearsal import settle
 from pelton.dataplane.zygote import Zygote
 from pelton.model.limits import defaults
 
@@ -47,6 +48,7 @@ def main() -> None:
     for module in CONVENTIONS.values():
         importlib.import_module(module)
     leave_packages()
+    settle()
     Zygote(f"{run}/zygote.sock", granted, limiter, resolve_convention).serve()
 
 

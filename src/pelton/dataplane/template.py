@@ -58,6 +58,9 @@ _KEPT_ENVIRONMENT: Final = (
 
 _SPARE_PAUSE_S: Final = 0.02
 
+# Made before any fork: a child that looked at the type itself would copy half a megabyte of pages.
+_workloads = msgspec.msgpack.Decoder(Workload)
+
 Resolve = Callable[[str], ModuleType]
 """Convention name -> its module; the table lives in `cli/`, so it is handed down."""
 
@@ -524,4 +527,4 @@ def _reseed() -> None:
 def read_workload(fd: int) -> Workload:
     """Read a Workload from the file that the node wrote, and close it."""
     with open(fd, "rb") as file:
-        return msgspec.msgpack.decode(file.read(), type=Workload)
+        return _workloads.decode(file.read())

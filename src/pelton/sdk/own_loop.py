@@ -12,7 +12,7 @@ import asyncio
 import sys
 from typing import Any
 
-__all__ = ["hide", "install"]
+__all__ = ["hide", "install", "rearm"]
 
 _LAST_WITH_POLICIES = (3, 13)
 _freed = False
@@ -28,6 +28,12 @@ def hide() -> None:
     if not _freed:  # the worker's loop is not for `get_event_loop` to find, either
         _freed = True
         asyncio.set_event_loop(None)
+
+
+def rearm() -> None:
+    """Have the next `hide` free the thread's loop again: another loop serves from now on."""
+    global _freed
+    _freed = False
 
 
 def install() -> None:

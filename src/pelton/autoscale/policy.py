@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from typing import Any
 
+from pelton.autoscale.fields import Fields
 from pelton.autoscale.formula import Formula, FormulaError
 from pelton.autoscale.keda import variables
 from pelton.model.kpa_settings import (
@@ -39,7 +39,6 @@ from pelton.model.scaling import (
     RateLimit,
     TriggerTarget,
 )
-from pelton.quantity import parse_duration, parse_quantity
 
 __all__ = ["ALGORITHMS", "PolicyFile", "read_policy"]
 
@@ -108,111 +107,10 @@ class PolicyFile:
         return self.keda.min_replicas if self.algorithm == "keda" else self.http.keda.min_replicas
 
 
-class _Fields:
-    """A mapping of the file, read field by field; unknown and wrong fields become problems."""
-
-    def __init__(self, data: Any, path: str, problems: list[tuple[str, str]]) -> None:
-        self.path, self.problems = path, problems
-        if data is not None and not isinstance(data, dict):
-            problems.append((path, "must be a mapping"))
-            data = {}
-        self.data: dict[Any, Any] = data or {}
-
-    def at(self, name: str) -> str:
-        return f"{self.path}.{name}" if self.path else name
-
-    def refuse(self, name: str, message: str) -> None:
-        self.problems.append((self.at(name), message))
-
-    def only(self, *known: str) -> None:
-        for key in self.data:
-            if key not in known:
-                self.refuse(str(key), f"is not known; there are: {', '.join(known)}")
-
-    def sub(self, name: str) -> _Fields:
-        return _Fields(self.data.get(name), self.at(name), self.problems)
-
-    def has(self, name: str) -> bool:
-        return self.data.get(name) is not None
-
-    def items(self, name: str) -> list[_Fields]:
-        value = self.data.get(name)
-        if value is None:
-            return []
-        if not isinstance(value, list):
-            self.refuse(name, "must be a list")
-            return []
-        return [_Fields(item, f"{self.at(name)}[{index}]", self.problems) for index, item in enumerate(value)]
-
-    def whole(self, name: str, default: int, low: int, high: int = _MOST) -> int:
-        value = self.data.get(name)
-        if value is None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            upper = f" to {high}" if high != _MOST else " or more"
-            self.refuse(name, f"{value!r} is not a whole number from {low}{upper}")
-            return default
-        return value
-
-    def text(self, name: str, default: str, *choices: str) -> str:
-        value = self.data.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, str) or (choices and value not in choices):
-            self.refuse(name, f"{value!r} is not {' or '.join(choices) or 'a text'}")
-            return default
-        return value
-
-    def quantity(self, name: str) -> float | None:
-        """Return a positive quantity, or None when it is absent or wrong."""
-        value = self.data.get(name)
-        if value is None:
-            return None
-        number = _quantity(value)
-        if number is None or number <= 0:
-            self.refuse(name, f"{value!r} is not a quantity above 0")
-            return None
-        return number
-
-    def number(self, name: str, default: float, low: float) -> float:
-        value = self.data.get(name)
-        if value is None:
-            return default
-        number = _quantity(value)
-        if number is None or number < low:
-            self.refuse(name, f"{value!r} is not a number, {low:g} or more")
-            return default
-        return number
-
-    def seconds(self, name: str, default: float) -> float:
-        value = self.data.get(name)
-        if value is None:
-            return default
-        try:
-            number = parse_duration(str(value))
-        except ValueError:
-            number = 0.0
-        if number <= 0:
-            self.refuse(name, f"{value!r} is not a duration above 0s, such as 1m or 30s")
-            return default
-        return number
-
-
-def _quantity(value: Any) -> float | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int | float):
-        return float(value) if isfinite(value) else None
-    try:
-        return float(parse_quantity(str(value).strip()))
-    except ValueError:
-        return None
-
-
 def read_policy(data: Any) -> PolicyFile:
     """Read a parsed policy file; `problems` of the result is empty when it can be used."""
     made = PolicyFile()
-    top = _Fields(data, "", made.problems)
+    top = Fields(data, "", made.problems)
     made.algorithm = top.text("algorithm", "", *ALGORITHMS)
     if not made.algorithm:
         if not top.has("algorithm"):
@@ -238,14 +136,14 @@ def read_policy(data: Any) -> PolicyFile:
     return made
 
 
-def _texts(top: _Fields, name: str) -> dict[str, str]:
+def _texts(top: Fields, name: str) -> dict[str, str]:
     """Return a mapping of texts; numbers and truth values are taken as YAML writes them."""
     texts: dict[str, str] = {}
     for key, value in top.sub(name).data.items():
         if isinstance(value, bool):
             texts[str(key)] = str(value).lower()
         elif isinstance(value, str | int | float):
-            texts[str(key)] = f"{value:g}" if isinstance(value, float) else str(value)
+            texts[str(key)] = str(value)
         else:
             top.refuse(f"{name}[{key}]", "must be a text")
     return texts
@@ -260,7 +158,7 @@ def _own(made: PolicyFile, notes: Mapping[str, str]) -> None:
         made.problems.append((path, f"{name} does not concern scaling; there are: {', '.join(OWN_SETTINGS)}"))
 
 
-def _kpa(top: _Fields, notes: Mapping[str, str]) -> KpaPolicy:
+def _kpa(top: Fields, notes: Mapping[str, str]) -> KpaPolicy:
     config = Settings(("config", _texts(top, "config")), table=CONFIG, prefix="")
     settings = Settings(("annotations", notes))
     for path, name in config.unknown():
@@ -288,7 +186,7 @@ def _kpa(top: _Fields, notes: Mapping[str, str]) -> KpaPolicy:
 # ------------------------------------------------------------------------------------------------------- hpa
 
 
-def _hpa(spec: _Fields) -> HpaPolicy:
+def _hpa(spec: Fields) -> HpaPolicy:
     spec.only("scaleTargetRef", "minReplicas", "maxReplicas", "metrics", "behavior")
     if not spec.has("maxReplicas"):
         spec.refuse("maxReplicas", "is required: a whole number, 1 or more")
@@ -307,7 +205,7 @@ def _hpa(spec: _Fields) -> HpaPolicy:
     )
 
 
-def _metric(item: _Fields) -> MetricTarget | None:
+def _metric(item: Fields) -> MetricTarget | None:
     kinds = {
         "External": "external",
         "Object": "object",
@@ -348,7 +246,7 @@ def _metric(item: _Fields) -> MetricTarget | None:
     return MetricTarget(name=name, kind=kind, target_type=given, target=value)
 
 
-def _behavior(fields: _Fields) -> Behavior | None:
+def _behavior(fields: Fields) -> Behavior | None:
     if not fields.data:
         return None
     fields.only("scaleUp", "scaleDown")
@@ -358,7 +256,7 @@ def _behavior(fields: _Fields) -> Behavior | None:
     )
 
 
-def _direction(fields: _Fields, usual: DirectionRules) -> DirectionRules:
+def _direction(fields: Fields, usual: DirectionRules) -> DirectionRules:
     fields.only("stabilizationWindowSeconds", "selectPolicy", "policies", "tolerance")
     limits = [
         RateLimit(
@@ -385,7 +283,7 @@ def _direction(fields: _Fields, usual: DirectionRules) -> DirectionRules:
 # ------------------------------------------------------------------------------------------------------ keda
 
 
-def _keda(spec: _Fields, notes: Mapping[str, str], top: _Fields) -> KedaPolicy:
+def _keda(spec: Fields, notes: Mapping[str, str], top: Fields) -> KedaPolicy:
     spec.only(
         "scaleTargetRef",
         "pollingInterval",
@@ -423,7 +321,7 @@ def _keda(spec: _Fields, notes: Mapping[str, str], top: _Fields) -> KedaPolicy:
     return _paused(policy, notes, top)
 
 
-def _check(spec: _Fields, policy: KedaPolicy) -> None:
+def _check(spec: Fields, policy: KedaPolicy) -> None:
     """Note what KEDA's admission refuses about the whole."""
     external = [trigger for trigger in policy.triggers if not trigger.is_resource]
     if policy.triggers and not external and policy.min_replicas < 1:
@@ -444,7 +342,7 @@ def _check(spec: _Fields, policy: KedaPolicy) -> None:
             spec.refuse("advanced.scalingModifiers.formula", str(error))
 
 
-def _triggers(spec: _Fields, *, in_formula: bool) -> tuple[TriggerTarget, ...]:
+def _triggers(spec: Fields, *, in_formula: bool) -> tuple[TriggerTarget, ...]:
     items = spec.items("triggers")
     if not items:
         spec.refuse("triggers", "at least one is required")
@@ -472,7 +370,7 @@ def _triggers(spec: _Fields, *, in_formula: bool) -> tuple[TriggerTarget, ...]:
 
 
 def _trigger(
-    item: _Fields, kind: str, name: str, aliases: tuple[str, ...], *, in_formula: bool
+    item: Fields, kind: str, name: str, aliases: tuple[str, ...], *, in_formula: bool
 ) -> TriggerTarget:
     metadata = item.sub("metadata")
     keys, default, activation_keys = _SCALERS.get(kind, (_ANY_TARGET, None, _ANY_ACTIVATION))
@@ -499,7 +397,7 @@ def _trigger(
     )
 
 
-def _fallback(fields: _Fields) -> FallbackPolicy | None:
+def _fallback(fields: Fields) -> FallbackPolicy | None:
     if not fields.data:
         return None
     fields.only("failureThreshold", "replicas", "behavior")
@@ -513,7 +411,7 @@ def _fallback(fields: _Fields) -> FallbackPolicy | None:
     )
 
 
-def _modifiers(fields: _Fields) -> FormulaPolicy | None:
+def _modifiers(fields: Fields) -> FormulaPolicy | None:
     if not fields.data:
         return None
     fields.only("formula", "target", "activationTarget", "metricType")
@@ -533,7 +431,7 @@ def _modifiers(fields: _Fields) -> FormulaPolicy | None:
     )
 
 
-def _paused(policy: KedaPolicy, notes: Mapping[str, str], top: _Fields) -> KedaPolicy:
+def _paused(policy: KedaPolicy, notes: Mapping[str, str], top: Fields) -> KedaPolicy:
     """Apply KEDA's annotations: presence counts, and a text that is no truth value means true."""
 
     def flag(name: str) -> bool:
@@ -542,7 +440,7 @@ def _paused(policy: KedaPolicy, notes: Mapping[str, str], top: _Fields) -> KedaP
     replicas: int | None = None
     text = notes.get(f"{_KEDA_DOMAIN}paused-replicas")
     if text is not None:
-        if text.isdigit() and int(text) <= _MOST:
+        if text.isascii() and text.isdigit() and int(text) <= _MOST:
             replicas = int(text)
         else:
             top.refuse(
@@ -561,7 +459,7 @@ def _paused(policy: KedaPolicy, notes: Mapping[str, str], top: _Fields) -> KedaP
 # ------------------------------------------------------------------------------------------------------ http
 
 
-def _http(spec: _Fields) -> HttpScaling:
+def _http(spec: Fields) -> HttpScaling:
     spec.only(
         "hosts",
         "pathPrefixes",

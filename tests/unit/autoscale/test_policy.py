@@ -61,6 +61,7 @@ def test_annotations_win_over_the_config_and_aliases_are_read():
         ({"metric": "rps"}, {}, 200, 140),
         ({"metric": "rps", "target": "50", "target-utilization-percentage": "80"}, {}, 50, 40),
         ({}, {"config": {"container-concurrency-target-percentage": "0.5"}}, 100, 50),
+        ({"target": 1234567.25}, {}, 1234567.25, 864197.075),
         ({"metric": "rps"}, {"config": {"requests-per-second-target-default": 10}}, 10, 7),
     ],
 )
@@ -286,8 +287,9 @@ def test_pause_annotations_of_keda_are_read():
     read = read_policy({"algorithm": "keda", "annotations": notes, "spec": KEDA})
 
     assert (read.keda.paused_replicas, read.keda.paused_in, read.keda.paused) == (4, True, False)
-    bad = {"autoscaling.keda.sh/paused-replicas": "-1"}
-    assert problems({"algorithm": "keda", "annotations": bad, "spec": KEDA})
+    for text in ("-1", "²", "many"):
+        bad = {"autoscaling.keda.sh/paused-replicas": text}
+        assert problems({"algorithm": "keda", "annotations": bad, "spec": KEDA})
 
 
 @pytest.mark.parametrize(

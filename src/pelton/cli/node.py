@@ -84,6 +84,7 @@ class Node:
         self._decisions = DecisionLog(Home(Path(settings.home)).decisions, self._clock.now)
         # Keys whose requests go through the activator though instances are ready, and since when.
         self._proxied: dict[str, float] = {}
+        self._changing: set[asyncio.Task[None]] = set()
         self._watchers: set[wire.Peer] = set()
         self._routed: dict[str, tuple[str, ...]] = {}
         self._ops: wire.Handlers = {
@@ -376,7 +377,7 @@ class Node:
             queued=queued,
             pending=pending,
             ready=ready,
-            usage=self._usage(key) if scaling.algorithm == "hpa" else None,
+            usage=self._usage(key) if scaling.metric in ("cpu", "memory") else None,
         )
         in_flight = sum(reading.in_flight for reading in readings.values())
         seen = {
@@ -388,7 +389,7 @@ class Node:
         }
         self._decisions.note(key, decision, seen)
         self._instances.explain(key, decision.desired, lambda: decision.reason)
-        await self._set_mode(key, decision, ready)
+        self._set_mode(key, decision, ready)
         if decision.desired != count:
             await self._instances.scale(key, decision.desired)
 
@@ -399,7 +400,7 @@ class Node:
         }
         return {name: used for name, used in usage.items() if used is not None}
 
-    async def _set_mode(self, key: str, decision: Decision, ready: int) -> None:
+    def _set_mode(self, key: str, decision: Decision, ready: int) -> None:
         """Take the activator into the path of ready instances, or out of it, as the burst capacity says."""
         ebc = 0 if decision.ebc is None else decision.ebc
         proxied = ready > 0 and ebc < 0 and mode(wanted=decision.desired, ebc=ebc, ready=ready) == "Proxy"
@@ -412,7 +413,10 @@ class Node:
             self._proxied[key] = now
         else:
             del self._proxied[key]
-        await self._changed(key)
+        # Not awaited: other functions' scaling does not wait for Envoy.
+        task = asyncio.create_task(self._changed(key), name=f"mode-{key}")
+        self._changing.add(task)
+        task.add_done_callback(self._changing.discard)
 
 
 _AT_REST: Final = Decision(desired=0, steps=(("idle",),))

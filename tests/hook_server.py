@@ -86,6 +86,7 @@ class HookServer:
         self.seen: list[tuple[str, str, dict[str, Any]]] = []
         self.heads: list[str] = []
         self.port = 0
+        self.close_after_answer = False
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -137,6 +138,8 @@ class HookServer:
                     + body
                 )
                 await writer.drain()
+                if self.close_after_answer:
+                    return
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:

@@ -565,6 +565,32 @@ async def test_hooks_see_pruned_objects_and_what_they_add_is_pruned_silently(cli
     assert "junk" not in hooks.seen[1][2]["request"]["object"]["spec"]
 
 
+async def test_hooks_have_a_say_in_kinds_of_pelton_before_its_own_rules(client, hooks):
+    def change(review):
+        spec = review["request"]["object"]["spec"]
+        path = "type" if spec["type"] == "set by the hook" else "nosuch"
+        return patching(review, {"op": "add", "path": f"/spec/{path}", "value": "pubsub.jetstream"})
+
+    hooks.paths["/m"] = change
+    rule = {
+        "operations": ["CREATE"],
+        "apiGroups": ["dapr.io"],
+        "apiVersions": ["*"],
+        "resources": ["components"],
+    }
+    await hooked(client, hooks, "/m", rule)
+    path = "/apis/dapr.io/v1alpha1/namespaces/default/components"
+    body = {"apiVersion": "dapr.io/v1alpha1", "kind": "Component", "metadata": {"name": "bus"}}
+
+    set_by_hook = await client.request(
+        "POST", path, {**body, "spec": {"type": "set by the hook", "version": "v1"}}
+    )
+    refused = await client.request("POST", path, {**body, "metadata": {"name": "b"}, "spec": {"type": "x"}})
+
+    assert set_by_hook.json()["spec"]["type"] == "pubsub.jetstream"
+    assert refused.status == 422
+
+
 async def test_hooks_see_a_scale_as_a_scale(client, hooks):
     hooks.paths["/m"] = lambda review: patching(
         review, {"op": "replace", "path": "/spec/replicas", "value": 3}

@@ -456,6 +456,16 @@ async def test_certificate_for_another_name_is_refused(client, hooks):
     assert "Hostname mismatch" in message(await client.request("POST", MAPS, config_map()))[2]
 
 
+async def test_webhook_that_closes_idle_connections_is_reached_again(client, hooks):
+    hooks.paths["/v"] = allowed
+    hooks.close_after_answer = True
+    await configure(client, "Validating", hook(hooks.client("/v")))
+
+    answers = [await client.request("POST", MAPS, config_map(f"m{number}")) for number in range(5)]
+
+    assert [answer.status for answer in answers] == [201] * 5
+
+
 async def test_first_of_two_fails_open_and_the_second_decides(client, hooks):
     hooks.paths |= {
         "/a": lambda review: 500,

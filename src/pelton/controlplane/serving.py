@@ -18,12 +18,15 @@ from pelton.controlplane.children import SERVINGS, Children
 from pelton.controlplane.events import Recorder
 from pelton.controlplane.revisions import KeptRevision
 from pelton.controlplane.work import Failures, Guard, Statuses, SupersededError, Work, reason_of, sentence_of
+from pelton.errors import PeltonError
+from pelton.manifest import openfunction_core
 from pelton.model.build import BuildResult
 from pelton.model.desired import Desired, Workload
 from pelton.model.snapshot import CheckResult
 from pelton.plan import rollout, traffic
 from pelton.plan.conditions import Phase, of_problems
 from pelton.plan.diff import Action, Apply, Check, Remove, diff
+from pelton.plan.function import plan
 from pelton.plan.history import as_written, pruned_revisions, serving_object, serving_status, written
 from pelton.plan.names import content_hash
 from pelton.ports import Target
@@ -222,7 +225,7 @@ class Serving:
     def _arrange(self, work: Work, wanted: Desired) -> Desired:
         if wanted.route is None:
             return wanted
-        kept = {one.desired.revision: one.desired for one in work.record.revisions}
+        kept = {one.desired.revision: one for one in work.record.revisions}
         under_way = work.rollout
         # Without the one before, which an older version may have recorded, there is nothing to share with.
         if under_way is not None and (under_way.state == "Completed" or under_way.stable not in kept):
@@ -233,7 +236,8 @@ class Serving:
             stable=under_way.stable if under_way is not None else "",
             weight=under_way.weight if under_way is not None else 100,
         )
-        return traffic.arrange(decided, wanted, kept)
+        others = {name: _fresh(work, kept[name]) for name in decided.live if name != wanted.revision}
+        return traffic.arrange(decided, wanted, others)
 
     async def _act(self, actions: tuple[Action, ...]) -> None:
         for action in actions:
@@ -352,6 +356,21 @@ class Serving:
         if now is not None and (then is None or (then.state, then.step) != (now.state, now.step)):
             text = f"{now.weight} % of the traffic to {now.revision}"
             await self._recorder.record(work.obj, f"Rollout{now.state}", now.message or text)
+
+
+def _fresh(work: Work, kept: KeptRevision) -> Desired:
+    """Return what a kept revision needs by the facts of now, e.g. a changed Secret.
+
+    As it was recorded when it cannot be planned any more, or is planned as another revision.
+    """
+    try:
+        function, _ = openfunction_core.decode(as_written(work.filled, kept.written))
+    except PeltonError:
+        return kept.desired
+    again = plan(function, work.facts, BuildResult.from_refs(kept.build)).desired
+    if again is None or again.revision != kept.desired.revision:
+        return kept.desired
+    return again
 
 
 def _event(state: str) -> str:

@@ -575,6 +575,32 @@ async def test_a_third_revision_takes_over_from_the_stable_one(world, story):
     assert story.split() == {"one": 90, "three": 10}
 
 
+async def test_revisions_side_by_side_all_follow_a_changed_component(world, story):
+    hook: dict[str, Any] = {
+        "apiVersion": "dapr.io/v1alpha1",
+        "kind": "Component",
+        "metadata": {"name": "hook", "namespace": "default"},
+        "spec": {
+            "type": "bindings.http",
+            "version": "v1",
+            "metadata": [{"name": "url", "value": "http://a"}],
+        },
+    }
+    await world.store.create("components.dapr.io", hook)
+    obj = manifest(**{ROLLOUT: "10% 5m"})
+    obj["spec"]["serving"]["outputs"] = [{"dapr": {"name": "hook", "operation": "post"}}]
+    await world.store.create(FUNCTIONS, obj)
+    await story.pass_()
+    await story.release("two")
+    hook["spec"]["metadata"][0]["value"] = "http://b"
+    await world.store.update("components.dapr.io", hook)
+    await story.pass_()
+    live = world.platform.applied[KEY]
+
+    assert [one.outputs[0].component.metadata["url"] for one in (live, *live.others)] == ["http://b"] * 2
+    assert story.split() == {"one": 90, "two": 10}
+
+
 async def test_rollout_and_tags_go_together(world, story):
     await story.begin(**{ROLLOUT: "10% 5m", TRAFFIC: '[{"percent": 100, "tag": "next"}]'})
     await story.release("two")

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pelton.apiserver import rules
-from pelton.apiserver.calls import ADMIN, EDIT, User
+from pelton.apiserver import authorization, rules
+from pelton.apiserver.calls import User
 from pelton.apiserver.pipeline import Review
 from pelton.apiserver.registry import Registry, Row
 from pelton.apiserver.rules import Obj
@@ -41,7 +41,6 @@ from pelton.errors import CelCostError, CelEvaluateError, NotFoundError
 
 __all__ = ["Webhooks"]
 
-_READ_VERBS = ("get", "list", "watch")
 _NAMESPACES = "namespaces"
 _SCALE = "scale"
 
@@ -178,8 +177,10 @@ class Webhooks:
         uid = str(uuid.uuid4())
         request = request_of(review, uid, matched.row, new, old)
         try:
-            if hook.conditions and not conditions_hold(hook.conditions, _bindings(request, review)):
-                return None
+            if hook.conditions:
+                bindings = _bindings(request, review, self._registry)
+                if not conditions_hold(hook.conditions, bindings):
+                    return None
             if review.dry_run and not hook.dry_run_safe:
                 raise RefusedError(f'admission webhook "{hook.name}" does not support dry run', status=400)
             given = await self._caller.post(
@@ -271,13 +272,13 @@ def _labels(obj: Obj | None) -> Mapping[str, str]:
     return labels if isinstance(labels, dict) else {}
 
 
-def _bindings(request: Obj, review: Review) -> dict[str, Any]:
+def _bindings(request: Obj, review: Review, registry: Registry) -> dict[str, Any]:
     visible = {key: value for key, value in request.items() if key not in ("object", "oldObject", "uid")}
     visible.setdefault("name", "")
     visible.setdefault("namespace", "")
     visible.setdefault("subResource", "")
     visible.setdefault("requestSubResource", "")
-    authorizer = Authorizer(lambda asked: _may(review.user, asked))
+    authorizer = Authorizer(lambda asked: _may(review.user, asked, registry))
     resource = authorizer.step(
         "ResourceCheck",
         group=review.row.group,
@@ -295,15 +296,21 @@ def _bindings(request: Obj, review: Review) -> dict[str, Any]:
     }
 
 
-def _may(user: User, asked: Mapping[str, str]) -> tuple[bool, str]:
-    """Answer an authorization check of an expression by the role of the requester."""
+def _may(user: User, asked: Mapping[str, str], registry: Registry) -> tuple[bool, str]:
+    """Answer an authorization check of an expression, as the requester's own requests are answered."""
     if "user" in asked:
-        return False, "service accounts have no roles here"
-    if user.namespace and asked.get("namespace", "") != user.namespace:
-        return False, f"the role holds in namespace {user.namespace} only"
-    allowed = (
-        user.role == ADMIN
-        or asked["verb"] in _READ_VERBS
-        or (user.role == EDIT and bool(asked.get("namespace")))
+        return False, "service accounts are known by their tokens only"
+    if "path" in asked:
+        return asked["verb"] in ("get", "head"), f"role {user.role}"
+    group, resource = asked.get("group", ""), asked.get("resource", "")
+    versions = registry.versions(group, resource)
+    request = authorization.Asked(
+        verb=asked["verb"],
+        group=group,
+        resource=resource,
+        subresource=asked.get("subresource", ""),
+        namespace=asked.get("namespace", ""),
+        namespaced=versions[0].namespaced if versions else True,
+        name=asked.get("name", ""),
     )
-    return allowed, f"role {user.role}"
+    return authorization.may(user, request), f"role {user.role}"

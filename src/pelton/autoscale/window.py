@@ -239,6 +239,18 @@ class Window:
                 self._put(index, rate * part, part)
             index += 1
 
+    def count(self, now: float, number: float, *, active: bool) -> None:
+        """Add so many to the second of `now`: counts add up, as upstream's do, and are not averaged by time.
+
+        Args:
+            now: Seconds on the caller's clock.
+            number: >= 0.
+            active: As in `add`.
+        """
+        if active:
+            self._active = floor(now)
+        self._buckets.record(floor(now), number)
+
     def touch(self, now: float) -> None:
         """Say that the window is not silent, without any data: what came before `now` is not known."""
         self._active = floor(now)

@@ -138,6 +138,7 @@ class _State:
     hpa: Hpa | None = None
     http: HttpScaler | None = None
     events: Keda | None = None
+    waiting: int = 0  # requests that waited at the last look
     by_requests: int = 0  # what requests asked for last
     by_events: int = 0
     seen: dict[str, tuple[int, int]] = field(default_factory=dict)  # instance id -> (busy_ns, total)
@@ -208,15 +209,20 @@ class Autoscaler:
         waiting = queued + sum(reading.queued for reading in readings.values())
         running = sum(reading.in_flight for reading in readings.values())
         active = bool(began or running or waiting)
+        # Requests that wait have arrived, too; those that gave up are not seen.
+        arrived = max(0, began + waiting - state.waiting)
+        state.waiting = waiting
         if scaling.metric == "rps":
-            _record(state, now=now, busy_s=float(began), waiting=0, active=active)
+            state.at = now
+            for window in (state.stable, state.panic):
+                window.count(now, arrived, active=active)
         else:
             _record(state, now=now, busy_s=busy_s, waiting=waiting, active=active)
         first = key not in self._initialised and scaling.initial_scale > 0
         if first and ready >= scaling.initial_scale:
             self._initialised.add(key)
             first = False
-        http = self._requests(state, now, ready, began, usage, scaling.initial_scale if first else 0)
+        http = self._requests(state, now, ready, arrived, usage, scaling.initial_scale if first else 0)
         events = self._events(state, now, pending)
         decision = _joined(http, events)
         state.by_requests, state.by_events = http.desired, events.desired if events else 0
@@ -224,7 +230,7 @@ class Autoscaler:
         return state.decision
 
     def _requests(
-        self, state: _State, now: float, ready: int, began: int, usage: Usage | None, initial: int
+        self, state: _State, now: float, ready: int, arrived: int, usage: Usage | None, initial: int
     ) -> Decision:
         """Return what requests ask for."""
         if state.http is not None:
@@ -233,7 +239,7 @@ class Autoscaler:
                 concurrency=max(state.panic.average(now), _LEAST_ACTIVE)
                 if not state.panic.silent(now)
                 else 0.0,
-                requests=float(began),
+                requests=float(arrived),
             )
             return state.http.decide(
                 now=now,

@@ -221,8 +221,18 @@ async def test_requests_per_second_are_counted_by_what_began():
         total += 5  # 50 a second
         decision = await watched.look({"a": reading(total=total, busy_s=total * 1e-6)}, ready=1)
 
-    assert 48.0 < (decision.proposals[0].value or 0.0) < 52.0
+    assert 42.0 < (decision.proposals[0].value or 0.0) <= 50.0  # the present second is not over
     assert decision.desired == 5
+
+
+async def test_burst_that_waits_at_zero_counts_for_requests_per_second_once():
+    watched = Watched(Scaling(metric="rps", target=10.0, utilization=1.0, max_replicas=0))
+    first = await watched.look(queued=25)
+    assert (first.desired, first.proposals[0].value) == (3, 25.0)
+
+    await watched.look(queued=25)
+    later = await watched.look({"a": reading(total=25)}, queued=0, ready=3)
+    assert later.proposals[0].value == 25.0
 
 
 async def test_http_add_on_looks_at_what_is_in_flight_and_keeps_its_cooldown():

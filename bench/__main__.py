@@ -34,6 +34,7 @@ SECTIONS = {
     "functions": 420,
     "coldstart": 240,
     "wakes": 300,
+    "bursts": 120,
     "reload": 180,
     "density": 120,
     "api_watch": 60,

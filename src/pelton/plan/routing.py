@@ -145,7 +145,7 @@ _CRITERIA: tuple[tuple[str, int], ...] = (
 
 def takes_all(entry: Entry) -> bool:
     """Tell whether an entry takes every request for its host, so that nothing behind it is reached."""
-    return entry.match == _UNCONDITIONAL
+    return entry.match.path.value == "/" and entry.match == _UNCONDITIONAL
 
 
 def covers(pattern: str, host: str) -> bool:

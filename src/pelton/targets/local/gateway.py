@@ -383,12 +383,12 @@ class Gateway:
         )
         removed = [key for key in self._clusters if key not in wanted]
         changed = self._fill_tables(old_routes, old_state)
-        tables = [self._table_change(name) for name in changed]
         if full and not self._server.opened:
-            self._server.record([*added, *tables])
+            self._server.record([*added, *(self._table_change(name) for name in changed)])
             self._server.open()
-        if added:
-            await self._apply(added)
+        await self._apply(added)
+        # Written only now: requests that came meanwhile have found their way by the activator, see `find`.
+        tables = [self._table_change(name) for name in changed]
         if plan.state.ports != old_state.ports or (plan.asked and self._refused_ports):
             await self._listen()
         # A table without a listener is asked for by nobody, so nobody would confirm it.

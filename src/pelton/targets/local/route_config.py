@@ -127,7 +127,11 @@ class RouteTable:
             insort(self._by_host.setdefault(entry.host, []), (order_of(entry), entry), key=lambda one: one[0])
             if entry.host.startswith("*"):
                 self._wide.add(entry.host)
-        self._forget({entry.host for entry in (*before, *entries)})
+        touched = (*before, *entries)
+        # Paths of functions under any host follow nobody else's entries, so they concern no other host.
+        self._forget({entry.host for entry in touched if entry.host != ANY or entry.way == "host"})
+        if any(entry.host == ANY for entry in touched):
+            self._host_bytes.pop(ANY, None)
         return True
 
     def _take_out(self, entry: Entry) -> None:

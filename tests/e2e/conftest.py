@@ -265,6 +265,18 @@ def shared(scratch):
         platform.discard()
 
 
+@pytest.fixture(scope="module")
+def with_tls(scratch):
+    """As `shared`, with a port for TLS and every request in the access log."""
+    platform = Platform(scratch())
+    try:
+        platform.start("--tls", "127.0.0.1:0", "--access-log", "all")
+        yield platform
+        platform.stop()
+    finally:
+        platform.discard()
+
+
 @pytest.fixture
 def platform(scratch):
     """A platform of the test's own, started; the test may break or end it."""

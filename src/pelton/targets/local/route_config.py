@@ -259,7 +259,6 @@ def _head(name: str) -> xds.RouteConfiguration:
         request_headers_to_remove=_NEVER_FROM_CLIENT,
         # The cluster's name is what the activator asks for; said once here, not once per route.
         request_headers_to_add=[_FORWARDED_FOR, *header_options({FUNCTION_HEADER: "%UPSTREAM_CLUSTER%"})],
-        response_headers_to_remove=[OVERFLOW_HEADER],
     )
 
 

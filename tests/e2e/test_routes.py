@@ -130,6 +130,7 @@ def shown(site, host):
         context.wrap_socket(plain, server_hostname=host) as secured,
     ):
         der = secured.getpeercert(binary_form=True)
+    assert der
     return ssl.DER_cert_to_PEM_cert(der).encode()
 
 

@@ -155,6 +155,7 @@ class ControlPlane:
             target=self._target,
             clock=self._clock,
             gateway=lambda: gateway,
+            internal=lambda: f"http://127.0.0.1:{self._settings.internal_port}",
             facts=facts,
             built=_still_there,
             pruned=self._freed.set,

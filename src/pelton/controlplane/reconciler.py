@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from pelton import log
@@ -47,6 +48,7 @@ class Reconciler:
         target: Where desired state becomes real.
         clock: For times in the status, timeouts, steps and retries.
         gateway: Returns the gateway's URL without path, "" while it is unknown.
+        internal: Returns that of its internal port.
         facts: What holds for all Functions: component types that can be used, environment variables.
         built: Whether what a recorded build left behind still exists; else it is built again.
         pruned: Called when bundles or environments may have become free.
@@ -63,6 +65,7 @@ class Reconciler:
         target: Target,
         clock: Clock,
         gateway: Callable[[], str],
+        internal: Callable[[], str] = lambda: "",
         facts: Facts | None = None,
         built: Callable[[BuildResult], bool] = lambda _result: True,
         pruned: Callable[[], None] = lambda: None,
@@ -79,7 +82,7 @@ class Reconciler:
         self._children = Children(store)
         self._failures = Failures(clock)
         self._guard = Guard(clock)
-        self._statuses = Statuses(store, clock, gateway)
+        self._statuses = Statuses(store, clock, gateway, internal)
         recorder = Recorder(store, clock)
         self._building = Building(
             build=build,
@@ -256,7 +259,8 @@ class Reconciler:
             live, _ = await self._target.observe(namespace, name)
             await self._statuses.refuse(key, obj, live, error)
             return None
-        facts = await self._facts.read(function)
+        created = str(obj["metadata"].get("creationTimestamp") or "")
+        facts = replace(await self._facts.read(function), created=created)
         observed, seen = await self._target.observe(namespace, name)
         record = await self._revisions.load(namespace, name) or Record()
         work = Work(

@@ -216,12 +216,20 @@ class Statuses:
         store: Where they are.
         clock: For times of transition.
         gateway: Returns the gateway's URL without path, "" while it is unknown.
+        internal: Returns that of its internal port.
     """
 
-    def __init__(self, store: Store, clock: Clock, gateway: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        gateway: Callable[[], str],
+        internal: Callable[[], str] = lambda: "",
+    ) -> None:
         self._store = store
         self._clock = clock
         self._gateway = gateway
+        self._internal = internal
         # key -> resourceVersions of own writes that no watch has told of yet
         self._written: dict[str, deque[str]] = {}
 
@@ -249,6 +257,7 @@ class Statuses:
             digest=work.digest,
             partial=work.plan.partial,
             gateway=self._gateway(),
+            internal=self._internal(),
             now=rfc3339(self._clock.now()),
             rollout=work.rollout,
             latest=work.latest,
@@ -268,6 +277,7 @@ class Statuses:
             digest="",
             partial=(),
             gateway=self._gateway(),
+            internal=self._internal(),
             now=rfc3339(self._clock.now()),
             rollout=Rollout.from_status(before),
         )

@@ -92,6 +92,7 @@ def function_status(
     digest: str,
     partial: Iterable[tuple[str, str]],
     gateway: str,
+    internal: str = "",
     now: str,
     rollout: Rollout | None = None,
     latest: str = "",
@@ -107,6 +108,7 @@ def function_status(
         digest: `sha256:...` of the last successful build; "" for none.
         partial: (field path, sentence) of fields that are accepted and not honoured.
         gateway: URL of the gateway without path; "" while it is unknown.
+        internal: URL of its internal port, where what is cluster-local is served.
         now: RFC 3339 time, for conditions whose status changes.
         rollout: How far a new revision has come; None when none is or was being rolled out.
         latest: The newest revision; "" for none.
@@ -120,7 +122,9 @@ def function_status(
         status["serving"]["service"] = live.workload.name
         if live.route is not None:
             if gateway:
-                status["addresses"] = _addresses(live.route, gateway)
+                status["addresses"] = _addresses(
+                    live.route, internal if live.route.internal and internal else gateway
+                )
             status["route"] = {
                 "hosts": list(live.route.hosts),
                 "paths": [{"type": "PathPrefix", "value": "/"}],

@@ -49,6 +49,7 @@ class Facts:
         output_types: Component types that a function can send to here; None as above.
         state_types: Component types that can keep state here; None as above.
         gateway: The Gateway that the Function's route names; None while there is no such object.
+        created: RFC 3339 time at which the Function was created; "" while it is unknown.
     """
 
     components: Mapping[str, ComponentResource] = field(default_factory=dict)
@@ -58,6 +59,7 @@ class Facts:
     output_types: frozenset[str] | None = None
     state_types: frozenset[str] | None = None
     gateway: OpenFunctionGateway | None = None
+    created: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,6 @@ from pelton.model.convention import ALIASES, DEFERRED, serial_limit
 from pelton.model.desired import BuildRun, Desired, Route, Workload
 from pelton.model.function import Build, Function, Serving
 from pelton.model.limits import Limits
-from pelton.model.openfunction_gateway import OpenFunctionGateway
 from pelton.plan import names, rollout, traffic
 from pelton.plan.context import DEFAULT_PORT, function_context, to_text
 from pelton.plan.eventing import (
@@ -262,7 +261,7 @@ def _desired(
     found = (triggers, input_links(function, facts), destinations, stores)
     workload = _workload(function, serving, built, convention, limits, concurrency, found)
     subscribed += deferred(function, convention, max_attempts=limits.max_attempts)
-    route, left_out = _route(function, serving, limits, workload, facts.gateway or DEFAULT_GATEWAY)
+    route, left_out = _route(function, serving, limits, workload, facts)
     partial += left_out
     partial += _gateway_missing(serving, facts)
     return (
@@ -405,13 +404,14 @@ def _options(function: Function, serving: Serving, built: BuildResult, conventio
 
 
 def _route(
-    function: Function, serving: Serving, limits: _Limits, workload: Workload, gateway: OpenFunctionGateway
+    function: Function, serving: Serving, limits: _Limits, workload: Workload, facts: Facts
 ) -> tuple[Route | None, list[tuple[str, str]]]:
     """Return the route, and (path, sentence) for the parts of its rules that are not served."""
     http = serving.triggers.http if serving.triggers else None
     if http is None:
         return None, []
     namespace, name = function.namespace, function.name
+    gateway = facts.gateway or DEFAULT_GATEWAY
     given = tuple(host.lower() for host in http.route.hostnames) if http.route else ()
     hosts = [*(given or (gateway.host(namespace, name).lower(),)), names.host(namespace, name)]
     rules, left_out = resolve_rules(http.route.parsed if http.route else ())
@@ -429,6 +429,7 @@ def _route(
         internal_hosts=_internal_hosts(gateway.internal_host(namespace, name), name, namespace),
         rules=rules,
         https_only=secure.lower() == "redirected",
+        created=facts.created,
     )
     return route, [(f"{path}[{index}]", sentence) for index, sentence in left_out]
 

@@ -27,6 +27,7 @@ from pelton.builders.collect import BUNDLE_GRACE_S, Collector
 from pelton.cli import metrics
 from pelton.cli.home import Home, Settings
 from pelton.cli.pods import PodMirror, logs_of, replicas_of
+from pelton.cli.receivers import ReceiverFeed, Secrets
 from pelton.cli.tables import CONVENTIONS, OUTPUT_TYPES, STATES, TRIGGER_TYPES, resolve_convention
 from pelton.cli.token import token_file
 from pelton.clock import Clock
@@ -47,7 +48,6 @@ from pelton.targets.local.target import LocalTarget
 
 __all__ = ["ControlPlane"]
 
-RECEIVERS = "receivers.notification.kubesphere.io"
 _ADMINS = ("system:masters", "system:authenticated")
 _BUSY_S = 10.0
 """Seconds until the next try to clean up while Functions are being worked on."""
@@ -63,7 +63,7 @@ class ControlPlane:
         token: Bearer token of the administrator.
         target: Where desired state goes.
         clock: Time.
-        receivers_changed: Called with all Receivers, at the start and whenever one changed.
+        receivers_changed: Called with all Receivers and their Secrets, at the start and after changes.
         observe: Returns what `pelton status` is made of, for `/metrics`.
     """
 
@@ -75,7 +75,7 @@ class ControlPlane:
         token: str,
         target: LocalTarget,
         clock: Clock,
-        receivers_changed: Callable[[list[dict[str, Any]]], Awaitable[None]],
+        receivers_changed: Callable[[list[dict[str, Any]], Secrets], Awaitable[None]],
         observe: Callable[[], Awaitable[dict[str, Any]]],
     ) -> None:
         self._home = home
@@ -122,7 +122,9 @@ class ControlPlane:
                 tasks = [
                     asyncio.create_task(reconciler.run(), name="reconciler"),
                     asyncio.create_task(self._routes(store).run(), name="routes"),
-                    asyncio.create_task(self._watch_receivers(store), name="receivers"),
+                    asyncio.create_task(
+                        ReceiverFeed(store, self._receivers_changed, self._clock).run(), name="receivers"
+                    ),
                     asyncio.create_task(
                         PodMirror(store, self._target.instances, self._clock).run(), name="pods"
                     ),
@@ -210,17 +212,6 @@ class ControlPlane:
             bundles_dir=self._home.bundles,
             environments_dir=self._home.environments,
         )
-
-    async def _watch_receivers(self, store: SqliteStore) -> None:
-        while True:
-            try:
-                await self._receivers_changed((await store.list(RECEIVERS))[0])
-                async for event in store.watch(RECEIVERS):
-                    if event.type != "BOOKMARK":
-                        await self._receivers_changed((await store.list(RECEIVERS))[0])
-            except Exception as exc:
-                _log.warning("receivers are read again: %s", exc)
-                await self._clock.sleep(1.0)
 
 
 def _still_there(result: BuildResult) -> bool:

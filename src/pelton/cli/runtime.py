@@ -43,6 +43,7 @@ from pelton.ports import Binding, Bus, Message, StateStore
 __all__ = ["Runtime", "main"]
 
 _CLUSTER: Final = "default"
+_SECRETS: Final = "default"  # namespace of a Secret that a receiver names without one
 _log = log.get(__name__)
 
 
@@ -96,7 +97,14 @@ class Runtime:
         )
         self._senders = {name: resolve_sender(name)(self._clock) for name in SENDERS}
         # One machine is one cluster; the label is what Notification Manager fills in (contracts, section 5).
-        self._pipeline = Pipeline(self._bus, self._senders, self._clock, options=Options(cluster=_CLUSTER))
+        self._secrets: dict[tuple[str, str, str], str] = {}
+        self._pipeline = Pipeline(
+            self._bus,
+            self._senders,
+            self._clock,
+            options=Options(cluster=_CLUSTER),
+            secret=lambda ref: self._secrets.get((ref.namespace or _SECRETS, ref.name, ref.key)),
+        )
         home = Path(settings.home)
         self._follower = SpoolFollower(
             home / "spool", home / "logs", publish=self._publish_log, clock=self._clock
@@ -175,6 +183,7 @@ class Runtime:
                 receivers.append(notification.decode(item)[0])
             except PeltonError as exc:
                 _log.warning("receiver %s is left out: %s", item.get("metadata", {}).get("name"), exc.message)
+        self._secrets = {(where, name, key): text for where, name, key, text in body.get("secrets", ())}
         self._pipeline.set_receivers(receivers)
         return {}
 

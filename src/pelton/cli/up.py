@@ -102,7 +102,7 @@ class _Platform:
             str(self._run / "runtime.sock"), name="runtime", clock=self._clock, on_up=self._runtime_up
         )
         self._target = LocalTarget(self._node, self._runtime)
-        self._receivers: list[dict[str, Any]] | None = None  # None: not known yet
+        self._receivers: dict[str, Any] | None = None  # None: not known yet
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         environment[MARKER] = home.tag
         self._supervisor = Supervisor(logs_dir=home.platform_logs, clock=self._clock, environment=environment)
@@ -276,12 +276,14 @@ class _Platform:
 
     async def _runtime_up(self, peer: wire.Peer) -> None:
         if self._receivers is not None:
-            await peer.call("receivers", {"items": self._receivers}, timeout=30)
+            await peer.call("receivers", self._receivers, timeout=30)
         await peer.call("sync", self._target.snapshot(), timeout=120)
 
-    async def _push_receivers(self, items: list[dict[str, Any]]) -> None:
-        self._receivers = items
-        await self._runtime.call("receivers", {"items": items})
+    async def _push_receivers(
+        self, items: list[dict[str, Any]], secrets: list[tuple[str, str, str, str]]
+    ) -> None:
+        self._receivers = {"items": items, "secrets": secrets}
+        await self._runtime.call("receivers", self._receivers)
 
     # -- status ----------------------------------------------------------------------------------------------
 

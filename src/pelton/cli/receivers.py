@@ -1,0 +1,106 @@
+"""Keeps the runtime's alert receivers up to date, with the Secrets that they refer to.
+
+Run by `cli/control_plane.py`; the runtime process has no access to the store, so what receivers need is sent
+to it as a whole whenever a Receiver or one of those Secrets changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+from pelton.apiserver.store import ObjectStore, decode
+from pelton.apiserver.watch import Change
+from pelton.clock import Clock
+from pelton.errors import NotFoundError
+from pelton.log import get
+
+__all__ = ["DEFAULT_NAMESPACE", "RECEIVERS", "ReceiverFeed", "Secrets"]
+
+RECEIVERS = "receivers.notification.kubesphere.io"
+"""The store's name of receivers."""
+
+DEFAULT_NAMESPACE = "default"
+"""Where a Secret is that a receiver names without a namespace; the runtime looks there, too."""
+
+Secrets = list[tuple[str, str, str, str]]
+"""(namespace, name, key, text) of every entry that a receiver refers to and that exists."""
+
+_SECRETS = "secrets"
+_AGAIN_S = 1.0
+_log = get(__name__)
+
+
+class ReceiverFeed:
+    """Pushes receivers and their secrets.
+
+    Args:
+        store: Where they are.
+        push: Takes all Receivers and the secrets; raises when the runtime cannot be reached.
+        clock: For waiting after a failure.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        push: Callable[[list[dict[str, Any]], Secrets], Awaitable[None]],
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._push = push
+        self._clock = clock
+        self._used: set[tuple[str, str]] = set()
+        self._changed = asyncio.Event()
+        self._changed.set()
+        store.on_change(self._on_change)
+
+    def _on_change(self, resource: str, change: Change) -> None:
+        if resource == RECEIVERS or (resource == _SECRETS and (change.namespace, change.name) in self._used):
+            self._changed.set()
+
+    async def run(self) -> None:
+        """Push until cancelled: at the start, and after every change."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self.push()
+            except Exception as exc:
+                _log.warning("receivers are pushed again: %s", exc)
+                await self._clock.sleep(_AGAIN_S)
+                self._changed.set()
+
+    async def push(self) -> None:
+        """Send the present state once."""
+        items, _ = await self._store.list(RECEIVERS)
+        references = {each for item in items for each in _references(item.get("spec"))}
+        self._used = {(namespace, name) for namespace, name, _ in references}
+        found: Secrets = []
+        for namespace, name, key in sorted(references):
+            text = self._text(namespace, name, key)
+            if text is not None:
+                found.append((namespace, name, key, text))
+        await self._push(items, found)
+
+    def _text(self, namespace: str, name: str, key: str) -> str | None:
+        try:
+            secret = decode(self._store.entry(_SECRETS, namespace, name).raw)
+            return base64.b64decode((secret.get("data") or {})[key], validate=True).decode()
+        except (NotFoundError, KeyError, ValueError):
+            return None  # the pipeline says which one is missing, per receiver
+
+
+def _references(value: Any) -> Iterator[tuple[str, str, str]]:
+    """Yield (namespace, name, key) of every secretKeyRef below a value."""
+    if isinstance(value, dict):
+        reference = value.get("secretKeyRef")
+        if isinstance(reference, dict):
+            namespace = str(reference.get("namespace") or DEFAULT_NAMESPACE)
+            yield namespace, str(reference.get("name", "")), str(reference.get("key", ""))
+        for entry in value.values():
+            yield from _references(entry)
+    elif isinstance(value, list):
+        for entry in value:
+            yield from _references(entry)

@@ -1,0 +1,100 @@
+"""What the runtime is told of receivers and their secrets."""
+
+import asyncio
+import base64
+
+import pytest
+
+from pelton.cli.receivers import RECEIVERS, ReceiverFeed
+from pelton.testing.clock import FakeClock
+from pelton.testing.memory_store import MemoryStore
+
+
+def receiver(**reference):
+    url = {"valueFrom": {"secretKeyRef": {"name": "hook", "key": "url", **reference}}}
+    return {
+        "apiVersion": "notification.kubesphere.io/v2beta2",
+        "kind": "Receiver",
+        "metadata": {"name": "r"},
+        "spec": {"slack": {"slackTokenSecret": url}},
+    }
+
+
+def secret(text, namespace="default"):
+    data = {"url": base64.b64encode(text.encode()).decode(), "broken": "!"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "hook", "namespace": namespace},
+        "data": data,
+    }
+
+
+@pytest.fixture
+async def store():
+    async with MemoryStore() as store:
+        yield store
+
+
+async def test_secrets_go_along_and_a_changed_one_is_pushed_again(store):
+    pushed: asyncio.Queue[tuple[int, list[tuple[str, ...]]]] = asyncio.Queue()
+
+    async def push(items, secrets):
+        pushed.put_nowait((len(items), secrets))
+
+    running = asyncio.create_task(ReceiverFeed(store, push, FakeClock()).run())
+    try:
+        async with asyncio.timeout(4):
+            seen = [await pushed.get()]
+            await store.create(RECEIVERS, receiver())
+            seen.append(await pushed.get())
+            made = await store.create("secrets", secret("one"))
+            seen.append(await pushed.get())
+            await store.create("secrets", secret("elsewhere", "other"))  # nobody refers to it
+            await store.update("secrets", {**made, "data": secret("two")["data"]})
+            seen.append(await pushed.get())
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    assert seen == [
+        (0, []),
+        (1, []),
+        (1, [("default", "hook", "url", "one")]),
+        (1, [("default", "hook", "url", "two")]),
+    ]
+    assert pushed.empty()
+
+
+@pytest.mark.parametrize(
+    "reference", [{"namespace": "none"}, {"key": "none"}, {"key": "broken"}, {"name": "x"}]
+)
+async def test_secret_that_cannot_be_read_is_left_out(store, reference):
+    await store.create("secrets", secret("one"))
+    await store.create(RECEIVERS, receiver(**reference))
+    told = []
+
+    async def push(items, secrets):
+        told.append((len(items), secrets))
+
+    await ReceiverFeed(store, push, FakeClock()).push()
+
+    assert told == [(1, [])]
+
+
+async def test_push_that_fails_is_repeated(store):
+    clock = FakeClock()
+    tries: list[int] = []
+
+    async def push(items, secrets):
+        tries.append(len(tries))
+        if len(tries) == 1:
+            raise ConnectionError("restarting")
+
+    running = asyncio.create_task(ReceiverFeed(store, push, clock).run())
+    await clock.advance(0)
+    await clock.advance(1.1)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    assert tries == [0, 1]

@@ -28,7 +28,8 @@ _DEEPEST: Final = 20
 
 # A field is (JSON name, type). Types: text, int, bool and bytes leave out the zero value; with `?` a value
 # that was sent is kept even then. `time` and `micro` are times, `port` is a number or a name, `fields` is raw
-# JSON. A table is a message, [type] is repeated, {type} is a map from text.
+# JSON. A table is a message, [type] is repeated, {type} is a map from text. A message without a name is part
+# of the one around it.
 Message = dict[int, tuple[str, Any]]
 
 
@@ -152,6 +153,55 @@ _TOKEN_SPEC: Message = {
 }
 
 
+_SELECTOR: Message = {
+    1: ("matchLabels", {"text"}),
+    2: ("matchExpressions", [{1: ("key", "text"), 2: ("operator", "text"), 3: ("values", ["text"])}]),
+}
+_CONDITIONS: tuple[str, Any] = ("matchConditions", [_numbered("name", "expression")])
+_HOOK: Message = {
+    1: ("name", "text"),
+    2: (
+        "clientConfig",
+        {
+            1: ("service", {**_numbered("namespace", "name", "path"), 4: ("port", "int?")}),
+            2: ("caBundle", "bytes"),
+            3: ("url", "text"),
+        },
+    ),
+    3: (
+        "rules",
+        [
+            {
+                1: ("operations", ["text"]),
+                2: (
+                    "",
+                    {
+                        **{
+                            number: (name, ["text"])
+                            for number, name in enumerate(("apiGroups", "apiVersions", "resources"), 1)
+                        },
+                        4: ("scope", "text"),
+                    },
+                ),
+            }
+        ],
+    ),
+    4: ("failurePolicy", "text"),
+    5: ("namespaceSelector", _SELECTOR),
+    6: ("sideEffects", "text"),
+    7: ("timeoutSeconds", "int?"),
+    8: ("admissionReviewVersions", ["text"]),
+    9: ("matchPolicy", "text"),
+}
+_MUTATING: Message = {
+    **_HOOK,
+    10: ("reinvocationPolicy", "text"),
+    11: ("objectSelector", _SELECTOR),
+    12: _CONDITIONS,
+}
+_VALIDATING: Message = {**_HOOK, 10: ("objectSelector", _SELECTOR), 11: _CONDITIONS}
+
+
 def _whole(*fields: tuple[str, Any]) -> Message:
     """Return a kind: metadata is always the first field."""
     return {1: ("metadata", _META), **dict(enumerate(fields, 2))}
@@ -207,6 +257,10 @@ _KINDS: Final[Mapping[tuple[str, str], Message]] = {
     ("coordination.k8s.io/v1", "Lease"): _whole(("spec", _LEASE)),
     ("discovery.k8s.io/v1", "EndpointSlice"): _whole(
         ("endpoints", [_ENDPOINT]), ("ports", [_SLICE_PORT]), ("addressType", "text")
+    ),
+    ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration"): _whole(("webhooks", [_MUTATING])),
+    ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration"): _whole(
+        ("webhooks", [_VALIDATING])
     ),
     ("autoscaling/v1", "Scale"): _whole(
         ("spec", {1: ("replicas", "int")}), ("status", {1: ("replicas", "int"), 2: ("selector", "text")})
@@ -303,7 +357,9 @@ def _message(message: Message, data: bytes, depth: int) -> dict[str, Any]:
             result.setdefault(name, {})[entry.get(1, b"").decode()] = "" if found is None else found
         else:
             found = _value(kind, value, depth)
-            if found is not None:
+            if found is not None and not name:
+                result |= found
+            elif found is not None:
                 result[name] = found
     return result
 

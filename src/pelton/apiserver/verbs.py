@@ -24,7 +24,7 @@ from pelton.apiserver.calls import Call, within_budget
 from pelton.apiserver.pipeline import Writer
 from pelton.apiserver.registry import Row
 from pelton.apiserver.scale import SCALE_ROW, scale_of, scaled
-from pelton.apiserver.status import RefusedError, success, unknown_fields
+from pelton.apiserver.status import RefusedError, StatusError, success, unknown_fields
 from pelton.apiserver.store import Entry, ObjectStore
 from pelton.apiserver.strategic import strategic_merge
 from pelton.apiserver.stream import Pages, Watch, WatchStream, list_chunks
@@ -176,7 +176,13 @@ class Verbs:
             raise GoneError("only the current resource version can be listed")
         if asked > version:
             # As Kubernetes: it waits a moment for a version that may come, then answers this.
-            raise RefusedError(f"too large resource version: {asked}, current: {version}", status=504)
+            cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
+            raise StatusError(
+                504,
+                "Timeout",
+                f"Too large resource version: {asked}, current: {version}",
+                details={"causes": [cause], "retryAfterSeconds": 1},
+            )
 
     def _watch(self, call: Call) -> ASGIApp:
         initial = call.query("sendInitialEvents").lower()

@@ -126,3 +126,33 @@ def test_any_bytes_are_read_or_refused(data):
         decode(b"k8s\x00" + part(1, part(1, "v1") + part(2, "Service")) + part(2, data))
     except ProtocolError:
         pass
+
+
+def test_webhook_configuration_has_its_rule_without_a_name():
+    rule = part(1, "CREATE") + part(2, part(1, "") + part(2, "v1") + part(3, "pods") + part(4, "*"))
+    config = part(1, part(1, "ns") + part(2, "svc") + part(3, "/x") + part(4, 0)) + part(2, b"pem")
+    hook = part(1, "a.b.c") + part(2, config) + part(3, rule) + part(5, b"") + part(7, 5) + part(8, "v1")
+
+    (decoded,) = decode(
+        body("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", META, part(2, hook))
+    )["webhooks"]
+
+    assert decoded == {
+        "name": "a.b.c",
+        "clientConfig": {
+            "service": {"namespace": "ns", "name": "svc", "path": "/x", "port": 0},
+            "caBundle": "cGVt",
+        },
+        "rules": [
+            {
+                "operations": ["CREATE"],
+                "apiGroups": [""],
+                "apiVersions": ["v1"],
+                "resources": ["pods"],
+                "scope": "*",
+            }
+        ],
+        "namespaceSelector": {},
+        "timeoutSeconds": 5,
+        "admissionReviewVersions": ["v1"],
+    }

@@ -1,4 +1,4 @@
-"""Memory of warm workers: 100 hello functions with one instance each, all of which have answered requests.
+"""Memory of warm workers: 100, then 200 hello functions with one instance each, all of which have answered.
 
 PSS counts a page that n processes share as 1/n for each, so the sum is what the workers really take; the peer
 is a functions-framework process with its one gunicorn worker, which shares nothing with its neighbours.
@@ -10,11 +10,12 @@ import asyncio
 import statistics
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from bench.coldstart import first_byte_s
 from bench.machine import descendants, pss_mb
 from bench.peers import PEERS, PeerError, serving, write_function
-from bench.platform import HELLO, function, hello_sources, platform
+from bench.platform import HELLO, Platform, function, hello_sources, platform
 from bench.table import Row
 
 WORKERS = 100
@@ -25,8 +26,8 @@ _HELLO = b"GET / HTTP/1.1\r\nhost: hello.default.localhost\r\nconnection: close\
 
 
 def rows() -> list[Row]:
-    """Measure and return the lines for a table; about 30 s."""
-    ours, parts = asyncio.run(_ours())
+    """Measure and return the lines for a table; about 40 s."""
+    ours, parts, twice = asyncio.run(_ours())
     peer, why = asyncio.run(_peer())
     return [
         Row(
@@ -45,23 +46,37 @@ def rows() -> list[Row]:
             "MB",
             note=f"of which the parts of the platform: {parts:.0f} MB",
         ),
+        Row(
+            f"memory of everything at {2 * WORKERS} warm workers, PSS",
+            twice,
+            2 * WORKERS * peer if peer else None,
+            "MB",
+        ),
     ]
 
 
-async def _ours() -> tuple[list[float], float]:
-    """Return PSS of each worker and of all other processes of the platform together, MB."""
+async def _ours() -> tuple[list[float], float, float]:
+    """Return PSS of each worker, of all other processes together, and of everything at twice as many, MB."""
     async with platform() as here:
-        functions = [function(name, source) for name, source in hello_sources(here.root, WORKERS)]
+        functions = [function(name, source) for name, source in hello_sources(here.root, 2 * WORKERS)]
         await here.deploy(functions)
-        for _ in range(REQUESTS):
-            for obj in functions:
-                await first_byte_s(here.gateway, obj["metadata"]["name"])
-        await asyncio.sleep(2)
-        workers = [item["pid"] for ready in (await here.workers()).values() for item in ready]
-        if len(workers) != WORKERS:
-            raise RuntimeError(f"{len(workers)} workers are ready instead of {WORKERS}")
+        workers = await _warm(here, functions[:WORKERS], WORKERS)
         others = [pid for pid in here.processes() if pid not in workers]
-        return [pss_mb(pid) for pid in workers], sum(map(pss_mb, others))
+        measured = [pss_mb(pid) for pid in workers], sum(map(pss_mb, others))
+        await _warm(here, functions[WORKERS:], 2 * WORKERS)
+        return *measured, sum(map(pss_mb, here.processes()))
+
+
+async def _warm(here: Platform, functions: list[dict[str, Any]], expected: int) -> list[int]:
+    """Wake functions and have them answer; return the pids of all workers that there are then."""
+    for _ in range(REQUESTS):
+        for obj in functions:
+            await first_byte_s(here.gateway, obj["metadata"]["name"])
+    await asyncio.sleep(2)
+    workers = [item["pid"] for ready in (await here.workers()).values() for item in ready]
+    if len(workers) != expected:
+        raise RuntimeError(f"{len(workers)} workers are ready instead of {expected}")
+    return workers
 
 
 async def _peer() -> tuple[float | None, str]:

@@ -43,6 +43,7 @@ def main() -> None:
         writable=[f"{home}/spool", run],
         hide=[home, run, *isolation.private_places()],
         use=os.environ.get("PELTON_ISOLATION", ""),
+        at_end=groups.close,
     )
     limiter = Limiter(groups, granted, defaults(machine))
     for module in CONVENTIONS.values():

@@ -13,7 +13,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -125,6 +125,7 @@ def enter(
     writable: Iterable[str],
     hide: Sequence[str],
     use: str = "",
+    at_end: Callable[[], None] = lambda: None,
 ) -> Isolation:
     """Give this process the namespaces that it may have; forks once, the caller goes on as the child.
 
@@ -137,6 +138,7 @@ def enter(
         writable: What this process itself must be able to reach and write (sockets, spools).
         hide: Directories whose content functions must not see.
         use: `none` asks for nothing, `landlock` for no namespace; "" for what is to be had.
+        at_end: Called in the thin process when all others have ended.
     """
     version = landlock.abi()
     root = os.geteuid() == 0
@@ -156,7 +158,7 @@ def enter(
         "uid" if root else "userns", pid_namespace=True, layout=layout, landlock_abi=version
     )
     _enter_namespaces()
-    _fork_and_wait()
+    _fork_and_wait(at_end)
     isolation.outer_proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     os.set_inheritable(isolation.outer_proc, False)
     mounts.make_private()
@@ -262,7 +264,7 @@ def _write(path: str, text: str) -> None:
         os.close(fd)
 
 
-def _fork_and_wait() -> None:
+def _fork_and_wait(at_end: Callable[[], None]) -> None:
     """Fork; the child returns, the parent relays TERM and INT, waits, and ends with the child's status."""
     child = os.fork()
     if child == 0:
@@ -277,6 +279,7 @@ def _fork_and_wait() -> None:
             break
         except InterruptedError:
             continue
+    at_end()
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 

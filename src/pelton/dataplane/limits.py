@@ -213,9 +213,19 @@ class Groups:
         self._leaving = [group for group in self._leaving if not group.remove()]
         return bool(self._leaving)
 
+    def clear(self) -> None:
+        """Kill what is in any group, also of an earlier zygote, and remove those that are empty by then."""
+        for parent in dict.fromkeys(self._parents.values()):
+            for name in os.listdir(parent):  # noqa: PTH208 -- as above
+                if name.isdecimal():
+                    controllers = [one for one, place in self._parents.items() if place == parent]
+                    group = Group(dict.fromkeys(controllers, f"{parent}/{name}"), self.version)
+                    group.kill()
+                    group.remove()
+
     def close(self) -> None:
-        """Remove the platform's group, if nothing is in it any more."""
-        self.sweep()
+        """Remove the platform's group with all below, as far as nothing runs there any more."""
+        self.clear()
         for parent in dict.fromkeys(self._parents.values()):
             try:
                 os.rmdir(parent)  # noqa: PTH106 -- as above
@@ -245,7 +255,9 @@ def open_groups(tag: str, *, total_bytes: int, root: str = "/") -> Groups:
             continue
         _limit_all(parents, version, total_bytes)
         lacking = [name for name in CONTROLLERS if name not in parents]
-        return Groups(parents, version, f"no cgroup controller for {', '.join(lacking)}" if lacking else "")
+        groups = Groups(parents, version, f"no cgroup controller for {', '.join(lacking)}" if lacking else "")
+        groups.clear()  # of a platform that was killed
+        return groups
     return Groups({}, 0, why or "no control group can be written")
 
 

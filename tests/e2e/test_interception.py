@@ -136,10 +136,16 @@ def test_a_server_that_is_no_function_is_intercepted(shared, server):
     assert (placeholder.status_code, placeholder.text) == (503, "soon")
     assert placeholder.headers["retry-after"] == "1"
 
+    admin = shared.status()["interceptor"]
+    counted = httpx.get(f"{admin}/queue", trust_env=False).json()
+    assert counted["default/shop"]["Concurrency"] == 0
+    assert counted["default/shop"]["RequestCount"] >= 1
+    assert httpx.get(f"{admin}/livez", trust_env=False).text == "ok"
+
     assert ask(shared, "fixed.test", "/robots.txt").text == "none"
     assert ask(shared, "fixed.test", "/robots.txt.bak").json()["path"] == "/robots.txt.bak"
 
-    answers = []
+    answers: list[httpx.Response] = []
     asking = threading.Thread(target=lambda: answers.append(ask(shared, "waits.test")))
     asking.start()
     shared.until("the request waits", lambda: _ready(shared, "waits"))
@@ -190,3 +196,52 @@ def test_a_function_is_woken_through_its_route(shared):
     warm = ask(shared, "greeter.test", "/y")
     assert warm.text == "hello greeter.test /y"
     assert warm.headers["x-keda-http-cold-start"] == "false"
+
+
+def test_a_waiting_request_asks_for_an_instance_of_its_workload(shared, server):
+    labels = {"app": "worker"}
+    workload = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "worker", "namespace": "default"},
+        "spec": {
+            "replicas": 0,
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"containers": [{"name": "worker", "image": "x"}]},
+            },
+        },
+    }
+    scaled = {
+        "apiVersion": "http.keda.sh/v1alpha1",
+        "kind": "HTTPScaledObject",
+        "metadata": {"name": "worker", "namespace": "default"},
+        "spec": {
+            "hosts": ["worker.test"],
+            "scaleTargetRef": {"name": "worker", "service": "worker", "port": 80},
+            "coldStartTimeoutFailoverRef": {"service": "shop", "port": 80, "timeoutSeconds": 30},
+        },
+    }
+    service = {**SERVICE, "metadata": {"name": "worker", "namespace": "default"}}
+    apply(shared, workload, service, scaled)
+
+    def replicas():
+        shown = json.loads(shared.cli("get", "deployments", "worker", "-o", "json").out)
+        return shown["spec"]["replicas"]
+
+    answers: list[httpx.Response] = []
+
+    def until_answered():
+        while not answers or answers[-1].status_code == 404:
+            answers.append(ask(shared, "worker.test"))
+
+    asking = threading.Thread(target=until_answered)
+    asking.start()
+    shared.until("the workload is asked for an instance", lambda: replicas() == 1, every_s=0.2)
+    apply(shared, endpoints(server, name="worker"))
+    asking.join()
+    assert answers[-1].status_code == 200
+    assert answers[-1].headers["x-keda-http-cold-start"] == "true"
+    owned = json.loads(shared.cli("get", "scaledobjects", "worker", "-o", "json").out)
+    assert owned["metadata"]["ownerReferences"][0]["kind"] == "HTTPScaledObject"

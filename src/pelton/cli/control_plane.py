@@ -31,6 +31,7 @@ from pelton.cli.receivers import ReceiverFeed, Secrets
 from pelton.cli.tables import CONVENTIONS, OUTPUT_TYPES, STATES, TRIGGER_TYPES, resolve_convention
 from pelton.cli.token import token_file
 from pelton.clock import Clock
+from pelton.controlplane.http_scaling import HttpTargets
 from pelton.controlplane.reconciler import Reconciler
 from pelton.controlplane.routes import Routes
 from pelton.controlplane.services import ServiceKeeper
@@ -130,6 +131,7 @@ class ControlPlane:
                     ),
                     asyncio.create_task(self._services(store).run(), name="services"),
                     asyncio.create_task(self._collect(reconciler), name="collector"),
+                    asyncio.create_task(self._http_targets(store).run(), name="intercepted workloads"),
                 ]
                 try:
                     yield server.url
@@ -178,6 +180,9 @@ class ControlPlane:
                 if not collector.waiting_for_bundles:
                     break
                 await self._clock.sleep(BUNDLE_GRACE_S)
+
+    def _http_targets(self, store: SqliteStore) -> HttpTargets:
+        return HttpTargets(store=store, counts=self._target.intercepted, clock=self._clock)
 
     def _routes(self, store: SqliteStore) -> Routes:
         settings = self._settings

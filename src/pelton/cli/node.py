@@ -250,6 +250,7 @@ class Node:
             "limits": self._instances.limits(),
             "decisions_dropped": self._decisions.dropped,
             "gateway_connected": self._gateway.connected,
+            "interceptor": {"admin": self._interception.admin},
             "spans": self._spans.counters(),
             "activator": {"overflowed": self._activator.overflowed, "abandoned": self._activator.abandoned},
         }

@@ -1,7 +1,8 @@
 """The node's interceptor as a server: on loopback, from the first route that needs it.
 
 `cli/node` owns one; `cli/node_gateway` hands it each new state of routing. What happens to a request is in
-`dataplane/interceptor`.
+`dataplane/interceptor`. A second port of loopback has what the HTTP add-on's admin port has: `/queue`,
+`/livez`, `/readyz`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Interception:
         self._ready = ready
         self._activator_socket = activator_socket
         self._interceptor: Any = None
-        self._server: Any = None
+        self._servers: list[Any] = []
+        self.admin = ""
+        """URL of the admin port; "" before the first route."""
         self._endpoint = Endpoint(host="127.0.0.1", port=0)
         self._lock = asyncio.Lock()
 
@@ -61,24 +64,39 @@ class Interception:
 
     async def close(self) -> None:
         """End the server and its connections."""
-        if self._server is not None:
-            await self._server.__aexit__(None, None, None)
+        for server in self._servers:
+            await server.__aexit__(None, None, None)
+        if self._interceptor is not None:
             await self._interceptor.close()
 
     async def _start(self) -> None:
         # Imported only here: a platform without such routes does not pay for them.
         from starlette.applications import Starlette
+        from starlette.requests import Request
+        from starlette.responses import JSONResponse, PlainTextResponse, Response
         from starlette.routing import Route
 
-        from pelton.apiserver.server import ApiServer
         from pelton.dataplane.interceptor import Interceptor
 
-        self._interceptor = Interceptor(
-            wake=self._wake, ready=self._ready, activator_socket=self._activator_socket
-        )
-        app = Starlette(routes=[Route("/{path:path}", endpoint=self._interceptor)])
+        interceptor = Interceptor(wake=self._wake, ready=self._ready, activator_socket=self._activator_socket)
+
+        async def queue(_request: Request) -> Response:
+            return JSONResponse(interceptor.queue())
+
+        async def alive(_request: Request) -> Response:
+            return PlainTextResponse("ok")
+
+        admin = [Route("/queue", queue), Route("/livez", alive), Route("/readyz", alive)]
+        port = await self._serve(Starlette(routes=[Route("/{path:path}", endpoint=interceptor)]))
+        self._endpoint = Endpoint(host="127.0.0.1", port=port)
+        self.admin = f"http://127.0.0.1:{await self._serve(Starlette(routes=admin))}"
+        self._interceptor = interceptor
+
+    async def _serve(self, app: Any) -> int:
+        from pelton.apiserver.server import ApiServer
+
         app.state.stopping = asyncio.Event()
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
-        self._server = await ApiServer(app, sock).__aenter__()
-        self._endpoint = Endpoint(host="127.0.0.1", port=sock.getsockname()[1])
+        self._servers.append(await ApiServer(app, sock).__aenter__())
+        return int(sock.getsockname()[1])

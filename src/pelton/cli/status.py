@@ -81,7 +81,8 @@ def _screen() -> Iterator[Callable[[str], None]]:
 def collect(home: Home) -> dict[str, Any]:
     """Return what runs.
 
-    Shape: `parts[]{name,pid,state,restarts}`, `isolation`, `limits{means,missing,default}` and
+    Shape: `parts[]{name,pid,state,restarts}`, `isolation`, `interceptor` (URL of its admin port, "" while
+    nothing is intercepted), `limits{means,missing,default}` and
     `functions[]{namespace,name,state,revision,...}`.
     """
     home.endpoints()
@@ -98,6 +99,7 @@ def collect(home: Home) -> dict[str, Any]:
     return {
         "parts": answer["parts"],
         "isolation": node.get("isolation", ""),
+        "interceptor": node.get("interceptor", {}).get("admin", ""),
         "limits": node.get("limits", {}),
         "functions": functions,
     }
@@ -177,6 +179,8 @@ def _print(home: Home, found: Mapping[str, Any], rates: Mapping[str, float] | No
     limits = found["limits"]
     missing = f" ({limits['missing']})" if limits.get("missing") else ""
     print(f"\nisolation {found['isolation'] or '-'}\nlimits    {limits.get('means') or '-'}{missing}\n")
+    if found["interceptor"]:
+        print(f"interceptor {found['interceptor']}/queue\n")
     if not found["functions"]:
         print("no functions yet; next: pelton init hello && pelton deploy hello")
         return

@@ -91,6 +91,11 @@ class LocalTarget:
         answer = await self._node.call("routes", self._routing, timeout_s=_APPLY_TIMEOUT_S)
         return dict(answer["refused"]), bool(answer["connected"])
 
+    async def intercepted(self) -> dict[str, dict[str, int]]:
+        """Return the counts of intercepted requests: route -> {Concurrency, RequestCount}."""
+        found: dict[str, dict[str, int]] = await self._node.call("intercepted", {}, timeout_s=5.0)
+        return found
+
     def routes(self) -> dict[str, Route]:
         """Return the routes of functions that were applied, by `namespace/name`."""
         return {one.route.key: one.route for one in self._applied.values() if one.route is not None}

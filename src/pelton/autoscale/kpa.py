@@ -337,7 +337,8 @@ class ToZero:
             elif self._limit_s is not None and now - self._since >= self._limit_s:
                 return 0, "TimedOut"
             else:
-                return (1 if self._limit_s is not None else 0), "activating"
+                # Without a limit nobody waits for the activation: what wanted it has left.
+                return (0 if self._limit_s is None else 1), "activating"
         if self._phase == "active":
             if active_hold and now - self._since < policy.window_s:
                 return 1, "active"

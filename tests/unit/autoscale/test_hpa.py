@@ -277,6 +277,7 @@ def test_property_bounds_hold_and_a_restored_state_decides_the_same(behavior, tr
         decision = look(hpa, now, lag, current)
 
         assert look(copy, now, lag, current) == decision
+        assert decision.reason.startswith(f"{decision.desired} wanted: ")
         assert low <= decision.desired <= low + more
         current = decision.desired
 

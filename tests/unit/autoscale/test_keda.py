@@ -253,6 +253,7 @@ def test_property_bounds_hold_and_a_restored_state_decides_the_same(changes, fal
         decision = look(decider, now, lag, current)
 
         assert look(copy, now, lag, current) == decision
+        assert decision.reason.startswith(f"{decision.desired} wanted: ")
         assert decision.desired <= 20
         assert decision.desired >= least or current < least
         current = decision.desired

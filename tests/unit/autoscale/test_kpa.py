@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pelton.autoscale.decision import SENTENCES, sentence
 from pelton.autoscale.kpa import TICK_S, Kpa, ToZero, activators, burst_capacity, mode, sample_size
 from pelton.autoscale.window import Buckets
 from pelton.model.scaling import KpaPolicy
@@ -362,3 +363,13 @@ def test_property_state_restored_in_the_middle_decides_the_same(policy, load, at
         expected = run.second(level)
         if copy is not run:
             assert copy.second(level) == expected
+
+
+def test_every_sentence_can_be_said():
+    # Numbers stand for each placeholder: a format that does not fit would only fail when somebody asks.
+    for code, text in SENTENCES.items():
+        count = text.count("{")
+        words = [f"{{{index}}}" in text for index in range(6)]
+        said = sentence((code, *("word" if words[index] else index for index in range(count))))
+
+        assert "{" not in said

@@ -159,6 +159,7 @@ def test_property_state_restored_in_the_middle_decides_the_same(name, trace, at)
         if index == at:
             copy = Simulation.from_dict(run.policy, json.loads(json.dumps(run.to_dict())))
         decision = run.step(load(now, value, ready))
+        assert json.loads(json.dumps(decision.to_dict()))["reason"] == decision.reason
         if copy is not run:
             assert copy.step(load(now, value, ready)) == decision
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pelton import log
 from pelton.clock import Clock, rfc3339
-from pelton.errors import PeltonError
+from pelton.errors import ConflictError, NotFoundError, PeltonError
 from pelton.ports import Store
 
 __all__ = ["EVENTS", "Recorder"]
@@ -37,7 +37,7 @@ class Recorder:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._recent: OrderedDict[tuple[str, str, str], dict[str, Any]] = OrderedDict()
+        self._recent: OrderedDict[tuple[str, str, str], str] = OrderedDict()  # what -> the Event's name
         self.dropped = 0
 
     async def record(self, obj: dict[str, Any], reason: str, message: str = "") -> None:
@@ -53,24 +53,28 @@ class Recorder:
         same = (str(metadata.get("uid", "")), reason, text)
         try:
             known = self._recent.pop(same, None)
-            self._recent[same] = await self._again(known) or await self._new(obj, reason, text)
+            namespace = metadata["namespace"]
+            self._recent[same] = await self._again(namespace, known) or await self._new(obj, reason, text)
         except PeltonError as error:
             self.dropped += 1
             _log.warning("event %s of %s is lost: %s", reason, metadata["name"], error)
         while len(self._recent) > _REMEMBERED:
             self._recent.popitem(last=False)
 
-    async def _again(self, known: dict[str, Any] | None) -> dict[str, Any] | None:
-        if known is None:
-            return None
-        again = {**known, "count": known["count"] + 1, "lastTimestamp": rfc3339(self._clock.now())}
-        again["metadata"] = {k: v for k, v in known["metadata"].items() if k != "resourceVersion"}
+    async def _again(self, namespace: str, name: str | None) -> str:
+        """Count an Event that is there; returns its name, "" when it has been removed meanwhile."""
+        if name is None:
+            return ""
         try:
-            return await self._store.update(EVENTS, again)
-        except PeltonError:
-            return None  # it has been removed meanwhile
+            event = await self._store.get(EVENTS, namespace, name)
+            event["count"] = int(event.get("count", 1)) + 1
+            event["lastTimestamp"] = rfc3339(self._clock.now())
+            await self._store.update(EVENTS, event)
+        except (NotFoundError, ConflictError):
+            return ""
+        return name
 
-    async def _new(self, obj: dict[str, Any], reason: str, message: str) -> dict[str, Any]:
+    async def _new(self, obj: dict[str, Any], reason: str, message: str) -> str:
         metadata = obj["metadata"]
         now = rfc3339(self._clock.now())
         event = {
@@ -95,4 +99,4 @@ class Recorder:
             "lastTimestamp": now,
             "count": 1,
         }
-        return await self._store.create(EVENTS, event)
+        return str((await self._store.create(EVENTS, event))["metadata"]["name"])

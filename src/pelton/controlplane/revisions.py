@@ -20,6 +20,7 @@ from pelton.ports import Store
 __all__ = ["RESOURCE", "KeptRevision", "Record", "Revisions"]
 
 RESOURCE = "revisions.pelton.dev"
+_ALONE = "alone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +130,7 @@ class Revisions:
             "apiVersion": "pelton.dev/v1",
             "kind": "Revision",
             "metadata": {"namespace": namespace, "name": name},
-            "spec": msgspec.to_builtins(record),
+            "spec": _spec(record),
         }
         try:
             # Without a resourceVersion the write wins over any other: only the reconciler writes these.
@@ -147,8 +148,20 @@ class Revisions:
             return
 
 
+def _spec(record: Record) -> dict[str, Any]:
+    """Return what is stored: what is live is nearly always the newest revision, which is there anyway."""
+    latest = record.find(record.latest)
+    alone = latest is not None and record.live == latest.desired
+    spec: dict[str, Any] = msgspec.to_builtins(replace(record, live=None) if alone else record)
+    return {**spec, _ALONE: True} if alone else spec
+
+
 def _read(obj: dict[str, Any]) -> Record | None:
     try:
-        return msgspec.convert(obj["spec"], Record)
-    except (KeyError, msgspec.ValidationError):
+        record = msgspec.convert(obj["spec"], Record)
+        if not obj["spec"].get(_ALONE):
+            return record
+        latest = record.find(record.latest)
+        return replace(record, live=latest.desired) if latest is not None else None
+    except (KeyError, AttributeError, msgspec.ValidationError):
         return None

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -231,15 +230,16 @@ class Statuses:
         self._gateway = gateway
         self._internal = internal
         # key -> resourceVersions of own writes that no watch has told of yet
-        self._written: dict[str, deque[str]] = {}
+        self._written: dict[str, list[str]] = {}
 
     def is_own(self, key: str, version: str) -> bool:
         """Tell whether a version that a watch tells of was written from here; each is asked for once."""
         written = self._written.get(key)
         if written is None or version not in written:
             return False
-        while written.popleft() != version:
-            pass  # watches tell in order: what is older was told, or missed
+        del written[: written.index(version) + 1]  # watches tell in order: what is older was told, or missed
+        if not written:
+            del self._written[key]
         return True
 
     def forget(self, key: str) -> None:
@@ -308,7 +308,9 @@ class Statuses:
         stored = await self._store.update(FUNCTIONS, obj, subresource=subresource)
         version = str(stored["metadata"].get("resourceVersion"))
         if version != str(obj["metadata"].get("resourceVersion")):  # else nothing was written
-            self._written.setdefault(key, deque(maxlen=_OWN_WRITES)).append(version)
+            written = self._written.setdefault(key, [])
+            written.append(version)
+            del written[:-_OWN_WRITES]
         return stored
 
 

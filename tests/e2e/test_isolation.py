@@ -62,7 +62,13 @@ class Arena:
         """Deploy both and gather what is worth attacking."""
         abstract = f"pelton-{secrets.token_hex(6)}"
         half, rest = secrets.token_hex(8), secrets.token_hex(8)
-        self.platform.apply("victim", VICTIM, serving=_environment(ABSTRACT=abstract, SECRET=half + rest))
+        # One instance that stays: an attack on what has gone would be held by nothing.
+        self.platform.apply(
+            "victim",
+            VICTIM,
+            serving=_environment(ABSTRACT=abstract, SECRET=half + rest),
+            scale={"minReplicas": 1, "maxReplicas": 1},
+        )
         self.platform.apply("attacker", ATTACKER)
         victim = self.platform.request("victim").json()
         self.platform.request("attacker", method="POST", json={"attack": "see-processes"})

@@ -66,11 +66,6 @@ class Isolation:
         missing = "; ".join(filter(None, (self.reason, *self.gaps)))
         return f"{self.kind} ({missing})" if missing else self.kind
 
-    @property
-    def private_scratch(self) -> bool:
-        """Whether each process has temporary directories of its own by itself."""
-        return self.layout is not None
-
 
 def _check(result: int, what: str) -> None:
     if result != 0:

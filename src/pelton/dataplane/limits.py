@@ -126,10 +126,6 @@ class Group:
                 return Ending("OOMKilled", f"it took more than its {size} of memory")
         return Ending()
 
-    def refused(self) -> int:
-        """Return how many processes and threads the limit on them has refused so far."""
-        return _field(f"{self.paths['pids']}/pids.events", "max") if "pids" in self.paths else 0
-
     def kill(self) -> None:
         """Kill whatever is in it, and let nothing more begin."""
         if "pids" in self.paths:

@@ -1,7 +1,10 @@
 """Routes on a whole platform: HTTPRoutes by `apply`, TLS from a Secret, the internal port, reasons."""
 
+import asyncio
 import base64
 import json
+import os
+import signal
 import socket
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -187,3 +190,47 @@ def test_access_log_names_function_and_start(site):
     assert (line["function"], line["status"]) == ("default/hello", 200)
     assert line["start"] in ("warm", "cold")
     assert line["instance"] or line["found"]
+
+
+def test_restarted_node_keeps_httproutes(site):
+    backend = {"backendRefs": [{"name": "hello", "port": 80}]}
+    apply(site, http_route("kept", "kept.test", [backend]))
+    site.until("the route is programmed", lambda: programmed(site, "kept"))
+    before = site.part("node")
+
+    os.kill(before["pid"], signal.SIGKILL)
+    site.until(
+        "another node runs",
+        lambda: site.part("node")["pid"] != before["pid"] and site.part("node")["state"] == "running",
+    )
+    site.until(
+        "it knows the route",
+        lambda: "kept" in site.cli("why", "route", "/", "-H", "Host: kept.test").out,
+    )
+
+    answers = {get(site, "/", host="kept.test").status_code for _ in range(20)}
+
+    assert answers == {200}
+
+
+def test_burst_on_a_function_with_a_hard_limit_is_queued_not_refused(site):
+    site.apply(
+        "serial",
+        """
+import time
+
+def main(request):
+    time.sleep(0.01)
+    return "done"
+""",
+        scale={"knative": {"autoscaling.knative.dev/container-concurrency": "1"}},
+    )
+
+    async def burst():
+        async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=120)) as client:
+            url = site.endpoints["gateway"] + "/default/serial"
+            return await asyncio.gather(*(client.get(url) for _ in range(120)))
+
+    answers = asyncio.run(burst())
+
+    assert {answer.status_code for answer in answers} == {200}

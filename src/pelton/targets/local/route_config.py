@@ -235,7 +235,7 @@ class RouteTable:
 
     def _same(self, one: Entry) -> list[str]:
         """Return the hosts that have nothing but an entry like this one, sorted; this one's is among them."""
-        if not takes_all(one):
+        if not takes_all(one) or len(self._by_host[one.host]) > 1:
             return [one.host]
         return sorted(
             each.host

@@ -13,11 +13,12 @@ from typing import Any, Final
 
 from pelton.autoscale.http import Counts, HttpScaler
 from pelton.autoscale.policy import read_policy
-from pelton.clock import Clock
+from pelton.clock import Clock, rfc3339
 from pelton.errors import AlreadyExistsError, ConflictError, NotFoundError, PeltonError
 from pelton.log import get
 from pelton.manifest.keda import SCALED_OBJECT
 from pelton.manifest.keda_http import INTERCEPTOR_ROUTE
+from pelton.manifest.keda_rules import conflicts
 from pelton.model.keda import ScaledObjectResource
 from pelton.model.keda_http import InterceptorRoute
 from pelton.model.scaling import HttpScaling, KedaPolicy
@@ -35,6 +36,10 @@ _RESOURCES: Final = {
     ("apps/v1", "Deployment"): "deployments.apps",
     ("apps/v1", "StatefulSet"): "statefulsets.apps",
 }
+_NOT_FOLLOWED: Final = (
+    "not followed on this machine: requests of InterceptorRoutes and HTTPScaledObjects scale Deployments and "
+    "StatefulSets; triggers of a Function stand in its scaleOptions.keda"
+)
 _SKIP: Final = "httpscaledobject.keda.sh/skip-scaledobject-creation"
 _ORPHAN: Final = "httpscaledobject.keda.sh/orphan-scaledobject"
 
@@ -119,13 +124,14 @@ class HttpTargets:
             key = f"{metadata['namespace']}/{metadata['name']}"
             name = target.get("name") or target.get("deployment") or target["service"]
             self._add(found, f"HTTPScaledObject {key}", key, target, metadata["namespace"], name, policy)
-        scaled = [SCALED_OBJECT.decode(obj)[0] for obj in await self._list(SCALED_OBJECTS)]
+        stored = await self._list(SCALED_OBJECTS)
+        refused = _refused(stored)
+        scaled = [SCALED_OBJECT.decode(obj)[0] for obj in stored if _key(obj) not in refused]
         asked = [(one, name) for one in scaled if (name := _route_of(one))]
-        if not asked:
-            return found
         routes = {
             f"{one.namespace}/{one.name}": one
             for one in (INTERCEPTOR_ROUTE.decode(obj)[0] for obj in await self._list(INTERCEPTOR_ROUTES))
+            if asked
         }
         for one, name in asked:
             route = routes.get(f"{one.namespace}/{name}")
@@ -135,7 +141,29 @@ class HttpTargets:
             key, policy = f"{one.namespace}/{name}", _policy(one, route)
             owner = f"ScaledObject {one.namespace}/{one.name}"
             self._add(found, owner, key, target, one.namespace, one.target.name, policy)
+        for obj in stored:
+            served = any(f"{kind} {_key(obj)}" in found for kind in ("ScaledObject", "HTTPScaledObject"))
+            await self._tell(obj, refused.get(_key(obj), ""), served=served)
         return found
+
+    async def _tell(self, obj: Obj, problem: str, *, served: bool) -> None:
+        """Say on a ScaledObject whether it is followed here, and if not, why."""
+        message = problem or ("" if served else _NOT_FOLLOWED)
+        ready = served and not problem
+        reason = "ScaledObjectReady" if ready else "ScaledObjectCheckFailed"
+        said = {"type": "Ready", "status": "True" if ready else "False", "reason": reason, "message": message}
+        status = obj.get("status") or {}
+        before: Obj = next((one for one in status.get("conditions") or () if one.get("type") == "Ready"), {})
+        if all(before.get(key) == value for key, value in said.items()):
+            return
+        turned = before.get("status") != said["status"]
+        at = rfc3339(self._clock.now()) if turned else before.get("lastTransitionTime", "")
+        others = [one for one in status.get("conditions") or () if one.get("type") != "Ready"]
+        status = {**status, "conditions": [{**said, "lastTransitionTime": at}, *others]}
+        try:
+            await self._store.update(SCALED_OBJECTS, {**obj, "status": status}, subresource="status")
+        except (ConflictError, NotFoundError):
+            return  # the next look finds it
 
     async def _list(self, resource: str) -> list[Obj]:
         return [
@@ -245,6 +273,24 @@ class HttpTargets:
         except (ConflictError, NotFoundError):
             return  # someone else wrote; the next look decides on what is there then
         _log.info("%s %s/%s: %d -> %d", one.resource, one.namespace, one.name, current, decision.desired)
+
+
+def _key(obj: Obj) -> str:
+    return f"{obj['metadata']['namespace']}/{obj['metadata']['name']}"
+
+
+def _refused(stored: list[Obj]) -> dict[str, str]:
+    """Return ScaledObjects that cannot be followed beside older ones: `namespace/name` -> why."""
+    refused: dict[str, str] = {}
+    accepted: list[ScaledObjectResource] = []
+    for obj in sorted(stored, key=lambda one: (one["metadata"].get("creationTimestamp", ""), _key(one))):
+        model = SCALED_OBJECT.decode(obj)[0]
+        problems = conflicts(model, accepted)
+        if problems:
+            refused[_key(obj)] = "; ".join(f"{path}: {message}" for path, message in problems)
+        else:
+            accepted.append(model)
+    return refused
 
 
 def _route_of(scaled: ScaledObjectResource) -> str:

@@ -157,3 +157,27 @@ async def test_missing_target_and_foreign_kinds_are_left_alone(store, targets, c
     await store.create(HTTP_SCALED_OBJECTS, other)
 
     assert await targets.tick()
+
+
+def condition(one):
+    return next((each for each in one.get("status", {}).get("conditions", ()) if each["type"] == "Ready"), {})
+
+
+async def test_scaled_objects_say_whether_they_are_followed(store, targets):
+    kafka = {"scaleTargetRef": {"name": "shop"}, "triggers": [{"type": "kafka", "metadata": {}}]}
+    await store.create(SCALED_OBJECTS, obj("keda.sh/v1alpha1", "ScaledObject", "queue", kafka))
+    await store.create(SCALED_OBJECTS, obj("keda.sh/v1alpha1", "ScaledObject", "second", kafka))
+    await store.create(HTTP_SCALED_OBJECTS, scaled(scaleTargetRef={"name": "b", "service": "b", "port": 80}))
+
+    await targets.tick()
+    await targets.tick()
+
+    names = ("queue", "second", "web")
+    first, second, web = [condition(await store.get(SCALED_OBJECTS, "n", name)) for name in names]
+    assert (first["status"], first["reason"]) == ("False", "ScaledObjectCheckFailed")
+    assert "not followed on this machine" in first["message"]
+    assert "is scaled by ScaledObject queue already" in second["message"]
+    assert (web["status"], web["reason"]) == ("True", "ScaledObjectReady")
+    version = (await store.get(SCALED_OBJECTS, "n", "web"))["metadata"]["resourceVersion"]
+    await targets.tick()
+    assert (await store.get(SCALED_OBJECTS, "n", "web"))["metadata"]["resourceVersion"] == version

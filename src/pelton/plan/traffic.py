@@ -12,7 +12,7 @@ Source: contracts, gateway-network, section 8 (tags, splits); the entries are Kn
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -144,7 +144,7 @@ def read(function: Function) -> tuple[tuple[TrafficTarget, ...], list[Problem]]:
     return tuple(targets), problems
 
 
-def _target(entry: Any, where: str, bad: Any) -> TrafficTarget:
+def _target(entry: Any, where: str, bad: Callable[[str], None]) -> TrafficTarget:
     if not isinstance(entry, dict):
         bad(f"{where} is no mapping")
         return TrafficTarget()

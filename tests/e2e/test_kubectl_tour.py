@@ -169,6 +169,23 @@ def test_server_side_apply_shares_an_object_by_fields(kubectl):
     assert kubectl.json("get", "cm", "shared")["data"] == {"a": "2", "b": "1", "c": "2"}
 
 
+def test_client_side_apply_moves_to_the_server(kubectl):
+    def config(**data):
+        return json.dumps(
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "moved"}, "data": data}
+        )
+
+    kubectl("apply", "-f", "-", stdin=config(a="1", b="1"))
+    kubectl("apply", "--server-side", "-f", "-", stdin=config(a="2"))
+    managers = {
+        (entry["manager"], entry["operation"])
+        for entry in kubectl.json("get", "cm", "moved", "--show-managed-fields")["metadata"]["managedFields"]
+    }
+
+    assert kubectl.json("get", "cm", "moved")["data"] == {"a": "2"}
+    assert ("kubectl", "Apply") in managers
+
+
 def test_apply_diff_and_replace(kubectl):
     manifest: dict[str, Any] = {
         "apiVersion": "v1",

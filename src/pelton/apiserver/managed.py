@@ -8,6 +8,7 @@ Source: contracts operator-webhook.md 6.2; behaviour of Kubernetes' field manage
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -27,6 +28,8 @@ Obj = dict[str, Any]
 _MOST_UPDATERS = 10  # older ones become one entry
 _ANCIENT = "ancient-changes"
 _BEFORE = "before-first-apply"
+_KUBECTL = "kubectl"
+_LAST = "kubectl.kubernetes.io/last-applied-configuration"
 _IGNORED: frozenset[Path] = frozenset(
     {
         ("f:apiVersion",),
@@ -213,6 +216,8 @@ def applied(
     changes = fields.compare(schema, base, merged)
     touched = changes.added | changes.modified
     contested = [(each, path) for each in others for path in sorted(each.paths & touched)]
+    if contested and manager == _KUBECTL and _was_applied(schema, base, {path for _, path in contested}):
+        contested = []  # its own fields, from before it applied on the server
     if contested and not force:
         raise FieldConflictError([(each.called, fields.shown(path)) for each, path in contested], where=where)
     left = [replace(each, paths=each.paths - touched - changes.removed) for each in others]
@@ -221,8 +226,27 @@ def applied(
         result["metadata"] = {**live["metadata"], **result.get("metadata", {})}
         for name in live["metadata"].keys() - merged.get("metadata", {}).keys() - {"managedFields"}:
             del result["metadata"][name]
+    if manager == _KUBECTL and _LAST in (result["metadata"].get("annotations") or {}):
+        noted = {
+            **config,
+            "metadata": {k: v for k, v in config["metadata"].items() if k != "resourceVersion"},
+        }
+        text = json.dumps(noted, separators=(",", ":"), ensure_ascii=False) + "\n"
+        annotations = {**result["metadata"]["annotations"], _LAST: text}
+        result = {**result, "metadata": {**result["metadata"], "annotations": annotations}}
     result = _with(result, [*left, me])
     return live if live is not None and same(result, live) else result
+
+
+def _was_applied(schema: Any, live: Obj, contested: set[Path]) -> bool:
+    """Tell whether kubectl wrote all these fields by its client-side apply, and nobody changed them since."""
+    try:
+        last = json.loads(live["metadata"]["annotations"][_LAST])
+        said = fields.fields_of(schema, _bare(last))
+        changed = fields.compare(schema, _bare(last), live)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+    return contested <= said - changed.modified - changed.removed
 
 
 def _read(entries: Any) -> list[_Manager]:

@@ -45,6 +45,11 @@ ORPHAN = "orphan"
 """Finalizer of an object whose dependents are to be released, not deleted."""
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_KEY = re.compile(
+    r"([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?"
+    r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+)
+_STANDARD_FINALIZERS = ("kubernetes", "foregroundDeletion", "orphan")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
 _ordered = msgspec.json.Encoder(order="deterministic")
 _ANNOTATIONS_BYTES = 262_144
@@ -104,13 +109,34 @@ def check_metadata(obj: Obj, *, where: str) -> None:
     causes += _map_causes("labels", metadata.get("labels"))
     causes += _map_causes("annotations", metadata.get("annotations"))
     marks = metadata.get("finalizers")
-    if marks is not None and not (isinstance(marks, list) and all(isinstance(m, str) and m for m in marks)):
+    if marks is not None and not (isinstance(marks, list) and all(_is_finalizer(mark) for mark in marks)):
         causes.append(("metadata.finalizers", "must be a list of names such as example.com/cleanup"))
-    owners = metadata.get("ownerReferences")
-    if owners is not None and not (isinstance(owners, list) and all(isinstance(o, dict) for o in owners)):
-        causes.append(("metadata.ownerReferences", "must be a list of mappings"))
+    causes += _owner_causes(metadata.get("ownerReferences"))
     if causes:
         raise InvalidError(f"{name or 'the object'} has invalid metadata", causes=tuple(causes), where=where)
+
+
+def _is_finalizer(mark: object) -> bool:
+    return isinstance(mark, str) and (
+        mark in _STANDARD_FINALIZERS or ("/" in mark and _KEY.fullmatch(mark) is not None)
+    )
+
+
+def _owner_causes(owners: object) -> list[tuple[str, str]]:
+    if owners is None:
+        return []
+    field = "metadata.ownerReferences"
+    if not isinstance(owners, list) or not all(isinstance(owner, dict) for owner in owners):
+        return [(field, "must be a list of mappings")]
+    causes = [
+        (f"{field}[{at}].{key}", "must not be empty")
+        for at, owner in enumerate(owners)
+        for key in ("apiVersion", "kind", "name", "uid")
+        if not isinstance(owner.get(key), str) or not owner[key]
+    ]
+    if sum(owner.get("controller") is True for owner in owners) > 1:
+        causes.append((field, "only one reference can have controller set to true"))
+    return causes
 
 
 def _map_causes(field: str, value: object) -> list[tuple[str, str]]:
@@ -121,6 +147,14 @@ def _map_causes(field: str, value: object) -> list[tuple[str, str]]:
     causes = []
     size = 0
     for key, entry in value.items():
+        prefix, slash, _ = key.rpartition("/")
+        # The keys of annotations may have capitals, as their owners write them.
+        if not _KEY.fullmatch(key.lower() if field == "annotations" else key) or (
+            slash and len(prefix) > 253
+        ):
+            causes.append(
+                (f"metadata.{field}", f"{key!r} is not a name of at most 63 characters, prefix/name")
+            )
         if not isinstance(entry, str):
             causes.append(
                 (f"metadata.{field}.{key}", f"must be a string, not {type(entry).__name__}; quote it in YAML")

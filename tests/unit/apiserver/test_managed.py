@@ -1,5 +1,6 @@
 """Ownership of fields: server-side apply and tracked updates."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from pelton.apiserver import fields
 from pelton.apiserver.managed import FieldConflictError, applied, updated
 from pelton.apiserver.registry import Row
 
+LAST = "kubectl.kubernetes.io/last-applied-configuration"
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 STRING = {"type": "string"}
 SCHEMA = {
@@ -328,6 +330,29 @@ def test_null_is_a_field_left_out():
 
 def _port(item: Any) -> Any:
     return item["port"]
+
+
+def last_applied(**spec):
+    """Return an object as kubectl's client-side apply leaves it."""
+    note = {LAST: json.dumps(config(**spec))}
+    return update(
+        None, {**config(**spec), "metadata": {"name": "x", "annotations": note}}, "kubectl-client-side-apply"
+    )
+
+
+def test_kubectl_takes_over_what_it_applied_from_the_client():
+    result = apply(last_applied(a="1", b="1"), config(a="2"), "kubectl")
+
+    assert result["spec"] == {"a": "2", "b": "1"}
+    assert json.loads(result["metadata"]["annotations"][LAST])["spec"] == {"a": "2"}
+
+
+def test_kubectl_does_not_take_over_what_others_changed_since():
+    live = last_applied(a="1")
+    live = update(live, {**live, "spec": {"a": "9"}})
+
+    assert conflicts(live, config(a="2"), manager="kubectl").causes[0][1] == ".spec.a"
+    assert conflicts(last_applied(a="1"), config(a="2"), manager="other").causes[0][1] == ".spec.a"
 
 
 texts = st.sampled_from("pqr")

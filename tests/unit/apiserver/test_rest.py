@@ -534,6 +534,50 @@ async def test_version_is_understood_by_clients(client):
     assert version["gitVersion"].endswith("+pelton-1.2.3")
 
 
+@pytest.mark.parametrize(
+    ("metadata", "field"),
+    [
+        ({"finalizers": ["plain"]}, "metadata.finalizers"),
+        ({"labels": {"a b": "x"}}, "metadata.labels"),
+        ({"labels": {"-/x": "x"}}, "metadata.labels"),
+        ({"annotations": {"x" * 64: "y"}}, "metadata.annotations"),
+        (
+            {"ownerReferences": [{"apiVersion": "v1", "kind": "K", "name": "n"}]},
+            "metadata.ownerReferences[0].uid",
+        ),
+        (
+            {
+                "ownerReferences": [
+                    {"apiVersion": "v1", "kind": "K", "name": n, "uid": n, "controller": True} for n in "ab"
+                ]
+            },
+            "metadata.ownerReferences",
+        ),
+    ],
+)
+async def test_metadata_that_kubernetes_refuses_is_refused(client, metadata, field):
+    answer = await client.request("POST", HERE, function(**metadata))
+
+    assert refusal(answer) == (422, "Invalid")
+    assert [cause["field"] for cause in answer.json()["details"]["causes"]] == [field]
+
+
+async def test_metadata_that_kubernetes_takes_is_taken(client):
+    metadata = {
+        "finalizers": ["foregroundDeletion", "a.b/C_d"],
+        "labels": {"a.b-c/D_e.f": "x", "x": ""},
+        "annotations": {"Some.Where/X": "y", "kopf.zalando.org/last-handled-configuration": "{}"},
+    }
+
+    assert (await client.request("POST", HERE, function(**metadata))).status == 201
+
+
+async def test_namespace_with_a_dot_is_refused(client):
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a.b"}}
+
+    assert refusal(await client.request("POST", "/api/v1/namespaces", body)) == (422, "Invalid")
+
+
 async def test_openapi_describes_fields_and_merge_keys(client):
     core = (await client.request("GET", "/openapi/v3/api/v1")).json()
 

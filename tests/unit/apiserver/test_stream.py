@@ -144,6 +144,13 @@ async def test_continue_token_that_is_unknown_or_of_another_list_is_gone(client,
 # -- forms -------------------------------------------------------------------------------------------------
 
 
+async def test_table_of_the_older_version_says_so(client, store):
+    await store.create(FUNCTIONS, function())
+    accept = {"accept": TABLE["accept"].replace("v=v1;", "v=v1beta1;")}
+
+    assert (await client.request("GET", ALL, headers=accept)).json()["apiVersion"] == "meta.k8s.io/v1beta1"
+
+
 async def test_table_has_the_columns_of_the_kind(client, store):
     obj = await store.create(FUNCTIONS, function())
     obj["status"] = {

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pelton.apiserver import rules
 from pelton.apiserver.calls import internal
 from pelton.apiserver.pipeline import Writer
-from pelton.apiserver.registry import ALL_VERBS, Checked, Registry, Row
+from pelton.apiserver.registry import ALL_VERBS, Cause, Checked, Registry, Row
 from pelton.apiserver.rules import Obj, metadata_of
 from pelton.apiserver.status import StatusError
 from pelton.apiserver.store import ChangedError, Entry, ObjectStore, decode
@@ -52,8 +52,12 @@ class _Checks:
         }
 
     def check(self, obj: Obj, old: Obj | None, /, *, subresource: str) -> Checked:
-        """Accept it."""
-        return Checked(obj=obj)
+        """Refuse names that could not be part of a host name."""
+        name = str(metadata_of(obj).get("name", ""))
+        if len(name) <= 63 and "." not in name:
+            return Checked(obj=obj)
+        message = f'Invalid value: "{name}": must be a DNS label: no dots, at most 63 characters'
+        return Checked(obj=obj, causes=[Cause(field="metadata.name", message=message)])
 
     def prune(self, obj: Obj, /) -> tuple[Obj, Sequence[str]]:
         """Drop nothing here: `check` does."""

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -152,6 +152,14 @@ def _titled(entry: Entry) -> str:
     return f"{entry.owner}{rule}{way}: host {entry.host}, {', '.join(conditions)}"
 
 
+class Finder(Protocol):
+    """Knows all routes."""
+
+    def find(self, request: Request, port: str = ...) -> Entry | None:
+        """Return the route that answers a request."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Way:
     """Where a request goes: the function's key, and the head that its instance is to see."""
@@ -160,7 +168,7 @@ class Way:
     head: bytes
 
 
-def find_way(gateway: Gateway, head: bytes) -> Way | None:
+def find_way(gateway: Finder, head: bytes) -> Way | None:
     """Return the way of a request that Envoy had no route for, when it is that of a function.
 
     A route is known here milliseconds before Envoy has it; requests in between need not be refused. Rules

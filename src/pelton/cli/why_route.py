@@ -96,7 +96,7 @@ def port_name(parts: SplitResult, endpoints: Endpoints) -> str:
     number = parts.port or (443 if parts.scheme == "https" else 80)
     if endpoints.internal and number == urlsplit(endpoints.internal).port:
         return INTERNAL
-    if parts.scheme == "https":
+    if parts.scheme == "https" and (number == 443 or number == urlsplit(endpoints.https).port):
         return "https"
     if number in (80, urlsplit(endpoints.gateway).port):
         return EXTERNAL

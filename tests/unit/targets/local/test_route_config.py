@@ -133,7 +133,8 @@ def rendered(rule: Rule, match: Match | None = None) -> str:
     entry = Entry(kind="HTTPRoute", route="default/r", host="h", match=match or Match(), rule=rule)
     message = render_entry(entry)
     message.ClearField("name")
-    return text_format.MessageToString(message, as_one_line=True)
+    text: str = text_format.MessageToString(message, as_one_line=True)
+    return text
 
 
 BACKEND = (Backend(key="default/f"),)

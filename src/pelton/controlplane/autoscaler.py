@@ -233,6 +233,17 @@ class Autoscaler:
         self, state: _State, now: float, ready: int, arrived: int, usage: Usage | None, initial: int
     ) -> Decision:
         """Return what requests ask for."""
+        scaling = state.scaling
+        if scaling.algorithm == "keda":
+            return Decision(
+                desired=max(scaling.min_replicas, initial),
+                algorithm="keda",
+                at=now,
+                ready=ready,
+                minimum=scaling.min_replicas,
+                maximum=scaling.max_replicas,
+                steps=(("no-load",),),
+            )
         if state.http is not None:
             state.http.record(
                 now=now,
@@ -322,7 +333,9 @@ def _joined(http: Decision, events: Decision | None) -> Decision:
     """Return the larger of the two, with the proposals of both."""
     if events is None:
         return http
-    winner = events if events.desired > http.desired else http
+    more = events.desired > http.desired
+    alone = http.algorithm == "keda" and events.desired == http.desired  # then events have more to say
+    winner = events if more or alone else http
     return replace(
         winner,
         desired=winner.desired,
@@ -368,6 +381,8 @@ def _choose(state: _State, *, now: float, ready: int) -> None:
         )
         state.kpa = state.hpa = None
         state.http = HttpScaler(policy, now=now)
+    elif scaling.algorithm == "keda":
+        state.kpa = state.hpa = state.http = None
     elif scaling.algorithm == "hpa":
         state.kpa = state.http = None
         state.hpa = state.hpa or Hpa(hpa_policy(scaling))

@@ -107,7 +107,8 @@ class Scaling:
         min_replicas, max_replicas: Inclusive bounds; max 0 means no bound.
         initial_scale: Instances right after a revision becomes ready.
         activation_scale: Instances that the first traffic after zero asks for at least; 1 for no such floor.
-        algorithm: What decides for requests: `kpa`, `hpa`, or `keda-http` (then by `http`).
+        algorithm: What decides for requests: `kpa`, `hpa`, or `keda-http` (then by `http`); `keda` when there
+            are none, and waiting events alone decide.
         metric: `concurrency` or `rps`; for `hpa` also `cpu` or `memory`.
         target: Concurrent invocations, or requests per second, per instance, before `utilization`; for `hpa`
             percent of `request` for `cpu`, bytes for `memory`.

@@ -87,6 +87,9 @@ def plan_scaling(
     values: dict[str, Any] = _windows(notes) | _bounds(options, notes)
     values |= _target(function, keda, notes, concurrency, partial)
     values |= _events(keda, problems, values.get("window_s", Scaling().window_s), partial)
+    triggers = function.serving.triggers if function.serving else None
+    if "keda" in values and (triggers is None or triggers.http is None):
+        values["algorithm"] = "keda"
     values["spare_instances"] = own.whole("spare-instances", 0)
     values["hold_s"] = own.number("cooldown", 0.0)
     scaling = Scaling(**values)

@@ -211,6 +211,24 @@ async def test_scaled_object_brings_the_limits_of_the_hpa_and_its_polling():
     assert (await watched.idle(10.0, ready=1)).desired == 0
 
 
+async def test_waiting_events_alone_decide_where_a_scaled_object_has_no_requests_beside():
+    scaling = Scaling(
+        algorithm="keda",
+        cooldown_s=4.0,
+        min_replicas=0,
+        max_replicas=0,
+        keda=KedaPolicy(polling_s=2.0, stabilization_s=0.0),
+    )
+    watched = Watched(scaling)
+    held = {"a": reading(in_flight=50, queued=200)}  # events that workers hold are no requests
+    assert (await watched.look(held, pending=250, ready=1)).desired == 4
+    decision = await watched.idle(26.0, ready=4)
+
+    assert (decision.desired, decision.algorithm) == (0, "keda")
+    again = [await watched.look(pending=pending) for pending in (5, 0)]
+    assert (again[0].desired, again[1].causes[0]) == (1, "cooldown")
+
+
 # --- other algorithms for requests
 
 

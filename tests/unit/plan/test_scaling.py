@@ -293,6 +293,14 @@ def test_scaled_object_brings_its_pace_and_behavior():
     assert made.keda.behavior.up == Behavior().up
 
 
+def test_scaled_object_without_requests_scales_by_events_alone():
+    options = ScaleOptions(keda=KedaOptions(scaled_object=ScaledObject()))
+    events = Function(name="f", serving=Serving(scale_options=options, triggers=Triggers()))
+
+    assert plan_scaling(events)[0].algorithm == "keda"
+    assert scaling(keda=options.keda)[0].algorithm == "kpa"
+
+
 def test_own_options_are_read_and_checked():
     function = Function(
         name="f",

@@ -39,18 +39,21 @@ def carried(document: Document, written: str) -> str:
     at_line: dict[int, Path] = {}
     for path, line in old:
         at_line.setdefault(line, path)
-    for line, comments in _comments(document.text.split("\n")):
+    source, behind = document.text.split("\n"), list[str]()
+    for line, comments in _comments(source):
         if first <= line <= last:
             path = at_line.get(line, ())
             while path and path not in places:
                 path = path[:-1]
             above.setdefault(places.get(path, 1), []).extend(comments)
+        elif line > last and not any(text.startswith(("---", "...")) for text in source[last:]):
+            behind += comments
     lines = []
     for number, text in enumerate(written.split("\n"), start=1):
         indent = " " * (len(text) - len(text.lstrip(" ")))
         lines += [indent + comment for comment in above.get(number, ())]
         lines.append(text)
-    return "\n".join(lines)
+    return "\n".join(lines) + "".join(f"{comment}\n" for comment in behind)
 
 
 def _comments(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
@@ -76,3 +79,5 @@ def _comments(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
             pending = []
         if _BLOCK.search(line):
             block = indent
+    if pending:
+        yield len(lines) + 1, pending

@@ -52,6 +52,14 @@ def test_comments_of_other_documents_stay_there():
     assert carried(second, write([second.data])) == "# second\n" + HEAD
 
 
+def test_comments_at_the_end_stay_at_the_end():
+    source = "# first\n" + HEAD + "# between\n---\n" + HEAD + "# last\n"
+    first, second = parse(source).documents
+
+    assert carried(first, write([first.data])) == "# first\n" + HEAD
+    assert carried(second, write([second.data])) == "# between\n" + HEAD + "# last\n"
+
+
 def test_json_has_no_comments():
     source = '{"apiVersion": "v1", "kind": "K", "metadata": {"name": "#x"}}'
     data = parse(source).documents[0].data

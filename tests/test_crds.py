@@ -105,6 +105,26 @@ def test_defaults_of_the_schema_are_those_of_admission():
         assert checks.default(admitted.obj) == admitted.obj, name
 
 
+def undescribed(schema, path):
+    """Yield the fields that have no description."""
+    for name, part in schema.get("properties", {}).items():
+        if "description" not in part:
+            yield f"{path}.{name}"
+        yield from undescribed(part, f"{path}.{name}")
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), dict):
+            yield from undescribed(schema[key], f"{path}[]")
+
+
+@pytest.mark.parametrize(("kind", "version"), VERSIONS, ids=IDS)
+def test_every_field_has_a_description(kind, version):
+    schema = schema_of(kind, version)
+
+    assert schema["description"]
+    for part in ("spec", "status"):
+        assert list(undescribed(schema["properties"].get(part, {}), part)) == []
+
+
 def violations(schema, path=()):
     """Yield (path, value) for everything that a keyword of the schema forbids; value None = left out."""
     for name, part in schema.get("properties", {}).items():

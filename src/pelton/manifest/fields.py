@@ -479,9 +479,13 @@ class Only(AnyValue):
         shape: The field's shape.
         missing: Model value when the object lacks it.
         required: Whether lacking it is a problem.
+        doc: As in Field.
     """
 
-    def __init__(self, key: str, shape: AnyValue, *, missing: Any = None, required: bool = False) -> None:
+    def __init__(
+        self, key: str, shape: AnyValue, *, missing: Any = None, required: bool = False, doc: str = ""
+    ) -> None:
+        self.doc = doc
         self.key = key
         self.shape = shape
         self.missing = missing
@@ -514,7 +518,11 @@ class Only(AnyValue):
 
     def schema(self) -> dict[str, Any]:
         """Return an object with that field."""
-        written: dict[str, Any] = {"type": "object", "properties": {self.key: self.shape.schema()}}
+        inner = {"description": self.doc} if self.doc else {}
+        written: dict[str, Any] = {
+            "type": "object",
+            "properties": {self.key: inner | self.shape.schema()},
+        }
         return {**written, "required": [self.key]} if self.required else written
 
 

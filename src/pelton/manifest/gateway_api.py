@@ -2,7 +2,7 @@
 
 Called through `manifest/kinds`; the rules inside a Function are read with HTTP_RULE, too. What values have to
 fulfil is in `manifest/gateway_api_rules`. Version v1 is stored; v1beta1 has the same fields.
-Source: contracts, gateway-network, section 9.
+Source: contracts, gateway-network, section 9. Over 600 lines: they are tables.
 """
 
 from __future__ import annotations
@@ -154,9 +154,9 @@ class _Percentage(AnyValue):
 _FIELD_MATCH = Record(
     routing.FieldMatch,
     (
-        Field("type", "type", _TEXT),
-        Field("name", "name", _TEXT, required=True),
-        Field("value", "value", _TEXT, required=True, keep=True),
+        Field("type", "type", _TEXT, doc="Kind of match or filter."),
+        Field("name", "name", _TEXT, required=True, doc="Name."),
+        Field("value", "value", _TEXT, required=True, keep=True, doc="Value to compare with."),
     ),
 )
 _MATCH = Record(
@@ -165,51 +165,69 @@ _MATCH = Record(
         Field(
             "path",
             "path",
-            Record(routing.PathMatch, (Field("type", "type", _TEXT), Field("value", "value", _TEXT))),
+            Record(
+                routing.PathMatch,
+                (
+                    Field("type", "type", _TEXT, doc="Kind of match or filter."),
+                    Field("value", "value", _TEXT, doc="Value to compare with."),
+                ),
+            ),
+            doc="Condition on the path, or its new form.",
         ),
-        Field("headers", "headers", Items(_FIELD_MATCH, max_items=16)),
-        Field("queryParams", "query", Items(_FIELD_MATCH, max_items=16)),
-        Field("method", "method", _TEXT),
+        Field(
+            "headers",
+            "headers",
+            Items(_FIELD_MATCH, max_items=16),
+            doc="Conditions on headers, or names of them.",
+        ),
+        Field(
+            "queryParams", "query", Items(_FIELD_MATCH, max_items=16), doc="Conditions on query parameters."
+        ),
+        Field("method", "method", _TEXT, doc="HTTP method."),
     ),
 )
 _HEADER_CHANGES = Record(
     routing.HeaderChanges,
     (
-        Field("set", "set", _Pairs()),
-        Field("add", "add", _Pairs()),
-        Field("remove", "remove", Items(_TEXT, max_items=16)),
+        Field("set", "set", _Pairs(), doc="Headers to overwrite."),
+        Field("add", "add", _Pairs(), doc="Headers to append."),
+        Field("remove", "remove", Items(_TEXT, max_items=16), doc="Headers to remove."),
     ),
 )
 _REDIRECT = Record(
     routing.Redirect,
     (
-        Field("scheme", "scheme", _TEXT),
-        Field("hostname", "hostname", _PRECISE),
-        Field("path", "path", _PathChange()),
-        Field("port", "port", Integer()),
-        Field("statusCode", "status", Integer()),
+        Field("scheme", "scheme", _TEXT, doc="New scheme."),
+        Field("hostname", "hostname", _PRECISE, doc="Host name."),
+        Field("path", "path", _PathChange(), doc="Condition on the path, or its new form."),
+        Field("port", "port", Integer(), doc="Port."),
+        Field("statusCode", "status", Integer(), doc="Status of the redirect."),
     ),
 )
 _REWRITE = Record(
-    routing.Rewrite, (Field("hostname", "hostname", _PRECISE), Field("path", "path", _PathChange()))
+    routing.Rewrite,
+    (
+        Field("hostname", "hostname", _PRECISE, doc="Host name."),
+        Field("path", "path", _PathChange(), doc="Condition on the path, or its new form."),
+    ),
 )
 _CORS = Record(
     routing.Cors,
     (
-        Field("allowOrigins", "origins", Items(_TEXT, max_items=64)),
-        Field("allowMethods", "methods", Items(_TEXT, max_items=9)),
-        Field("allowHeaders", "headers", Items(_TEXT, max_items=64)),
-        Field("exposeHeaders", "exposed", Items(_TEXT, max_items=64)),
-        Field("allowCredentials", "credentials", Boolean()),
-        Field("maxAge", "max_age_s", Integer()),
+        Field("allowOrigins", "origins", Items(_TEXT, max_items=64), doc="Origins that may call."),
+        Field("allowMethods", "methods", Items(_TEXT, max_items=9), doc="Methods they may use."),
+        Field("allowHeaders", "headers", Items(_TEXT, max_items=64), doc="Headers they may send."),
+        Field("exposeHeaders", "exposed", Items(_TEXT, max_items=64), doc="Headers they may read."),
+        Field("allowCredentials", "credentials", Boolean(), doc="Whether cookies are sent."),
+        Field("maxAge", "max_age_s", Integer(), doc="Seconds the answer may be kept."),
     ),
 )
 _TARGET = (
-    Field("group", "group", _TEXT),
-    Field("kind", "kind", _TEXT),
-    Field("name", "name", _TEXT, required=True),
-    Field("namespace", "namespace", _TEXT),
-    Field("port", "port", Integer()),
+    Field("group", "group", _TEXT, doc="API group; empty for core."),
+    Field("kind", "kind", _TEXT, doc="Kind."),
+    Field("name", "name", _TEXT, required=True, doc="Name."),
+    Field("namespace", "namespace", _TEXT, doc="Namespace; default that of this object."),
+    Field("port", "port", Integer(), doc="Port."),
 )
 
 
@@ -241,42 +259,59 @@ class _Mirror(Record):
 _MIRROR = _Mirror(
     _mirror,
     (
-        Field("backendRef", "backend", Record(model.BackendRef, _TARGET), required=True),
-        Field("percent", "percent", Integer()),
-        Field("fraction", "fraction", _Percentage()),
+        Field(
+            "backendRef", "backend", Record(model.BackendRef, _TARGET), required=True, doc="Where copies go."
+        ),
+        Field("percent", "percent", Integer(), doc="Percent of requests."),
+        Field("fraction", "fraction", _Percentage(), doc="Fraction of requests."),
     ),
 )
 _FILTER = Record(
     model.Filter,
     (
-        Field("type", "type", _TEXT, required=True),
-        Field("requestHeaderModifier", "request_headers", _HEADER_CHANGES),
-        Field("responseHeaderModifier", "response_headers", _HEADER_CHANGES),
-        Field("requestRedirect", "redirect", _REDIRECT),
-        Field("urlRewrite", "rewrite", _REWRITE),
-        Field("requestMirror", "mirror", _MIRROR),
-        Field("cors", "cors", _CORS),
-        Field("extensionRef", "extension", Raw()),
-        Field("externalAuth", "external_auth", Raw()),
+        Field("type", "type", _TEXT, required=True, doc="Kind of match or filter."),
+        Field(
+            "requestHeaderModifier",
+            "request_headers",
+            _HEADER_CHANGES,
+            doc="Changes to headers of the request.",
+        ),
+        Field(
+            "responseHeaderModifier",
+            "response_headers",
+            _HEADER_CHANGES,
+            doc="Changes to headers of the answer.",
+        ),
+        Field("requestRedirect", "redirect", _REDIRECT, doc="Answer that sends the client elsewhere."),
+        Field("urlRewrite", "rewrite", _REWRITE, doc="Changes to host and path."),
+        Field("requestMirror", "mirror", _MIRROR, doc="Copies of requests."),
+        Field("cors", "cors", _CORS, doc="Who may call from pages of other origins."),
+        Field("extensionRef", "extension", Raw(), doc="A filter of another kind."),
+        Field("externalAuth", "external_auth", Raw(), doc="A service that is asked first."),
     ),
 )
 _FILTERS = Items(_FILTER, max_items=16)
 HTTP_RULE = Record(
     model.HttpRouteRule,
     (
-        Field("name", "name", _TEXT),
-        Field("matches", "matches", Items(_MATCH, max_items=64)),
-        Field("filters", "filters", _FILTERS),
+        Field("name", "name", _TEXT, doc="Name."),
+        Field("matches", "matches", Items(_MATCH, max_items=64), doc="Which requests; any of them."),
+        Field("filters", "filters", _FILTERS, doc="What happens to them."),
         Field(
             "backendRefs",
             "backends",
             Items(
                 Record(
                     model.BackendRef,
-                    (*_TARGET, Field("weight", "weight", Integer()), Field("filters", "filters", _FILTERS)),
+                    (
+                        *_TARGET,
+                        Field("weight", "weight", Integer(), doc="Share; 0 for none."),
+                        Field("filters", "filters", _FILTERS, doc="What happens to them."),
+                    ),
                 ),
                 max_items=16,
             ),
+            doc="Where they go, by weight.",
         ),
         Field(
             "timeouts",
@@ -284,10 +319,11 @@ HTTP_RULE = Record(
             Record(
                 model.Timeouts,
                 (
-                    Field("request", "request_s", Duration()),
-                    Field("backendRequest", "backend_request_s", Duration()),
+                    Field("request", "request_s", Duration(), doc="Whole exchange; 0s for no limit."),
+                    Field("backendRequest", "backend_request_s", Duration(), doc="One try; 0s for no limit."),
                 ),
             ),
+            doc="Limits in time.",
         ),
     ),
 )
@@ -303,19 +339,25 @@ _ROUTE_SPEC = Record(
                 Record(
                     model.ParentRef,
                     (
-                        Field("group", "group", _TEXT),
-                        Field("kind", "kind", _TEXT),
-                        Field("namespace", "namespace", _TEXT),
-                        Field("name", "name", _TEXT, required=True),
-                        Field("sectionName", "section", _TEXT),
-                        Field("port", "port", Integer()),
+                        Field("group", "group", _TEXT, doc="API group; empty for core."),
+                        Field("kind", "kind", _TEXT, doc="Kind."),
+                        Field("namespace", "namespace", _TEXT, doc="Namespace; default that of this object."),
+                        Field("name", "name", _TEXT, required=True, doc="Name."),
+                        Field("sectionName", "section", _TEXT, doc="Listener of the Gateway."),
+                        Field("port", "port", Integer(), doc="Port."),
                     ),
                 ),
                 max_items=32,
             ),
+            doc="Gateways that serve it.",
         ),
-        Field("hostnames", "hostnames", Items(_HOSTNAME, max_items=16)),
-        Field("rules", "rules", Items(HTTP_RULE, max_items=16)),
+        Field(
+            "hostnames",
+            "hostnames",
+            Items(_HOSTNAME, max_items=16),
+            doc="Hosts; default those of the listeners.",
+        ),
+        Field("rules", "rules", Items(HTTP_RULE, max_items=16), doc="What happens to which requests."),
     ),
 )
 
@@ -429,31 +471,43 @@ class _Listener(Record):
 _CERTIFICATE = Record(
     model.CertificateRef,
     (
-        Field("group", "group", _TEXT),
-        Field("kind", "kind", _TEXT),
-        Field("name", "name", _TEXT, required=True),
-        Field("namespace", "namespace", _TEXT),
+        Field("group", "group", _TEXT, doc="API group; empty for core."),
+        Field("kind", "kind", _TEXT, doc="Kind."),
+        Field("name", "name", _TEXT, required=True, doc="Name."),
+        Field("namespace", "namespace", _TEXT, doc="Namespace; default that of this object."),
     ),
 )
-_KIND = Record(model.RouteKind, (Field("group", "group", _TEXT), Field("kind", "kind", _TEXT, required=True)))
+_KIND = Record(
+    model.RouteKind,
+    (
+        Field("group", "group", _TEXT, doc="API group; empty for core."),
+        Field("kind", "kind", _TEXT, required=True, doc="Kind."),
+    ),
+)
 LISTENER = _Listener(
     _listener,
     (
-        Field("name", "name", _TEXT, required=True),
-        Field("hostname", "hostname", _HOSTNAME),
-        Field("port", "port", Integer(), required=True),
-        Field("protocol", "protocol", _TEXT, required=True),
+        Field("name", "name", _TEXT, required=True, doc="Name."),
+        Field("hostname", "hostname", _HOSTNAME, doc="Host name."),
+        Field("port", "port", Integer(), required=True, doc="Port."),
+        Field("protocol", "protocol", _TEXT, required=True, doc="HTTP, HTTPS or another."),
         Field(
             "tls",
             "tls",
             Record(
                 dict,
                 (
-                    Field("mode", "tls_mode", _TEXT),
-                    Field("certificateRefs", "certificates", Items(_CERTIFICATE, max_items=64)),
-                    Field("options", "options", Raw()),
+                    Field("mode", "tls_mode", _TEXT, doc="Terminate or Passthrough."),
+                    Field(
+                        "certificateRefs",
+                        "certificates",
+                        Items(_CERTIFICATE, max_items=64),
+                        doc="Secrets with certificates.",
+                    ),
+                    Field("options", "options", Raw(), doc="Further settings."),
                 ),
             ),
+            doc="Settings of TLS.",
         ),
         Field(
             "allowedRoutes",
@@ -465,12 +519,23 @@ LISTENER = _Listener(
                         "namespaces",
                         "namespaces",
                         Record(
-                            dict, (Field("from", "routes_from", _TEXT), Field("selector", "selector", Raw()))
+                            dict,
+                            (
+                                Field(
+                                    "from",
+                                    "routes_from",
+                                    _TEXT,
+                                    doc="Namespaces whose routes may attach, or who may refer.",
+                                ),
+                                Field("selector", "selector", Raw(), doc="Namespaces by label."),
+                            ),
                         ),
+                        doc="Namespaces whose routes may attach.",
                     ),
-                    Field("kinds", "kinds", Items(_KIND, max_items=8)),
+                    Field("kinds", "kinds", Items(_KIND, max_items=8), doc="Kinds of routes."),
                 ),
             ),
+            doc="Routes that may attach.",
         ),
     ),
 )
@@ -504,9 +569,11 @@ def _default_gateway(obj: dict[str, Any]) -> None:
 _GATEWAY_SPEC = Record(
     model.GatewayResource,
     (
-        Field("gatewayClassName", "class_name", _TEXT, required=True),
-        Field("listeners", "listeners", Items(LISTENER, max_items=64), required=True),
-        Field("addresses", "addresses", Items(Raw(), max_items=16)),
+        Field("gatewayClassName", "class_name", _TEXT, required=True, doc="Class of the Gateway."),
+        Field(
+            "listeners", "listeners", Items(LISTENER, max_items=64), required=True, doc="Where it listens."
+        ),
+        Field("addresses", "addresses", Items(Raw(), max_items=16), doc="Addresses that are asked for."),
     ),
 )
 GATEWAY: TableVerbs[model.GatewayResource] = TableVerbs(
@@ -523,8 +590,8 @@ GATEWAY: TableVerbs[model.GatewayResource] = TableVerbs(
 _CLASS_SPEC = Record(
     model.GatewayClass,
     (
-        Field("controllerName", "controller", _TEXT, required=True),
-        Field("description", "description", _TEXT),
+        Field("controllerName", "controller", _TEXT, required=True, doc="Controller that serves the class."),
+        Field("description", "description", _TEXT, doc="What it is for."),
     ),
 )
 GATEWAY_CLASS: TableVerbs[model.GatewayClass] = TableVerbs(
@@ -546,14 +613,28 @@ _GRANT_SPEC = Record(
                 Record(
                     model.GrantFrom,
                     (
-                        Field("group", "group", _TEXT, required=True, keep=True),
-                        Field("kind", "kind", _TEXT, required=True),
-                        Field("namespace", "namespace", _TEXT, required=True),
+                        Field(
+                            "group",
+                            "group",
+                            _TEXT,
+                            required=True,
+                            keep=True,
+                            doc="API group; empty for core.",
+                        ),
+                        Field("kind", "kind", _TEXT, required=True, doc="Kind."),
+                        Field(
+                            "namespace",
+                            "namespace",
+                            _TEXT,
+                            required=True,
+                            doc="Namespace; default that of this object.",
+                        ),
                     ),
                 ),
                 max_items=16,
             ),
             required=True,
+            doc="Namespaces whose routes may attach, or who may refer.",
         ),
         Field(
             "to",
@@ -562,14 +643,15 @@ _GRANT_SPEC = Record(
                 Record(
                     model.GrantTo,
                     (
-                        Field("group", "group", _TEXT, keep=True),
-                        Field("kind", "kind", _TEXT, required=True),
-                        Field("name", "name", _TEXT),
+                        Field("group", "group", _TEXT, keep=True, doc="API group; empty for core."),
+                        Field("kind", "kind", _TEXT, required=True, doc="Kind."),
+                        Field("name", "name", _TEXT, doc="Name."),
                     ),
                 ),
                 max_items=16,
             ),
             required=True,
+            doc="What may be referred to.",
         ),
     ),
 )

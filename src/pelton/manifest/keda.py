@@ -286,6 +286,7 @@ _SECRET_KEY = Kept(
                     )
                 ),
                 required=True,
+                doc="The Secret.",
             ),
             required=True,
             doc="Where the value is kept.",

@@ -69,7 +69,12 @@ _RULE = Record(
     model.RouteRule,
     (
         Field("hosts", "hosts", Items(_TEXT), doc="Host names, *.suffix, or * for all; default: all."),
-        Field("paths", "paths", Items(Only("value", _PATH, required=True)), doc="Path prefixes; default: /."),
+        Field(
+            "paths",
+            "paths",
+            Items(Only("value", _PATH, required=True, doc="Path prefix.")),
+            doc="Path prefixes; default: /.",
+        ),
         Field("headers", "headers", _HEADERS, doc="Headers that a request must have, all of them."),
     ),
 )
@@ -192,13 +197,13 @@ _INTERCEPTOR_ROUTE_SPEC = Record(
                     Field(
                         "fallback",
                         "fallback",
-                        Only("service", _FALLBACK, required=True),
+                        Only("service", _FALLBACK, required=True, doc="The Service."),
                         doc="Service that gets the request when no instance came in time.",
                     ),
                     Field(
                         "placeholder",
                         "placeholder",
-                        Only("response", _response("503"), required=True),
+                        Only("response", _response("503"), required=True, doc="The answer."),
                         doc="Answer at once while no instance is ready; the request still wakes one.",
                     ),
                     Field(

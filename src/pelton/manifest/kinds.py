@@ -254,6 +254,7 @@ KINDS: tuple[Kind, ...] = (
         status=True,
         columns=(Column("Hostnames", "string", ".spec.hostnames"), _AGE),
         verbs=cast(Verbs, gateway_api.HTTP_ROUTE),
+        doc="Which requests go where, by host, path, headers and more.",
         older=gateway_api.HTTP_ROUTE.older,
     ),
     Kind(
@@ -272,6 +273,7 @@ KINDS: tuple[Kind, ...] = (
             _AGE,
         ),
         verbs=cast(Verbs, gateway_api.GATEWAY),
+        doc="Where requests come in: ports, hosts, certificates.",
         older=gateway_api.GATEWAY.older,
     ),
     Kind(
@@ -291,6 +293,7 @@ KINDS: tuple[Kind, ...] = (
             Column("Description", "string", ".spec.description", 1),
         ),
         verbs=cast(Verbs, gateway_api.GATEWAY_CLASS),
+        doc="A class of Gateways and who serves them.",
         older=gateway_api.GATEWAY_CLASS.older,
     ),
     Kind(
@@ -303,6 +306,7 @@ KINDS: tuple[Kind, ...] = (
         categories=("gateway-api",),
         columns=(_AGE,),
         verbs=cast(Verbs, gateway_api.REFERENCE_GRANT),
+        doc="Which objects of other namespaces may refer to objects of this one.",
         older=gateway_api.REFERENCE_GRANT.older,
     ),
     Kind(

@@ -63,16 +63,21 @@ _BOOLEAN = Boolean()
 _SECRET_REF = Record(
     model.SecretRef,
     (
-        Field("namespace", "namespace", _TEXT),
-        Field("name", "name", _TEXT, required=True),
-        Field("key", "key", _TEXT, required=True),
+        Field("namespace", "namespace", _TEXT, doc="Namespace."),
+        Field("name", "name", _TEXT, required=True, doc="Name."),
+        Field("key", "key", _TEXT, required=True, doc="Entry in it."),
     ),
 )
 _CREDENTIAL = Record(
     Credential,
     (
-        Field("value", "value", _TEXT, keep=True),
-        Field("valueFrom", "secret", Only("secretKeyRef", _SECRET_REF)),
+        Field("value", "value", _TEXT, keep=True, doc="Literal value."),
+        Field(
+            "valueFrom",
+            "secret",
+            Only("secretKeyRef", _SECRET_REF, doc="The Secret."),
+            doc="Where the value is kept.",
+        ),
     ),
 )
 
@@ -92,7 +97,7 @@ class _TextOrCredential(AnyValue):
 _SELECTOR = Record(
     LabelSelector,
     (
-        Field("matchLabels", "match_labels", Mapped(_TEXT)),
+        Field("matchLabels", "match_labels", Mapped(_TEXT), doc="Labels that must be so."),
         Field(
             "matchExpressions",
             "match_expressions",
@@ -100,31 +105,39 @@ _SELECTOR = Record(
                 Record(
                     model.Requirement,
                     (
-                        Field("key", "key", _TEXT, required=True),
-                        Field("operator", "operator", _TEXT, required=True),
-                        Field("values", "values", Items(_TEXT)),
-                        Field("regexValue", "regex", _TEXT),
+                        Field("key", "key", _TEXT, required=True, doc="Entry in it."),
+                        Field(
+                            "operator",
+                            "operator",
+                            _TEXT,
+                            required=True,
+                            doc="In, NotIn, Exists, DoesNotExist or Match.",
+                        ),
+                        Field("values", "values", Items(_TEXT), doc="Values for In and NotIn."),
+                        Field("regexValue", "regex", _TEXT, doc="Pattern for Match."),
                     ),
                 )
             ),
+            doc="Conditions on labels, all of them.",
         ),
     ),
 )
 _SHARED = (
-    Field("enabled", "enabled", _BOOLEAN),
-    Field("alertSelector", "alert_selector", _SELECTOR),
-    Field("template", "template", _TEXT),
+    Field("enabled", "enabled", _BOOLEAN, doc="Whether it is used; default true."),
+    Field("alertSelector", "alert_selector", _SELECTOR, doc="Which alerts; default all."),
+    Field("template", "template", _TEXT, doc="Template of the message."),
     Field(
         "tmplText",
         "template_source",
         Record(
             model.ConfigMapKey,
             (
-                Field("namespace", "namespace", _TEXT),
-                Field("name", "name", _TEXT, required=True),
-                Field("key", "key", _TEXT),
+                Field("namespace", "namespace", _TEXT, doc="Namespace."),
+                Field("name", "name", _TEXT, required=True, doc="Name."),
+                Field("key", "key", _TEXT, doc="Entry in it."),
             ),
         ),
+        doc="ConfigMap with templates.",
     ),
 )
 
@@ -165,41 +178,45 @@ class _TlsRecord(Record):
 _TLS = _TlsRecord(
     _tls,
     (
-        Field("rootCA", "root_ca", _CREDENTIAL),
+        Field("rootCA", "root_ca", _CREDENTIAL, doc="Authority to trust."),
         Field(
             "clientCertificate",
             "certificate",
             Record(
                 dict,
                 (
-                    Field("cert", "cert", _CREDENTIAL, required=True),
-                    Field("key", "key", _CREDENTIAL, required=True),
+                    Field("cert", "cert", _CREDENTIAL, required=True, doc="Certificate."),
+                    Field("key", "key", _CREDENTIAL, required=True, doc="Entry in it."),
                 ),
             ),
+            doc="Certificate to show.",
         ),
-        Field("serverName", "server_name", _TEXT),
-        Field("insecureSkipVerify", "insecure_skip_verify", _BOOLEAN),
+        Field("serverName", "server_name", _TEXT, doc="Name to expect."),
+        Field(
+            "insecureSkipVerify", "insecure_skip_verify", _BOOLEAN, doc="Whether any certificate is taken."
+        ),
     ),
 )
 _WEBHOOK = Record(
     model.WebhookReceiver,
     (
         *_SHARED,
-        Field("webhookConfigSelector", "config_selector", _SELECTOR),
-        Field("url", "url", _TEXT),
+        Field("webhookConfigSelector", "config_selector", _SELECTOR, doc="Which Configs apply."),
+        Field("url", "url", _TEXT, doc="URL to post to."),
         Field(
             "service",
             "service",
             Record(
                 model.ServiceRef,
                 (
-                    Field("namespace", "namespace", _TEXT, required=True),
-                    Field("name", "name", _TEXT, required=True),
-                    Field("path", "path", _TEXT),
-                    Field("port", "port", Integer()),
-                    Field("scheme", "scheme", _TEXT),
+                    Field("namespace", "namespace", _TEXT, required=True, doc="Namespace."),
+                    Field("name", "name", _TEXT, required=True, doc="Name."),
+                    Field("path", "path", _TEXT, doc="Path."),
+                    Field("port", "port", Integer(), doc="Port."),
+                    Field("scheme", "scheme", _TEXT, doc="http or https."),
                 ),
             ),
+            doc="Service to post to.",
         ),
         Field(
             "httpConfig",
@@ -213,16 +230,18 @@ _WEBHOOK = Record(
                         Record(
                             model.BasicAuth,
                             (
-                                Field("username", "username", _TEXT, required=True),
-                                Field("password", "password", _CREDENTIAL),
+                                Field("username", "username", _TEXT, required=True, doc="User."),
+                                Field("password", "password", _CREDENTIAL, doc="Password."),
                             ),
                         ),
+                        doc="User and password.",
                     ),
-                    Field("bearerToken", "bearer_token", _CREDENTIAL),
-                    Field("proxyUrl", "proxy_url", _TEXT),
-                    Field("tlsConfig", "tls", _TLS),
+                    Field("bearerToken", "bearer_token", _CREDENTIAL, doc="Token."),
+                    Field("proxyUrl", "proxy_url", _TEXT, doc="Proxy."),
+                    Field("tlsConfig", "tls", _TLS, doc="Settings of TLS."),
                 ),
             ),
+            doc="How to call.",
         ),
     ),
 )
@@ -230,19 +249,27 @@ _SLACK = Record(
     model.SlackReceiver,
     (
         *_SHARED,
-        Field("slackConfigSelector", "config_selector", _SELECTOR),
-        Field("channels", "channels", Items(_TEXT)),
-        Field("webhook", "webhook", _TextOrCredential()),
+        Field("slackConfigSelector", "config_selector", _SELECTOR, doc="Which Configs apply."),
+        Field("channels", "channels", Items(_TEXT), doc="Channels."),
+        Field(
+            "webhook",
+            "webhook",
+            _TextOrCredential(),
+            doc="Posts alerts to a URL; in slack: its incoming webhook.",
+        ),
     ),
 )
 _CONSOLE = Record(model.ConsoleReceiver, _SHARED)
 SPEC = Record(
     Receiver,
     (
-        Field("webhook", "webhook", _WEBHOOK),
-        Field("slack", "slack", _SLACK),
-        Field("console", "console", _CONSOLE),
-        *(Field(name, name, AnyValue()) for name in _UNDELIVERED),
+        Field("webhook", "webhook", _WEBHOOK, doc="Posts alerts to a URL; in slack: its incoming webhook."),
+        Field("slack", "slack", _SLACK, doc="Posts alerts to Slack."),
+        Field("console", "console", _CONSOLE, doc="Prints alerts."),
+        *(
+            Field(name, name, AnyValue(), doc="Kept and not delivered by this version.")
+            for name in _UNDELIVERED
+        ),
     ),
 )
 

@@ -46,7 +46,7 @@ _BOOLEAN = Boolean()
 _DURATION = Duration()
 _STRINGS = Mapped(_TEXT)
 _NAMES = Items(_TEXT)
-CREDENTIALS = Only("name", _TEXT, missing="")
+CREDENTIALS = Only("name", _TEXT, missing="", doc="Name of the Secret.")
 """A reference to a Secret; "" = the object is there, the name is not."""
 
 # ------------------------------------------------------------------------------------------------------ build
@@ -61,7 +61,7 @@ _SOURCE = Record(
         Field(
             "bundleContainer",
             "bundle_image",
-            Only("image", _TEXT, missing="", required=True),
+            Only("image", _TEXT, missing="", required=True, doc="Image."),
             keep=True,
             doc="Image that holds the source; wins over url.",
         ),
@@ -264,7 +264,7 @@ _TRIGGERS = Record(
         Field(
             "inputs",
             "inputs",
-            Items(Only("dapr", Record(model.DaprInput, _COMPONENT_REF))),
+            Items(Only("dapr", Record(model.DaprInput, _COMPONENT_REF), doc="The component.")),
             doc="Data sources that call nothing, such as state stores.",
         ),
     ),
@@ -332,13 +332,18 @@ SERVING = Record(
     model.Serving,
     (
         Field("triggers", "triggers", _TRIGGERS, doc="What calls the function; default: HTTP."),
-        Field("outputs", "outputs", Items(Only("dapr", _OUTPUT)), doc="Where the function may send to."),
+        Field(
+            "outputs",
+            "outputs",
+            Items(Only("dapr", _OUTPUT, doc="The component.")),
+            doc="Where the function may send to.",
+        ),
         Field("bindings", "bindings", Mapped(COMPONENT_SPEC), doc="Binding components of this function."),
         Field("pubsub", "pubsub", Mapped(COMPONENT_SPEC), doc="Pub/sub components of this function."),
         Field(
             "states",
             "states",
-            Mapped(Only("spec", COMPONENT_SPEC), nullable=True),
+            Mapped(Only("spec", COMPONENT_SPEC, doc="The component."), nullable=True),
             doc="State stores; without spec an existing Component of that name.",
         ),
         Field("scaleOptions", "scale_options", SCALE_OPTIONS, doc="How many instances run."),

@@ -101,7 +101,7 @@ _SPEC = Record(
         Field(
             "gatewaySpec",
             "listeners",
-            Only("listeners", Items(LISTENER, max_items=64), missing=(), required=True),
+            Only("listeners", Items(LISTENER, max_items=64), missing=(), required=True, doc="The listeners."),
             required=True,
             keep=True,
             doc="Listeners; the internal one is added.",

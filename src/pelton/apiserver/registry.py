@@ -270,7 +270,6 @@ class Registry:
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self._rows: dict[tuple[str, str, str], Row] = {}
-        self._listeners: list[Callable[[], None]] = []
         self.revision = 0
         """Grows with every change; documents made from the rows are kept by it."""
         self.add(rows)
@@ -289,16 +288,12 @@ class Registry:
                 raise ValueError(f"{plural}.{group} has {len(stored)} storage versions, not one")
         self._rows = {k: row for k, row in self._rows.items() if (row.group, row.plural) not in resources}
         self._rows |= {(row.group, row.version, row.plural): row for row in given}
-        self._changed()
+        self.revision += 1
 
     def remove(self, group: str, plural: str) -> None:
         """Serve a resource no longer, in any version; its objects stay where they are."""
         self._rows = {k: row for k, row in self._rows.items() if (row.group, row.plural) != (group, plural)}
-        self._changed()
-
-    def on_change(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after every change."""
-        self._listeners.append(listener)
+        self.revision += 1
 
     def find(self, group: str, version: str, plural: str) -> Row | None:
         """Return the row of a path, None when that is not served."""
@@ -336,11 +331,6 @@ class Registry:
             for row in self._rows.values()
             if row.storage and not row.stored_as and not row.answer
         }
-
-    def _changed(self) -> None:
-        self.revision += 1
-        for listener in self._listeners:
-            listener()
 
 
 def _resource(row: Row) -> tuple[str, str]:

@@ -1,7 +1,8 @@
-"""Keeps the runtime's alert receivers up to date, with the Secrets that they refer to.
+"""Keeps the runtime's objects of alerts up to date, with the Secrets that they refer to.
 
-Run by `cli/control_plane.py`; the runtime process has no access to the store, so what receivers need is sent
-to it as a whole whenever a Receiver or one of those Secrets changes.
+Run by `cli/control_plane.py`; the runtime process has no access to the store, so all Receivers, Configs,
+Routers, Silences and NotificationManagers are sent to it as a whole whenever one of them or one of those
+Secrets changes.
 """
 
 from __future__ import annotations
@@ -17,13 +18,21 @@ from pelton.clock import Clock
 from pelton.errors import NotFoundError
 from pelton.log import get
 
-__all__ = ["DEFAULT_NAMESPACE", "RECEIVERS", "ReceiverFeed", "Secrets"]
+__all__ = ["RECEIVERS", "ReceiverFeed", "Secrets", "manager_of", "secret_namespace"]
 
 RECEIVERS = "receivers.notification.kubesphere.io"
 """The store's name of receivers."""
 
+_KINDS = (
+    RECEIVERS,
+    *(
+        f"{plural}.notification.kubesphere.io"
+        for plural in ("configs", "notificationmanagers", "routers", "silences")
+    ),
+)
+
 DEFAULT_NAMESPACE = "default"
-"""Where a Secret is that a receiver names without a namespace; the runtime looks there, too."""
+"""Where a Secret is that is named without a namespace, unless the NotificationManager says otherwise."""
 
 Secrets = list[tuple[str, str, str, str]]
 """(namespace, name, key, text) of every entry that a receiver refers to and that exists."""
@@ -38,7 +47,7 @@ class ReceiverFeed:
 
     Args:
         store: Where they are.
-        push: Takes all Receivers and the secrets; raises when the runtime cannot be reached.
+        push: Takes all these objects and the secrets; raises when the runtime cannot be reached.
         clock: For waiting after a failure.
     """
 
@@ -57,7 +66,7 @@ class ReceiverFeed:
         store.on_change(self._on_change)
 
     def _on_change(self, resource: str, change: Change) -> None:
-        if resource == RECEIVERS or (resource == _SECRETS and (change.namespace, change.name) in self._used):
+        if resource in _KINDS or (resource == _SECRETS and (change.namespace, change.name) in self._used):
             self._changed.set()
 
     async def run(self) -> None:
@@ -74,8 +83,9 @@ class ReceiverFeed:
 
     async def push(self) -> None:
         """Send the present state once."""
-        items, _ = await self._store.list(RECEIVERS)
-        references = {each for item in items for each in _references(item.get("spec"))}
+        items = [item for kind in _KINDS for item in (await self._store.list(kind))[0]]
+        default = secret_namespace(items)
+        references = {each for item in items for each in _references(item.get("spec"), default)}
         self._used = {(namespace, name) for namespace, name, _ in references}
         found: Secrets = []
         for namespace, name, key in sorted(references):
@@ -92,15 +102,32 @@ class ReceiverFeed:
             return None  # the pipeline says which one is missing, per receiver
 
 
-def _references(value: Any) -> Iterator[tuple[str, str, str]]:
+def secret_namespace(items: list[dict[str, Any]]) -> str:
+    """Return where a Secret is that is named without a namespace, by the manager that counts."""
+    manager = manager_of(items)
+    spec = (manager or {}).get("spec") or {}
+    return str(spec.get("defaultSecretNamespace") or DEFAULT_NAMESPACE)
+
+
+def manager_of(items: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the NotificationManager that counts, the oldest one, or None; their names break a tie."""
+    managers = [item for item in items if item.get("kind") == "NotificationManager"]
+    return min(
+        managers,
+        key=lambda item: (item["metadata"].get("creationTimestamp", ""), item["metadata"]["name"]),
+        default=None,
+    )
+
+
+def _references(value: Any, default: str) -> Iterator[tuple[str, str, str]]:
     """Yield (namespace, name, key) of every secretKeyRef below a value."""
     if isinstance(value, dict):
         reference = value.get("secretKeyRef")
         if isinstance(reference, dict):
-            namespace = str(reference.get("namespace") or DEFAULT_NAMESPACE)
+            namespace = str(reference.get("namespace") or default)
             yield namespace, str(reference.get("name", "")), str(reference.get("key", ""))
         for entry in value.values():
-            yield from _references(entry)
+            yield from _references(entry, default)
     elif isinstance(value, list):
         for entry in value:
-            yield from _references(entry)
+            yield from _references(entry, default)

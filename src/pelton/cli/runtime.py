@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import uuid
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,7 @@ import uvloop
 from pelton import log
 from pelton.apiserver.server import ApiServer
 from pelton.cli.home import Home, Settings
+from pelton.cli.receivers import manager_of, secret_namespace
 from pelton.cli.tables import SENDERS, resolve_driver, resolve_sender, resolve_state
 from pelton.clock import SystemClock
 from pelton.dataplane import wire
@@ -34,7 +36,7 @@ from pelton.dataplane.states import States
 from pelton.drivers.logs import SpoolFollower
 from pelton.drivers.nats import JetStreamBus, is_embedded
 from pelton.errors import ComponentError, PeltonError
-from pelton.manifest import notification
+from pelton.manifest import notification, notification_routing
 from pelton.model.desired import Component, Desired
 from pelton.notify.intake import create_app
 from pelton.notify.pipeline import Options, Pipeline
@@ -43,7 +45,13 @@ from pelton.ports import Binding, Bus, Message, StateStore
 __all__ = ["Runtime", "main"]
 
 _CLUSTER: Final = "default"
-_SECRETS: Final = "default"  # namespace of a Secret that a receiver names without one
+_NOTIFICATION_KINDS: Final[Mapping[str, Callable[[dict[str, Any]], tuple[Any, list[Any]]]]] = {
+    "Receiver": notification.decode,
+    "Config": notification_routing.CONFIG.decode,
+    "Router": notification_routing.ROUTER.decode,
+    "Silence": notification_routing.SILENCE.decode,
+    "NotificationManager": notification_routing.NOTIFICATION_MANAGER.decode,
+}
 _log = log.get(__name__)
 
 
@@ -98,12 +106,15 @@ class Runtime:
         self._senders = {name: resolve_sender(name)(self._clock) for name in SENDERS}
         # One machine is one cluster; the label is what Notification Manager fills in (contracts, section 5).
         self._secrets: dict[tuple[str, str, str], str] = {}
+        self._secret_namespace = secret_namespace([])
         self._pipeline = Pipeline(
             self._bus,
             self._senders,
             self._clock,
             options=Options(cluster=_CLUSTER),
-            secret=lambda ref: self._secrets.get((ref.namespace or _SECRETS, ref.name, ref.key)),
+            secret=lambda ref: self._secrets.get(
+                (ref.namespace or self._secret_namespace, ref.name, ref.key)
+            ),
         )
         home = Path(settings.home)
         self._follower = SpoolFollower(
@@ -177,14 +188,29 @@ class Runtime:
         return {}
 
     async def _receivers(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
-        receivers = []
-        for item in body["items"]:
+        items: list[dict[str, Any]] = body["items"]
+        counts = manager_of(items)
+        found: dict[str, list[Any]] = {kind: [] for kind in _NOTIFICATION_KINDS}
+        for item in items:
+            kind = item["kind"]
+            if kind == notification_routing.NOTIFICATION_MANAGER.kind and item is not counts:
+                _log.warning(
+                    "NotificationManager %s is not used: there is an older one", item["metadata"]["name"]
+                )
+                continue
             try:
-                receivers.append(notification.decode(item)[0])
+                found[kind].append(_NOTIFICATION_KINDS[kind](item)[0])
             except PeltonError as exc:
-                _log.warning("receiver %s is left out: %s", item.get("metadata", {}).get("name"), exc.message)
+                _log.warning("%s %s is left out: %s", kind, item["metadata"].get("name"), exc.message)
         self._secrets = {(where, name, key): text for where, name, key, text in body.get("secrets", ())}
-        self._pipeline.set_receivers(receivers)
+        self._secret_namespace = secret_namespace(items)
+        self._pipeline.set_receivers(
+            found["Receiver"],
+            configs=found["Config"],
+            routers=found["Router"],
+            silences=found["Silence"],
+            manager=next(iter(found["NotificationManager"]), None),
+        )
         return {}
 
     async def _stats(self, _peer: wire.Peer, _body: Any) -> dict[str, Any]:

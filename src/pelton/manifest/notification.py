@@ -40,14 +40,18 @@ from pelton.model.notification import Credential, LabelSelector, Receiver, compi
 
 __all__ = [
     "API_VERSION",
+    "CREDENTIAL",
     "KIND",
+    "SELECTOR",
     "SPEC",
     "convert",
+    "credential_problems",
     "decode",
     "default",
     "encode",
     "read",
     "rules",
+    "selector_problems",
     "validate",
 ]
 
@@ -68,7 +72,7 @@ _SECRET_REF = Record(
         Field("key", "key", _TEXT, required=True, doc="Entry in it."),
     ),
 )
-_CREDENTIAL = Record(
+CREDENTIAL = Record(
     Credential,
     (
         Field("value", "value", _TEXT, keep=True, doc="Literal value."),
@@ -80,6 +84,7 @@ _CREDENTIAL = Record(
         ),
     ),
 )
+"""A secret text: literal, or in a Secret."""
 
 
 class _TextOrCredential(AnyValue):
@@ -87,14 +92,14 @@ class _TextOrCredential(AnyValue):
 
     def decode(self, value: Any, path: Path, reading: Reading) -> Any:
         """Accept text or a credential object."""
-        return Credential(value=value) if isinstance(value, str) else _CREDENTIAL.decode(value, path, reading)
+        return Credential(value=value) if isinstance(value, str) else CREDENTIAL.decode(value, path, reading)
 
     def encode(self, value: Any) -> Any:
         """Write the object form."""
-        return _CREDENTIAL.encode(value)
+        return CREDENTIAL.encode(value)
 
 
-_SELECTOR = Record(
+SELECTOR = Record(
     LabelSelector,
     (
         Field("matchLabels", "match_labels", Mapped(_TEXT), doc="Labels that must be so."),
@@ -122,9 +127,10 @@ _SELECTOR = Record(
         ),
     ),
 )
+"""Conditions on labels."""
 _SHARED = (
     Field("enabled", "enabled", _BOOLEAN, doc="Whether it is used; default true."),
-    Field("alertSelector", "alert_selector", _SELECTOR, doc="Which alerts; default all."),
+    Field("alertSelector", "alert_selector", SELECTOR, doc="Which alerts; default all."),
     Field("template", "template", _TEXT, doc="Template of the message."),
     Field(
         "tmplText",
@@ -165,9 +171,9 @@ class _TlsRecord(Record):
         """Write the settings with their nested client certificate."""
         pair = {"cert": value.client_cert, "key": value.client_key}
         written = {
-            "rootCA": value.root_ca and _CREDENTIAL.encode(value.root_ca),
+            "rootCA": value.root_ca and CREDENTIAL.encode(value.root_ca),
             "clientCertificate": {
-                key: _CREDENTIAL.encode(part) for key, part in pair.items() if part is not None
+                key: CREDENTIAL.encode(part) for key, part in pair.items() if part is not None
             },
             "serverName": value.server_name,
             "insecureSkipVerify": value.insecure_skip_verify,
@@ -178,15 +184,15 @@ class _TlsRecord(Record):
 _TLS = _TlsRecord(
     _tls,
     (
-        Field("rootCA", "root_ca", _CREDENTIAL, doc="Authority to trust."),
+        Field("rootCA", "root_ca", CREDENTIAL, doc="Authority to trust."),
         Field(
             "clientCertificate",
             "certificate",
             Record(
                 dict,
                 (
-                    Field("cert", "cert", _CREDENTIAL, required=True, doc="Certificate."),
-                    Field("key", "key", _CREDENTIAL, required=True, doc="Entry in it."),
+                    Field("cert", "cert", CREDENTIAL, required=True, doc="Certificate."),
+                    Field("key", "key", CREDENTIAL, required=True, doc="Entry in it."),
                 ),
             ),
             doc="Certificate to show.",
@@ -201,7 +207,7 @@ _WEBHOOK = Record(
     model.WebhookReceiver,
     (
         *_SHARED,
-        Field("webhookConfigSelector", "config_selector", _SELECTOR, doc="Which Configs apply."),
+        Field("webhookConfigSelector", "config_selector", SELECTOR, doc="Which Configs apply."),
         Field("url", "url", _TEXT, doc="URL to post to."),
         Field(
             "service",
@@ -231,12 +237,12 @@ _WEBHOOK = Record(
                             model.BasicAuth,
                             (
                                 Field("username", "username", _TEXT, required=True, doc="User."),
-                                Field("password", "password", _CREDENTIAL, doc="Password."),
+                                Field("password", "password", CREDENTIAL, doc="Password."),
                             ),
                         ),
                         doc="User and password.",
                     ),
-                    Field("bearerToken", "bearer_token", _CREDENTIAL, doc="Token."),
+                    Field("bearerToken", "bearer_token", CREDENTIAL, doc="Token."),
                     Field("proxyUrl", "proxy_url", _TEXT, doc="Proxy."),
                     Field("tlsConfig", "tls", _TLS, doc="Settings of TLS."),
                 ),
@@ -249,7 +255,7 @@ _SLACK = Record(
     model.SlackReceiver,
     (
         *_SHARED,
-        Field("slackConfigSelector", "config_selector", _SELECTOR, doc="Which Configs apply."),
+        Field("slackConfigSelector", "config_selector", SELECTOR, doc="Which Configs apply."),
         Field("channels", "channels", Items(_TEXT), doc="Channels."),
         Field(
             "webhook",
@@ -322,22 +328,22 @@ def _rules(receiver: Receiver) -> Iterator[Problem]:
         yield Problem("spec", "at least one block is required: webhook, slack or console")
     for name, block in blocks.items():
         if block is not None:
-            yield from _selector(f"spec.{name}.alertSelector", block.alert_selector)
+            yield from selector_problems(f"spec.{name}.alertSelector", block.alert_selector)
     if receiver.webhook is not None:
         yield from _webhook(receiver.webhook)
     slack = receiver.slack
     if slack is not None:
-        yield from _selector("spec.slack.slackConfigSelector", slack.config_selector)
+        yield from selector_problems("spec.slack.slackConfigSelector", slack.config_selector)
         if not slack.channels and slack.webhook is None:
             yield Problem("spec.slack.channels", "required unless spec.slack.webhook is given")
-        yield from _credential("spec.slack.webhook", slack.webhook)
+        yield from credential_problems("spec.slack.webhook", slack.webhook)
         if slack.webhook is not None and slack.webhook.value:
             yield from _url("spec.slack.webhook", slack.webhook.value, secret=True)
 
 
 def _webhook(webhook: model.WebhookReceiver) -> Iterator[Problem]:
     path = "spec.webhook"
-    yield from _selector(f"{path}.webhookConfigSelector", webhook.config_selector)
+    yield from selector_problems(f"{path}.webhookConfigSelector", webhook.config_selector)
     if bool(webhook.url) == (webhook.service is not None):
         found = "both are given" if webhook.url else "neither is given"
         yield Problem(path, f"exactly one of url and service is required, {found}")
@@ -355,13 +361,13 @@ def _webhook(webhook: model.WebhookReceiver) -> Iterator[Problem]:
     if http is None:
         return
     if http.basic_auth is not None:
-        yield from _credential(f"{path}.httpConfig.basicAuth.password", http.basic_auth.password)
-    yield from _credential(f"{path}.httpConfig.bearerToken", http.bearer_token)
+        yield from credential_problems(f"{path}.httpConfig.basicAuth.password", http.basic_auth.password)
+    yield from credential_problems(f"{path}.httpConfig.bearerToken", http.bearer_token)
     if http.tls is not None:
         tls = f"{path}.httpConfig.tlsConfig"
-        yield from _credential(f"{tls}.rootCA", http.tls.root_ca)
-        yield from _credential(f"{tls}.clientCertificate.cert", http.tls.client_cert)
-        yield from _credential(f"{tls}.clientCertificate.key", http.tls.client_key)
+        yield from credential_problems(f"{tls}.rootCA", http.tls.root_ca)
+        yield from credential_problems(f"{tls}.clientCertificate.cert", http.tls.client_cert)
+        yield from credential_problems(f"{tls}.clientCertificate.key", http.tls.client_key)
 
 
 def _url(path: str, url: str, *, secret: bool = False) -> Iterator[Problem]:
@@ -370,13 +376,15 @@ def _url(path: str, url: str, *, secret: bool = False) -> Iterator[Problem]:
         yield Problem(path, f"must be an http:// or https:// URL{found}")
 
 
-def _credential(path: str, credential: Credential | None) -> Iterator[Problem]:
+def credential_problems(path: str, credential: Credential | None) -> Iterator[Problem]:
+    """Yield what is wrong with a credential; None has no problem."""
     if credential is not None and (credential.value is None) == (credential.secret is None):
         found = "neither is given" if credential.value is None else "both are given"
         yield Problem(path, f"exactly one of value and valueFrom.secretKeyRef is required, {found}")
 
 
-def _selector(path: str, selector: LabelSelector | None) -> Iterator[Problem]:
+def selector_problems(path: str, selector: LabelSelector | None) -> Iterator[Problem]:
+    """Yield what is wrong with a selector; None has no problem."""
     for index, item in enumerate(selector.match_expressions if selector is not None else ()):
         here = f"{path}.matchExpressions[{index}]"
         if item.operator and item.operator not in _OPERATORS:

@@ -1,11 +1,10 @@
 """Alerts in, notifications out: the durable path from an accepted request to each receiver.
 
-accept -> topic `pelton.alerts` -> dispatcher (match, group) -> topic
+accept -> topic `pelton.alerts` -> dispatcher (silence, route, group) -> topic
 `pelton.notifications.<receiver>.<block>` -> `sending.Destination` -> Sender. Every arrow is a publish that
 the broker confirmed before its input is acknowledged, so a kill anywhere repeats work but loses none; ids
 derived from the batch let the broker drop what is repeated. Called by `notify/intake.py` and wired in
-`cli/`. In this version all receivers are global: each sees every alert that its selector wants; tenants,
-routers and silences are not looked at. Source: contracts/log-notification.md 5, 6, 10.
+`cli/`. Where an alert goes is `notify/routing.py`'s decision. Source: contracts/log-notification.md 5, 6, 10.
 """
 
 from __future__ import annotations
@@ -22,11 +21,13 @@ from uuid import uuid4
 from pelton import log
 from pelton.clock import Clock
 from pelton.errors import PayloadTooLargeError, ProtocolError
-from pelton.model.notification import LabelSelector, Receiver, SecretRef, matches
+from pelton.model.notification import Receiver, SecretRef, SlackReceiver
+from pelton.model.notification_routing import Config, NotificationManager, Router, Silence
 from pelton.notify.alert import Alert
 from pelton.notify.envelope import Batch, Notification, decode_batch, encode, encoded_size
 from pelton.notify.grouping import aggregate, split
 from pelton.notify.retry import RetryPolicy
+from pelton.notify.routing import Routing, Target, config_for
 from pelton.notify.sending import DEAD_ALERTS, LIMITS, Destination, Limit, dead_letter, topic_of
 from pelton.notify.settings import SecretLookup, blocks_of, settings_of
 from pelton.notify.template import RENDERERS
@@ -79,15 +80,9 @@ class _Counters:
     dispatched_batches: int = 0
     notifications: int = 0
     unmatched_alerts: int = 0
+    silenced_alerts: int = 0
     dead_batches: int = 0
     trouble: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    receiver: str
-    block: str
-    selector: LabelSelector | None
 
 
 def _no_secret(_: SecretRef) -> str | None:
@@ -129,7 +124,7 @@ class Pipeline:
         self._secret = secret
         self._randomness = randomness
         self._new_id = new_id
-        self._wanted: tuple[_Wanted, ...] = ()
+        self._routing = Routing()
         self._known = asyncio.Event()
         self._publishing = asyncio.Semaphore(_PUBLISHES)
         self._destinations: dict[str, Destination] = {}
@@ -167,8 +162,9 @@ class Pipeline:
             DeliveryError: The broker did not take them.
         """
         options = self._options
-        if options.cluster:
-            alerts = [replace(alert, labels={"cluster": options.cluster} | alert.labels) for alert in alerts]
+        manager = self._routing.manager
+        if cluster := (manager.cluster if manager is not None else "") or options.cluster:
+            alerts = [replace(alert, labels={"cluster": cluster} | alert.labels) for alert in alerts]
         for alert in alerts:
             if (size := encoded_size(alert)) > options.batch_max_bytes:
                 name = alert.labels.get("alertname", "")
@@ -186,12 +182,22 @@ class Pipeline:
             self._counters.accepted_batches += 1
             self._counters.accepted_alerts += len(part)
 
-    def set_receivers(self, receivers: Iterable[Receiver]) -> None:
-        """Replace the receivers; takes effect with the next batch and the next attempt.
+    def set_receivers(
+        self,
+        receivers: Iterable[Receiver],
+        *,
+        configs: Sequence[Config] = (),
+        routers: Iterable[Router] = (),
+        silences: Iterable[Silence] = (),
+        manager: NotificationManager | None = None,
+    ) -> None:
+        """Replace the receivers and what shares alerts out among them.
 
-        What waits for a receiver that is gone becomes dead letters. Call it again when a secret changed.
+        Takes effect with the next batch and the next attempt. What waits for a receiver that is gone becomes
+        dead letters. Call it again when a secret changed.
         """
-        wanted: list[_Wanted] = []
+        targets: list[Target] = []
+        slack_configs = [config for config in configs if config.slack is not None]
         settings: dict[str, Mapping[str, Any]] = {}
         unsent: list[str] = []
         for receiver in receivers:
@@ -201,8 +207,20 @@ class Pipeline:
                     unsent.append(f"{receiver.name}/{block}")
                     continue
                 topic = topic_of(receiver.name, block)
-                wanted.append(_Wanted(receiver.name, block, spec.alert_selector))
-                settings[topic] = settings_of(spec, self._secret)
+                targets.append(
+                    Target(
+                        receiver=receiver.name,
+                        block=block,
+                        selector=spec.alert_selector,
+                        labels=receiver.labels,
+                    )
+                )
+                config = (
+                    config_for(receiver.labels, spec.config_selector, slack_configs, manager)
+                    if isinstance(spec, SlackReceiver)
+                    else None
+                )
+                settings[topic] = settings_of(spec, self._secret, config)
                 if topic not in self._destinations:
                     self._destinations[topic] = self._destination(receiver.name, block)
         for topic, destination in list(self._destinations.items()):
@@ -216,7 +234,7 @@ class Pipeline:
         if unsent and unsent != self._unsent_blocks:
             _log.warning("receivers without a sender, nothing goes there blocks=%s", ",".join(unsent))
         self._unsent_blocks = unsent
-        self._wanted = tuple(wanted)
+        self._routing = Routing(targets, routers=routers, silences=silences, manager=manager)
         self._known.set()
 
     def stats(self) -> dict[str, Any]:
@@ -313,37 +331,41 @@ class Pipeline:
 
     def _messages(self, batch: Batch) -> list[Message]:
         created_at = self._clock.now().timestamp()
-        matched: set[int] = set()
+        members = self._share_out(batch)
+        manager = self._routing.manager
+        group_labels = (manager.group_labels if manager is not None else ()) or self._options.group_labels
         messages: list[Message] = []
-        for wanted in self._wanted:
-            chosen = [
-                number for number, alert in enumerate(batch.alerts) if matches(wanted.selector, alert.labels)
-            ]
-            matched.update(chosen)
-            groups = aggregate(
-                [batch.alerts[number] for number in chosen],
-                group_labels=self._options.group_labels,
-                receiver=wanted.receiver,
-            )
-            for number, group in enumerate(groups):
+        for (receiver, block), alerts in members.items():
+            for number, group in enumerate(aggregate(alerts, group_labels=group_labels, receiver=receiver)):
                 notification = Notification(
-                    id=f"{batch.id}/{wanted.receiver}/{wanted.block}/{number}",
-                    receiver=wanted.receiver,
-                    block=wanted.block,
+                    id=f"{batch.id}/{receiver}/{block}/{number}",
+                    receiver=receiver,
+                    block=block,
                     created_at=created_at,
                     group=group,
                 )
                 messages.append(
-                    Message(
-                        topic=topic_of(wanted.receiver, wanted.block),
-                        data=encode(notification),
-                        id=notification.id,
-                    )
+                    Message(topic=topic_of(receiver, block), data=encode(notification), id=notification.id)
                 )
-        if missed := len(batch.alerts) - len(matched):
+        return messages
+
+    def _share_out(self, batch: Batch) -> dict[tuple[str, str], list[Alert]]:
+        """Return (receiver, block) -> its alerts of a batch; count those that nobody gets."""
+        routing = self._routing
+        active = routing.active(self._clock.now())
+        members: dict[tuple[str, str], list[Alert]] = {}
+        silenced = missed = 0
+        for alert in batch.alerts:
+            verdict = routing.decide(alert.labels, active)
+            for target in verdict.taken:
+                members.setdefault((target.receiver, target.block), []).append(alert)
+            silenced += bool(verdict.silences)
+            missed += not verdict.taken and not verdict.silences
+        self._counters.silenced_alerts += silenced
+        if missed:
             self._counters.unmatched_alerts += missed
             _log.warning("alerts that no receiver wants batch=%s alerts=%d", batch.id, missed)
-        return messages
+        return members
 
     async def _bury(self, delivery: Delivery, reason: str) -> None:
         _log.error("batch of alerts became a dead letter key=%s reason=%r", delivery.key, reason)

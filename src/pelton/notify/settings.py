@@ -18,6 +18,7 @@ from pelton.model.notification import (
     SlackReceiver,
     WebhookReceiver,
 )
+from pelton.model.notification_routing import Config
 
 __all__ = ["MISSING", "Block", "SecretLookup", "blocks_of", "settings_of"]
 
@@ -42,11 +43,12 @@ def blocks_of(receiver: Receiver) -> Iterator[tuple[str, Block]]:
             yield name, block
 
 
-def settings_of(block: Block, secret: SecretLookup) -> dict[str, Any]:
-    """Return a block's settings with secrets resolved.
+def settings_of(block: Block, secret: SecretLookup, config: Config | None = None) -> dict[str, Any]:
+    """Return a block's settings with secrets resolved; `config` is the one chosen for it, if any.
 
-    Shapes: slack `{webhook}` or `{channels, token}`; webhook `{url}` or `{service}`, plus `httpConfig`;
-    console `{}`. A secret that does not exist leaves its key out and says so under `MISSING`.
+    Shapes: slack `{webhook}` or `{channels, token}` and perhaps `apiBase`; webhook `{url}` or `{service}`,
+    plus `httpConfig`; console `{}`. A secret that does not exist leaves its key out and says so under
+    `MISSING`.
     """
     texts = _Texts(secret)
     settings: dict[str, Any] = {}
@@ -55,8 +57,14 @@ def settings_of(block: Block, secret: SecretLookup) -> dict[str, Any]:
             settings["webhook"] = texts.read(block.webhook)
         else:
             settings["channels"] = list(block.channels)
-            # The token of channels comes from a Config object, which this version does not read.
-            texts.missing.append("Set slack.webhook: channels need a token from a Config.")
+            if config is None or config.slack is None:
+                texts.missing.append(
+                    "No Config with a slack block suits this receiver: channels need a token."
+                )
+            else:
+                settings["token"] = texts.read(config.slack.token)
+                if config.slack.api_url:
+                    settings["apiBase"] = config.slack.api_url
     elif isinstance(block, WebhookReceiver):
         if block.url:
             settings["url"] = block.url

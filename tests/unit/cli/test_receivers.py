@@ -2,15 +2,18 @@
 
 import asyncio
 import base64
+from typing import Any
 
 import pytest
 
-from pelton.cli.receivers import RECEIVERS, ReceiverFeed
+from pelton.cli.receivers import RECEIVERS, ReceiverFeed, manager_of, secret_namespace
 from pelton.testing.clock import FakeClock
 from pelton.testing.memory_store import MemoryStore
 
+MANAGERS = "notificationmanagers.notification.kubesphere.io"
 
-def receiver(**reference):
+
+def receiver(**reference) -> dict[str, Any]:
     url = {"valueFrom": {"secretKeyRef": {"name": "hook", "key": "url", **reference}}}
     return {
         "apiVersion": "notification.kubesphere.io/v2beta2",
@@ -98,3 +101,36 @@ async def test_push_that_fails_is_repeated(store):
     await asyncio.gather(running, return_exceptions=True)
 
     assert tries == [0, 1]
+
+
+def manager(name, made, namespace="") -> dict[str, Any]:
+    spec = {"defaultSecretNamespace": namespace} if namespace else {}
+    return {
+        "apiVersion": "notification.kubesphere.io/v2beta2",
+        "kind": "NotificationManager",
+        "metadata": {"name": name, "creationTimestamp": made},
+        "spec": spec,
+    }
+
+
+def test_the_oldest_manager_counts():
+    young, old = manager("a", "2026-01-02T00:00:00Z"), manager("b", "2026-01-01T00:00:00Z", "alerts")
+
+    assert manager_of([young, receiver(), old]) is old
+    assert secret_namespace([young, old]) == "alerts"
+    assert manager_of([receiver()]) is None
+    assert secret_namespace([receiver()]) == "default"
+
+
+async def test_secrets_are_taken_from_the_namespace_of_the_manager(store):
+    pushed = []
+
+    async def push(items, secrets):
+        pushed.append((sorted(item["kind"] for item in items), secrets))
+
+    await store.create("secrets", secret("one", "alerts"))
+    await store.create(RECEIVERS, receiver())
+    await store.create(MANAGERS, manager("m", "2026-01-01T00:00:00Z", "alerts"))
+    await ReceiverFeed(store, push, FakeClock()).push()
+
+    assert pushed == [(["NotificationManager", "Receiver"], [("alerts", "hook", "url", "one")])]

@@ -17,6 +17,7 @@ from pelton.model.notification import (
     SlackReceiver,
     WebhookReceiver,
 )
+from pelton.model.notification_routing import Config, NotificationManager, Silence, SlackConfig
 from pelton.notify.alert import FIRING, Alert
 from pelton.notify.pipeline import ALERTS_TOPIC, Options, Pipeline
 from pelton.notify.retry import RetryPolicy
@@ -474,3 +475,52 @@ async def test_close_gives_back_what_did_not_finish(bus, clock, scripted):
         await clock.advance(0)
 
     assert bus.queue(OPS).naks == [0.0] * 20
+
+
+async def test_silenced_alerts_are_counted_and_go_nowhere(bus, clock, scripted):
+    sender = scripted(OK, OK)
+    async with pipeline(bus, clock, webhook=sender) as made:
+        made.set_receivers(
+            [webhook()],
+            silences=[Silence(name="night", matcher=LabelSelector(match_labels={"team": "db"}))],
+        )
+        await made.accept([alert(team="db"), alert(team="web")])
+        await clock.advance(0)
+
+    assert [len(payload["alerts"]) for _, payload in sender.calls] == [1]
+    assert made.stats()["silenced_alerts"] == 1
+    assert made.stats()["unmatched_alerts"] == 0
+
+
+async def test_manager_gives_cluster_and_groups(bus, clock, scripted):
+    manager = NotificationManager(
+        name="m", global_selector={"type": "global"}, cluster="east", group_labels=("team",)
+    )
+    ops = Receiver(name="ops", labels={"type": "global"}, webhook=WebhookReceiver(url="http://x/"))
+    sender = scripted(OK, OK)
+    async with pipeline(bus, clock, webhook=sender) as made:
+        made.set_receivers([ops], manager=manager)
+        await made.accept([alert(team="db"), alert(team="web")])
+        await clock.advance(0)
+
+    payloads = [payload for _, payload in sender.calls]
+    assert sorted(payload["groupLabels"]["team"] for payload in payloads) == ["db", "web"]
+    assert {payload["commonLabels"]["cluster"] for payload in payloads} == {"east"}
+
+
+async def test_slack_channels_take_the_token_of_their_config(bus, clock, scripted):
+    token = Credential(value="xoxb-1")
+    config = Config(name="c", slack=SlackConfig(token=token, api_url="http://127.0.0.1:1/api"))
+    ops = Receiver(name="ops", slack=SlackReceiver(channels=("#a",)))
+    sender = scripted(OK, OK)
+    async with pipeline(bus, clock, slack=sender) as made:
+        made.set_receivers([ops], configs=[config])
+        await made.accept([alert()])
+        await clock.advance(0)
+
+    settings, _ = sender.calls[0]
+    assert {name: settings[name] for name in ("channels", "token", "apiBase")} == {
+        "channels": ["#a"],
+        "token": "xoxb-1",
+        "apiBase": "http://127.0.0.1:1/api",
+    }

@@ -1,0 +1,173 @@
+"""What decides where alerts go besides Receivers: NotificationManager, Config, Router, Silence.
+
+`manifest/notification_routing` makes these; `notify/routing` decides by them. Pure. All four kinds are
+cluster-scoped. Source: contracts, log and notification, sections 4.1, 4.4, 4.5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from croniter import croniter
+
+from pelton.model.notification import Credential, LabelSelector
+
+__all__ = [
+    "Config",
+    "NotificationManager",
+    "Router",
+    "RouterReceivers",
+    "Silence",
+    "SlackConfig",
+    "TenantChannel",
+    "scheduled_before",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotificationManager:
+    """How alerts are shared out.
+
+    Attributes:
+        name, namespace, labels, annotations: The resource's.
+        tenant_key: Label whose value names the tenant of a Receiver, Config or Silence.
+        global_selector: Labels, any pair of which makes an object everybody's.
+        tenant_selector: Labels, any pair of which makes an object a tenant's.
+        config_selector: Labels of default Configs; None = all that belong to nobody.
+        cluster: Value for the label `cluster` where an alert has none; "" = the platform's.
+        group_labels: Labels whose values make groups within a batch.
+        route_policy: `All`, `RouterFirst` or `RouterOnly`.
+        secret_namespace: Where a Secret is that is named without a namespace; "" = the platform's default.
+        ineffective: Fields of the spec that change nothing here, as written.
+    """
+
+    name: str
+    namespace: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    tenant_key: str = ""
+    global_selector: dict[str, str] = field(default_factory=dict)
+    tenant_selector: dict[str, str] = field(default_factory=dict)
+    config_selector: LabelSelector | None = None
+    cluster: str = ""
+    group_labels: tuple[str, ...] = ()
+    route_policy: str = "All"
+    secret_namespace: str = ""
+    ineffective: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlackConfig:
+    """What posting to Slack channels needs.
+
+    Attributes:
+        labels: Further labels of the block.
+        token: Bot token.
+        api_url: Address of the Web API without the method; "" = Slack's own. Pelton's extension.
+    """
+
+    labels: dict[str, str] = field(default_factory=dict)
+    token: Credential | None = None
+    api_url: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Settings that receivers share.
+
+    Attributes:
+        name, namespace, labels, annotations: The resource's; labels say whose it is and its `priority`.
+        slack: None when absent.
+        unused: Blocks of types that nothing is sent by, type -> block as written.
+    """
+
+    name: str
+    namespace: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    slack: SlackConfig | None = None
+    unused: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantChannel:
+    """All receivers of a tenant; `types` empty = of every type."""
+
+    tenant: str
+    types: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterReceivers:
+    """Which receivers a Router names; all ways are united, `type` "" = every type."""
+
+    names: tuple[str, ...] = ()
+    regex: str = ""
+    selector: LabelSelector | None = None
+    type: str = ""
+    channels: tuple[TenantChannel, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Router:
+    """Sends the alerts of a selector to receivers of its own choice."""
+
+    name: str
+    namespace: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    enabled: bool = True
+    alert_selector: LabelSelector | None = None
+    receivers: RouterReceivers | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """Keeps alerts back for a time.
+
+    Attributes:
+        name, namespace, labels, annotations: The resource's; labels say whose it is.
+        enabled: Whether it counts.
+        matcher: Alerts that it keeps back.
+        starts_at: First moment without a schedule; None = since ever.
+        schedule: Cron, five fields or `@daily` and kin, UTC; "" = once.
+        duration_s: Seconds from each start; None = without end.
+    """
+
+    name: str
+    namespace: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    enabled: bool = True
+    matcher: LabelSelector | None = None
+    starts_at: datetime | None = None
+    schedule: str = ""
+    duration_s: float | None = None
+
+    def active(self, now: datetime) -> bool:
+        """Tell whether it counts at a moment; the start is inclusive, the end is not."""
+        if not self.enabled:
+            return False
+        if self.schedule:
+            if self.duration_s is None:
+                return True
+            return now - scheduled_before(self.schedule, now) < timedelta(seconds=self.duration_s)
+        if self.starts_at is None:
+            return True
+        if now < self.starts_at:
+            return False
+        return self.duration_s is None or now - self.starts_at < timedelta(seconds=self.duration_s)
+
+
+def scheduled_before(schedule: str, now: datetime) -> datetime:
+    """Return the latest scheduled moment that is not after `now`.
+
+    Raises:
+        ValueError: It is no schedule, or none of its moments is in the past.
+    """
+    # Schedules count minutes, and the library's previous moment is before its argument, never at it.
+    minute = now.replace(second=0, microsecond=0) + timedelta(minutes=1)
+    found: datetime = croniter(schedule, minute).get_prev(datetime)
+    return found

@@ -1,0 +1,230 @@
+"""Which receivers an alert goes to, and why not to the others.
+
+Pure: `notify/pipeline.py` makes a Routing whenever an object changes and asks it for each alert of a batch.
+Without a NotificationManager every object is everybody's. Source: contracts, log and notification, sections
+4.4, 4.6, 6.2 to 6.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from pelton.model.notification import LabelSelector, compile_pattern, matches
+from pelton.model.notification_routing import Config, NotificationManager, Router, RouterReceivers, Silence
+
+__all__ = ["Owner", "Routing", "Target", "Verdict", "config_for", "owner"]
+
+_NAMESPACE_RULE = ("rule_level", "namespace")
+"""Label of alerts that a namespace's own rule made: only they go to tenants."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose an object is; `tenant` is "" unless `kind` is `tenant`."""
+
+    kind: Literal["global", "tenant", "default", "nobody"]
+    tenant: str = ""
+
+
+EVERYBODY = Owner("global")
+
+
+def owner(labels: Mapping[str, str], manager: NotificationManager | None) -> Owner:
+    """Return whose an object with these labels is."""
+    if manager is None:
+        return EVERYBODY
+    if _any_pair(manager.global_selector, labels):
+        return EVERYBODY
+    tenant = labels.get(manager.tenant_key, "")
+    if tenant and _any_pair(manager.tenant_selector, labels):
+        return Owner("tenant", tenant)
+    return Owner("default" if matches(manager.config_selector, labels) else "nobody")
+
+
+def _any_pair(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    return any(labels.get(name) == value for name, value in selector.items())
+
+
+def config_for(
+    labels: Mapping[str, str],
+    selector: LabelSelector | None,
+    configs: Iterable[Config],
+    manager: NotificationManager | None,
+) -> Config | None:
+    """Choose the Config of a receiver.
+
+    A tenant's receiver looks among that tenant's Configs first, then among the default ones, there without
+    its selector. The lowest label `priority` wins, then the name.
+
+    Args:
+        labels: The receiver's.
+        selector: Its block's config selector.
+        configs: Those that have the block's type.
+        manager: None = every Config is a default one.
+    """
+    ranked = sorted(configs, key=lambda config: (_priority(config), config.name))
+    mine = owner(labels, manager)
+    theirs = [(config, owner(config.labels, manager)) for config in ranked]
+    if mine.kind == "tenant":
+        for config, whose in theirs:
+            if whose == mine and matches(selector, config.labels):
+                return config
+        selector = None
+    return next(
+        (
+            config
+            for config, whose in theirs
+            if (manager is None or whose.kind == "default") and matches(selector, config.labels)
+        ),
+        None,
+    )
+
+
+def _priority(config: Config) -> float:
+    try:
+        return int(config.labels.get("priority", ""))
+    except ValueError:
+        return float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One block of one Receiver.
+
+    Attributes:
+        receiver: The Receiver's name.
+        block: `slack`, `webhook` or `console`.
+        selector: Alerts that it wants; None = all.
+        labels: The Receiver's labels.
+    """
+
+    receiver: str
+    block: str
+    selector: LabelSelector | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What becomes of an alert.
+
+    Attributes:
+        silences: Names of everybody's Silences that keep it back; then nobody gets it.
+        taken: Where it goes.
+        refused: Where it does not go, each with the reason in a few words.
+    """
+
+    silences: tuple[str, ...] = ()
+    taken: tuple[Target, ...] = ()
+    refused: tuple[tuple[Target, str], ...] = ()
+
+
+class Routing:
+    """The objects of one moment.
+
+    Args:
+        targets: Blocks that something can be sent by.
+        routers: Those that are disabled do not count.
+        silences: As above.
+        manager: None = everything is everybody's.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[Target] = (),
+        *,
+        routers: Iterable[Router] = (),
+        silences: Iterable[Silence] = (),
+        manager: NotificationManager | None = None,
+    ) -> None:
+        self.manager = manager
+        self._targets = tuple((target, owner(target.labels, manager)) for target in targets)
+        self._routers = tuple((router, self._named(router.receivers)) for router in routers if router.enabled)
+        # A Silence has to have all labels of the selector, where any suffices for a Receiver.
+        self._silences = tuple(
+            (silence, whose) for silence in silences for whose in [self._silence_owner(silence)] if whose
+        )
+
+    def _silence_owner(self, silence: Silence) -> Owner | None:
+        manager = self.manager
+        if manager is None or manager.global_selector.items() <= silence.labels.items():
+            return EVERYBODY
+        tenant = silence.labels.get(manager.tenant_key, "")
+        return (
+            Owner("tenant", tenant)
+            if tenant and manager.tenant_selector.items() <= silence.labels.items()
+            else None
+        )
+
+    def _named(self, receivers: RouterReceivers | None) -> frozenset[tuple[str, str]]:
+        """Return the (receiver, block) pairs that a Router leads to."""
+        found: set[tuple[str, str]] = set()
+        for target, whose in self._targets if receivers is not None else ():
+            if whose.kind not in ("global", "tenant") or receivers is None:
+                continue
+            named = (
+                target.receiver in receivers.names
+                or (
+                    receivers.regex != ""
+                    and compile_pattern(receivers.regex).search(target.receiver) is not None
+                )
+                or (receivers.selector is not None and matches(receivers.selector, target.labels))
+            )
+            channel = any(
+                whose == Owner("tenant", each.tenant) and (not each.types or target.block in each.types)
+                for each in receivers.channels
+            )
+            if (named and receivers.type in ("", target.block)) or channel:
+                found.add((target.receiver, target.block))
+        return frozenset(found)
+
+    def active(self, now: datetime) -> tuple[tuple[Silence, Owner], ...]:
+        """Return the Silences that count at a moment, for `decide`; worked out once per batch."""
+        return tuple(pair for pair in self._silences if pair[0].active(now))
+
+    def decide(self, labels: Mapping[str, str], active: Sequence[tuple[Silence, Owner]] = ()) -> Verdict:
+        """Decide where an alert with these labels goes.
+
+        Args:
+            labels: The alert's.
+            active: What `active` returned.
+        """
+        hits = [(silence, whose) for silence, whose in active if matches(silence.matcher, labels)]
+        if kept := tuple(silence.name for silence, whose in hits if whose == EVERYBODY):
+            return Verdict(silences=kept)
+        routed = [pairs for router, pairs in self._routers if matches(router.alert_selector, labels)]
+        by_router = frozenset().union(*routed)
+        policy = self.manager.route_policy if self.manager is not None else "All"
+        routers_only = policy == "RouterOnly" or (policy == "RouterFirst" and bool(by_router))
+        name, value = _NAMESPACE_RULE
+        tenant = labels.get("namespace", "") if labels.get(name) == value else ""
+        taken: list[Target] = []
+        refused: list[tuple[Target, str]] = []
+        for target, whose in self._targets:
+            reason = ""
+            if (target.receiver, target.block) not in by_router:
+                reason = _unreached(whose, tenant, routers_only)
+            if not reason and whose.kind == "tenant":
+                own = [silence.name for silence, whom in hits if whom == whose]
+                reason = f"silenced by {', '.join(own)}" if own else ""
+            if not reason and not matches(target.selector, labels):
+                reason = "its alertSelector does not match"
+            if reason:
+                refused.append((target, reason))
+            else:
+                taken.append(target)
+        return Verdict(taken=tuple(taken), refused=tuple(refused))
+
+
+def _unreached(whose: Owner, tenant: str, routers_only: bool) -> str:
+    """Return why a target gets an alert that no Router sends there, or "" when it does get it."""
+    if whose.kind not in ("global", "tenant"):
+        return "no selector of the NotificationManager takes its labels"
+    if routers_only:
+        return "no Router names it, and the route policy asks for one"
+    if whose.kind == "tenant" and whose.tenant != tenant:
+        return f"the alert is not one of tenant {whose.tenant}"
+    return ""

@@ -3,10 +3,10 @@ import pytest
 from pelton.drivers.memory import MemoryBus
 from pelton.errors import DeliveryError
 from pelton.ports import Message
-from tests.contract.bus import BusContract, fill, take, texts
+from tests.contract.bus import LedgerContract, fill, take, texts
 
 
-class TestMemoryBus(BusContract):
+class TestMemoryBus(LedgerContract):
     @pytest.fixture
     async def bus(self):
         async with MemoryBus() as bus:

@@ -7,7 +7,7 @@ from pelton.drivers.nats import JetStreamBus, is_embedded
 from pelton.errors import ComponentError, DeliveryError
 from pelton.ports import Message
 from pelton.targets.local import nats as server
-from tests.contract.bus import BusContract, fill, settled, take, texts
+from tests.contract.bus import LedgerContract, fill, settled, take, texts
 from tests.contract.nats_server import NatsServer
 
 pytestmark = pytest.mark.connected
@@ -27,7 +27,7 @@ async def bus(nats):
         yield bus
 
 
-class TestJetStreamBus(BusContract):
+class TestJetStreamBus(LedgerContract):
     @pytest.fixture
     async def bus(self, bus):
         return bus

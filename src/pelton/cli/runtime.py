@@ -24,7 +24,7 @@ from pelton import log
 from pelton.apiserver.server import ApiServer
 from pelton.cli.home import Home, Settings
 from pelton.cli.receivers import manager_of, secret_namespace
-from pelton.cli.tables import SENDERS, resolve_driver, resolve_sender, resolve_state
+from pelton.cli.tables import BUSES, SENDERS, resolve_driver, resolve_sender, resolve_state
 from pelton.clock import SystemClock
 from pelton.dataplane import wire
 from pelton.dataplane.dispatcher import Dispatcher
@@ -144,6 +144,7 @@ class Runtime:
             stack.push_async_callback(self._invoker.close)
             stack.push_async_callback(self._outputs.close)
             stack.push_async_callback(self._states.close)
+            stack.push_async_callback(self._close_buses)
             stack.push_async_callback(self._dispatcher.stop, 1.0)
             server = await wire.serve(
                 str(self._run / "runtime.sock"),
@@ -299,7 +300,17 @@ class Runtime:
         if component.type == "bindings.cron":
             cron: Bus = driver(component.metadata, clock=self._clock, where=where)
             return cron
+        if component.type in BUSES:
+            broker: Bus = driver(component, clock=self._clock)
+            return broker
         raise ComponentError(f"{component.type} cannot deliver events", where=where)
+
+    async def _close_buses(self) -> None:
+        """Leave the brokers properly: what was finished last is told to them."""
+        for _, bus in self._buses.values():
+            close = getattr(bus, "close", None)
+            if close is not None:
+                await close()
 
     async def _publish_log(self, subject: str, data: bytes, message_id: str) -> None:
         await self._bus.publish(Message(topic=subject, data=data, id=message_id))

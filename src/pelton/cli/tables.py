@@ -14,6 +14,7 @@ from pelton.errors import ComponentError, UnknownConventionError
 
 __all__ = [
     "CONVENTIONS",
+    "BUSES",
     "DRIVERS",
     "OUTPUT_TYPES",
     "SENDERS",
@@ -44,17 +45,24 @@ DRIVERS: Final[Mapping[str, str]] = {
     "bindings.http": "pelton.drivers.http:HttpBinding",
     "bindings.cron": "pelton.drivers.cron:CronBus",
     "pubsub.jetstream": "pelton.drivers.nats:JetStreamBus",
+    "bindings.redis": "pelton.drivers.redis:RedisBinding",
 }
 """Component type -> class that implements the port."""
 
-TRIGGER_TYPES: Final = frozenset({"pubsub.jetstream", "bindings.cron"})
-"""Component types among DRIVERS that can drive a function."""
-OUTPUT_TYPES: Final = frozenset({"pubsub.jetstream", "bindings.http"})
-"""Component types among DRIVERS that a function can send to."""
+BUSES: Final[Mapping[str, str]] = {
+    "pubsub.redis": "pelton.drivers.redis:RedisBus",
+}
+"""Component type -> class of a broker's Bus, made from component and clock; connects when it is used."""
+
+TRIGGER_TYPES: Final = frozenset({"pubsub.jetstream", "bindings.cron", *BUSES})
+"""Component types among DRIVERS and BUSES that can drive a function."""
+OUTPUT_TYPES: Final = frozenset({"pubsub.jetstream", "bindings.http", "bindings.redis", *BUSES})
+"""Component types among DRIVERS and BUSES that a function can send to."""
 
 STATES: Final[Mapping[str, str]] = {
     "state.sqlite": "pelton.drivers.state_sqlite:SqliteStates",
     "state.in-memory": "pelton.drivers.state_memory:MemoryStates",
+    "state.redis": "pelton.drivers.redis:RedisStates",
 }
 """Component type -> class that implements StateStore."""
 
@@ -78,7 +86,7 @@ def resolve_convention(name: str) -> ModuleType:
 
 def resolve_driver(component_type: str) -> Any:
     """Import the class for a component type; raises ComponentError that lists the known types."""
-    return _attribute(DRIVERS, component_type, "component type")
+    return _attribute({**DRIVERS, **BUSES}, component_type, "component type")
 
 
 def resolve_state(component_type: str) -> Any:
@@ -96,4 +104,13 @@ def _attribute(table: Mapping[str, str], name: str, what: str) -> Any:
     if entry is None:
         raise ComponentError(f"there is no {what} {name!r}", hint=f"Known: {', '.join(table)}.")
     module, _, attribute = entry.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or exc.name.split(".")[0] == "pelton":
+            raise
+        extra = module.split(".")[2].partition("_")[0]
+        raise ComponentError(
+            f"{name} needs the library {exc.name}, which is not installed",
+            hint=f"Install it with Pelton: pip install 'pelton[{extra}]'.",
+        ) from exc

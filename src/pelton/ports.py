@@ -22,6 +22,7 @@ __all__ = [
     "Invoker",
     "Ledger",
     "Message",
+    "OrderedDelivery",
     "SendResult",
     "Sender",
     "StateStore",
@@ -40,12 +41,14 @@ class Message:
         data: Payload bytes.
         headers: Name -> value; names are kept as given.
         id: De-duplication id; "" for none.
+        metadata: What the publisher asks of the broker, such as `partitionKey`; a broker takes what it knows.
     """
 
     topic: str
     data: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     id: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 class Delivery(Protocol):
@@ -75,6 +78,28 @@ class Delivery(Protocol):
 
     async def extend(self) -> None:
         """Tell the broker that work goes on, so that it does not redeliver."""
+        ...
+
+
+class OrderedDelivery(Delivery, Protocol):
+    """A delivery of a broker that keeps an order, such as Kafka's within a partition.
+
+    Finishing one of a lane finishes it at the broker once all before it in that lane are finished.
+    """
+
+    @property
+    def lane(self) -> str:
+        """Messages of one lane come in the broker's order; "" where there is no order."""
+        ...
+
+    @property
+    def order_key(self) -> str:
+        """What the publisher asked to keep in order, the record's key; "" for none."""
+        ...
+
+    @property
+    def lost(self) -> bool:
+        """Whether the broker has given the lane to somebody else, who gets this message again."""
         ...
 
 

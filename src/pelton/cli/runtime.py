@@ -24,7 +24,7 @@ from pelton import log
 from pelton.apiserver.server import ApiServer
 from pelton.cli.home import Home, Settings
 from pelton.cli.receivers import manager_of, secret_namespace
-from pelton.cli.tables import BUSES, SENDERS, resolve_driver, resolve_sender, resolve_state
+from pelton.cli.tables import SENDERS, resolve_driver, resolve_sender, resolve_state
 from pelton.clock import SystemClock
 from pelton.dataplane import wire
 from pelton.dataplane.dispatcher import Dispatcher
@@ -300,9 +300,9 @@ class Runtime:
         if component.type == "bindings.cron":
             cron: Bus = driver(component.metadata, clock=self._clock, where=where)
             return cron
-        if component.type in BUSES:
-            broker: Bus = driver(component, clock=self._clock)
-            return broker
+        if component.type in {"pubsub.kafka", "bindings.kafka"}:
+            kafka: Bus = resolve_driver("pubsub.kafka")(component.metadata, where=where)
+            return kafka
         raise ComponentError(f"{component.type} cannot deliver events", where=where)
 
     async def _close_buses(self) -> None:

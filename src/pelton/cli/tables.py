@@ -14,7 +14,6 @@ from pelton.errors import ComponentError, UnknownConventionError
 
 __all__ = [
     "CONVENTIONS",
-    "BUSES",
     "DRIVERS",
     "OUTPUT_TYPES",
     "SENDERS",
@@ -44,25 +43,20 @@ CONVENTIONS: Final[Mapping[str, str]] = {
 DRIVERS: Final[Mapping[str, str]] = {
     "bindings.http": "pelton.drivers.http:HttpBinding",
     "bindings.cron": "pelton.drivers.cron:CronBus",
+    "bindings.kafka": "pelton.drivers.kafka:KafkaBinding",
     "pubsub.jetstream": "pelton.drivers.nats:JetStreamBus",
-    "bindings.redis": "pelton.drivers.redis:RedisBinding",
+    "pubsub.kafka": "pelton.drivers.kafka:KafkaBus",
 }
 """Component type -> class that implements the port."""
 
-BUSES: Final[Mapping[str, str]] = {
-    "pubsub.redis": "pelton.drivers.redis:RedisBus",
-}
-"""Component type -> class of a broker's Bus, made from component and clock; connects when it is used."""
-
-TRIGGER_TYPES: Final = frozenset({"pubsub.jetstream", "bindings.cron", *BUSES})
-"""Component types among DRIVERS and BUSES that can drive a function."""
-OUTPUT_TYPES: Final = frozenset({"pubsub.jetstream", "bindings.http", "bindings.redis", *BUSES})
-"""Component types among DRIVERS and BUSES that a function can send to."""
+TRIGGER_TYPES: Final = frozenset({"pubsub.jetstream", "pubsub.kafka", "bindings.cron", "bindings.kafka"})
+"""Component types among DRIVERS that can drive a function."""
+OUTPUT_TYPES: Final = frozenset({"pubsub.jetstream", "pubsub.kafka", "bindings.http", "bindings.kafka"})
+"""Component types among DRIVERS that a function can send to."""
 
 STATES: Final[Mapping[str, str]] = {
     "state.sqlite": "pelton.drivers.state_sqlite:SqliteStates",
     "state.in-memory": "pelton.drivers.state_memory:MemoryStates",
-    "state.redis": "pelton.drivers.redis:RedisStates",
 }
 """Component type -> class that implements StateStore."""
 
@@ -86,7 +80,7 @@ def resolve_convention(name: str) -> ModuleType:
 
 def resolve_driver(component_type: str) -> Any:
     """Import the class for a component type; raises ComponentError that lists the known types."""
-    return _attribute({**DRIVERS, **BUSES}, component_type, "component type")
+    return _attribute(DRIVERS, component_type, "component type")
 
 
 def resolve_state(component_type: str) -> Any:

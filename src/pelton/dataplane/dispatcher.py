@@ -5,15 +5,18 @@ each event and carries out what `retry.py` decides. An event is finished at the 
 follows from it is stored: attempts before the NAK, the copy in the retry stream or the dead letter before
 the ack. So the death of this process, or of the broker, at any point loses nothing and counts as no
 attempt.
+Where a broker keeps an order (Kafka, within a partition), the next event of a lane waits for the outcome of
+the one before, its retries with short waits included; lanes run side by side.
 Called by the runtime process, which hands in the bus of each component.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from pelton import errors
@@ -24,6 +27,7 @@ from pelton.log import get
 from pelton.model import cloudevent
 from pelton.model.desired import Component, Desired, Subscription
 from pelton.model.invocation import Event
+from pelton.plan import names
 from pelton.ports import Bus, Delivery, EventResult, Invoker, Ledger, Message
 
 __all__ = ["Dispatcher", "FeedStats", "to_event"]
@@ -49,6 +53,7 @@ class FeedStats:
         failed: Attempts that did not.
         retried: Attempts that were given another try.
         dead: Dead letters written.
+        lanes: Partitions held; 0 where the broker keeps no order. With order, as many workers have work.
     """
 
     pending: int = 0
@@ -58,6 +63,7 @@ class FeedStats:
     failed: int = 0
     retried: int = 0
     dead: int = 0
+    lanes: int = 0
 
 
 def to_event(subscription: Subscription, message: Message, *, key: str, attempt: int) -> Event:
@@ -118,6 +124,18 @@ def to_event(subscription: Subscription, message: Message, *, key: str, attempt:
     )
 
 
+def _options(subscription: Subscription) -> dict[str, str]:
+    """Return the component's metadata; where it names no consumer it is Dapr's, the app."""
+    metadata = subscription.component.metadata
+    if any(name.lower() == "consumerid" for name in metadata):
+        return metadata
+    return {"consumerID": names.app_id(subscription.namespace, subscription.function), **metadata}
+
+
+def _lost(delivery: Delivery) -> bool:
+    return bool(getattr(delivery, "lost", False))
+
+
 class _Feed:
     """One Subscription's events, from the broker to their outcome."""
 
@@ -147,6 +165,7 @@ class _Feed:
         self._held: dict[int, Delivery] = {}
         self._handlers: set[asyncio.Task[None]] = set()
         self._fetchers: list[asyncio.Task[None]] = []
+        self._lanes: dict[str, deque[Delivery]] = {}  # what waits behind the event that its lane works on
         self._old: set[int] = set()
         self._touched = True
         self._stopping = False
@@ -183,13 +202,17 @@ class _Feed:
                 subscription.topic,
                 consumer=subscription.id,
                 max_in_flight=subscription.max_in_flight,
-                options=subscription.component.metadata,
+                options=_options(subscription),
             )
             async with aclosing(cast(Any, batches)) as iterator:
                 async for batch in iterator:
                     self.trouble = ""
                     for delivery in batch:
-                        self._begin(delivery, self._handle(delivery))
+                        lane = self._lane_of(delivery)
+                        if lane:
+                            self._queue(lane, delivery)
+                        else:
+                            self._begin(delivery, self._handle(delivery))
 
         await self._insist(fetch)
 
@@ -208,13 +231,18 @@ class _Feed:
 
         await self._insist(fetch)
 
-    async def _insist(self, action: Callable[[], Awaitable[None]]) -> None:
-        """Carry out an action that talks to a broker until it works; what hinders it shows in the stats."""
+    async def _insist(self, action: Callable[[], Awaitable[None]], *, unless_final: bool = False) -> None:
+        """Carry out an action that talks to a broker until it works; what hinders it shows in the stats.
+
+        With `unless_final`, a refusal that no further attempt can cure is raised.
+        """
         while True:
             try:
                 await action()
                 return
             except (errors.PeltonError, ConnectionError, TimeoutError) as exc:
+                if unless_final and isinstance(exc, errors.DeliveryError) and not exc.retriable:
+                    raise
                 if str(exc) != self.trouble:
                     _log.warning("subscription %s: %s", self.subscription.id, exc)
                 self.trouble = str(exc)
@@ -239,9 +267,49 @@ class _Feed:
         self._held[number] = delivery
         self.stats.in_flight += 1
         self._touched = True
-        task = asyncio.create_task(self._guard(work, delivery, number))
+        self._spawn(self._guard(work, delivery, number))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._handlers.add(task)
         task.add_done_callback(self._handlers.discard)
+
+    def _lane_of(self, delivery: Delivery) -> str:
+        """Return what an event has to wait for, "" for nothing."""
+        ordering = self.subscription.ordering
+        lane: str = getattr(delivery, "lane", "") if ordering != "none" else ""
+        if lane and ordering == "key":
+            key = getattr(delivery, "order_key", "")
+            return f"{lane} {key}" if key else ""
+        return lane
+
+    def _queue(self, lane: str, delivery: Delivery) -> None:
+        self.stats.in_flight += 1
+        self._touched = True
+        queue = self._lanes.get(lane)
+        if queue is not None:
+            queue.append(delivery)
+            return
+        self._lanes[lane] = queue = deque([delivery])
+        self._spawn(self._work_through(lane, queue))
+
+    async def _work_through(self, lane: str, queue: deque[Delivery]) -> None:
+        """Handle the events of a lane one after the other; at a stop the rest stays with the broker."""
+        try:
+            while queue:
+                delivery = queue[0]
+                if self._stopping or _lost(delivery):
+                    await delivery.nak(0.0)
+                else:
+                    self._next += 1
+                    self._held[self._next] = delivery
+                    self.stats.in_flight += 1
+                    await self._guard(self._handle(delivery, ordered=True), delivery, self._next)
+                queue.popleft()
+                self.stats.in_flight -= 1
+        finally:
+            self.stats.in_flight -= len(queue)
+            del self._lanes[lane]
 
     async def _guard(self, work: Awaitable[None], delivery: Delivery, number: int) -> None:
         try:
@@ -249,6 +317,8 @@ class _Feed:
         except errors.PeltonError as exc:
             # Not confirmed by the broker, which will deliver it again: at least once.
             _log.warning("subscription %s: %s: %s", self.subscription.id, delivery.key, exc)
+            if getattr(delivery, "lane", ""):  # a broker that keeps an order waits to be told
+                await delivery.nak(_AGAIN_S)
         except Exception:
             _log.exception("subscription %s: %s failed inside Pelton", self.subscription.id, delivery.key)
             await delivery.nak(_AGAIN_S)
@@ -257,26 +327,36 @@ class _Feed:
             self.stats.in_flight -= 1
             self._touched = True
 
-    async def _handle(self, delivery: Delivery) -> None:
+    async def _handle(self, delivery: Delivery, *, ordered: bool = False) -> None:
+        """Bring an event to its end, or to its next delivery; in order it waits here for its next attempt."""
         key, message = delivery.key, delivery.message
-        self._waiting.pop(key, None)
-        attempts = self._attempts.get(key, 0)
-        result = await self._invoke(message, key, attempts + 1)
-        decision = self._decide(result, attempts, parked=False)
-        if decision.action == "ack":
-            await delivery.ack()
-            await self._forget(key)
-        elif decision.action == "nak":
+        while True:
+            self._waiting.pop(key, None)
+            attempts = self._attempts.get(key, 0)
+            result = await self._invoke(message, key, attempts + 1)
+            decision = self._decide(result, attempts, parked=False)
+            if decision.action != "nak":
+                break
             await self._insist(
-                lambda: self._ledger.put_attempts(self.subscription.id, key, decision.attempts)
+                lambda count=decision.attempts: self._ledger.put_attempts(  # type: ignore[misc]
+                    self.subscription.id, key, count
+                )
             )
             self._attempts[key] = decision.attempts
             self._waiting[key] = self._clock.monotonic() + decision.delay_s
-            await delivery.nak(decision.delay_s)
+            if not ordered:
+                await delivery.nak(decision.delay_s)
+                return
+            await self._clock.sleep(decision.delay_s)
+            if self._stopping or _lost(delivery):
+                await delivery.nak(0.0)
+                return
+        if decision.action == "ack":
+            await delivery.ack()
         else:
             await self._move(message, key, decision)
             await (delivery.ack() if decision.action == "park" else delivery.term())
-            await self._forget(key)
+        await self._forget(key)
 
     async def _handle_parked(self, delivery: Delivery) -> None:
         parked = retry.unpark(delivery.message)
@@ -292,7 +372,10 @@ class _Feed:
 
     async def _invoke(self, message: Message, key: str, attempt: int) -> EventResult:
         """Return the function's outcome; an event that nobody takes is held here, which stops fetching."""
-        event = to_event(self.subscription, message, key=key, attempt=attempt)
+        try:
+            event = to_event(self.subscription, message, key=key, attempt=attempt)
+        except errors.ProtocolError as exc:
+            return EventResult(outcome="drop", reason=str(exc))
         times = 0
         hop = self._traces.delivery(self.subscription, event)
         while True:
@@ -356,7 +439,19 @@ class _Feed:
                 decision.attempts,
                 decision.reason,
             )
-        await self._insist(lambda: self._ledger.publish(moved))
+        try:
+            await self._insist(lambda: self._ledger.publish(moved), unless_final=True)
+        except errors.DeliveryError as exc:
+            # Larger than the ledger takes. The record itself stays with its broker; the letter names it.
+            cut = retry.bury(
+                replace(message, data=b""),
+                self.subscription.id,
+                key=key,
+                attempts=decision.attempts,
+                reason=f"{decision.reason}; its {len(message.data)} bytes are not kept here: {exc.message}",
+                failed_at=now,
+            )
+            await self._insist(lambda: self._ledger.publish(cut))
 
     async def _forget(self, key: str) -> None:
         if self._attempts.pop(key, None) is not None:
@@ -369,6 +464,13 @@ class _Feed:
         """Nothing moved since the last measuring, and nothing is left: idle feeds cost nothing."""
         return not self._touched and not self.stats.pending
 
+    @property
+    def hindrance(self) -> str:
+        """What keeps the feed from its broker, by its own experience or the driver's; "" for nothing."""
+        tell = getattr(self._bus, "trouble", None)
+        told: str = tell(self.subscription.topic, consumer=self.subscription.id) if tell else ""
+        return self.trouble or told
+
     async def measure(self) -> None:
         """Ask the brokers how much is pending."""
         self._touched = False
@@ -378,6 +480,8 @@ class _Feed:
         fresh = 0
         if self._bus is not None:
             fresh = await self._bus.pending(self.subscription.topic, consumer=self.subscription.id)
+            if count := getattr(self._bus, "lanes", None):
+                self.stats.lanes = count(self.subscription.topic, consumer=self.subscription.id)
         self.stats.pending = fresh + parked
         self.stats.due = max(self.stats.in_flight, fresh - len(self._waiting))
 
@@ -481,7 +585,7 @@ class Dispatcher:
         return {
             name: {
                 **{field: getattr(feed.stats, field) for field in FeedStats.__slots__},
-                "trouble": feed.trouble,
+                "trouble": feed.hindrance,
             }
             for feeds in self._feeds.values()
             for name, feed in feeds.items()

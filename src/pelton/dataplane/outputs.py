@@ -159,7 +159,9 @@ class Outputs:
         bus = await self._bus_of(target.component)
         if lower.get("rawpayload", "").lower() in {"true", "1", "yes", "on"}:
             headers = {"Content-Type": output.content_type} if output.content_type else {}
-            message = Message(topic=target.topic, data=output.data, headers=headers, id=self._new_id())
+            message = Message(
+                topic=target.topic, data=output.data, headers=headers, id=self._new_id(), metadata=metadata
+            )
         else:
             event = cloudevent.wrap(
                 output.data,
@@ -171,7 +173,9 @@ class Outputs:
                 content_type=output.content_type,
                 metadata=metadata,
             )
-            message = Message(topic=target.topic, data=cloudevent.to_json(event), id=event.id)
+            message = Message(
+                topic=target.topic, data=cloudevent.to_json(event), id=event.id, metadata=metadata
+            )
         await bus.publish(message)
         return Delivered(ok=True, metadata={"id": message.id})
 

@@ -41,6 +41,7 @@ LONGEST_NAK_S: Final = 5.0
 """Waits up to this many seconds stay with the broker."""
 
 _ORIGINAL: Final = "Pelton-Original-"
+_ESCAPED: Final = "Pelton-Escaped-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +218,11 @@ def _packed(message: Message, subscription_id: str, key: str, attempts: int) -> 
     }
     for name, value in message.headers.items():
         # Names from other brokers may hold what a NATS header name may not.
-        headers[_ORIGINAL + quote(name, safe="!#$&'*+-.^_`|~")] = value
+        word = quote(name, safe="!#$&'*+-.^_`|~")
+        if value == value.strip() and value.isprintable():
+            headers[_ORIGINAL + word] = value
+        else:  # line ends and outer spaces would not survive
+            headers[_ESCAPED + word] = quote(value, safe="")
     return headers
 
 
@@ -226,6 +231,10 @@ def _unpacked(message: Message) -> Message:
         unquote(name.removeprefix(_ORIGINAL)): value
         for name, value in message.headers.items()
         if name.startswith(_ORIGINAL)
+    } | {
+        unquote(name.removeprefix(_ESCAPED)): unquote(value)
+        for name, value in message.headers.items()
+        if name.startswith(_ESCAPED)
     }
     return Message(topic=message.headers.get("Pelton-Topic", ""), data=message.data, headers=headers)
 

@@ -250,6 +250,8 @@ class Subscription:
         backoff_s: Wait before the second attempt, seconds; doubles per attempt.
         max_backoff_s: Upper bound of that wait, seconds.
         max_in_flight: Unacknowledged events held at once.
+        ordering: Where the broker keeps an order: `partition` (an event waits for the outcome of the one
+            before it), `key` (only for that of its own key) or `none`.
     """
 
     namespace: str
@@ -262,6 +264,7 @@ class Subscription:
     backoff_s: float = 0.5
     max_backoff_s: float = 60.0
     max_in_flight: int = 1000
+    ordering: str = "partition"
 
     @property
     def deferred(self) -> bool:

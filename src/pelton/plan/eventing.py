@@ -208,7 +208,12 @@ def _resolve(
 
 
 def subscriptions(
-    function: Function, found: Mapping[str, Link], facts: Facts, *, max_attempts: int | None
+    function: Function,
+    found: Mapping[str, Link],
+    facts: Facts,
+    *,
+    max_attempts: int | None,
+    ordering: str = "partition",
 ) -> tuple[tuple[Subscription, ...], list[Problem]]:
     """Return a subscription per dapr trigger, and a problem for each trigger that cannot have one."""
     serving = function.serving or Serving()
@@ -242,6 +247,7 @@ def subscriptions(
             input_name=trigger.input_name or trigger.name,
             component=component,
             topic=trigger.topic if is_topic else "",
+            ordering=ordering,
             **({} if max_attempts is None else {"max_attempts": max_attempts}),
         )
         if subscription.id in {each.id for each in made}:

@@ -60,11 +60,13 @@ REQUEST_TIMEOUT = "pelton.dev/request-timeout"
 """Annotation: limit of one invocation."""
 _BODY_LIMIT = "pelton.dev/body-limit"
 _MAX_ATTEMPTS = "pelton.dev/max-attempts"
+_ORDERING = "pelton.dev/ordering"
+_ORDERINGS = ("partition", "key", "none")
 _COMMAND = "pelton.dev/command"
 _HTTP_PROTOCOL = "networking.knative.dev/http-protocol"
 _PREFIX = "pelton.dev/"
 _OWN = (
-    frozenset({CONVENTION, SOURCE_DIGEST, REQUEST_TIMEOUT, _BODY_LIMIT, _MAX_ATTEMPTS})
+    frozenset({CONVENTION, SOURCE_DIGEST, REQUEST_TIMEOUT, _BODY_LIMIT, _MAX_ATTEMPTS, _ORDERING})
     | rollout.OWN
     | ANNOTATIONS.keys()
 )
@@ -109,6 +111,7 @@ class _Limits:
     request_timeout_s: float
     body_limit_bytes: int
     max_attempts: int | None
+    ordering: str
     instance: Limits
 
 
@@ -249,7 +252,9 @@ def _desired(
     partial += more
     triggers, destinations = links(function, facts)
     stores = state_links(function, facts)
-    subscribed, bad = subscriptions(function, triggers, facts, max_attempts=limits.max_attempts)
+    subscribed, bad = subscriptions(
+        function, triggers, facts, max_attempts=limits.max_attempts, ordering=limits.ordering
+    )
     problems += bad
     sends, dangling = outputs(function, destinations, facts)
     partial += dangling
@@ -319,12 +324,16 @@ def _limits(
         attempts = int(text) if text.isdecimal() else 0
         if attempts < 1:
             bad(text, path, "a whole number, 1 or more")
+    ordering, path = note(_ORDERING)
+    if path and ordering not in _ORDERINGS:
+        bad(ordering, path, f"one of {', '.join(_ORDERINGS)}")
     instance, wrong = instance_limits(function, serving)
     problems += wrong
     return _Limits(
         request_timeout_s=timeout_s,
         body_limit_bytes=body_bytes,
         max_attempts=attempts,
+        ordering=ordering or _ORDERINGS[0],
         instance=instance,
     )
 

@@ -126,6 +126,7 @@ async def test_failed_event_is_tried_again_until_it_succeeds(bus, start):
         "due": 0,
         "in_flight": 0,
         "delivered": 1,
+        "lanes": 0,
         "failed": 2,
         "retried": 2,
         "dead": 0,
@@ -370,3 +371,195 @@ def test_binding_event_has_no_attributes():
     event = to_event(replace(SUBSCRIPTION, topic=""), Message(topic="x", data=b""), key="S:1", attempt=1)
 
     assert (event.kind, event.topic, event.attributes) == ("binding", "", {})
+
+
+class LaneDelivery:
+    """A delivery of a broker that keeps an order."""
+
+    def __init__(self, bus, number, lane, order_key, text):
+        self._bus = bus
+        self.key = f"t:{lane}:{number}"
+        self.lane = lane
+        self.order_key = order_key
+        self.lost = False
+        self.message = Message(topic="orders", data=text.encode())
+
+    async def ack(self):
+        self._bus.ended.append(self.message.data.decode())
+
+    async def nak(self, delay_s):
+        self._bus.given_back.append((self.message.data.decode(), delay_s))
+
+    async def term(self):
+        await self.ack()
+
+    async def extend(self):
+        pass
+
+
+class LaneBus:
+    """Delivers (lane, key, text) once."""
+
+    def __init__(self, *records):
+        self.ended: list[str] = []
+        self.given_back: list[tuple[str, float]] = []
+        self.options: dict[str, str] = {}
+        self.deliveries = [
+            LaneDelivery(self, number, lane, key, text) for number, (lane, key, text) in enumerate(records)
+        ]
+
+    async def subscribe(self, topic, *, consumer, max_in_flight, options):
+        del topic, consumer, max_in_flight
+        self.options = options
+        yield self.deliveries
+        await asyncio.Event().wait()
+
+    async def pending(self, topic, *, consumer):
+        del topic, consumer
+        return len(self.deliveries) - len(self.ended)
+
+    def trouble(self, topic, *, consumer):
+        del topic, consumer
+        return "the broker sleeps"
+
+    def lanes(self, topic, *, consumer):
+        del topic, consumer
+        return len({delivery.lane for delivery in self.deliveries})
+
+
+async def lanes_started(start, functions, bus, ordering="partition", **changes):
+    async def lane_bus(_component):
+        return bus
+
+    subscription = replace(SUBSCRIPTION, ordering=ordering, **changes)
+    return await start(functions, subscriptions=(subscription,), bus_of=lane_bus)
+
+
+def record(number, lanes=2, key=""):
+    return (str(number % lanes), key, str(number))
+
+
+async def test_lane_waits_for_the_outcome_of_the_event_before_and_lanes_run_side_by_side(start):
+    gates = {str(number): asyncio.Event() for number in range(6)}
+
+    async def answer(data):
+        await gates[data].wait()
+        return OK
+
+    functions = Functions(lambda data, _attempt: answer(data))
+    lanes = LaneBus(*(record(number) for number in range(6)))
+    dispatcher = await lanes_started(start, functions, lanes)
+    await until(lambda: len(functions.calls) == 2)
+    assert {data for data, _ in functions.calls} == {"0", "1"}
+    assert counters(dispatcher)["in_flight"] >= 6
+
+    gates["1"].set()
+    await until(lambda: len(functions.calls) == 3)
+    assert functions.calls[-1] == ("3", 1)
+    for gate in gates.values():
+        gate.set()
+    await until(lambda: len(lanes.ended) == 6)
+    assert [text for text in lanes.ended if int(text) % 2 == 0] == ["0", "2", "4"]
+    await until(lambda: counters(dispatcher)["in_flight"] == 0)
+
+
+async def test_retry_in_a_lane_keeps_the_order_and_a_poison_event_ends_as_a_dead_letter(bus, start):
+    functions = Functions(lambda data, attempt: OK if data != "0" or attempt > 9 else ERROR)
+    lanes = LaneBus(*(record(number, lanes=1) for number in range(3)))
+    await lanes_started(start, functions, lanes)
+    await until(lambda: len(lanes.ended) == 3)
+
+    assert functions.calls == [("0", 1), ("0", 2), ("0", 3), ("1", 1), ("2", 1)]
+    assert [letter.attempts for letter in dead(bus)] == [3]
+
+
+async def test_long_wait_parks_and_the_lane_goes_on(start):
+    functions = Functions(lambda data, attempt: OK if data != "0" or attempt > 1 else ERROR)
+    lanes = LaneBus(*(record(number, lanes=1) for number in range(2)))
+    await lanes_started(start, functions, lanes, backoff_s=60.0, max_backoff_s=60.0)
+    await until(lambda: len(lanes.ended) == 2)
+
+    assert functions.calls == [("0", 1), ("1", 1)]
+
+
+@pytest.mark.parametrize(("ordering", "most"), [("partition", 1), ("key", 2), ("none", 4)])
+async def test_ordering_says_what_an_event_waits_for(start, ordering, most):
+    gate = asyncio.Event()
+
+    async def answer():
+        await gate.wait()
+        return OK
+
+    functions = Functions(lambda _data, _attempt: answer())
+    lanes = LaneBus(*(("0", key, str(number)) for number, key in enumerate(("a", "a", "b", "b"))))
+    await lanes_started(start, functions, lanes, ordering)
+    await until(lambda: functions.running == most)
+    gate.set()
+    await until(lambda: len(lanes.ended) == 4)
+    assert functions.most == most
+
+
+async def test_event_of_a_lost_lane_is_given_up_unhandled(start):
+    functions = Functions()
+    lanes = LaneBus(record(0), record(1))
+    lanes.deliveries[0].lost = True
+    await lanes_started(start, functions, lanes)
+    await until(lambda: lanes.ended == ["1"] and lanes.given_back == [("0", 0.0)])
+
+    assert [data for data, _ in functions.calls] == ["1"]
+
+
+async def test_stop_leaves_what_waits_in_a_lane_to_the_broker(start):
+    gate = asyncio.Event()
+
+    async def answer():
+        await gate.wait()
+        return OK
+
+    functions = Functions(lambda _data, _attempt: answer())
+    lanes = LaneBus(*(record(number, lanes=1) for number in range(3)))
+    dispatcher = await lanes_started(start, functions, lanes)
+    await until(lambda: functions.running == 1)
+    stopping = asyncio.create_task(dispatcher.stop(5.0))
+    await asyncio.sleep(0)
+    gate.set()
+    await stopping
+
+    assert lanes.ended == ["0"]
+    assert [text for text, _ in lanes.given_back] == ["1", "2"]
+
+
+async def test_driver_tells_its_trouble_and_lanes_and_is_told_the_app(start):
+    lanes = LaneBus(record(0), record(1))
+    dispatcher = await lanes_started(start, Functions(), lanes)
+    await until(lambda: counters(dispatcher)["lanes"] == 2)
+
+    assert counters(dispatcher)["trouble"] == "the broker sleeps"
+    assert lanes.options["consumerID"] == "fn-default"
+
+
+async def test_event_that_only_claims_to_be_a_cloudevent_is_a_dead_letter_at_once(bus, start):
+    await start(Functions())
+    headers = {"ce_specversion": "1.0", "ce_id": "1"}
+    await bus.publish(Message(topic="orders", data=b"x", headers=headers))
+    await until(lambda: dead(bus))
+
+    assert "lacks source, type" in dead(bus)[0].reason
+    assert dead(bus)[0].headers == headers
+
+
+async def test_event_too_large_for_the_ledger_leaves_a_letter_that_names_it(bus, start):
+    real = bus.publish
+
+    async def publish(message):
+        if len(message.data) > 10 and message.topic != "orders":
+            raise DeliveryError("too large", retriable=False)
+        await real(message)
+
+    await bus.publish(Message(topic="orders", data=b"x" * 100))
+    bus.publish = publish
+    await start(Functions(lambda _data, _attempt: EventResult(outcome="drop", reason="no")))
+    await until(lambda: dead(bus))
+
+    assert dead(bus)[0].data == b""
+    assert "100 bytes are not kept here" in dead(bus)[0].reason

@@ -128,3 +128,13 @@ def test_redriven_letter_is_a_fresh_event_of_its_subscription():
     assert found.message == message
     assert (found.attempts, found.not_before) == (0, 0.0)
     assert found.key != "S:7"
+
+
+@pytest.mark.parametrize("value", ["plain", " outer ", "two\r\nlines", "ä\x00", "", "50%"])
+def test_header_values_of_any_broker_survive_parking(value):
+    message = Message(topic="t", data=b"", headers={"odd name": value})
+
+    parked = retry.park(message, "s", key="k", attempts=1, not_before=0.0)
+
+    assert not any("\n" in text or "\r" in text for text in parked.headers.values())
+    assert retry.unpark(parked).message.headers == {"odd name": value}

@@ -1,0 +1,567 @@
+"""One subscription as a member of a consumer group: a polling thread, deliveries on the event loop.
+
+The thread owns the client library's consumer: it polls, takes part in rebalances and closes. Deliveries live
+on the loop; offsets of what is finished without a gap are stored there and committed by the library within
+`_COMMIT_MS`. A partition that goes to another member waits for what is in hand, so that nothing is handled
+twice without need. A full window stops polling for a moment and then pauses the partitions, so that the
+member stays in its group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message as Record
+
+from pelton import errors
+from pelton.drivers.kafka.records import message_of, plain_error, topic_pattern
+from pelton.drivers.kafka.settings import KafkaSettings
+from pelton.log import get
+from pelton.ports import Delivery, Message
+
+__all__ = ["Consumption"]
+
+_BATCH: Final = 256
+_WINDOW_BYTES: Final = 64 * 1024 * 1024
+_POLL_S: Final = 0.2
+_COMMIT_MS: Final = 100
+_FULL_S: Final = 1.0
+_REVOKE_S: Final = 5.0
+_ANSWER_S: Final = 5.0
+_CHECK_S: Final = 2.0
+_LOOK_S: Final = 0.1
+_PAUSED_LOOK_S: Final = 2.0
+_GONE: Final = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID)
+
+_log = get(__name__)
+
+
+class _Lane:
+    """One assigned partition: what is open, and up to where everything is finished."""
+
+    def __init__(self, topic: str, partition: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.name = f"{topic}:{partition}"
+        self.position = -1  # the next offset to commit; -1 before the first record
+        self.order: deque[int] = deque()
+        self.open: dict[int, _Delivery] = {}
+        self.lost = False
+        self.limit: int | None = None  # the first record that was let go: the position stays at or below it
+
+    def finish(self, offset: int) -> bool:
+        """Close a record; True when the position moved."""
+        del self.open[offset]
+        moved = False
+        while self.order and self.order[0] not in self.open and self.order[0] != self.limit:
+            self.position = self.order.popleft() + 1
+            moved = True
+        return moved
+
+    @property
+    def finished_early(self) -> int:
+        """Records finished behind one that is not."""
+        return len(self.order) - len(self.open)
+
+
+class _Delivery:
+    """One record held; see `ports.OrderedDelivery`."""
+
+    __slots__ = ("_consumption", "_lane", "key", "message", "offset", "order_key")
+
+    def __init__(self, consumption: Consumption, lane: _Lane, offset: int, message: Message) -> None:
+        self._consumption = consumption
+        self._lane = lane
+        self.offset = offset
+        self.message = message
+        self.key = f"{lane.name}:{offset}"
+        self.order_key = message.headers.get("__key", "")
+
+    @property
+    def lane(self) -> str:
+        """The partition."""
+        return self._lane.name
+
+    @property
+    def lost(self) -> bool:
+        """Whether the partition has gone to another member of the group, or is about to."""
+        return self._lane.lost
+
+    async def ack(self) -> None:
+        """Finish it; the commit follows within 0.1 s once all before it in its partition are finished."""
+        self._consumption.finish(self._lane, self)
+
+    async def nak(self, delay_s: float) -> None:
+        """Give it back, to this consumer; a partition that is lost gives it to its next holder."""
+        self._consumption.again(self._lane, self, delay_s)
+
+    async def term(self) -> None:
+        """Finish it for good."""
+        self._consumption.finish(self._lane, self)
+
+    async def extend(self) -> None:
+        """Do nothing: membership in the group holds it."""
+
+
+class Consumption:
+    """A group's member that consumes topics.
+
+    Args:
+        settings: The component's.
+        topics: Topics or patterns.
+        group: Consumer group.
+        max_in_flight: Records held at once.
+        where: For messages.
+    """
+
+    def __init__(
+        self, settings: KafkaSettings, topics: Sequence[str], *, group: str, max_in_flight: int, where: str
+    ) -> None:
+        self._settings = settings
+        self._topics = [topic_pattern(topic) for topic in topics]
+        self._group = group
+        self._window = max(1, max_in_flight)
+        self._where = where
+        self._loop = asyncio.get_running_loop()
+        self._lanes: dict[tuple[str, int], _Lane] = {}
+        self._buffer: list[_Delivery] = []
+        self._arrived = asyncio.Event()
+        self._dirty: set[_Lane] = set()
+        self._timers: dict[_Delivery, asyncio.TimerHandle] = {}
+        self._leaving: list[tuple[list[_Lane], threading.Event]] = []
+        # Written by the thread and by the loop respectively, so that neither needs a lock.
+        self._fetched = self._fetched_bytes = 0
+        self._closed = self._closed_bytes = 0
+        self._positions: deque[tuple[str, int, int]] = deque()  # from the loop to the thread
+        self._ends: dict[tuple[str, int], int] = {}  # ends of the partitions, as the thread saw them last
+        self._room = threading.Event()
+        self._draining = False
+        self._stop = threading.Event()
+        self._ended = asyncio.Event()
+        self._failure: Exception | None = None
+        self._consumer: Consumer | None = None
+        self._existing: set[tuple[str, int]] = set()
+        self._paused = False
+        self.trouble = ""
+        self._thread = threading.Thread(target=self._run, name=f"kafka-{group}", daemon=True)
+
+    # --- on the loop ----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Join the group."""
+        self._thread.start()
+
+    async def next(self) -> list[Delivery]:
+        """Return what has arrived, waiting for the first; raises DeliveryError or ComponentError."""
+        while not self._buffer:
+            if self._ended.is_set():
+                raise self._failure or errors.DeliveryError("the subscription ended", where=self._where)
+            self._arrived.clear()
+            await self._arrived.wait()
+        batch: list[Delivery] = list(self._buffer)
+        self._buffer.clear()
+        return batch
+
+    def drain(self) -> None:
+        """Fetch no more; what is held can still be finished, until `end`."""
+        self._draining = True
+        for delivery in self._buffer:
+            self._discard(delivery)
+        self._buffer.clear()
+        if not any(lane.open for lane in self._lanes.values()):
+            self._stop.set()
+        self._room.set()
+
+    async def end(self) -> None:
+        """Leave the group; what is not finished is delivered again to the next member."""
+        self._flush()
+        self._stop.set()
+        self._room.set()
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        await self._ended.wait()
+
+    async def over(self, timeout_s: float) -> None:
+        """Wait until the member has left its group, at most so long."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._ended.wait()
+        except TimeoutError:
+            return
+
+    @property
+    def ended(self) -> bool:
+        """Whether the member has left its group."""
+        return self._ended.is_set()
+
+    def finish(self, lane: _Lane, delivery: _Delivery) -> None:
+        """Close a delivery; safe to repeat."""
+        if lane.open.get(delivery.offset) is not delivery:
+            return
+        if timer := self._timers.pop(delivery, None):
+            timer.cancel()
+        if lane.finish(delivery.offset):
+            if not self._dirty:
+                self._loop.call_soon(self._flush)
+            self._dirty.add(lane)
+        self._release(delivery)
+
+    def again(self, lane: _Lane, delivery: _Delivery, delay_s: float) -> None:
+        """Deliver once more after a delay, or leave it to the partition's next holder."""
+        if lane.open.get(delivery.offset) is not delivery:
+            return
+        if lane.lost or self._draining:
+            self._discard(delivery)
+            return
+        self._timers[delivery] = self._loop.call_later(max(0.0, delay_s), self._return, delivery)
+
+    def _return(self, delivery: _Delivery) -> None:
+        del self._timers[delivery]
+        self._buffer.append(delivery)
+        self._arrived.set()
+
+    def _discard(self, delivery: _Delivery) -> None:
+        """Let go of a delivery without finishing its record: the position stays before it."""
+        lane = self._lanes.get((delivery.message.topic, int(delivery.message.headers["__partition"])))
+        if lane is not None and lane.open.get(delivery.offset) is delivery:
+            lane.lost = True
+            lane.limit = delivery.offset if lane.limit is None else min(lane.limit, delivery.offset)
+            del lane.open[delivery.offset]
+            self._release(delivery)
+
+    def _release(self, delivery: _Delivery) -> None:
+        self._closed += 1
+        self._closed_bytes += len(delivery.message.data)
+        self._room.set()
+        if self._leaving:
+            self._check_leaving()
+        if self._draining and self._closed == self._fetched:
+            self._flush()
+            self._stop.set()
+
+    def _flush(self) -> None:
+        """Hand the positions that moved to the thread; the library commits them soon, and on leaving."""
+        for lane in self._dirty:
+            self._positions.append((lane.topic, lane.partition, lane.position))
+        self._dirty.clear()
+
+    def _arrive(self, records: list[Record]) -> None:
+        """Take over records that the thread has fetched."""
+        for record in records:
+            topic, partition, offset = record.topic() or "", record.partition() or 0, record.offset() or 0
+            lane = self._lanes.get((topic, partition))
+            message = message_of(record, unescape=self._settings.escape_headers)
+            if lane is None:
+                lane = self._lanes[topic, partition] = _Lane(topic, partition)
+            delivery = _Delivery(self, lane, offset, message)
+            if lane.lost or self._draining or offset in lane.open:
+                self._closed += 1
+                self._closed_bytes += len(message.data)
+                continue
+            if lane.position < 0 or offset < lane.position:  # lower: the topic was made anew
+                lane.position = offset
+            lane.order.append(offset)
+            lane.open[offset] = delivery
+            self._buffer.append(delivery)
+        if self._draining and self._closed == self._fetched:
+            self._stop.set()
+        self._arrived.set()
+
+    def _leave(self, partitions: list[tuple[str, int]], left: threading.Event) -> None:
+        """Give up partitions: drop what nobody has begun, tell `left` when the rest is finished."""
+        lanes = [self._lanes[where] for where in partitions if where in self._lanes]
+        keep: list[_Delivery] = []
+        for lane in lanes:
+            lane.lost = True
+        for delivery in self._buffer:
+            if delivery.lost:
+                self._discard(delivery)
+            else:
+                keep.append(delivery)
+        self._buffer[:] = keep
+        for delivery in [delivery for delivery in self._timers if delivery.lost]:
+            self._timers.pop(delivery).cancel()
+            self._discard(delivery)
+        self._leaving.append((lanes, left))
+        self._check_leaving()
+
+    def _check_leaving(self) -> None:
+        for lanes, left in list(self._leaving):
+            if not any(lane.open for lane in lanes):
+                self._flush()
+                self._leaving.remove((lanes, left))
+                left.set()
+
+    def _left(self, partitions: list[tuple[str, int]]) -> None:
+        """Forget partitions whose time is over; endings of what is still in hand come to nothing."""
+        for where in partitions:
+            lane = self._lanes.pop(where, None)
+            if lane is None:
+                continue
+            lane.lost = True
+            self._dirty.discard(lane)
+            for delivery in list(lane.open.values()):
+                self._closed += 1
+                self._closed_bytes += len(delivery.message.data)
+            lane.open.clear()
+        self._room.set()
+        self._leaving = [item for item in self._leaving if not item[1].is_set()]
+
+    def _over(self, failure: Exception | None) -> None:
+        self._failure = failure
+        self._ended.set()
+        self._arrived.set()
+
+    def pending(self) -> int:
+        """Return records not finished in the partitions that this member holds, as of the last look."""
+        total = 0
+        for where, lane in self._lanes.items():
+            known = len(lane.open)
+            beyond = self._ends.get(where, -1) - lane.position - lane.finished_early
+            total += max(known, beyond) if lane.position >= 0 else known
+        return total
+
+    @property
+    def lanes(self) -> int:
+        """Partitions that this member holds and has had records of."""
+        return len(self._lanes)
+
+    # --- in the thread --------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        failure: Exception | None = None
+        try:
+            self._poll()
+        except KafkaException as exc:
+            if self._consumer is not None:
+                self._consumer.poll(0)  # lets the library tell the cause, such as a refused login
+            error = exc.args[0] if exc.args else exc
+            text = plain_error(error) if isinstance(error, KafkaError) else str(exc)
+            failure = errors.DeliveryError(f"Kafka: {self.trouble or text}", where=self._where)
+        except Exception as exc:  # the loop must learn of it, whatever it is
+            _log.exception("%s: the consumer of %s failed inside Pelton", self._where, self._group)
+            failure = errors.DeliveryError(f"Kafka: {exc}", where=self._where)
+        finally:
+            consumer = self._consumer
+            if consumer is not None:
+                self._store(consumer)
+                try:
+                    consumer.close()
+                except (KafkaException, RuntimeError) as exc:
+                    _log.debug("%s: leaving %s: %s", self._where, self._group, exc)
+            self._on_loop(self._over, failure)
+
+    def _on_loop(self, call: Any, *args: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *args)
+        except RuntimeError:  # the loop is closed: nobody is left to tell
+            self._stop.set()
+
+    def _poll(self) -> None:
+        settings = self._settings
+        consumer = self._consumer = Consumer(
+            {
+                **settings.client,
+                **settings.consumer,
+                "group.id": self._group,
+                # Where to begin is decided on assignment; an offset that the broker has deleted since means
+                # the oldest record that it still has.
+                "auto.offset.reset": "earliest",
+                "enable.auto.commit": True,
+                "auto.commit.interval.ms": _COMMIT_MS,
+                "enable.auto.offset.store": False,
+                "allow.auto.create.topics": True,
+                "queued.max.messages.kbytes": 16 * 1024,
+                "fetch.error.backoff.ms": 100,
+                "error_cb": self._on_error,
+            }
+        )
+        self._look_around(consumer)
+        consumer.subscribe(
+            self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+        full_since = checked = looked = 0.0
+        while not self._stop.is_set():
+            now = time.monotonic()
+            self._store(consumer)
+            if self.trouble and now - checked > _CHECK_S:
+                checked = now
+                self._recheck(consumer)
+            if now - looked > (_PAUSED_LOOK_S if self._paused else _LOOK_S):
+                looked = now
+                self._look_at_ends(consumer)
+            room = 0 if self._draining else self._free()
+            if room <= 0 and not self._paused:
+                self._room.clear()
+                full_since = full_since or now
+                if self._free() <= 0 and now - full_since < _FULL_S and not self._leaving:
+                    self._room.wait(0.1)
+                    continue
+                self._pause(consumer, paused=True)
+            elif room > 0:
+                full_since = 0.0
+                if self._paused:
+                    self._pause(consumer, paused=False)
+            record = consumer.poll(_POLL_S)
+            if record is None:
+                continue
+            records = [record]
+            if room > 1:
+                records += consumer.consume(min(_BATCH, room) - 1, 0)
+            self._hand_over(records)
+
+    def _store(self, consumer: Consumer) -> None:
+        """Store what is finished; here, since on the loop the library's lock and Python's may deadlock."""
+        latest: dict[tuple[str, int], int] = {}
+        while self._positions:
+            topic, partition, position = self._positions.popleft()
+            latest[topic, partition] = position
+        if not latest:
+            return
+        try:
+            consumer.store_offsets(
+                offsets=[TopicPartition(*where, offset) for where, offset in latest.items()]
+            )
+        except (KafkaException, RuntimeError) as exc:
+            # A partition that is no longer ours: its next holder gets these records again.
+            _log.debug("%s: offsets of %s are not stored: %s", self._where, self._group, exc)
+
+    def _free(self) -> int:
+        """Return how many records may be fetched, by their number and by the memory they take."""
+        held_bytes = self._fetched_bytes - self._closed_bytes
+        return self._window - (self._fetched - self._closed) if held_bytes < _WINDOW_BYTES else 0
+
+    def _hand_over(self, records: list[Record]) -> None:
+        good = []
+        for record in records:
+            error = record.error()
+            if error is None:
+                good.append(record)
+                self._fetched_bytes += len(record.value() or b"")
+            elif error.fatal():
+                raise KafkaException(error)
+            elif error.code() != KafkaError._PARTITION_EOF:
+                self._on_error(error)
+        if good:
+            self.trouble = ""
+            self._fetched += len(good)
+            self._on_loop(self._arrive, good)
+
+    def _look_at_ends(self, consumer: Consumer) -> None:
+        """Note the partitions' ends: from the last fetch, from the broker where nothing is fetched."""
+        for topic, partition in list(self._lanes):
+            try:
+                # None when the broker does not answer in time, which the library's types leave out.
+                found = cast(
+                    "tuple[int, int] | None",
+                    consumer.get_watermark_offsets(
+                        TopicPartition(topic, partition), timeout=1.0, cached=not self._paused
+                    ),
+                )
+            except KafkaException:
+                return
+            if found is not None and found[1] >= 0:
+                self._ends[topic, partition] = found[1]
+
+    def _pause(self, consumer: Consumer, *, paused: bool) -> None:
+        self._paused = paused
+        assigned = consumer.assignment()
+        if assigned:
+            (consumer.pause if paused else consumer.resume)(assigned)
+
+    def _look_around(self, consumer: Consumer) -> None:
+        """Note which partitions exist already; a topic that does not is made if the broker allows it."""
+        for topic in self._topics:
+            if topic.startswith("^"):
+                continue
+            found = consumer.list_topics(topic, timeout=_ANSWER_S).topics.get(topic)
+            if found is not None and found.error is None:
+                self._existing |= {(topic, number) for number in found.partitions}
+            else:
+                deadline = time.monotonic() + 1.0
+                while time.monotonic() < deadline and not self._stop.is_set():
+                    found = consumer.list_topics(topic, timeout=_ANSWER_S).topics.get(topic)
+                    if found is not None and found.error is None:
+                        break
+                    time.sleep(0.02)
+                else:
+                    self.trouble = f"the topic {topic} does not exist"
+        if any(topic.startswith("^") for topic in self._topics):
+            every = consumer.list_topics(timeout=_ANSWER_S).topics
+            self._existing |= {(name, number) for name, topic in every.items() for number in topic.partitions}
+
+    def _recheck(self, consumer: Consumer) -> None:
+        """See whether what was wrong still is."""
+        try:
+            for topic in self._topics:
+                if topic.startswith("^"):
+                    consumer.list_topics(timeout=_CHECK_S)
+                    continue
+                found = consumer.list_topics(topic, timeout=_CHECK_S).topics.get(topic)
+                if found is None or found.error is not None:
+                    self.trouble = f"the topic {topic} does not exist"
+                    return
+            self.trouble = ""
+        except KafkaException:
+            return
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() in _GONE:
+            text = f"a topic of {', '.join(self._topics)} does not exist"
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN and self.trouble:
+            return  # what was told before says why
+        else:
+            text = plain_error(error)
+        if text != self.trouble:
+            _log.warning("%s: %s: %s; trying on", self._where, self._group, text)
+        self.trouble = text
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Begin where the group stopped; a fresh group's beginning is committed at once, so that it stays."""
+        found = consumer.committed(partitions, timeout=_ANSWER_S) if partitions else []
+        fresh = []
+        for each in found:
+            if each.offset >= 0:
+                continue
+            low, high = consumer.get_watermark_offsets(each, timeout=_ANSWER_S, cached=False)
+            newest = self._settings.newest and (each.topic, each.partition) in self._existing
+            each.offset = high if newest else low
+            fresh.append(each)
+        if self._settings.consumer["partition.assignment.strategy"] == "cooperative-sticky":
+            consumer.incremental_assign(found)
+        else:
+            consumer.assign(found)
+        if fresh:
+            try:
+                consumer.commit(offsets=fresh, asynchronous=False)
+            except KafkaException as exc:
+                _log.warning("%s: the beginning of %s is not stored: %s", self._where, self._group, exc)
+        if self._paused and found:
+            consumer.pause(found)
+        self._on_loop(self._joined, [(each.topic, each.partition, each.offset) for each in found])
+
+    def _joined(self, partitions: list[tuple[str, int, int]]) -> None:
+        for topic, partition, offset in partitions:
+            lane = self._lanes.get((topic, partition))
+            if lane is None or lane.lost:
+                lane = self._lanes[topic, partition] = _Lane(topic, partition)
+                lane.position = offset
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        where = [(each.topic, each.partition) for each in partitions]
+        left = threading.Event()
+        if not self._stop.is_set():
+            self._on_loop(self._leave, where, left)
+            left.wait(_REVOKE_S)
+            self._store(consumer)
+        self._on_loop(self._left, where)
+
+    def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._on_loop(self._left, [(each.topic, each.partition) for each in partitions])

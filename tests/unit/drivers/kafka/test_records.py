@@ -1,0 +1,49 @@
+import re
+
+import pytest
+
+from pelton.drivers.kafka.records import headers_of, key_of, partition_of, topic_pattern
+from pelton.ports import Message
+
+
+def test_headers_are_the_messages_own_then_metadata_that_asks_for_nothing():
+    message = Message(
+        topic="t",
+        data=b"",
+        headers={"a": "1", "__offset": "7"},
+        metadata={"partitionKey": "k", "team": "shop", "a": "2", "secret": "x"},
+    )
+
+    assert headers_of(message, escape=False, exclude="^secret$") == [("a", b"1"), ("team", b"shop")]
+
+
+def test_escaped_headers_are_percent_encoded():
+    message = Message(topic="t", data=b"", headers={"a": "ä b"})
+
+    assert headers_of(message, escape=True) == [("a", b"%C3%A4%20b")]
+
+
+def test_key_and_partition_are_found_in_any_case():
+    assert key_of({"PartitionKey": "ä"}) == "ä".encode()
+    assert key_of({"__key": "k"}) == b"k"
+    assert key_of({}) is None
+    assert partition_of({"partitionnumber": "3"}) == 3
+    assert partition_of({}) is None
+    with pytest.raises(ValueError, match="invalid"):
+        partition_of({"partitionNumber": "x"})
+
+
+@pytest.mark.parametrize(
+    ("topic", "yes", "no"),
+    [
+        ("logs.*", ["logs.a"], ["logs", "logs.a.b", "xlogs.a"]),
+        ("logs.>", ["logs.a", "logs.a.b"], ["logs"]),
+        ("a.*.c", ["a.b.c"], ["a.b.x", "aab.c"]),
+    ],
+)
+def test_family_of_topics_is_a_regular_expression(topic, yes, no):
+    pattern = topic_pattern(topic)
+
+    assert all(re.search(pattern, name) for name in yes)
+    assert not any(re.search(pattern, name) for name in no)
+    assert topic_pattern("plain.topic-1") == "plain.topic-1"

@@ -33,6 +33,10 @@ __all__ = ["ChangedError", "Entry", "GoneError", "ObjectStore", "SqliteStore", "
 
 _VOLATILE = frozenset({"pods"})  # what is a view of something else, and not kept
 _RESERVED = 1000  # versions for volatile writes, noted at once
+_KEEP_S = 80.0
+"""Changes are remembered for at least so long (contracts, operator-webhook 6.3: 75 s)."""
+_QUIET_BYTES = 512 * 1024
+"""What the log of a resource may hold of older changes."""
 _CHUNK = 200  # objects decoded between two turns of the loop: about 1 ms
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"  # no vowels and no look-alikes, as in Kubernetes
 _decoder = msgspec.json.Decoder()
@@ -86,9 +90,10 @@ def decode(raw: bytes) -> Obj:
 class _Table:
     """All objects of one resource; `keys` stays sorted so that lists need no sorting."""
 
-    __slots__ = ("entries", "keys", "log")
+    __slots__ = ("entries", "expiring", "keys", "log")
 
     def __init__(self, log: ChangeLog) -> None:
+        self.expiring = False
         self.entries: dict[tuple[str, str], Entry] = {}
         self.keys: list[tuple[str, str]] = []
         self.log = log
@@ -393,8 +398,19 @@ class ObjectStore:
             old.raw if old else None,
         )
         table.log.append(change)
+        if table.log.size_bytes > _QUIET_BYTES and not table.expiring:
+            table.expiring = True
+            asyncio.get_running_loop().call_later(_KEEP_S, self._expire, table, entry.version)
         for listener in self._listeners:
             listener(table.log.resource, change)
+
+    def _expire(self, table: _Table, version: int) -> None:
+        """Let go of changes that are old enough by now; younger ones have a turn of their own."""
+        table.expiring = False
+        table.log.forget(version, down_to_bytes=_QUIET_BYTES)
+        if table.log.size_bytes > _QUIET_BYTES and not self._closed:
+            table.expiring = True
+            asyncio.get_running_loop().call_later(_KEEP_S, self._expire, table, self._version)
 
     def _table(self, resource: str) -> _Table:
         table = self._tables.get(resource)

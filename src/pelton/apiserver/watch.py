@@ -58,8 +58,9 @@ class Change:
 class ChangeLog:
     """The last changes of one resource, oldest first.
 
-    Bounded by count and by bytes and not by age: 10,000 changes are over 75 s of history at any rate that one
-    machine's reconciler keeps up with, and a quiet log may remember for days.
+    Bounded by count and by bytes: 10,000 changes are over 75 s of history at any rate that one machine's
+    reconciler keeps up with. A short log may remember for days; a long one is cut by `forget` once it is old
+    enough, so that a burst of writes does not hold its memory for good.
 
     Args:
         resource: For messages.
@@ -89,6 +90,25 @@ class ChangeLog:
         if len(self._changes) > self._limit or self._bytes > self._limit_bytes:
             self._trim()
         self._wake()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the objects that are remembered."""
+        return self._bytes
+
+    def forget(self, version: int, *, down_to_bytes: int) -> None:
+        """Drop changes up to `version` (inclusive), the oldest first, until so many bytes are left."""
+        drop = 0
+        while (
+            drop < len(self._changes) - 1
+            and self._changes[drop].version <= version
+            and self._bytes > down_to_bytes
+        ):
+            self._bytes -= len(self._changes[drop].raw)
+            drop += 1
+        if drop:
+            self._horizon = self._changes[drop - 1].version
+            del self._changes[:drop]
 
     def after(self, version: int, *, current: int) -> list[Change]:
         """Return changes with a resourceVersion above `version`, oldest first.

@@ -41,6 +41,7 @@ class FactsReader:
         self._given = given
         self._uses: dict[str, frozenset[Reference]] = {}
         self._users: dict[Reference, set[str]] = {}
+        self._gateways: dict[GatewayRef, tuple[str, OpenFunctionGateway]] = {}
 
     async def read(self, function: Function) -> Facts:
         """Return the facts; what does not exist or cannot be read is missing from them."""
@@ -91,10 +92,17 @@ class FactsReader:
             return None
         try:
             obj = await self._store.get(GATEWAYS, wanted.namespace, wanted.name)
-            found, _ = openfunction_networking.GATEWAY.decode(openfunction_networking.GATEWAY.default(obj))
+            version = str(obj["metadata"].get("resourceVersion", ""))
+            known = self._gateways.get(wanted)
+            if known is None or known[0] != version:  # nearly all Functions refer to the same one
+                found, _ = openfunction_networking.GATEWAY.decode(
+                    openfunction_networking.GATEWAY.default(obj)
+                )
+                known = self._gateways[wanted] = (version, found)
         except PeltonError:
+            self._gateways.pop(wanted, None)
             return None
-        return found
+        return known[1]
 
     async def _components(self, namespace: str, wanted: Iterable[str]) -> dict[str, ComponentResource]:
         found: dict[str, ComponentResource] = {}

@@ -59,8 +59,14 @@ _WATCHED: Final = (
     INTERCEPTOR_ROUTES,
     HTTP_SCALED_OBJECTS,
 )
+_BACKENDS: Final = frozenset({SERVICES, SLICES, CONFIG_MAPS})
+"""What only matters while a route or an interception may refer to it."""
+_REFERRING: Final = (HTTP_ROUTES, INTERCEPTOR_ROUTES, HTTP_SCALED_OBJECTS)
 _SETTLE_S: Final = 0.05
 """Changes that come together are worked on together."""
+_REST: Final = 4.0
+"""Pauses are at least so many times as long as the last pass took: 1,000 Functions that are written at once
+would otherwise be read as a whole a hundred times."""
 _RETRY_S: Final = 1.0
 _CERTIFICATE_S: Final = 5.0
 """How often the default certificate's files are looked at."""
@@ -109,6 +115,7 @@ class Routes:
         self._sent: RoutingState | None = None
         self._refused: dict[str, str] = {}
         self._conflicted: set[str] = set()
+        self._referred = True  # whether a route or an interception exists, as last seen
 
     async def run(self) -> None:
         """Make what has to be there by default, then watch and work until cancelled."""
@@ -131,7 +138,7 @@ class Routes:
         while True:
             try:
                 async for event in self._store.watch(resource):
-                    if event.type != "BOOKMARK":
+                    if event.type != "BOOKMARK" and (self._referred or resource not in _BACKENDS):
                         self._dirty.set()
                 return  # the store was closed
             except Exception as error:
@@ -145,10 +152,12 @@ class Routes:
             self._dirty.set()
 
     async def _work(self) -> None:
+        pause_s = _SETTLE_S
         while True:
             await self._dirty.wait()
-            await self._clock.sleep(_SETTLE_S)
+            await self._clock.sleep(pause_s)
             self._dirty.clear()
+            began = self._clock.monotonic()
             try:
                 again = not await self.reconcile()
             except Exception as error:
@@ -156,6 +165,7 @@ class Routes:
                     "routes are worked on again: %s", error, exc_info=not isinstance(error, PeltonError)
                 )
                 again = True
+            pause_s = max(_SETTLE_S, min(_RETRY_S, _REST * (self._clock.monotonic() - began)))
             if again:
                 await self._clock.sleep(_RETRY_S)
                 self._dirty.set()
@@ -181,9 +191,13 @@ class Routes:
         return connected
 
     async def _sources(self) -> tuple[Sources, Merged]:
-        listed = {
-            resource: (await self._store.list(resource))[0] for resource in _WATCHED if resource != FUNCTIONS
-        }
+        # What refers to backends is read first: a backend that changes after that marks the state dirty.
+        listed = {resource: (await self._store.list(resource))[0] for resource in _REFERRING}
+        self._referred = any(listed.values())
+        for resource in _WATCHED:
+            unused = resource == FUNCTIONS or (resource in _BACKENDS and not self._referred)
+            if resource not in listed and not unused:
+                listed[resource] = (await self._store.list(resource))[0]
         merged = merge(
             _seen(GATEWAY, listed[GATEWAYS]),
             [one.resource for one in _seen(OPENFUNCTION_GATEWAY, listed[OPENFUNCTION_GATEWAYS])],
@@ -194,7 +208,7 @@ class Routes:
                 gateways=merged.gateways,
                 routes=_seen(HTTP_ROUTE, listed[HTTP_ROUTES]),
                 grants=[one.resource for one in _seen(REFERENCE_GRANT, listed[GRANTS])],
-                services=Services.read(listed[SERVICES], listed[SLICES], self._functions()),
+                services=Services.read(listed.get(SERVICES, ()), listed.get(SLICES, ()), self._functions()),
                 certificates=self._certificates(listed[SECRETS]),
                 namespaces={
                     one["metadata"]["name"]: one["metadata"].get("labels") or {} for one in listed[NAMESPACES]

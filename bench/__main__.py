@@ -38,7 +38,7 @@ SECTIONS = {
     "reload": 180,
     "density": 120,
     "api_watch": 60,
-    "apply": 150,
+    "apply": 300,
     "cel": 60,
     "elasticity": 120,
 }

@@ -20,7 +20,8 @@ from bench.table import Row
 FUNCTIONS = 1000
 CLIENTS = 4
 REST_S = 20
-_SETTLE_S = 10
+_SETTLE_S = 85
+"""Until the platform is at rest: watches may go back 80 s, so changes are remembered for that long."""
 
 
 def rows() -> list[Row]:

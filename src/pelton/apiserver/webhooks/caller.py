@@ -15,15 +15,18 @@ import ssl
 from collections import OrderedDict
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 
 from pelton.apiserver.rules import Obj
 from pelton.apiserver.store import ObjectStore, decode
 from pelton.errors import NotFoundError, PeltonError
+
+# Imported with the first call: it costs 6 MB and a tenth of a second, and most platforms have no webhook.
+if TYPE_CHECKING:
+    import httpx
 
 __all__ = ["CallError", "Caller"]
 
@@ -77,6 +80,8 @@ class Caller:
         Raises:
             CallError: With the reason; the peer may have received the review all the same.
         """
+        import httpx
+
         url = _shown_url(config, timeout_s)
         try:
             async with asyncio.timeout(timeout_s):
@@ -87,6 +92,8 @@ class Caller:
             raise CallError(f'Post "{url}": {_reason(error)}') from error
 
     async def _post(self, config: Mapping[str, Any], url: str, content: bytes) -> Any:
+        import httpx
+
         headers = {
             "Content-Type": "application/json",
             "Accept": "application/json",
@@ -134,6 +141,8 @@ class Caller:
         key = "\n".join((bundle, str(service.get("namespace", "")), str(service.get("name", ""))))
         client = self._clients.get(key)
         if client is None:
+            import httpx
+
             client = httpx.AsyncClient(
                 verify=_context(bundle), trust_env=False, timeout=_LONGEST_S, follow_redirects=False
             )

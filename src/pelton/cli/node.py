@@ -22,6 +22,7 @@ import uvloop
 from pelton import log
 from pelton.autoscale.decision import Decision
 from pelton.autoscale.kpa import TICK_S, mode
+from pelton.cli import cyclic_gc
 from pelton.cli.home import Home, Settings
 from pelton.cli.node_gateway import Way, explain, find_way, listens_beyond, make_gateway, take_routes
 from pelton.cli.node_interceptor import Interception
@@ -115,6 +116,7 @@ class Node:
             await self._activator.start(self._run / "activator.sock")
             server = await wire.serve(str(self._run / "node.sock"), self._ops, name="node-client")
             ticking = asyncio.create_task(self._tick(), name="scaling")
+            cyclic_gc.rarely()
             await stop.wait()
             ticking.cancel()
             await asyncio.gather(ticking, return_exceptions=True)

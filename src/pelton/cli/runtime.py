@@ -22,6 +22,7 @@ import uvloop
 
 from pelton import log
 from pelton.apiserver.server import ApiServer
+from pelton.cli import cyclic_gc
 from pelton.cli.home import Home, Settings
 from pelton.cli.receivers import manager_of, secret_namespace
 from pelton.cli.tables import SENDERS, resolve_driver, resolve_sender, resolve_state
@@ -158,6 +159,7 @@ class Runtime:
                 name="runtime-client",
             )
             stack.callback(server.close)
+            cyclic_gc.rarely()
             await stop.wait()
 
     # -- for up ----------------------------------------------------------------------------------------------

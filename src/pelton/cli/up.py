@@ -22,6 +22,7 @@ import msgspec
 import uvloop
 
 from pelton import log
+from pelton.cli import cyclic_gc
 from pelton.cli.home import MARKER, Endpoints, Home, Settings
 from pelton.cli.ports_owner import claim
 from pelton.clock import SystemClock
@@ -191,6 +192,7 @@ class _Platform:
             internal=_url("http", "127.0.0.1", settings.internal_port),
             https=_url("https", settings.https_host, settings.https_port) if settings.https_port else "",
         )
+        cyclic_gc.rarely()
         self._home.publish(self._endpoints)
         _announce(self._home, self._endpoints)
 

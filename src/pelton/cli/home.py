@@ -142,6 +142,11 @@ class Home:
         return self.logs / "gateway" / "access.jsonl"
 
     @property
+    def silences(self) -> Path:
+        """Silences that were posted to the alerts' API."""
+        return self.path / "silences.json"
+
+    @property
     def pki(self) -> Path:
         """CA and leaf of the API server."""
         return self.path / "pki"

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -39,8 +39,12 @@ from pelton.drivers.nats import JetStreamBus, is_embedded
 from pelton.errors import ComponentError, PeltonError
 from pelton.manifest import notification, notification_routing
 from pelton.model.desired import Component, Desired
+from pelton.notify.alert import Alert
+from pelton.notify.alert_table import AlertTable
+from pelton.notify.alertmanager import alertmanager_routes
 from pelton.notify.intake import create_app
 from pelton.notify.pipeline import Options, Pipeline
+from pelton.notify.silences import SilenceBook
 from pelton.ports import Binding, Bus, Message, StateStore
 
 __all__ = ["Runtime", "main"]
@@ -108,11 +112,14 @@ class Runtime:
         # One machine is one cluster; the label is what Notification Manager fills in (contracts, section 5).
         self._secrets: dict[tuple[str, str, str], str] = {}
         self._secret_namespace = secret_namespace([])
+        self._alerts = AlertTable()
+        self._silences = SilenceBook(Home(Path(settings.home)).silences)
         self._pipeline = Pipeline(
             self._bus,
             self._senders,
             self._clock,
             options=Options(cluster=_CLUSTER),
+            book=self._silences,
             secret=lambda ref: self._secrets.get(
                 (ref.namespace or self._secret_namespace, ref.name, ref.key)
             ),
@@ -137,7 +144,17 @@ class Runtime:
             await stack.enter_async_context(self._pipeline)
             sock = socket.create_server((self._settings.notify_host, self._settings.notify_port))
             sock.setblocking(False)
-            app = create_app(self._pipeline.accept, clock=self._clock)
+            app = create_app(
+                self._accept,
+                clock=self._clock,
+                further=alertmanager_routes(
+                    table=self._alerts,
+                    book=self._silences,
+                    receivers=self._pipeline.receivers,
+                    placed=self._pipeline.placed,
+                    clock=self._clock,
+                ),
+            )
             app.state.stopping = asyncio.Event()
             await stack.enter_async_context(ApiServer(app, sock))
             await stack.enter_async_context(self._follower)
@@ -161,6 +178,10 @@ class Runtime:
             stack.callback(server.close)
             cyclic_gc.rarely()
             await stop.wait()
+
+    async def _accept(self, alerts: Sequence[Alert]) -> None:
+        stored = await self._pipeline.accept(alerts)
+        self._alerts.note(stored, now=self._clock.now())
 
     # -- for up ----------------------------------------------------------------------------------------------
 

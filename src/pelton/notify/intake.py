@@ -8,14 +8,14 @@ that is the shape clients of this API print. Source: contracts/log-notification.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from pelton import log
 from pelton.clock import Clock, SystemClock
@@ -40,6 +40,7 @@ def create_app(
     max_requests: int = 32,
     read_timeout_s: float = 10.0,
     accept_timeout_s: float = 10.0,
+    further: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """Return the intake as an ASGI app; it needs no lifespan.
 
@@ -53,6 +54,7 @@ def create_app(
         max_requests: Requests handled at once; above it 503. With the body limit it bounds the memory used.
         read_timeout_s: Seconds a client has for its body; after it 408.
         accept_timeout_s: Seconds the queue has; after it 503.
+        further: Routes of other APIs on this port.
     """
     time = clock or SystemClock()
     running = 0
@@ -107,6 +109,7 @@ def create_app(
             Route("/-/ready", ready_, methods=["GET"]),
             Route("/-/live", live, methods=["GET"]),
             Route("/status", page, methods=["GET"]),
+            *further,
         ]
     )
 

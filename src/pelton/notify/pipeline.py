@@ -30,6 +30,7 @@ from pelton.notify.retry import RetryPolicy
 from pelton.notify.routing import Routing, Target, config_for
 from pelton.notify.sending import DEAD_ALERTS, LIMITS, Destination, Limit, dead_letter, topic_of
 from pelton.notify.settings import SecretLookup, blocks_of, settings_of
+from pelton.notify.silences import SilenceBook
 from pelton.notify.template import RENDERERS
 from pelton.ports import Bus, Delivery, Message, Sender
 
@@ -101,6 +102,7 @@ class Pipeline:
         clock: Time.
         options: Limits.
         secret: Resolves secret references of receivers.
+        book: Silences that were posted; None = there are none.
         randomness: Returns 0 <= r < 1, for jitter.
         new_id: Returns a fresh random id.
     """
@@ -113,6 +115,7 @@ class Pipeline:
         *,
         options: Options | None = None,
         secret: SecretLookup = _no_secret,
+        book: SilenceBook | None = None,
         randomness: Callable[[], float] = random.random,
         new_id: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
@@ -122,6 +125,7 @@ class Pipeline:
         self._options = options or Options()
         self._limits = LIMITS if self._options.limits is None else self._options.limits
         self._secret = secret
+        self._book = book
         self._randomness = randomness
         self._new_id = new_id
         self._routing = Routing()
@@ -152,8 +156,8 @@ class Pipeline:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def accept(self, alerts: Sequence[Alert]) -> None:
-        """Store alerts durably; returns once the broker has confirmed all of them.
+    async def accept(self, alerts: Sequence[Alert]) -> Sequence[Alert]:
+        """Store alerts durably; returns them as stored, once the broker has confirmed all of them.
 
         When it raises after a part was stored, repeating the request may notify twice, never not at all.
 
@@ -181,6 +185,7 @@ class Pipeline:
             await self._bus.publish(Message(topic=ALERTS_TOPIC, data=encode(batch), id=batch.id))
             self._counters.accepted_batches += 1
             self._counters.accepted_alerts += len(part)
+        return alerts
 
     def set_receivers(
         self,
@@ -236,6 +241,17 @@ class Pipeline:
         self._unsent_blocks = unsent
         self._routing = Routing(targets, routers=routers, silences=silences, manager=manager)
         self._known.set()
+
+    def receivers(self) -> list[str]:
+        """Return the names of receivers that something can be sent by, sorted."""
+        return sorted({each.receiver for each in self._destinations.values() if each.settings is not None})
+
+    def placed(self, labels: Mapping[str, str]) -> tuple[list[str], tuple[str, ...]]:
+        """Return where an alert would go if it were not silenced, and the Silence resources that hold it."""
+        routing = self._routing
+        taken = routing.decide(labels).taken
+        kept = routing.decide(labels, routing.active(self._clock.now())).silences
+        return list(dict.fromkeys(target.receiver for target in taken)), kept
 
     def stats(self) -> dict[str, Any]:
         """Return counters since the start: totals, `receivers` by `<receiver>/<block>`, `without_sender`."""
@@ -352,10 +368,15 @@ class Pipeline:
     def _share_out(self, batch: Batch) -> dict[tuple[str, str], list[Alert]]:
         """Return (receiver, block) -> its alerts of a batch; count those that nobody gets."""
         routing = self._routing
-        active = routing.active(self._clock.now())
+        now = self._clock.now()
+        active = routing.active(now)
+        posted = self._book.active(now) if self._book is not None else ()
         members: dict[tuple[str, str], list[Alert]] = {}
         silenced = missed = 0
         for alert in batch.alerts:
+            if any(silence.matches(alert.labels) for silence in posted):
+                silenced += 1
+                continue
             verdict = routing.decide(alert.labels, active)
             for target in verdict.taken:
                 members.setdefault((target.receiver, target.block), []).append(alert)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import timedelta
 
 import pytest
 
@@ -19,9 +20,11 @@ from pelton.model.notification import (
 )
 from pelton.model.notification_routing import Config, NotificationManager, Silence, SlackConfig
 from pelton.notify.alert import FIRING, Alert
+from pelton.notify.matching import Matcher
 from pelton.notify.pipeline import ALERTS_TOPIC, Options, Pipeline
 from pelton.notify.retry import RetryPolicy
 from pelton.notify.sending import redriven
+from pelton.notify.silences import PostedSilence, SilenceBook
 from pelton.ports import Message, SendResult
 
 OK = SendResult(ok=True)
@@ -524,3 +527,41 @@ async def test_slack_channels_take_the_token_of_their_config(bus, clock, scripte
         "token": "xoxb-1",
         "apiBase": "http://127.0.0.1:1/api",
     }
+
+
+async def test_posted_silences_keep_alerts_back(bus, clock, scripted, tmp_path):
+    book = SilenceBook(tmp_path / "silences.json")
+    now = clock.now()
+    silence = PostedSilence(
+        id="",
+        matchers=(Matcher(name="team", value="db"),),
+        starts_at=now,
+        ends_at=now + timedelta(hours=1),
+        updated_at=now,
+        created_by="me",
+        comment="why",
+    )
+    await book.put(silence, now=now, new_id="1")
+    sender = scripted(OK)
+    made = Pipeline(bus, {"webhook": sender}, clock, options=OPTIONS, book=book)
+    async with made:
+        made.set_receivers([webhook()])
+        await made.accept([alert(team="db"), alert(team="web")])
+        await clock.advance(0)
+        assert made.stats()["silenced_alerts"] == 1
+
+        await clock.advance(3600)
+        await made.accept([alert(team="db")])
+        await clock.advance(0)
+
+    teams = [each["labels"]["team"] for _, payload in sender.calls for each in payload["alerts"]]
+    assert teams == ["web", "db"]
+
+
+async def test_placed_names_receivers_and_the_silences_that_hold_an_alert(bus, clock, scripted):
+    night = Silence(name="night", matcher=LabelSelector(match_labels={"team": "db"}))
+    made = pipeline(bus, clock, webhook=scripted(OK))
+    made.set_receivers([webhook(), webhook("picky", severity="critical")], silences=[night])
+
+    assert made.placed({"team": "db"}) == (["ops"], ("night",))
+    assert made.receivers() == ["ops", "picky"]

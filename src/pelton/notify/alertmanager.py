@@ -1,0 +1,251 @@
+"""Alertmanager's API, version 2: alerts, silences, status and receivers, as routes for the intake's app.
+
+`cli/runtime.py` hands these to `notify/intake.create_app`, which has `POST /api/v2/alerts`; amtool and
+dashboards call them. Errors are a JSON text with the status that Alertmanager's clients know. Source:
+contracts, log and notification, 9.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Annotated, Any
+from uuid import uuid4
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from pelton.clock import Clock, rfc3339
+from pelton.errors import OverloadedError, PeltonError, ProtocolError
+from pelton.model.notification import compile_pattern
+from pelton.notify.alert_table import AlertTable, Firing
+from pelton.notify.matching import Matcher, parse_matcher
+from pelton.notify.silences import PostedSilence, SilenceBook
+
+__all__ = ["alertmanager_routes"]
+
+_BODY_LIMIT = 256 * 1024
+
+
+class _PostedMatcher(msgspec.Struct, rename="camel"):
+    name: str
+    value: str
+    is_regex: bool
+    is_equal: bool = True
+
+
+class _Posted(msgspec.Struct, rename="camel"):
+    matchers: Annotated[list[_PostedMatcher], msgspec.Meta(min_length=1)]
+    starts_at: datetime
+    ends_at: datetime
+    created_by: str
+    comment: str
+    id: str | None = None
+
+
+_posted = msgspec.json.Decoder(_Posted)
+
+
+def alertmanager_routes(
+    *,
+    table: AlertTable,
+    book: SilenceBook,
+    receivers: Callable[[], Sequence[str]],
+    placed: Callable[[Mapping[str, str]], tuple[Sequence[str], Sequence[str]]],
+    clock: Clock,
+    new_id: Callable[[], str] = lambda: str(uuid4()),
+) -> list[Route]:
+    """Return the routes.
+
+    Args:
+        table: What fires.
+        book: Silences of this API.
+        receivers: Returns the names of all receivers.
+        placed: An alert's labels -> receivers that it would go to if it were not silenced, and the names of
+            Silence resources that keep it back.
+        clock: Time.
+        new_id: Returns a fresh UUID.
+    """
+    started = clock.now()
+
+    async def alerts(request: Request) -> Response:
+        query = request.query_params
+        wanted = [parse_matcher(text) for text in query.getlist("filter")]
+        receiver = _pattern(query.get("receiver", ""))
+        now = clock.now()
+        active = book.active(now)
+        shown = []
+        for item in table.firing(now):
+            labels = item.alert.labels
+            if not all(matcher.matches(labels) for matcher in wanted):
+                continue
+            names, resources = placed(labels)
+            if receiver is not None and not any(receiver.fullmatch(name) for name in names):
+                continue
+            silenced_by = [*resources, *(silence.id for silence in active if silence.matches(labels))]
+            if _flag(query.get("silenced" if silenced_by else "active")):
+                shown.append(_alert(item, names, silenced_by))
+        return _json(shown)
+
+    async def silences(request: Request) -> Response:
+        wanted = [parse_matcher(text) for text in request.query_params.getlist("filter")]
+        now = clock.now()
+        order = {"active": 0, "pending": 1, "expired": 2}
+        found = [silence for silence in book.list() if all(_concerns(silence, each) for each in wanted)]
+        found.sort(key=lambda silence: (order[silence.state(now)], silence.ends_at))
+        return _json([_silence(silence, now) for silence in found])
+
+    async def make(request: Request) -> Response:
+        try:
+            posted = _posted.decode(await _body(request))
+        except msgspec.ValidationError as error:
+            return _json(f"The body is no silence: {error}.", 422)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ProtocolError(f"The body is no silence: {error}.") from error
+        silence = PostedSilence(
+            id=posted.id or "",
+            matchers=tuple(
+                Matcher(name=each.name, value=each.value, is_regex=each.is_regex, is_equal=each.is_equal)
+                for each in posted.matchers
+            ),
+            starts_at=_utc(posted.starts_at),
+            ends_at=_utc(posted.ends_at),
+            updated_at=clock.now(),
+            created_by=posted.created_by,
+            comment=posted.comment,
+        )
+        return _json({"silenceID": await book.put(silence, now=clock.now(), new_id=new_id())})
+
+    async def one(request: Request) -> Response:
+        silence = book.get(request.path_params["id"])
+        return _json("silence not found", 404) if silence is None else _json(_silence(silence, clock.now()))
+
+    async def expire(request: Request) -> Response:
+        await book.expire(request.path_params["id"], now=clock.now())
+        return Response(status_code=200)
+
+    async def status(_: Request) -> Response:
+        names = "".join(f"- name: {msgspec.json.encode(name).decode()}\n" for name in receivers())
+        release = {"version": version("pelton")} | dict.fromkeys(
+            ("branch", "buildDate", "buildUser", "goVersion", "revision"), ""
+        )
+        return _json(
+            {
+                "cluster": {"name": "", "status": "disabled", "peers": []},
+                "config": {"original": f"receivers:\n{names}" if names else "receivers: []\n"},
+                "uptime": rfc3339(started, fraction=True),
+                "versionInfo": release,
+            }
+        )
+
+    async def named(_: Request) -> Response:
+        return _json([{"name": name} for name in receivers()])
+
+    return [
+        Route("/api/v2/alerts", _guarded(alerts), methods=["GET"]),
+        Route("/api/v2/silences", _guarded(silences), methods=["GET"]),
+        Route("/api/v2/silences", _guarded(make), methods=["POST"]),
+        Route("/api/v2/silence/{id}", _guarded(one), methods=["GET"]),
+        Route("/api/v2/silence/{id}", _guarded(expire), methods=["DELETE"]),
+        Route("/api/v2/status", _guarded(status), methods=["GET"]),
+        Route("/api/v2/receivers", _guarded(named), methods=["GET"]),
+    ]
+
+
+def _guarded(handle: Callable[[Request], Any]) -> Callable[[Request], Any]:
+    """Answer 400, 404 or 503 for what a client may do wrong."""
+
+    async def guarded(request: Request) -> Response:
+        try:
+            answer: Response = await handle(request)
+        except LookupError:
+            return _json("silence not found", 404)
+        except OverloadedError as error:
+            return _json(error.message, 503)
+        except PeltonError as error:
+            return _json(error.message, 400)
+        return answer
+
+    return guarded
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _BODY_LIMIT:
+            raise ProtocolError(f"The body is above the limit of {_BODY_LIMIT} bytes.")
+    return bytes(body)
+
+
+def _utc(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise ProtocolError("startsAt and endsAt need a time zone, e.g. 2026-01-02T03:04:05Z.")
+    return moment.astimezone(UTC)
+
+
+def _pattern(text: str) -> re.Pattern[str] | None:
+    try:
+        return compile_pattern(text) if text else None
+    except re.error as error:
+        raise ProtocolError(f"receiver is no regular expression: {error}.") from error
+
+
+def _flag(text: str | None) -> bool:
+    return text is None or text.lower() not in ("false", "0", "f")
+
+
+def _concerns(silence: PostedSilence, wanted: Matcher) -> bool:
+    """Tell whether a silence has a matcher whose value a filter picks, as Alertmanager's lists do."""
+    return any(
+        each.name == wanted.name and wanted.matches({each.name: each.value}) for each in silence.matchers
+    )
+
+
+def _alert(item: Firing, receivers: Sequence[str], silenced_by: Sequence[str]) -> dict[str, Any]:
+    alert = item.alert
+    return {
+        "labels": alert.labels,
+        "annotations": alert.annotations,
+        "startsAt": alert.starts_at,
+        "endsAt": rfc3339(item.ends_at, fraction=True),
+        "updatedAt": rfc3339(item.updated_at, fraction=True),
+        "generatorURL": alert.generator_url,
+        "fingerprint": alert.fingerprint,
+        "receivers": [{"name": name} for name in receivers],
+        "status": {
+            "state": "suppressed" if silenced_by else "active",
+            "silencedBy": list(silenced_by),
+            "inhibitedBy": [],
+            "mutedBy": [],
+        },
+    }
+
+
+def _silence(silence: PostedSilence, now: datetime) -> dict[str, Any]:
+    return {
+        "id": silence.id,
+        "status": {"state": silence.state(now)},
+        "matchers": [
+            {
+                "name": each.name,
+                "value": each.value,
+                "isRegex": each.is_regex,
+                "isEqual": each.is_equal,
+            }
+            for each in silence.matchers
+        ],
+        "startsAt": rfc3339(silence.starts_at, fraction=True),
+        "endsAt": rfc3339(silence.ends_at, fraction=True),
+        "updatedAt": rfc3339(silence.updated_at, fraction=True),
+        "createdBy": silence.created_by,
+        "comment": silence.comment,
+    }
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status_code=status, media_type="application/json")

@@ -1,0 +1,165 @@
+"""Silences that were made over Alertmanager's API: a small book, kept in one file.
+
+`notify/alertmanager.py` writes and lists them, `notify/pipeline.py` asks for the active ones per batch. A
+change is on the disk before it is confirmed; the file is replaced as a whole, so a kill leaves the old or the
+new state. Silence resources are not here: they come from the store (`notify/routing.py`). Source: contracts,
+log and notification, 9.5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from pelton import log
+from pelton.errors import OverloadedError, ProtocolError
+from pelton.notify.matching import Matcher
+
+__all__ = ["KEPT", "PostedSilence", "SilenceBook"]
+
+KEPT = timedelta(hours=120)
+"""How long an expired silence is still listed, as Alertmanager's default retention."""
+
+_MOST = 10_000
+_log = log.get(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostedSilence:
+    """One silence; all matchers have to match, from `starts_at` (inclusive) to `ends_at` (exclusive)."""
+
+    id: str
+    matchers: tuple[Matcher, ...]
+    starts_at: datetime
+    ends_at: datetime
+    updated_at: datetime
+    created_by: str
+    comment: str
+
+    def state(self, now: datetime) -> str:
+        """Return `pending`, `active` or `expired`."""
+        if now >= self.ends_at:
+            return "expired"
+        return "pending" if now < self.starts_at else "active"
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Tell whether it keeps an alert with these labels back while it is active."""
+        return all(matcher.matches(labels) for matcher in self.matchers)
+
+
+class SilenceBook:
+    """All silences of this kind.
+
+    Args:
+        path: The file; it need not be there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writing = asyncio.Lock()
+        self._silences: dict[str, PostedSilence] = {}
+        try:
+            found = msgspec.json.decode(path.read_bytes(), type=list[PostedSilence])
+            self._silences = {silence.id: silence for silence in found}
+        except FileNotFoundError:
+            pass
+        except (msgspec.DecodeError, ProtocolError) as error:
+            # Left where it is, so that it can be mended; the first change would overwrite it.
+            kept = path.with_suffix(".unreadable")
+            path.rename(kept)
+            _log.error("silences could not be read, there are none now kept=%s error=%s", kept, error)
+
+    def list(self) -> Sequence[PostedSilence]:
+        """Return all, in the order in which they were made."""
+        return list(self._silences.values())
+
+    def get(self, id: str) -> PostedSilence | None:
+        """Return one, or None."""
+        return self._silences.get(id)
+
+    def active(self, now: datetime) -> tuple[PostedSilence, ...]:
+        """Return those that count at a moment."""
+        return tuple(silence for silence in self._silences.values() if silence.state(now) == "active")
+
+    async def put(self, silence: PostedSilence, *, now: datetime, new_id: str) -> str:
+        """Make a silence, or change the one of its id; returns the id that it has from now on.
+
+        An expired one, and one whose matchers or start in the past would change, is ended and made anew.
+
+        Raises:
+            ProtocolError: It would never silence anything, or everything.
+            OverloadedError: There are too many.
+            LookupError: There is none of that id.
+        """
+        silence = replace(silence, starts_at=max(silence.starts_at, now), updated_at=now)
+        if not any(not matcher.matches({}) for matcher in silence.matchers):
+            raise ProtocolError(
+                "At least one matcher must not match an empty value: else everything is silenced."
+            )
+        if silence.ends_at <= silence.starts_at:
+            raise ProtocolError("endsAt must be after startsAt, and in the future.")
+        async with self._writing:
+            silences = self._kept(now)
+            if silence.id:
+                old = silences.get(silence.id)
+                if old is None:
+                    raise LookupError(silence.id)
+                if old.state(now) == "active" and set(old.matchers) == set(silence.matchers):
+                    silence = replace(silence, starts_at=old.starts_at)
+                elif old.state(now) != "pending":
+                    silences[old.id] = replace(old, ends_at=min(old.ends_at, now), updated_at=now)
+                    silence = replace(silence, id="")
+            if not silence.id:
+                silence = replace(silence, id=new_id)
+            silences[silence.id] = silence
+            if len(silences) > _MOST:
+                raise OverloadedError(f"There are {_MOST} silences already.")
+            await self._write(silences)
+        return silence.id
+
+    async def expire(self, id: str, *, now: datetime) -> None:
+        """End one; ending an ended one changes nothing.
+
+        Raises:
+            LookupError: There is none of that id.
+        """
+        async with self._writing:
+            silences = self._kept(now)
+            silence = silences.get(id)
+            if silence is None:
+                raise LookupError(id)
+            if silence.state(now) == "expired":
+                return
+            silences[id] = replace(
+                silence, starts_at=min(silence.starts_at, now), ends_at=now, updated_at=now
+            )
+            await self._write(silences)
+
+    def _kept(self, now: datetime) -> dict[str, PostedSilence]:
+        return {id: silence for id, silence in self._silences.items() if now - silence.ends_at < KEPT}
+
+    async def _write(self, silences: dict[str, PostedSilence]) -> None:
+        await asyncio.to_thread(_replace, self._path, msgspec.json.encode(list(silences.values())))
+        self._silences = silences
+
+
+def _replace(path: Path, data: bytes) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    fresh.touch(0o600)
+    with fresh.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,36 @@
+"""Alertmanager's matchers."""
+
+import pytest
+
+from pelton.errors import ProtocolError
+from pelton.notify.matching import Matcher, parse_matcher
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "expected"),
+    [
+        ('a="b"', {"a": "b"}, True),
+        ("a=b", {"a": "b"}, True),
+        ('a!="b"', {"a": "b"}, False),
+        ('a!="b"', {}, True),
+        ('a=""', {}, True),
+        ('a=~"b.*"', {"a": "bc"}, True),
+        ('a=~"b"', {"a": "bc"}, False),
+        ('a!~"b"', {"a": "bc"}, True),
+        (' a = "x y" ', {"a": "x y"}, True),
+        (r'a="say \"hi\""', {"a": 'say "hi"'}, True),
+    ],
+)
+def test_matcher_in_text_form(text, labels, expected):
+    assert parse_matcher(text).matches(labels) is expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "=b", 'a=~"("', 'a="b', "1a=b"])
+def test_what_is_no_matcher_is_refused(text):
+    with pytest.raises(ProtocolError):
+        parse_matcher(text)
+
+
+def test_a_matcher_needs_a_name():
+    with pytest.raises(ProtocolError):
+        Matcher(name="", value="x")

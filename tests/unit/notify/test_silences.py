@@ -1,0 +1,99 @@
+"""The book of posted silences."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from pelton.errors import ProtocolError
+from pelton.notify.matching import Matcher
+from pelton.notify.silences import KEPT, PostedSilence, SilenceBook
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def silence(id="", start=NOW, end=NOW + HOUR, value="b"):
+    return PostedSilence(
+        id=id,
+        matchers=(Matcher(name="a", value=value),),
+        starts_at=start,
+        ends_at=end,
+        updated_at=NOW,
+        created_by="me",
+        comment="why",
+    )
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "silences.json"
+
+
+async def test_a_silence_outlives_its_book(path):
+    id = await SilenceBook(path).put(silence(), now=NOW, new_id="1")
+
+    (found,) = SilenceBook(path).active(NOW)
+    assert (id, found) == ("1", silence(id="1"))
+    assert found.matches({"a": "b", "c": "d"})
+    assert path.stat().st_mode & 0o077 == 0
+
+
+async def test_states_follow_the_clock(path):
+    book = SilenceBook(path)
+    await book.put(silence(start=NOW + HOUR, end=NOW + 2 * HOUR), now=NOW, new_id="1")
+    (found,) = book.list()
+
+    assert [found.state(NOW + n * HOUR) for n in range(3)] == ["pending", "active", "expired"]
+
+
+async def test_changing_the_end_keeps_the_id_and_the_start(path):
+    book = SilenceBook(path)
+    await book.put(silence(), now=NOW, new_id="1")
+
+    later = NOW + timedelta(minutes=10)
+    id = await book.put(silence(id="1", end=NOW + 3 * HOUR), now=later, new_id="2")
+
+    (found,) = book.list()
+    assert (id, found.starts_at, found.ends_at) == ("1", NOW, NOW + 3 * HOUR)
+
+
+async def test_changing_the_matchers_of_an_active_one_ends_it_and_makes_another(path):
+    book = SilenceBook(path)
+    await book.put(silence(), now=NOW, new_id="1")
+
+    id = await book.put(silence(id="1", value="x"), now=NOW, new_id="2")
+
+    assert id == "2"
+    assert {each.id: each.state(NOW) for each in book.list()} == {"1": "expired", "2": "active"}
+
+
+async def test_an_expired_one_is_forgotten_after_its_retention(path):
+    book = SilenceBook(path)
+    await book.put(silence(), now=NOW, new_id="1")
+    await book.expire("1", now=NOW)
+    await book.expire("1", now=NOW + HOUR)
+    assert book.active(NOW) == ()
+
+    await book.put(silence(end=NOW + 2 * KEPT), now=NOW + KEPT, new_id="2")
+
+    assert [each.id for each in book.list()] == ["2"]
+
+
+async def test_what_would_silence_nothing_or_everything_is_refused(path):
+    book = SilenceBook(path)
+
+    for wrong in (silence(end=NOW), silence(end=NOW - HOUR), silence(value="")):
+        with pytest.raises(ProtocolError):
+            await book.put(wrong, now=NOW, new_id="1")
+    with pytest.raises(LookupError):
+        await book.put(silence(id="other"), now=NOW, new_id="1")
+    with pytest.raises(LookupError):
+        await book.expire("other", now=NOW)
+    assert book.list() == []
+
+
+def test_a_damaged_file_is_kept_aside(path):
+    path.write_text("{")
+
+    assert SilenceBook(path).list() == []
+    assert path.with_suffix(".unreadable").read_text() == "{"

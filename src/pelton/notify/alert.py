@@ -127,19 +127,20 @@ def _alert(item: Any, where: str, shared: _Shared, now: datetime, *, bare: bool)
     if not isinstance(item, dict):
         raise ProtocolError(f"{where} is {_type(item)}; expected an object.")
     labels = shared.labels | _texts(item, "labels", where)
-    starts_at, _ = _time(item, "startsAt", where)
+    starts_at, starts = _time(item, "startsAt", where)
     ends_at, ends = _time(item, "endsAt", where)
     # Only the bare array states "over" by its end alone; an object's sender states it in `status`.
     status = _status(item, where, default=shared.status)
     if not status:
         status = RESOLVED if ends is not None and ends <= now else FIRING
-    if not ends_at:
+    if ends is None:
         ends_at = rfc3339(now + RESOLVE_TIMEOUT, fraction=True) if bare else ZERO_TIME
     return Alert(
         status=status,
         labels=labels,
         annotations=shared.annotations | _texts(item, "annotations", where),
-        starts_at=starts_at or rfc3339(now, fraction=True),
+        # Go's clients, amtool among them, write the zero time where they have none.
+        starts_at=starts_at if starts is not None else rfc3339(now, fraction=True),
         ends_at=ends_at,
         generator_url=_text(item, "generatorURL", where),
         fingerprint=_text(item, "fingerprint", where) or fingerprint(labels),

@@ -31,7 +31,7 @@ _log = log.get(__name__)
 
 
 def create_app(
-    accept: Callable[[list[Alert]], Awaitable[None]],
+    accept: Callable[[list[Alert]], Awaitable[object]],
     *,
     status: Callable[[], Mapping[str, Any]] = dict,
     ready: Callable[[], bool] = lambda: True,

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pelton.clock import rfc3339
 from pelton.errors import ProtocolError
-from pelton.notify.alert import FIRING, RESOLVED, ZERO_TIME, fingerprint, parse
+from pelton.notify.alert import FIRING, RESOLVE_TIMEOUT, RESOLVED, ZERO_TIME, fingerprint, parse
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -178,3 +179,12 @@ def test_fingerprint_does_not_depend_on_order(labels, random):
 def test_fingerprint_of_no_labels_is_the_empty_hash():
     """The offset of FNV-1a, 64 bit: what Prometheus gives for an empty label set."""
     assert fingerprint({}) == "cbf29ce484222325"
+
+
+def test_parse_the_zero_time_counts_as_none():
+    body = json.dumps([{"labels": {}, "startsAt": ZERO_TIME, "endsAt": "0001-01-01T00:00:00.000Z"}]).encode()
+
+    (found,) = parse(body, now=NOW)
+
+    assert found.starts_at == rfc3339(NOW, fraction=True)
+    assert found.ends_at == rfc3339(NOW + RESOLVE_TIMEOUT, fraction=True)

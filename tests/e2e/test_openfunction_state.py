@@ -42,8 +42,8 @@ STATES = {
     },
     "shared": {},
     "memory": {"spec": {"type": "state.in-memory", "version": "v1", "metadata": []}},
-    "redis": {
-        "spec": {"type": "state.redis", "version": "v1", "metadata": [{"name": "redisHost", "value": "r"}]}
+    "mongo": {
+        "spec": {"type": "state.mongodb", "version": "v1", "metadata": [{"name": "host", "value": "r"}]}
     },
 }
 
@@ -62,11 +62,11 @@ def test_states_of_the_manifest_work_and_survive_a_restart(platform):
     assert ask(platform, "two") == "1"
     assert [ask(platform, name, "shared") for name in ("one", "two")] == ["1", "2"]
     assert [ask(platform, "one", "memory") for _ in range(2)] == ["1", "2"]
-    assert ask(platform, "one", "redis").startswith("ComponentError: ")
+    assert ask(platform, "one", "mongo").startswith("ComponentError: ")
     function = json.loads(platform.cli("get", "function", "one", "-o", "json").out)
     partial = next(c for c in function["status"]["conditions"] if c["type"] == "LocalTarget")
-    assert "spec.serving.states.redis" in partial["message"]
-    assert "state.redis cannot keep state here" in partial["message"]
+    assert "spec.serving.states.mongo" in partial["message"]
+    assert "state.mongodb cannot keep state here" in partial["message"]
     assert "spec.serving.states.own" not in partial["message"]
 
     platform.stop()

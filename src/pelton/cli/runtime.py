@@ -25,7 +25,7 @@ from pelton.apiserver.server import ApiServer
 from pelton.cli import cyclic_gc
 from pelton.cli.home import Home, Settings
 from pelton.cli.receivers import manager_of, secret_namespace
-from pelton.cli.tables import SENDERS, resolve_driver, resolve_sender, resolve_state
+from pelton.cli.tables import BUSES, SENDERS, resolve_bus, resolve_driver, resolve_sender, resolve_state
 from pelton.clock import SystemClock
 from pelton.dataplane import wire
 from pelton.dataplane.dispatcher import Dispatcher
@@ -312,6 +312,9 @@ class Runtime:
         return store
 
     async def _open_bus(self, component: Component) -> Bus:
+        if component.type in BUSES:
+            broker: Bus = resolve_bus(component.type)(component, clock=self._clock)
+            return broker
         driver = resolve_driver(component.type)
         where = f"component {component.namespace}/{component.name}"
         if component.type == "pubsub.jetstream":

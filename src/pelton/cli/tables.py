@@ -14,11 +14,13 @@ from pelton.errors import ComponentError, UnknownConventionError
 
 __all__ = [
     "CONVENTIONS",
+    "BUSES",
     "DRIVERS",
     "OUTPUT_TYPES",
     "SENDERS",
     "STATES",
     "TRIGGER_TYPES",
+    "resolve_bus",
     "resolve_convention",
     "resolve_driver",
     "resolve_sender",
@@ -46,17 +48,34 @@ DRIVERS: Final[Mapping[str, str]] = {
     "bindings.kafka": "pelton.drivers.kafka:KafkaBinding",
     "pubsub.jetstream": "pelton.drivers.nats:JetStreamBus",
     "pubsub.kafka": "pelton.drivers.kafka:KafkaBus",
+    "bindings.rabbitmq": "pelton.drivers.rabbitmq:RabbitMqBinding",
+    "bindings.redis": "pelton.drivers.redis:RedisBinding",
 }
 """Component type -> class that implements the port."""
 
-TRIGGER_TYPES: Final = frozenset({"pubsub.jetstream", "pubsub.kafka", "bindings.cron", "bindings.kafka"})
-"""Component types among DRIVERS that can drive a function."""
-OUTPUT_TYPES: Final = frozenset({"pubsub.jetstream", "pubsub.kafka", "bindings.http", "bindings.kafka"})
-"""Component types among DRIVERS that a function can send to."""
+BUSES: Final[Mapping[str, str]] = {
+    "bindings.rabbitmq": "pelton.drivers.rabbitmq:RabbitMqQueue",
+    "pubsub.rabbitmq": "pelton.drivers.rabbitmq:RabbitMqBus",
+    "pubsub.redis": "pelton.drivers.redis:RedisBus",
+}
+"""Component type -> class of a broker's Bus, made from component and clock; connects when it is used."""
+
+TRIGGER_TYPES: Final = frozenset(
+    {"pubsub.jetstream", "pubsub.kafka", "bindings.cron", "bindings.kafka", *BUSES}
+)
+"""Component types among DRIVERS and BUSES that can drive a function."""
+OUTPUT_TYPES: Final = frozenset(
+    {
+        *("pubsub.jetstream", "pubsub.kafka", "pubsub.rabbitmq", "pubsub.redis"),
+        *("bindings.http", "bindings.kafka", "bindings.rabbitmq", "bindings.redis"),
+    }
+)
+"""Component types among DRIVERS and BUSES that a function can send to."""
 
 STATES: Final[Mapping[str, str]] = {
     "state.sqlite": "pelton.drivers.state_sqlite:SqliteStates",
     "state.in-memory": "pelton.drivers.state_memory:MemoryStates",
+    "state.redis": "pelton.drivers.redis:RedisStates",
 }
 """Component type -> class that implements StateStore."""
 
@@ -81,6 +100,11 @@ def resolve_convention(name: str) -> ModuleType:
 def resolve_driver(component_type: str) -> Any:
     """Import the class for a component type; raises ComponentError that lists the known types."""
     return _attribute(DRIVERS, component_type, "component type")
+
+
+def resolve_bus(component_type: str) -> Any:
+    """Import the class of a broker's Bus; raises ComponentError that lists the known types."""
+    return _attribute(BUSES, component_type, "broker's type")
 
 
 def resolve_state(component_type: str) -> Any:

@@ -48,6 +48,7 @@ DRIVERS: Final[Mapping[str, str]] = {
     "bindings.kafka": "pelton.drivers.kafka:KafkaBinding",
     "pubsub.jetstream": "pelton.drivers.nats:JetStreamBus",
     "pubsub.kafka": "pelton.drivers.kafka:KafkaBus",
+    "bindings.postgresql": "pelton.drivers.postgresql:PostgreSqlBinding",
     "bindings.rabbitmq": "pelton.drivers.rabbitmq:RabbitMqBinding",
     "bindings.redis": "pelton.drivers.redis:RedisBinding",
 }
@@ -67,7 +68,7 @@ TRIGGER_TYPES: Final = frozenset(
 OUTPUT_TYPES: Final = frozenset(
     {
         *("pubsub.jetstream", "pubsub.kafka", "pubsub.rabbitmq", "pubsub.redis"),
-        *("bindings.http", "bindings.kafka", "bindings.rabbitmq", "bindings.redis"),
+        *("bindings.http", "bindings.kafka", "bindings.postgresql", "bindings.rabbitmq", "bindings.redis"),
     }
 )
 """Component types among DRIVERS and BUSES that a function can send to."""
@@ -75,6 +76,7 @@ OUTPUT_TYPES: Final = frozenset(
 STATES: Final[Mapping[str, str]] = {
     "state.sqlite": "pelton.drivers.state_sqlite:SqliteStates",
     "state.in-memory": "pelton.drivers.state_memory:MemoryStates",
+    "state.postgresql": "pelton.drivers.postgresql:PostgreSqlStates",
     "state.redis": "pelton.drivers.redis:RedisStates",
 }
 """Component type -> class that implements StateStore."""

@@ -15,7 +15,7 @@ from math import ceil
 from typing import Any
 
 from pelton.autoscale.decision import Decision
-from pelton.autoscale.keda import Keda
+from pelton.autoscale.keda import Keda, Seen
 from pelton.autoscale.window import Ring
 from pelton.model.scaling import HttpScaling, KedaPolicy, TriggerTarget
 
@@ -153,14 +153,22 @@ class Counts:
 
 def with_triggers(policy: HttpScaling) -> KedaPolicy:
     """Return the ScaledObject's policy with one trigger metric per target."""
+    concurrency, rate = _names(policy)
     triggers = []
     if policy.concurrency_target > 0:
         triggers.append(
-            TriggerTarget(name=CONCURRENCY, type="external-push", target=policy.concurrency_target)
+            TriggerTarget(name=concurrency, type="external-push", target=policy.concurrency_target)
         )
     if policy.rate_target > 0:
-        triggers.append(TriggerTarget(name=RATE, type="external-push", target=policy.rate_target))
+        triggers.append(TriggerTarget(name=rate, type="external-push", target=policy.rate_target))
     return replace(policy.keda, triggers=tuple(triggers))
+
+
+def _names(policy: HttpScaling) -> tuple[str, str]:
+    """Return what concurrency and rate are called."""
+    if not policy.variable:
+        return CONCURRENCY, RATE
+    return (policy.variable, RATE) if policy.concurrency_target > 0 else (CONCURRENCY, policy.variable)
 
 
 class HttpScaler:
@@ -178,6 +186,26 @@ class HttpScaler:
         self._keda = Keda(with_triggers(policy), now=now)
         self._ring = Ring(policy.rate_window_s, policy.granularity_s)
         self._concurrency = 0.0
+
+    @property
+    def seen(self) -> Seen:
+        """What the last look at the metrics found."""
+        return self._keda.seen
+
+    def cooling(self, now: float) -> bool:
+        """Return whether nothing is active and the cooldown has not ended."""
+        return self._keda.cooling(now)
+
+    def adopt(self, policy: HttpScaling) -> None:
+        """Take new parameters; what was seen stays, the rate only if its ring is the same.
+
+        Raises:
+            FormulaError: The formula cannot be read.
+        """
+        before, self.policy = self.policy, policy
+        if (before.rate_window_s, before.granularity_s) != (policy.rate_window_s, policy.granularity_s):
+            self._ring = Ring(policy.rate_window_s, policy.granularity_s)
+        self._keda.adopt(with_triggers(policy))
 
     def record(self, *, now: float, concurrency: float | None = None, requests: float | None = None) -> None:
         """Take a sample.
@@ -201,13 +229,19 @@ class HttpScaler:
         poll: bool = True,
         boundary: bool = True,
         chain: bool = False,
+        failed: bool = False,
     ) -> Decision:
-        """Decide from what was recorded; arguments as in `Keda.decide`."""
+        """Decide from what was recorded; `failed` says that nothing could be, the rest is as in `Keda`."""
         rate = self._ring.average(now)
-        values: dict[str, Any] = {
-            CONCURRENCY: self._concurrency,
-            RATE: float(ceil(rate)) if self.policy.whole_rate else rate,
-        }
+        named = _names(self.policy)
+        values: dict[str, Any] = (
+            {}
+            if failed
+            else {
+                named[0]: self._concurrency,
+                named[1]: float(ceil(rate)) if self.policy.whole_rate else rate,
+            }
+        )
         decision = self._keda.decide(
             now=now, values=values, current=current, ready=ready, poll=poll, boundary=boundary, chain=chain
         )

@@ -28,7 +28,7 @@ from pelton.model.scaling import (
     TriggerTarget,
 )
 
-__all__ = ["COMPOSITE", "Keda", "fallback_replicas", "fallback_value", "hpa_policy", "stored"]
+__all__ = ["COMPOSITE", "Keda", "Seen", "fallback_replicas", "fallback_value", "hpa_policy", "stored"]
 
 COMPOSITE = "composite-metric"
 _MOST = 2**31 - 1
@@ -97,6 +97,15 @@ def fallback_value(replicas: int, *, target: float, metric_type: str, ready: int
     return replicas * target
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a look at the triggers found: whether one is active, one failed, a fallback answers."""
+
+    active: bool = False
+    failed: bool = False
+    fallback: bool = False
+
+
 @dataclass(slots=True)
 class _Look:
     """What one look at the triggers gave."""
@@ -118,9 +127,10 @@ class Keda:
         now: Seconds on the caller's clock; counts as the creation.
     """
 
-    __slots__ = ("_active_at", "_created", "_failures", "_formula", "_hpa", "policy")
+    __slots__ = ("_active_at", "_created", "_failures", "_formula", "_hpa", "policy", "seen")
 
     def __init__(self, policy: KedaPolicy, *, now: float) -> None:
+        self.seen = Seen()
         self._created = now
         self._active_at: float | None = None
         self._failures: dict[str, int] = {}
@@ -167,6 +177,7 @@ class Keda:
         if policy.paused:
             return self._made(now, current, current, current, (("paused",),))
         look = self._look(values, current, current if ready is None else ready)
+        self.seen = Seen(active=look.active, failed=look.failed, fallback=look.fallback)
         own = self._own(now, look, current, poll)
         if own is not None:
             desired, step = own
@@ -186,6 +197,10 @@ class Keda:
         decision.minimum = policy.min_replicas
         decision.steps = (*look.steps, *self._cooling(now, look, decision.desired), *decision.steps)
         return decision
+
+    def cooling(self, now: float) -> bool:
+        """Return whether nothing is active and the cooldown has not ended."""
+        return not self.seen.active and self._left(now)[1] > 0
 
     def _cooling(self, now: float, look: _Look, desired: int) -> tuple[Step, ...]:
         """Say when the last replicas go, if nothing is active."""

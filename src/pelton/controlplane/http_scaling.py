@@ -1,27 +1,23 @@
 """Scales workloads by the requests that are intercepted for them, as HTTPScaledObjects and ScaledObjects say.
 
 `cli/control_plane` runs one. Every half second it asks the node for the counts, `autoscale/http` decides, and
-the number goes into the target's `spec.replicas`, where its controller finds it. Functions scale themselves.
-Source: contracts, autoscaling, sections 2, 5.1, 5.2 and 5.6.
+the number goes into the target's `spec.replicas`, where its controller finds it. Of a Function only the rules
+are handed on, by `of`: the node, which sees all of its requests, decides by them. What an object sees is told
+in the conditions of its ScaledObject. Source: contracts, autoscaling, sections 1.1, 2, 5.1, 5.2 and 5.6.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pelton.autoscale.http import Counts, HttpScaler
-from pelton.autoscale.policy import read_policy
 from pelton.clock import Clock, rfc3339
+from pelton.controlplane.scaled_objects import FUNCTIONS, SKIP, Found, Wanted, find, key_of, target_of
 from pelton.errors import AlreadyExistsError, ConflictError, NotFoundError, PeltonError
 from pelton.log import get
-from pelton.manifest.keda import SCALED_OBJECT
-from pelton.manifest.keda_http import INTERCEPTOR_ROUTE
-from pelton.manifest.keda_rules import conflicts
-from pelton.model.keda import ScaledObjectResource
-from pelton.model.keda_http import InterceptorRoute
-from pelton.model.scaling import HttpScaling, KedaPolicy
+from pelton.model.desired import ScaledBy
 from pelton.ports import Store
 
 __all__ = ["HttpTargets"]
@@ -29,19 +25,12 @@ __all__ = ["HttpTargets"]
 INTERCEPTOR_ROUTES: Final = "interceptorroutes.http.keda.sh"
 HTTP_SCALED_OBJECTS: Final = "httpscaledobjects.http.keda.sh"
 SCALED_OBJECTS: Final = "scaledobjects.keda.sh"
+_DEPLOYMENTS: Final = "deployments.apps"
 _TICK_S: Final = 0.5
 _IDLE_S: Final = 2.0
 _HPA_S: Final = 15.0
-_RESOURCES: Final = {
-    ("apps/v1", "Deployment"): "deployments.apps",
-    ("apps/v1", "StatefulSet"): "statefulsets.apps",
-}
-_NOT_FOLLOWED: Final = (
-    "not followed on this machine: requests of InterceptorRoutes and HTTPScaledObjects scale Deployments and "
-    "StatefulSets; triggers of a Function stand in its scaleOptions.keda"
-)
-_SKIP: Final = "httpscaledobject.keda.sh/skip-scaledobject-creation"
 _ORPHAN: Final = "httpscaledobject.keda.sh/orphan-scaledobject"
+_OURS: Final = ("Ready", "Active", "Fallback", "Paused")
 
 _log = get(__name__)
 
@@ -49,26 +38,16 @@ Obj = dict[str, Any]
 Report = Mapping[str, Mapping[str, int]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """What is scaled, by which counts and rules."""
-
-    route: str
-    resource: str
-    namespace: str
-    name: str
-    policy: HttpScaling
-
-
 @dataclass(slots=True)
 class _Scaler:
-    """A decider and when it may take replicas away."""
+    """A decider, when it may take replicas away, and what it shows."""
 
-    wanted: _Wanted
+    wanted: Wanted
     decider: HttpScaler
     counts: Counts = field(default_factory=Counts)
     poll_at: float = 0.0
     boundary_at: float = 0.0
+    active: bool | None = None  # what the condition says; None until the first look
 
 
 class HttpTargets:
@@ -78,13 +57,28 @@ class HttpTargets:
         store: Where objects are.
         counts: Returns route -> {Concurrency, RequestCount}; raises PeltonError while the node is away.
         clock: Time.
+        changed: Called with namespace and name of a Function whose rules are others than before.
     """
 
-    def __init__(self, *, store: Store, counts: Callable[[], Awaitable[Report]], clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        counts: Callable[[], Awaitable[Report]],
+        clock: Clock,
+        changed: Callable[[str, str], None] = lambda _namespace, _name: None,
+    ) -> None:
         self._store = store
         self._counts = counts
         self._clock = clock
+        self._changed = changed
         self._scalers: dict[str, _Scaler] = {}
+        self._functions: dict[str, ScaledBy] = {}
+        self._away = False
+
+    def of(self, key: str) -> ScaledBy | None:
+        """Return what scales a Function instead of its own options, by `namespace/name`; None for nothing."""
+        return self._functions.get(key)
 
     async def run(self) -> None:
         """Look, decide, write; again and again."""
@@ -101,67 +95,100 @@ class HttpTargets:
 
     async def tick(self) -> bool:
         """Look once at everything; returns whether there is anything to scale."""
-        wanted = await self._wanted()
-        self._scalers = {key: one for key, one in self._scalers.items() if wanted.get(key) == one.wanted}
-        if not wanted:
-            return False
-        reports = await self._counts()
-        now = self._clock.monotonic()
-        for key, one in wanted.items():
-            scaler = self._scalers.get(key)
-            if scaler is None:
-                scaler = self._scalers[key] = _Scaler(one, HttpScaler(one.policy, now=now))
-            await self._scale(scaler, reports.get(one.route), now)
-        return True
-
-    async def _wanted(self) -> dict[str, _Wanted]:
-        found: dict[str, _Wanted] = {}
-        for obj in await self._list(HTTP_SCALED_OBJECTS):
-            await self._own(obj)
-            metadata, target = obj["metadata"], obj["spec"]["scaleTargetRef"]
-            policy = read_policy({"algorithm": "keda-http", "spec": obj["spec"]}).http
-            policy = replace(policy, keda=_held(metadata.get("annotations") or {}, policy.keda))
-            key = f"{metadata['namespace']}/{metadata['name']}"
-            name = target.get("name") or target.get("deployment") or target["service"]
-            self._add(found, f"HTTPScaledObject {key}", key, target, metadata["namespace"], name, policy)
-        stored = await self._list(SCALED_OBJECTS)
-        refused = _refused(stored)
-        scaled = [SCALED_OBJECT.decode(obj)[0] for obj in stored if _key(obj) not in refused]
-        asked = [(one, name) for one in scaled if (name := _route_of(one))]
-        routes = {
-            f"{one.namespace}/{one.name}": one
-            for one in (INTERCEPTOR_ROUTE.decode(obj)[0] for obj in await self._list(INTERCEPTOR_ROUTES))
-            if asked
+        found = await self.look()
+        wanted = found.wanted
+        self._scalers = {
+            owner: one
+            for owner, one in self._scalers.items()
+            if owner in wanted and _place(wanted[owner]) == _place(one.wanted)
         }
-        for one, name in asked:
-            route = routes.get(f"{one.namespace}/{name}")
-            if route is None:
-                continue
-            target = {"apiVersion": one.target.api_version, "kind": one.target.kind}
-            key, policy = f"{one.namespace}/{name}", _policy(one, route)
-            owner = f"ScaledObject {one.namespace}/{one.name}"
-            self._add(found, owner, key, target, one.namespace, one.target.name, policy)
-        for obj in stored:
-            served = any(f"{kind} {_key(obj)}" in found for kind in ("ScaledObject", "HTTPScaledObject"))
-            await self._tell(obj, refused.get(_key(obj), ""), served=served)
+        reports = await self._reports() if wanted else None
+        now = self._clock.monotonic()
+        shown: dict[str, _Scaler] = {}
+        for owner, one in wanted.items():
+            scaler = self._scalers.get(owner)
+            if scaler is None:
+                scaler = self._scalers[owner] = _Scaler(one, HttpScaler(one.policy, now=now))
+            elif scaler.wanted != one:
+                scaler.decider.adopt(one.policy)
+                scaler.wanted = one
+            if one.scaled_object:
+                shown[one.scaled_object] = scaler
+            await self._scale(scaler, reports, now)
+        for obj in await self._list(SCALED_OBJECTS):
+            key = key_of(obj)
+            problem = found.problems.get(key, "")
+            if problem or key in shown:
+                await self._tell(obj, _conditions(shown.get(key), problem, now))
+        return bool(wanted)
+
+    async def look(self) -> Found:
+        """Find what scales what, and say it of Functions; nothing is scaled."""
+        objects = await self._list(HTTP_SCALED_OBJECTS)
+        functions = {key_of(obj) for obj in objects if await self._is_function(obj)}
+        for obj in objects:
+            await self._own(obj, function=key_of(obj) in functions)
+        scaled = await self._list(SCALED_OBJECTS)
+        routes = await self._list(INTERCEPTOR_ROUTES) if scaled else []
+        found = find(objects, scaled, routes, functions)
+        by = {
+            f"{one.namespace}/{one.name}": ScaledBy(owner=one.owner, policy=one.policy)
+            for one in found.wanted.values()
+            if one.resource == FUNCTIONS
+        }
+        before, self._functions = self._functions, by
+        for key in {*before, *by}:
+            if before.get(key) != by.get(key):
+                namespace, _, name = key.partition("/")
+                self._changed(namespace, name)
         return found
 
-    async def _tell(self, obj: Obj, problem: str, *, served: bool) -> None:
-        """Say on a ScaledObject whether it is followed here, and if not, why."""
-        message = problem or ("" if served else _NOT_FOLLOWED)
-        ready = served and not problem
-        reason = "ScaledObjectReady" if ready else "ScaledObjectCheckFailed"
-        said = {"type": "Ready", "status": "True" if ready else "False", "reason": reason, "message": message}
-        status = obj.get("status") or {}
-        before: Obj = next((one for one in status.get("conditions") or () if one.get("type") == "Ready"), {})
-        if all(before.get(key) == value for key, value in said.items()):
-            return
-        turned = before.get("status") != said["status"]
-        at = rfc3339(self._clock.now()) if turned else before.get("lastTransitionTime", "")
-        others = [one for one in status.get("conditions") or () if one.get("type") != "Ready"]
-        status = {**status, "conditions": [{**said, "lastTransitionTime": at}, *others]}
+    async def _is_function(self, obj: Obj) -> bool:
+        """Tell whether an HTTPScaledObject that says no kind means the Function behind its Service."""
+        target = obj["spec"]["scaleTargetRef"]
+        service = target["service"]
+        if target.get("kind") or (target.get("name") or target.get("deployment") or service) != service:
+            return False
+        namespace = obj["metadata"]["namespace"]
+        return await self._exists(FUNCTIONS, namespace, service) and not await self._exists(
+            _DEPLOYMENTS, namespace, service
+        )
+
+    async def _exists(self, resource: str, namespace: str, name: str) -> bool:
         try:
-            await self._store.update(SCALED_OBJECTS, {**obj, "status": status}, subresource="status")
+            await self._store.get(resource, namespace, name)
+        except NotFoundError:
+            return False
+        return True
+
+    async def _reports(self) -> Report | None:
+        """Return the counts; None while nobody can tell them."""
+        try:
+            reports = await self._counts()
+        except PeltonError as error:
+            if not self._away:
+                _log.warning("intercepted requests cannot be counted: %s", error)
+            self._away = True
+            return None
+        self._away = False
+        return reports
+
+    async def _tell(self, obj: Obj, said: Iterable[Obj]) -> None:
+        """Write the conditions of a ScaledObject where they changed."""
+        status = obj.get("status") or {}
+        before = {one.get("type"): one for one in status.get("conditions") or ()}
+        now, written = rfc3339(self._clock.now()), []
+        for one in said:
+            old = before.get(one["type"], {})
+            kept = old.get("lastTransitionTime") if old.get("status") == one["status"] else None
+            written.append({**one, "lastTransitionTime": kept or now})
+        written += [one for kind, one in before.items() if kind not in _OURS]
+        if written == (status.get("conditions") or []):
+            return
+        try:
+            await self._store.update(
+                SCALED_OBJECTS, {**obj, "status": {**status, "conditions": written}}, subresource="status"
+            )
         except (ConflictError, NotFoundError):
             return  # the next look finds it
 
@@ -172,30 +199,13 @@ class HttpTargets:
             if not obj["metadata"].get("deletionTimestamp")
         ]
 
-    def _add(
-        self,
-        found: dict[str, _Wanted],
-        owner: str,
-        route: str,
-        target: Mapping[str, Any],
-        namespace: str,
-        name: str,
-        policy: HttpScaling,
-    ) -> None:
-        kind = (target.get("apiVersion") or "apps/v1", target.get("kind") or "Deployment")
-        resource = _RESOURCES.get(kind)
-        if resource is not None:
-            found[owner] = _Wanted(
-                route=route, resource=resource, namespace=namespace, name=name, policy=policy
-            )
-
-    async def _own(self, obj: Obj) -> None:
+    async def _own(self, obj: Obj, *, function: bool) -> None:
         """Keep the ScaledObject that an HTTPScaledObject stands for; one of its user's is left alone."""
         metadata, spec = obj["metadata"], obj["spec"]
         notes = metadata.get("annotations") or {}
-        if notes.get(_SKIP) == "true":
+        if notes.get(SKIP) == "true":
             return
-        target, replicas = spec["scaleTargetRef"], spec.get("replicas") or {}
+        replicas = spec.get("replicas") or {}
         owner = {
             "apiVersion": obj["apiVersion"],
             "kind": obj["kind"],
@@ -213,11 +223,7 @@ class HttpTargets:
                 **({} if notes.get(_ORPHAN) == "true" else {"ownerReferences": [owner]}),
             },
             "spec": {
-                "scaleTargetRef": {
-                    "name": target.get("name") or target.get("deployment") or target["service"],
-                    "apiVersion": target.get("apiVersion") or "apps/v1",
-                    "kind": target.get("kind") or "Deployment",
-                },
+                "scaleTargetRef": target_of(obj, function=function),
                 "pollingInterval": 15,
                 "cooldownPeriod": spec.get("scaledownPeriod", 300),
                 "initialCooldownPeriod": spec.get("initialCooldownPeriod", 0),
@@ -247,24 +253,36 @@ class HttpTargets:
             except (ConflictError, NotFoundError):
                 return  # the next look finds it
 
-    async def _scale(self, scaler: _Scaler, report: Mapping[str, int] | None, now: float) -> None:
-        one = scaler.wanted
-        pair = None if report is None else (float(report["Concurrency"]), float(report["RequestCount"]))
-        concurrency, requests = scaler.counts.take({"node": pair})
-        scaler.decider.record(now=now, concurrency=concurrency, requests=requests)
-        try:
-            target = await self._store.get(one.resource, one.namespace, one.name)
-        except NotFoundError:
-            return
-        current = target["spec"].get("replicas")
-        current = 1 if current is None else int(current)
+    async def _scale(self, scaler: _Scaler, reports: Report | None, now: float) -> None:
+        one, decider = scaler.wanted, scaler.decider
         poll, boundary = now >= scaler.poll_at, now >= scaler.boundary_at
-        decision = scaler.decider.decide(now=now, current=current, poll=poll, boundary=boundary, chain=True)
+        if reports is None:
+            if not poll:
+                return  # failures count by the polls, not by these looks
+        else:
+            report = reports.get(one.route)
+            pair = None if report is None else (float(report["Concurrency"]), float(report["RequestCount"]))
+            concurrency, requests = scaler.counts.take({"node": pair})
+            decider.record(now=now, concurrency=concurrency, requests=requests)
+        target: Obj | None = None
+        current = 0
+        if one.resource != FUNCTIONS:
+            try:
+                target = await self._store.get(one.resource, one.namespace, one.name)
+            except NotFoundError:
+                return
+            replicas = target["spec"].get("replicas")
+            current = 1 if replicas is None else int(replicas)
+        decision = decider.decide(
+            now=now, current=current, poll=poll, boundary=boundary, chain=True, failed=reports is None
+        )
+        if poll or decider.seen.active:
+            scaler.active = decider.seen.active
         if poll:
             scaler.poll_at = now + one.policy.keda.polling_s
         if boundary:
             scaler.boundary_at = now + _HPA_S
-        if decision.desired in (-1, current):
+        if target is None or decision.desired in (-1, current):
             return
         try:
             await self._store.update(
@@ -275,69 +293,44 @@ class HttpTargets:
         _log.info("%s %s/%s: %d -> %d", one.resource, one.namespace, one.name, current, decision.desired)
 
 
-def _key(obj: Obj) -> str:
-    return f"{obj['metadata']['namespace']}/{obj['metadata']['name']}"
+def _place(one: Wanted) -> tuple[str, str, str, str]:
+    """Return what a decider's memory is about."""
+    return one.route, one.resource, one.namespace, one.name
 
 
-def _refused(stored: list[Obj]) -> dict[str, str]:
-    """Return ScaledObjects that cannot be followed beside older ones: `namespace/name` -> why."""
-    refused: dict[str, str] = {}
-    accepted: list[ScaledObjectResource] = []
-    for obj in sorted(stored, key=lambda one: (one["metadata"].get("creationTimestamp", ""), _key(one))):
-        model = SCALED_OBJECT.decode(obj)[0]
-        problems = conflicts(model, accepted)
-        if problems:
-            refused[_key(obj)] = "; ".join(f"{path}: {message}" for path, message in problems)
-        else:
-            accepted.append(model)
-    return refused
+def _conditions(scaler: _Scaler | None, problem: str, now: float) -> list[Obj]:
+    """Return the conditions of a ScaledObject in KEDA's words."""
+    if scaler is None or problem:
+        return [_condition("Ready", "False", "ScaledObjectCheckFailed", problem)]
+    keda, seen = scaler.wanted.policy.keda, scaler.decider.seen
+    ready = _condition("Ready", "True", "ScaledObjectReady", scaler.wanted.ignored)
+    if seen.failed and not seen.fallback:
+        message = "intercepted requests cannot be counted; the node does not answer"
+        status, reason = ("Unknown", "PartialTriggerError") if seen.active else ("False", "TriggerError")
+        ready = _condition("Ready", status, reason, message)
+    active = _condition("Active", "False", "ScalerNotActive", "no trigger is active")
+    if scaler.active is None:
+        active = _condition("Active", "Unknown", "ScalerNotActive", "not looked at yet")
+    elif scaler.active:
+        active = _condition("Active", "True", "ScalerActive", "a trigger is active")
+    elif scaler.decider.cooling(now):
+        active = _condition("Active", "False", "ScalerCooldown", "no trigger is active; the cooldown runs")
+    fallback = _condition("Fallback", "False", "NoFallbackFound", "")
+    if seen.fallback:
+        message = "counts could not be read too often; the fallback answers"
+        fallback = _condition("Fallback", "True", "FallbackExists", message)
+    notes = {
+        "paused": keda.paused,
+        "paused-replicas": keda.paused_replicas is not None,
+        "paused-scale-in": keda.paused_in,
+        "paused-scale-out": keda.paused_out,
+    }
+    held = [f"autoscaling.keda.sh/{name}" for name, given in notes.items() if given]
+    paused = _condition("Paused", "False", "ScaledObjectUnpaused", "")
+    if held:
+        paused = _condition("Paused", "True", "ScaledObjectPaused", f"by annotation {', '.join(held)}")
+    return [ready, active, fallback, paused]
 
 
-def _route_of(scaled: ScaledObjectResource) -> str:
-    """Return the InterceptorRoute whose requests a ScaledObject follows, or ""."""
-    return next(
-        (
-            trigger.metadata["interceptorRoute"]
-            for trigger in scaled.triggers
-            if trigger.type == "external-push" and trigger.metadata.get("interceptorRoute")
-        ),
-        "",
-    )
-
-
-def _policy(scaled: ScaledObjectResource, route: InterceptorRoute) -> HttpScaling:
-    metric, (low, high) = route.metric, scaled.bounds
-    concurrency = metric.concurrency if metric is not None else None
-    rate = metric.rate if metric is not None else None
-    notes = scaled.annotations
-    return HttpScaling(
-        concurrency_target=float(concurrency.target) if concurrency is not None else 0.0,
-        rate_target=float(rate.target) if rate is not None else 0.0,
-        rate_window_s=rate.window_s if rate is not None else 60.0,
-        granularity_s=rate.granularity_s if rate is not None else 1.0,
-        whole_rate=False,
-        keda=_held(
-            notes,
-            KedaPolicy(
-                min_replicas=low,
-                max_replicas=high,
-                idle_replicas=scaled.idle_replicas,
-                cooldown_s=300.0 if scaled.cooldown_period_s is None else float(scaled.cooldown_period_s),
-                initial_cooldown_s=float(scaled.initial_cooldown_period_s or 0),
-                polling_s=float(scaled.polling_interval_s or 30),
-            ),
-        ),
-    )
-
-
-def _held(notes: Mapping[str, str], policy: KedaPolicy) -> KedaPolicy:
-    """Return the policy with what the annotations of a pause say."""
-    replicas = notes.get("autoscaling.keda.sh/paused-replicas")
-    return replace(
-        policy,
-        paused=notes.get("autoscaling.keda.sh/paused", "false").lower() != "false",
-        paused_replicas=int(replicas) if replicas is not None and replicas.isdigit() else None,
-        paused_in=notes.get("autoscaling.keda.sh/paused-scale-in", "false").lower() != "false",
-        paused_out=notes.get("autoscaling.keda.sh/paused-scale-out", "false").lower() != "false",
-        force_active=notes.get("autoscaling.keda.sh/force-activation", "false").lower() != "false",
-    )
+def _condition(kind: str, status: str, reason: str, message: str) -> Obj:
+    return {"type": kind, "status": status, "reason": reason, "message": message}

@@ -20,6 +20,7 @@ __all__ = [
     "Desired",
     "OutputBinding",
     "Route",
+    "ScaledBy",
     "Scaling",
     "StateBinding",
     "Subscription",
@@ -100,6 +101,14 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScaledBy:
+    """An object that scales a Function instead of its own options, e.g. `HTTPScaledObject default/web`."""
+
+    owner: str
+    policy: HttpScaling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scaling:
     """How many instances a function may have and what drives the number.
 
@@ -131,6 +140,7 @@ class Scaling:
         http: How requests scale by KEDA's HTTP add-on; None for another algorithm.
         spare_instances: Instances on top of what is asked for, while anything is.
         hold_s: Seconds that a number is kept after it was last asked for; covers every step down.
+        owner: Kind, namespace and name of the object that `http` comes from; "" for the Function itself.
     """
 
     min_replicas: int = 0
@@ -158,10 +168,19 @@ class Scaling:
     http: HttpScaling | None = None
     spare_instances: int = 0
     hold_s: float = 0.0
+    owner: str = ""
 
     @property
     def floor(self) -> int:
         """Instances that there are whatever the load; the HPA never goes to zero."""
+        if self.owner and self.http is not None:
+            keda = self.http.keda
+            if keda.paused_replicas is not None:
+                return keda.paused_replicas
+            if keda.force_active and not (keda.paused or keda.paused_out):
+                return max(1, self.min_replicas)
+            if keda.paused or keda.idle_replicas is not None:
+                return keda.idle_replicas or 0
         return max(1, self.min_replicas) if self.algorithm == "hpa" else self.min_replicas
 
 

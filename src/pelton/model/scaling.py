@@ -251,6 +251,7 @@ class HttpScaling:
         rate_target: Requests per bucket and replica; 0 when not asked for.
         rate_window_s, granularity_s: The ring of the rate, seconds.
         whole_rate: Whether the rate is rounded up to a whole number (HTTPScaledObject does).
+        variable: Under which a formula knows the metric, of two the concurrency; "" for the usual names.
         keda: Bounds, cooldown and behaviour; its triggers are made from the targets.
     """
 
@@ -259,6 +260,7 @@ class HttpScaling:
     rate_window_s: float = 60.0
     granularity_s: float = 1.0
     whole_rate: bool = True
+    variable: str = ""
     keda: KedaPolicy = KedaPolicy()
 
 

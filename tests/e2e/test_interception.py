@@ -245,3 +245,72 @@ def test_a_waiting_request_asks_for_an_instance_of_its_workload(shared, server):
     assert answers[-1].headers["x-keda-http-cold-start"] == "true"
     owned = json.loads(shared.cli("get", "scaledobjects", "worker", "-o", "json").out)
     assert owned["metadata"]["ownerReferences"][0]["kind"] == "HTTPScaledObject"
+
+
+def test_a_function_scales_as_its_object_says_until_that_is_gone(shared):
+    shared.apply(
+        "crowd",
+        """
+        import time
+
+        from functions_framework import http
+
+        @http
+        def main(request):
+            time.sleep(float(request.args.get("s", "0")))
+            return "done"
+        """,
+    )
+    shared.until_at_zero("crowd")
+    route_to = {"service": "crowd", "port": 80}
+    metric = {"concurrency": {"targetValue": 1}}
+    trigger = {"type": "external-push", "metadata": {"scalerAddress": "x", "interceptorRoute": "crowd"}}
+    scaled = {
+        "apiVersion": "keda.sh/v1alpha1",
+        "kind": "ScaledObject",
+        "metadata": {"name": "crowd", "namespace": "default"},
+        "spec": {
+            "scaleTargetRef": {
+                "apiVersion": "core.openfunction.io/v1beta2",
+                "kind": "Function",
+                "name": "crowd",
+            },
+            "minReplicaCount": 2,
+            "maxReplicaCount": 3,
+            "triggers": [{**trigger, "name": "web"}],
+            "advanced": {"scalingModifiers": {"formula": "web * 3", "target": "1"}},
+        },
+    }
+    apply(shared, route("crowd", target=route_to, scalingMetric=metric), scaled)
+
+    def instances():
+        return shared.function("crowd")["instances"]
+
+    shared.until("the object's minimum is there", lambda: instances() == 2, every_s=0.2)
+    said = _conditions_of(shared, "functions", "crowd")["ScaledByObject"]
+    assert (said["status"], said["reason"]) == ("True", "ScaledObject")
+    assert "as ScaledObject default/crowd says" in shared.cli("why", "scale", "crowd").out
+
+    served(shared, "crowd.test")
+    slow = threading.Thread(target=lambda: ask(shared, "crowd.test", "/?s=4"))
+    slow.start()
+    shared.until("the formula asks for the maximum", lambda: instances() == 3, every_s=0.2)
+    shared.until(
+        "the trigger is active",
+        lambda: _conditions_of(shared, "scaledobjects", "crowd")["Active"]["status"] == "True",
+        every_s=0.2,
+    )
+    slow.join()
+
+    shared.cli("delete", "scaledobjects", "crowd")
+    shared.until(
+        "the Function decides again",
+        lambda: "ScaledByObject" not in _conditions_of(shared, "functions", "crowd"),
+        every_s=0.2,
+    )
+    assert "as ScaledObject" not in shared.cli("why", "scale", "crowd").out.partition("CHANGED")[0]
+
+
+def _conditions_of(platform, kind, name):
+    shown = json.loads(platform.cli("get", kind, name, "-o", "json").out)
+    return {one["type"]: one for one in shown.get("status", {}).get("conditions", ())}

@@ -59,6 +59,8 @@ SENTENCES: dict[str, str] = {
     "paused-replicas": "scaling is paused at {0:d} replicas",
     "paused-in": "scaling in is paused",
     "paused-out": "scaling out is paused",
+    # Who decided, when it is not the Function itself.
+    "owner": "as {0} says, not the Function's own options",
     # Pelton's own options.
     "spare": "{0:d} spare instances on top",
     "hold": "{0:d}, wanted within the cooldown of {1:g} s, is kept",

@@ -187,9 +187,10 @@ class Keda:
                     self._hpa.changed(now=now, before=current, after=desired)
                 return self._made(now, desired, _most(look.shown, desired), current, steps, look.shown)
             current = desired
-        elif current == 0:
+        elif current == 0 or (current == policy.idle_replicas and not (look.active or look.failed)):
+            # The HPA is not asked at zero; at another idle number it would go to the minimum and back.
             step = ("no-load",)
-            return self._made(now, 0, _most(look.shown, 0), 0, (*look.steps, step), look.shown)
+            return self._made(now, current, _most(look.shown, 0), current, (*look.steps, step), look.shown)
         decision = self._hpa.decide(
             now=now, readings=look.readings, current=current, ready=ready, boundary=boundary
         )

@@ -119,7 +119,8 @@ class ControlPlane:
                     ).encode(),
                 )
                 await namespaces.ensure(store, [NAMESPACE])
-                reconciler = self._reconciler(store)
+                reconciler, targets = self._reconciler(store)
+                await targets.look()  # before the first pass, which else would apply a Function's own options
                 tasks = [
                     asyncio.create_task(reconciler.run(), name="reconciler"),
                     asyncio.create_task(self._routes(store).run(), name="routes"),
@@ -131,7 +132,7 @@ class ControlPlane:
                     ),
                     asyncio.create_task(self._services(store).run(), name="services"),
                     asyncio.create_task(self._collect(reconciler), name="collector"),
-                    asyncio.create_task(self._http_targets(store).run(), name="intercepted workloads"),
+                    asyncio.create_task(targets.run(), name="intercepted workloads"),
                 ]
                 try:
                     yield server.url
@@ -144,7 +145,7 @@ class ControlPlane:
         gateway = (self._settings.gateway_host, self._settings.gateway_port)
         return ServiceKeeper(store, gateway=gateway, clock=self._clock)
 
-    def _reconciler(self, store: SqliteStore) -> Reconciler:
+    def _reconciler(self, store: SqliteStore) -> tuple[Reconciler, HttpTargets]:
         facts = Facts(
             variables=dict(os.environ),
             trigger_types=TRIGGER_TYPES,
@@ -152,7 +153,17 @@ class ControlPlane:
             state_types=frozenset(STATES),
         )
         gateway = f"http://{self._settings.gateway_host}:{self._settings.gateway_port}"
-        return Reconciler(
+
+        def kick(namespace: str, name: str) -> None:
+            reconciler.kick(namespace, name)
+
+        targets = HttpTargets(
+            store=store,
+            counts=self._target.intercepted,
+            clock=self._clock,
+            changed=kick,
+        )
+        reconciler = Reconciler(
             store=store,
             build=self._build,
             check=self._target.check,
@@ -163,7 +174,9 @@ class ControlPlane:
             facts=facts,
             built=_still_there,
             pruned=self._freed.set,
+            scaled_by=targets.of,
         )
+        return reconciler, targets
 
     async def _collect(self, reconciler: Reconciler) -> None:
         """Remove what dropped revisions needed, some time later; costs nothing while none was dropped."""
@@ -180,9 +193,6 @@ class ControlPlane:
                 if not collector.waiting_for_bundles:
                     break
                 await self._clock.sleep(BUNDLE_GRACE_S)
-
-    def _http_targets(self, store: SqliteStore) -> HttpTargets:
-        return HttpTargets(store=store, counts=self._target.intercepted, clock=self._clock)
 
     def _routes(self, store: SqliteStore) -> Routes:
         settings = self._settings

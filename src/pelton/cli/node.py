@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import signal
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -368,8 +369,9 @@ class Node:
         if not (count or queued or pending or scaling.floor):
             self._autoscaler.forget(key)
             self._proxied.pop(key, None)
-            self._decisions.note(key, _AT_REST, {})
-            self._instances.explain(key, 0, lambda: _AT_REST.reason)
+            rest = _at_rest(scaling.owner)
+            self._decisions.note(key, rest, {})
+            self._instances.explain(key, 0, lambda: rest.reason)
             return
         readings = self._instances.readings(key)
         ready = len(self._instances.ready(key))
@@ -423,6 +425,11 @@ class Node:
 
 
 _AT_REST: Final = Decision(desired=0, steps=(("idle",),))
+
+
+def _at_rest(owner: str) -> Decision:
+    """Return the decision on a function with nothing to do; `owner` is who scales it, "" for itself."""
+    return replace(_AT_REST, steps=(*_AT_REST.steps, ("owner", owner))) if owner else _AT_REST
 
 
 def _keys_of(desired: Desired) -> dict[str, str]:

@@ -223,9 +223,11 @@ class Autoscaler:
             self._initialised.add(key)
             first = False
         http = self._requests(state, now, ready, arrived, usage, scaling.initial_scale if first else 0)
-        events = self._events(state, now, pending)
+        events = None if scaling.is_paused else self._events(state, now, pending)
         decision = _joined(http, events)
         state.by_requests, state.by_events = http.desired, events.desired if events else 0
+        if scaling.owner:
+            decision = replace(decision, steps=(*decision.steps, ("owner", scaling.owner)))
         state.decision = state.keeper.apply(decision)
         return state.decision
 
@@ -380,7 +382,10 @@ def _choose(state: _State, *, now: float, ready: int) -> None:
             ),
         )
         state.kpa = state.hpa = None
-        state.http = HttpScaler(policy, now=now)
+        if state.http is None:
+            state.http = HttpScaler(policy, now=now)
+        else:
+            state.http.adopt(policy)
     elif scaling.algorithm == "keda":
         state.kpa = state.hpa = state.http = None
     elif scaling.algorithm == "hpa":

@@ -26,6 +26,7 @@ from pelton.controlplane.work import FUNCTIONS, Failures, Guard, Statuses, Super
 from pelton.errors import ConflictError, NotFoundError, PeltonError
 from pelton.manifest import openfunction_core
 from pelton.model.build import BuildResult
+from pelton.model.desired import ScaledBy
 from pelton.plan.eventing import Facts
 from pelton.plan.function import plan
 from pelton.plan.names import FINALIZER
@@ -50,6 +51,7 @@ class Reconciler:
         gateway: Returns the gateway's URL without path, "" while it is unknown.
         internal: Returns that of its internal port.
         facts: What holds for all Functions: component types that can be used, environment variables.
+        scaled_by: Returns what scales a Function instead of its own options, by `namespace/name`.
         built: Whether what a recorded build left behind still exists; else it is built again.
         pruned: Called when bundles or environments may have become free.
         parallel: Most Functions worked on at once.
@@ -67,6 +69,7 @@ class Reconciler:
         gateway: Callable[[], str],
         internal: Callable[[], str] = lambda: "",
         facts: Facts | None = None,
+        scaled_by: Callable[[str], ScaledBy | None] = lambda _key: None,
         built: Callable[[BuildResult], bool] = lambda _result: True,
         pruned: Callable[[], None] = lambda: None,
         parallel: int = 32,
@@ -77,6 +80,7 @@ class Reconciler:
         self._clock = clock
         self._resync_s = resync_s
         self._pruned = pruned
+        self._scaled_by = scaled_by
         self._facts = FactsReader(store, facts or Facts())
         self._revisions = Revisions(store)
         self._children = Children(store)
@@ -260,7 +264,9 @@ class Reconciler:
             await self._statuses.refuse(key, obj, live, error)
             return None
         created = str(obj["metadata"].get("creationTimestamp") or "")
-        facts = replace(await self._facts.read(function), created=created)
+        facts = replace(
+            await self._facts.read(function), created=created, scaled_by=self._scaled_by(function.key)
+        )
         observed, seen = await self._target.observe(namespace, name)
         record = await self._revisions.load(namespace, name) or Record()
         work = Work(

@@ -511,6 +511,11 @@ class InstanceManager:
     def _start_first(self, state: RevisionState) -> Instance:
         """Start an instance for whoever waits for one."""
         self._refuse_while_failing(state)
+        if state.desired is not None and state.desired.scaling.is_asleep:
+            raise WakeError(
+                f"{state.key} has no instance, and scaling out is paused by annotations of "
+                f"{state.desired.scaling.owner}"
+            )
         if not state.instances:
             self._functions[f"{state.namespace}/{state.name}"].cold_starts += 1
         return self._start(state)

@@ -171,6 +171,18 @@ class Scaling:
     owner: str = ""
 
     @property
+    def is_paused(self) -> bool:
+        """Whether annotations hold the number, wherever it is."""
+        return self.http is not None and (self.http.keda.paused or self.http.keda.paused_replicas is not None)
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether nothing may be started where no instance is."""
+        return self.http is not None and (
+            self.http.keda.paused or self.http.keda.paused_out or self.http.keda.paused_replicas == 0
+        )
+
+    @property
     def floor(self) -> int:
         """Instances that there are whatever the load; the HPA never goes to zero."""
         if self.owner and self.http is not None:

@@ -24,7 +24,7 @@ __all__ = ["Phase", "function_status", "of_problems"]
 LOG_LINES = 20
 _SETTLED = {"Succeeded", "Running", "Skipped"}
 _BROKEN = {"Failed", "Timeout", "Canceled", "UnknownRuntime"}
-_OWN = ("Ready", "LocalTarget", "RolledOut")
+_OWN = ("Ready", "LocalTarget", "RolledOut", "ScaledByObject")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +137,7 @@ def function_status(
         status["sources"] = [{"name": "default", "bundle": {"digest": digest}}]
     own = [_ready(build, serving, live), _local_target(partial)]
     own += [_rolled_out(rollout)] if rollout is not None else []
+    own += [_scaled_by(live.scaling.owner)] if live is not None and live.scaling.owner else []
     status["conditions"] = _conditions(previous, own, generation, now)
     return status
 
@@ -208,6 +209,12 @@ def _rolled_out(rollout: Rollout) -> dict[str, str]:
     else:
         message = ""
     return {"type": "RolledOut", "status": status, "reason": rollout.state, "message": message}
+
+
+def _scaled_by(owner: str) -> dict[str, str]:
+    kind, _, name = owner.partition(" ")
+    message = f"{kind} {name} decides how many instances there are; scaleOptions and annotations do not"
+    return {"type": "ScaledByObject", "status": "True", "reason": kind, "message": message}
 
 
 def _conditions(

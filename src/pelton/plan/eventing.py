@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from pelton.model.component import ComponentResource, ComponentSpec
 from pelton.model.convention import DEFERRED
-from pelton.model.desired import DEFERRED_NAME, Component, OutputBinding, Subscription
+from pelton.model.desired import DEFERRED_NAME, Component, OutputBinding, ScaledBy, Subscription
 from pelton.model.function import DaprInput, DaprOutput, DaprTrigger, Function, Serving
 from pelton.model.openfunction_gateway import OpenFunctionGateway
 from pelton.plan import names
@@ -50,6 +50,7 @@ class Facts:
         state_types: Component types that can keep state here; None as above.
         gateway: The Gateway that the Function's route names; None while there is no such object.
         created: RFC 3339 time at which the Function was created; "" while it is unknown.
+        scaled_by: The object that scales it instead of its own options; None for none.
     """
 
     components: Mapping[str, ComponentResource] = field(default_factory=dict)
@@ -60,6 +61,7 @@ class Facts:
     state_types: frozenset[str] | None = None
     gateway: OpenFunctionGateway | None = None
     created: str = ""
+    scaled_by: ScaledBy | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

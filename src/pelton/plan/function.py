@@ -35,7 +35,7 @@ from pelton.plan.limits import ANNOTATIONS, instance_limits
 from pelton.plan.partial import environment_of, only_openfunctions, unhonoured
 from pelton.plan.problem import Problem
 from pelton.plan.references import resolve_rules
-from pelton.plan.scaling import plan_scaling
+from pelton.plan.scaling import handed_over, plan_scaling
 from pelton.plan.states import states
 from pelton.quantity import parse_bytes, parse_seconds
 
@@ -248,6 +248,8 @@ def _desired(
         function,
         serial=serial_limit(convention, {**environment_of(serving.template), **serving.params}),
     )
+    if facts.scaled_by is not None:
+        scaling = handed_over(scaling, facts.scaled_by)
     problems += bad
     partial += more
     triggers, destinations = links(function, facts)

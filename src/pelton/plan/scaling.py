@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import Any
 
-from pelton.model.desired import Scaling
+from pelton.model.desired import ScaledBy, Scaling
 from pelton.model.function import (
     BehaviorRules,
     Function,
@@ -36,7 +36,7 @@ from pelton.model.scaling import Behavior, DirectionRules, HttpScaling, KedaPoli
 from pelton.plan.problem import Problem
 from pelton.quantity import parse_quantity
 
-__all__ = ["CONCURRENCY", "DOMAIN", "annotations_of", "plan_scaling"]
+__all__ = ["CONCURRENCY", "DOMAIN", "annotations_of", "handed_over", "plan_scaling"]
 
 CONCURRENCY = "container-concurrency"
 _LAG_SCALERS = frozenset({"kafka", "apache-kafka", "nats-jetstream", "stan"})
@@ -112,6 +112,27 @@ def plan_scaling(
         for path, message in (*notes.problems, *own.problems)
     ]
     return scaling, concurrency, refused + problems, partial
+
+
+def handed_over(scaling: Scaling, by: ScaledBy) -> Scaling:
+    """Return the scaling by another object; of the Function's own only what its events say stays.
+
+    Events go on waking a function, so that none is left waiting; the object's bounds hold for them, too.
+    """
+    keda = by.policy.keda
+    return Scaling(
+        min_replicas=keda.min_replicas,
+        max_replicas=keda.max_replicas,
+        algorithm="keda-http",
+        target=by.policy.concurrency_target or by.policy.rate_target,
+        utilization=1.0,
+        http=by.policy,
+        owner=by.owner,
+        lag_threshold=scaling.lag_threshold,
+        activation_lag_threshold=scaling.activation_lag_threshold,
+        cooldown_s=scaling.cooldown_s,
+        keda=scaling.keda,
+    )
 
 
 def _bounds(options: ScaleOptions, notes: Settings) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 from pelton.autoscale.decision import Decision
 from pelton.controlplane.autoscaler import OBSERVE_EVERY_S, STEADY_S, Autoscaler
 from pelton.model.desired import Scaling
-from pelton.model.scaling import HttpScaling, KedaPolicy
+from pelton.model.scaling import FormulaPolicy, HttpScaling, KedaPolicy
 from pelton.model.snapshot import LoadReading
 from pelton.testing.clock import FakeClock
 
@@ -272,6 +272,64 @@ async def test_request_too_short_to_be_seen_in_flight_is_activity_for_the_add_on
         decision = await watched.look({"a": reading(total=total, busy_s=total * 1e-9)}, ready=1)
 
     assert decision.desired == 1
+
+
+def by_object(*, target: float = 10.0, variable: str = "", **keda) -> Scaling:
+    keda = KedaPolicy(**{"cooldown_s": 30.0, "polling_s": 1.0, **keda})
+    return Scaling(
+        algorithm="keda-http",
+        http=HttpScaling(concurrency_target=target, variable=variable, keda=keda),
+        min_replicas=keda.min_replicas,
+        max_replicas=keda.max_replicas,
+        owner="ScaledObject default/web",
+    )
+
+
+async def test_decision_names_the_object_that_scales():
+    decision = await Watched(by_object()).look(queued=35)
+
+    assert decision.desired == 4
+    assert decision.reason.endswith("as ScaledObject default/web says, not the Function's own options")
+
+
+async def test_formula_of_an_object_counts_for_a_function():
+    formula = FormulaPolicy(formula="web * 2", target=10.0)
+    watched = Watched(by_object(variable="web", modifiers=formula))
+
+    assert (await watched.look(queued=15)).desired == 3
+
+
+@pytest.mark.parametrize(
+    ("keda", "ready", "wanted"),
+    [
+        ({"paused": True}, 2, 2),
+        ({"paused_replicas": 3}, 1, 3),
+        ({"paused_replicas": 0}, 1, 0),
+        ({"paused_out": True}, 2, 2),
+    ],
+)
+async def test_pause_holds_against_requests_and_events(keda, ready, wanted):
+    watched = Watched(by_object(**keda))
+
+    pending = 0 if "paused_out" in keda else 500
+    assert (await watched.look(queued=90, pending=pending, ready=ready)).desired == wanted
+
+
+async def test_idle_number_is_what_stays():
+    watched = Watched(by_object(min_replicas=3, idle_replicas=1, cooldown_s=5.0))
+    await watched.look(queued=1, ready=1)
+
+    assert (await watched.idle(2.0, ready=3)).desired == 3
+    assert (await watched.idle(6.0, ready=3)).desired == 1
+
+
+async def test_changed_rules_keep_the_last_activity():
+    watched = Watched(by_object(cooldown_s=30.0))
+    await watched.look(queued=5, ready=1)
+    watched.scaling = by_object(cooldown_s=30.0, max_replicas=7)
+
+    assert (await watched.idle(20.0, ready=1)).desired == 1
+    assert (await watched.idle(15.0, ready=1)).desired == 0
 
 
 async def test_hpa_on_cpu_measures_between_boundaries_and_never_goes_to_zero():

@@ -16,6 +16,7 @@ from pelton.dataplane.load_page import LoadPage
 from pelton.errors import WakeError
 from pelton.model.desired import Desired, Scaling, Workload
 from pelton.model.limits import Limits
+from pelton.model.scaling import HttpScaling, KedaPolicy
 from pelton.model.snapshot import CheckResult
 from pelton.testing.clock import FakeClock
 
@@ -267,3 +268,15 @@ async def test_a_check_alone_makes_no_function_that_is_seen(world):
     assert world.manager.observe(KEY) is None
     await world.manager.apply(revision("fn-1"))
     assert world.observed() == {"fn-1": 0}
+
+
+async def test_nothing_starts_at_zero_while_scaling_out_is_paused(world):
+    paused = HttpScaling(keda=KedaPolicy(paused_out=True))
+    await world.manager.apply(revision("fn-1", http=paused, owner="ScaledObject ns/web"))
+
+    with pytest.raises(WakeError, match="paused by annotations of ScaledObject ns/web"):
+        await world.manager.wake(KEY)
+
+    assert world.zygote.revisions() == []
+    await world.manager.apply(revision("fn-1"))
+    assert await world.manager.wake(KEY)

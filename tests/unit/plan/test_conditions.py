@@ -140,3 +140,13 @@ def test_addresses_leave_out_port_80_and_wildcards_and_name_a_reachable_host():
 def test_nothing_is_addressed_while_nothing_serves():
     assert "addresses" not in status(live=None)
     assert "addresses" not in status(gateway="")
+
+
+def test_status_names_the_object_that_scales_until_it_is_gone():
+    made = status(live=live(scaling=Scaling(owner="HTTPScaledObject default/web")))
+
+    said = condition(made, "ScaledByObject")
+    assert (said["status"], said["reason"]) == ("True", "HTTPScaledObject")
+    assert said["message"].startswith("HTTPScaledObject default/web decides")
+    after = status(made, live=live())
+    assert not [one for one in after["conditions"] if one["type"] == "ScaledByObject"]

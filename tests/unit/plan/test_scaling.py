@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pelton.model.desired import Scaling
+from pelton.model.desired import ScaledBy, Scaling
 from pelton.model.function import (
     BehaviorRules,
     Fallback,
@@ -25,8 +25,8 @@ from pelton.model.function import (
     Serving,
     Triggers,
 )
-from pelton.model.scaling import Behavior, DirectionRules, RateLimit
-from pelton.plan.scaling import plan_scaling
+from pelton.model.scaling import Behavior, DirectionRules, HttpScaling, KedaPolicy, RateLimit
+from pelton.plan.scaling import handed_over, plan_scaling
 
 DOMAIN = "autoscaling.knative.dev/"
 
@@ -316,3 +316,41 @@ def test_own_options_are_read_and_checked():
     (problem,) = plan_scaling(wrong)[2]
     assert problem.path == "metadata.annotations[pelton.dev/spare-instances]"
     assert "a whole number from 0 to 1000" in problem.message
+
+
+def test_an_object_takes_the_place_of_all_but_what_events_need():
+    own = Scaling(
+        min_replicas=5,
+        max_replicas=9,
+        target=3.0,
+        spare_instances=2,
+        hold_s=60.0,
+        scale_down_delay_s=30.0,
+        lag_threshold=7.0,
+    )
+    policy = HttpScaling(concurrency_target=20.0, keda=KedaPolicy(min_replicas=1, max_replicas=4))
+
+    made = handed_over(own, ScaledBy(owner="HTTPScaledObject n/web", policy=policy))
+
+    assert (made.min_replicas, made.max_replicas, made.algorithm) == (1, 4, "keda-http")
+    assert (made.http, made.owner, made.lag_threshold) == (policy, "HTTPScaledObject n/web", 7.0)
+    assert (made.spare_instances, made.hold_s, made.scale_down_delay_s) == (0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("keda", "floor", "asleep"),
+    [
+        ({"min_replicas": 2}, 2, False),
+        ({"min_replicas": 3, "idle_replicas": 1}, 1, False),
+        ({"paused_replicas": 4}, 4, False),
+        ({"paused_replicas": 0, "min_replicas": 2}, 0, True),
+        ({"paused": True, "min_replicas": 2}, 0, True),
+        ({"paused_out": True}, 0, True),
+        ({"force_active": True}, 1, False),
+        ({"force_active": True, "paused_out": True}, 0, True),
+    ],
+)
+def test_floor_under_an_object(keda, floor, asleep):
+    made = handed_over(Scaling(), ScaledBy(owner="x", policy=HttpScaling(keda=KedaPolicy(**keda))))
+
+    assert (made.floor, made.is_asleep) == (floor, asleep)

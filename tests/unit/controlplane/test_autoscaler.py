@@ -274,8 +274,8 @@ async def test_request_too_short_to_be_seen_in_flight_is_activity_for_the_add_on
     assert decision.desired == 1
 
 
-def by_object(*, target: float = 10.0, variable: str = "", **keda) -> Scaling:
-    keda = KedaPolicy(**{"cooldown_s": 30.0, "polling_s": 1.0, **keda})
+def by_object(*, target: float = 10.0, variable: str = "", **options) -> Scaling:
+    keda = KedaPolicy(**{"cooldown_s": 30.0, "polling_s": 1.0, **options})
     return Scaling(
         algorithm="keda-http",
         http=HttpScaling(concurrency_target=target, variable=variable, keda=keda),

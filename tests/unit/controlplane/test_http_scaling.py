@@ -407,6 +407,7 @@ async def test_the_rules_for_a_function_are_handed_on_until_they_are_gone(store,
     await targets.tick()
 
     by = targets.of("n/f")
+    assert by is not None
     assert by.owner == "ScaledObject n/s"
     assert (by.policy.concurrency_target, by.policy.keda.min_replicas, by.policy.keda.max_replicas) == (
         5,

@@ -48,9 +48,11 @@ DRIVERS: Final[Mapping[str, str]] = {
     "bindings.kafka": "pelton.drivers.kafka:KafkaBinding",
     "pubsub.jetstream": "pelton.drivers.nats:JetStreamBus",
     "pubsub.kafka": "pelton.drivers.kafka:KafkaBus",
+    "bindings.localstorage": "pelton.drivers.local_storage:LocalStorageBinding",
     "bindings.postgresql": "pelton.drivers.postgresql:PostgreSqlBinding",
     "bindings.rabbitmq": "pelton.drivers.rabbitmq:RabbitMqBinding",
     "bindings.redis": "pelton.drivers.redis:RedisBinding",
+    "bindings.smtp": "pelton.drivers.smtp:SmtpBinding",
 }
 """Component type -> class that implements the port."""
 
@@ -69,6 +71,7 @@ OUTPUT_TYPES: Final = frozenset(
     {
         *("pubsub.jetstream", "pubsub.kafka", "pubsub.rabbitmq", "pubsub.redis"),
         *("bindings.http", "bindings.kafka", "bindings.postgresql", "bindings.rabbitmq", "bindings.redis"),
+        *("bindings.localstorage", "bindings.smtp"),
     }
 )
 """Component types among DRIVERS and BUSES that a function can send to."""

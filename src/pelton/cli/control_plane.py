@@ -120,7 +120,8 @@ class ControlPlane:
                 )
                 await namespaces.ensure(store, [NAMESPACE])
                 reconciler, targets = self._reconciler(store)
-                await targets.look()  # before the first pass, which else would apply a Function's own options
+                # Before the first pass, which else would apply options that an object replaces.
+                await targets.begin()
                 tasks = [
                     asyncio.create_task(reconciler.run(), name="reconciler"),
                     asyncio.create_task(self._routes(store).run(), name="routes"),

@@ -93,6 +93,13 @@ class HttpTargets:
                 busy = False
             await self._clock.sleep(_TICK_S if busy else _IDLE_S)
 
+    async def begin(self) -> None:
+        """Look once before Functions are planned; what fails is left to `run`, and nobody has to wait."""
+        try:
+            await self.look()
+        except Exception:
+            _log.exception("intercepted workloads are looked at again")
+
     async def tick(self) -> bool:
         """Look once at everything; returns whether there is anything to scale."""
         found = await self.look()

@@ -434,3 +434,18 @@ async def test_a_function_is_named_by_itself_or_by_its_service(store, targets, n
     assert targets.of("n/f").owner == "HTTPScaledObject n/web"
     owned = await store.get(SCALED_OBJECTS, "n", "web")
     assert owned["spec"]["scaleTargetRef"]["kind"] == "Function"
+
+
+async def test_beginning_knows_the_rules_and_survives_what_cannot_be_read(store, targets, caplog):
+    await by_route(store, scaleTargetRef={**FUNCTION, "name": "f"})
+    await targets.begin()
+    assert targets.of("n/f") is not None
+
+    route = obj("http.keda.sh/v1beta1", "InterceptorRoute", "r", {"target": 7})
+    await store.update(
+        INTERCEPTOR_ROUTES, {**await store.get(INTERCEPTOR_ROUTES, "n", "r"), **{"spec": route["spec"]}}
+    )
+    await targets.begin()
+
+    assert targets.of("n/f") is not None  # as it was known last
+    assert "looked at again" in caplog.text

@@ -87,6 +87,7 @@ STATES: Final[Mapping[str, str]] = {
 SENDERS: Final[Mapping[str, str]] = {
     "slack": "pelton.drivers.slack:SlackSender",
     "webhook": "pelton.drivers.webhook:WebhookSender",
+    "email": "pelton.drivers.email:EmailSender",
     "console": "pelton.drivers.console:ConsoleSender",
 }
 """Receiver type -> class that implements Sender."""

@@ -338,6 +338,7 @@ KINDS: tuple[Kind, ...] = (
         status=True,
         columns=(_AGE,),
         verbs=cast(Verbs, notification),
+        advice=notification.advice,
         doc="Which alerts go where.",
         spec=notification.SPEC,
     ),

@@ -1,7 +1,7 @@
 """Receiver of notification.kubesphere.io/v2beta2: decode, default, validate, convert, encode.
 
 Called through `manifest/kinds`; `notify/` uses `decode`. Delivered by this version: `webhook` (one of url and
-service), `slack`, `console`. Pelton's extensions to the resource: block `console: {}` prints alerts, and
+service), `slack`, `email`, `console`. Pelton's extensions: block `console: {}` prints alerts, and
 `slack.webhook`, an incoming-webhook URL (text or credential {value | valueFrom}); with it `slack.channels`
 may be left out, without it channels are required as in the original. Blocks of other types are accepted with
 a warning. Source: contracts, log and notification, sections 4 and 4.3.
@@ -44,6 +44,8 @@ __all__ = [
     "KIND",
     "SELECTOR",
     "SPEC",
+    "TLS",
+    "advice",
     "convert",
     "credential_problems",
     "decode",
@@ -58,7 +60,9 @@ __all__ = [
 API_VERSION = "notification.kubesphere.io/v2beta2"
 KIND = "Receiver"
 
-_UNDELIVERED = ("dingtalk", "discord", "email", "feishu", "pushover", "sms", "telegram", "wechat")
+_UNDELIVERED = ("dingtalk", "discord", "feishu", "pushover", "sms", "telegram", "wechat")
+_DELIVERED = ("webhook", "slack", "email", "console")
+_ADDRESS = re.compile(r"[^@\s<>,]+@[^@\s<>,]+")
 _OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Match")
 
 _TEXT = Text()
@@ -181,7 +185,7 @@ class _TlsRecord(Record):
         return {key: part for key, part in written.items() if part}
 
 
-_TLS = _TlsRecord(
+TLS = _TlsRecord(
     _tls,
     (
         Field("rootCA", "root_ca", CREDENTIAL, doc="Authority to trust."),
@@ -203,6 +207,7 @@ _TLS = _TlsRecord(
         ),
     ),
 )
+"""TLS towards a destination."""
 _WEBHOOK = Record(
     model.WebhookReceiver,
     (
@@ -244,7 +249,7 @@ _WEBHOOK = Record(
                     ),
                     Field("bearerToken", "bearer_token", CREDENTIAL, doc="Token."),
                     Field("proxyUrl", "proxy_url", _TEXT, doc="Proxy."),
-                    Field("tlsConfig", "tls", _TLS, doc="Settings of TLS."),
+                    Field("tlsConfig", "tls", TLS, doc="Settings of TLS."),
                 ),
             ),
             doc="How to call.",
@@ -265,12 +270,23 @@ _SLACK = Record(
         ),
     ),
 )
+_EMAIL = Record(
+    model.EmailReceiver,
+    (
+        *_SHARED,
+        Field("emailConfigSelector", "config_selector", SELECTOR, doc="Which Configs apply."),
+        Field("to", "to", Items(_TEXT), doc="Addresses.", limits={"required": True, "minItems": 1}),
+        Field("subjectTemplate", "subject_template", _TEXT, doc="Template of the subject."),
+        Field("tmplType", "format", Text(choices=("text", "html")), doc="Form of the mail; default html."),
+    ),
+)
 _CONSOLE = Record(model.ConsoleReceiver, _SHARED)
 SPEC = Record(
     Receiver,
     (
         Field("webhook", "webhook", _WEBHOOK, doc="Posts alerts to a URL; in slack: its incoming webhook."),
         Field("slack", "slack", _SLACK, doc="Posts alerts to Slack."),
+        Field("email", "email", _EMAIL, doc="Sends mails."),
         Field("console", "console", _CONSOLE, doc="Prints alerts."),
         *(
             Field(name, name, AnyValue(), doc="Kept and not delivered by this version.")
@@ -323,14 +339,22 @@ def rules(receiver: Receiver) -> list[Problem]:
 
 
 def _rules(receiver: Receiver) -> Iterator[Problem]:
-    blocks = {"webhook": receiver.webhook, "slack": receiver.slack, "console": receiver.console}
+    blocks = {name: getattr(receiver, name) for name in _DELIVERED}
     if not any(block is not None for block in blocks.values()) and not receiver.undelivered:
-        yield Problem("spec", "at least one block is required: webhook, slack or console")
+        yield Problem("spec", "at least one block is required: webhook, slack, email or console")
     for name, block in blocks.items():
         if block is not None:
             yield from selector_problems(f"spec.{name}.alertSelector", block.alert_selector)
     if receiver.webhook is not None:
         yield from _webhook(receiver.webhook)
+    email = receiver.email
+    if email is not None:
+        yield from selector_problems("spec.email.emailConfigSelector", email.config_selector)
+        if not email.to:
+            yield Problem("spec.email.to", "required")
+        for index, address in enumerate(email.to):
+            if not _ADDRESS.fullmatch(address):
+                yield Problem(f"spec.email.to[{index}]", f"must be a mail address, found {describe(address)}")
     slack = receiver.slack
     if slack is not None:
         yield from selector_problems("spec.slack.slackConfigSelector", slack.config_selector)
@@ -403,6 +427,20 @@ def selector_problems(path: str, selector: LabelSelector | None) -> Iterator[Pro
                 yield Problem(f"{here}.regexValue", f"is no regular expression: {error}")
 
 
+def advice(receiver: Receiver) -> list[Problem]:
+    """Return which templates of a Receiver have no effect."""
+    return [
+        Problem(f"spec.{name}.{field}", "has no effect in this version: the built-in text is sent")
+        for name in _DELIVERED
+        for field, attr in (
+            ("template", "template"),
+            ("tmplText", "template_source"),
+            ("subjectTemplate", "subject_template"),
+        )
+        if getattr(getattr(receiver, name), attr, None)
+    ]
+
+
 def validate(obj: dict[str, Any] | Receiver) -> list[Problem]:
     """Return all problems: types first, then rules."""
     if isinstance(obj, Receiver):
@@ -421,7 +459,8 @@ def convert(obj: dict[str, Any], api_version: str) -> dict[str, Any]:
 def encode(receiver: Receiver) -> dict[str, Any]:
     """Write a Receiver as JSON; an enabled block is written without `enabled`."""
     spec = {**receiver.undelivered}
-    for name, shape in (("webhook", _WEBHOOK), ("slack", _SLACK), ("console", _CONSOLE)):
+    shapes = {"webhook": _WEBHOOK, "slack": _SLACK, "email": _EMAIL, "console": _CONSOLE}
+    for name, shape in shapes.items():
         block = getattr(receiver, name)
         if block is not None:
             spec[name] = shape.encode(block)

@@ -17,6 +17,7 @@ from pelton.manifest.fields import (
     Boolean,
     Duration,
     Field,
+    Integer,
     Items,
     Mapped,
     Path,
@@ -31,6 +32,7 @@ from pelton.manifest.notification import (
     API_VERSION,
     CREDENTIAL,
     SELECTOR,
+    TLS,
     credential_problems,
     selector_problems,
 )
@@ -240,7 +242,7 @@ def manager_advice(manager: model.NotificationManager) -> list[Problem]:
 
 # ----------------------------------------------------------------------------------------------------- Config
 
-_UNUSED = tuple(name for name in _TYPES if name != "slack")
+_UNUSED = tuple(name for name in _TYPES if name not in ("slack", "email"))
 
 
 def _config(**values: Any) -> model.Config:
@@ -253,8 +255,11 @@ class _ConfigRecord(Record):
 
     def encode(self, value: Any) -> Any:
         """Write all blocks."""
-        slack = {"slack": _SLACK.encode(value.slack)} if value.slack is not None else {}
-        return slack | value.unused
+        shapes = {"slack": _SLACK, "email": _EMAIL}
+        blocks = {name: (shape, getattr(value, name)) for name, shape in shapes.items()}
+        return {
+            name: shape.encode(block) for name, (shape, block) in blocks.items() if block is not None
+        } | value.unused
 
 
 _SLACK = Record(
@@ -270,10 +275,47 @@ _SLACK = Record(
         ),
     ),
 )
+
+
+def _email(smart_host: dict[str, Any] | None = None, **values: Any) -> model.EmailConfig:
+    return model.EmailConfig(**(smart_host or {}), **values)
+
+
+class _EmailRecord(Record):
+    """A mail server, whose address is an object of its own in the manifest."""
+
+    def encode(self, value: Any) -> Any:
+        """Write the nested form."""
+        smart_host = {"host": value.host, "port": value.port}
+        flat = Record(model.EmailConfig, [each for each in _EMAIL_FIELDS if each.json != "smartHost"])
+        return {"smartHost": smart_host, **flat.encode(value)}
+
+
+_SMART_HOST = Record(
+    dict,
+    (
+        Field("host", "host", Text(min_length=1), required=True, doc="Name or address."),
+        Field("port", "port", Integer(minimum=1, maximum=65535), required=True, doc="Port; 465 is TLS."),
+    ),
+)
+_EMAIL_FIELDS = (
+    Field("labels", "labels", _LABELS, doc="Further labels."),
+    Field("from", "sender", Text(min_length=1), required=True, doc="Address of the sender."),
+    Field("smartHost", "smart_host", _SMART_HOST, required=True, doc="The mail server."),
+    Field("hello", "hello", _TEXT, doc="Name to greet with."),
+    Field("authUsername", "username", _TEXT, doc="User; default: no authentication."),
+    Field("authIdentify", "identity", _TEXT, doc="Identity to act as."),
+    Field("authPassword", "password", CREDENTIAL, doc="Password, for PLAIN and LOGIN."),
+    Field("authSecret", "secret", CREDENTIAL, doc="Secret, for CRAM-MD5."),
+    Field("requireTLS", "require_tls", Boolean(), doc="Start TLS; default false."),
+    Field("tls", "tls", TLS, doc="Whom to trust."),
+)
+_EMAIL = _EmailRecord(_email, _EMAIL_FIELDS)
 _CONFIG_SPEC = _ConfigRecord(
     _config,
     (
         Field("slack", "slack", _SLACK, doc="For Slack channels."),
+        Field("email", "email", _EMAIL, doc="For mails."),
         *(Field(name, name, Raw(), doc=f"For {name}; nothing is sent by it.") for name in _UNUSED),
     ),
 )
@@ -284,9 +326,12 @@ def _config_rules(config: model.Config) -> list[Problem]:
 
 
 def _config_problems(config: model.Config) -> Iterator[Problem]:
+    if config.slack is None and config.email is None and not config.unused:
+        yield Problem("spec", f"at least one block is required: {', '.join(_TYPES)}")
+    if config.email is not None:
+        yield from credential_problems("spec.email.authPassword", config.email.password)
+        yield from credential_problems("spec.email.authSecret", config.email.secret)
     if config.slack is None:
-        if not config.unused:
-            yield Problem("spec", f"at least one block is required: {', '.join(_TYPES)}")
         return
     yield from credential_problems("spec.slack.slackTokenSecret", config.slack.token)
     if config.slack.api_url and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", config.slack.api_url):

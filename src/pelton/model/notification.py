@@ -18,6 +18,7 @@ __all__ = [
     "ConfigMapKey",
     "ConsoleReceiver",
     "Credential",
+    "EmailReceiver",
     "HttpConfig",
     "LabelSelector",
     "Receiver",
@@ -171,6 +172,27 @@ class SlackReceiver:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EmailReceiver:
+    """Sends mails by the server of a Config.
+
+    Attributes:
+        enabled, alert_selector, template, template_source, config_selector: As in WebhookReceiver.
+        to: Addresses, each of which gets a mail of its own.
+        subject_template: Template name; "" = the platform's choice.
+        format: `text` or `html`; "" = `html`.
+    """
+
+    enabled: bool = True
+    alert_selector: LabelSelector | None = None
+    template: str = ""
+    template_source: ConfigMapKey | None = None
+    to: tuple[str, ...] = ()
+    config_selector: LabelSelector | None = None
+    subject_template: str = ""
+    format: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConsoleReceiver:
     """Prints alerts on the platform's output. Pelton's extension; attributes as in WebhookReceiver."""
 
@@ -188,7 +210,7 @@ class Receiver:
         name: The resource's.
         labels: Decide whether it is global or a tenant's.
         annotations: As written.
-        webhook, slack, console: None when absent.
+        webhook, slack, email, console: None when absent.
         undelivered: Blocks of other types, type -> block as written: accepted, nothing is sent.
     """
 
@@ -197,6 +219,7 @@ class Receiver:
     annotations: dict[str, str] = field(default_factory=dict)
     webhook: WebhookReceiver | None = None
     slack: SlackReceiver | None = None
+    email: EmailReceiver | None = None
     console: ConsoleReceiver | None = None
     undelivered: dict[str, Any] = field(default_factory=dict)
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from croniter import croniter
 
-from pelton.model.notification import Credential, LabelSelector
+from pelton.model.notification import Credential, LabelSelector, TlsConfig
 
 __all__ = [
     "Config",
+    "EmailConfig",
     "NotificationManager",
     "Router",
     "RouterReceivers",
@@ -74,12 +75,41 @@ class SlackConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EmailConfig:
+    """A mail server and how to speak to it.
+
+    Attributes:
+        labels: Further labels of the block.
+        sender: Address in From.
+        host, port: The server's; port 465 means TLS from the first byte.
+        hello: Name to greet with; "" = `localhost`.
+        username: Of the account; "" = no authentication.
+        identity: Identity to act as; "" = the user's.
+        password, secret: For PLAIN and LOGIN, and for CRAM-MD5; None when absent.
+        require_tls: Whether to start TLS, on other ports than 465.
+        tls: None when absent.
+    """
+
+    labels: dict[str, str] = field(default_factory=dict)
+    sender: str = ""
+    host: str = ""
+    port: int = 0
+    hello: str = ""
+    username: str = ""
+    identity: str = ""
+    password: Credential | None = None
+    secret: Credential | None = None
+    require_tls: bool = False
+    tls: TlsConfig | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Settings that receivers share.
 
     Attributes:
         name, namespace, labels, annotations: The resource's; labels say whose it is and its `priority`.
-        slack: None when absent.
+        slack, email: None when absent.
         unused: Blocks of types that nothing is sent by, type -> block as written.
     """
 
@@ -88,6 +118,7 @@ class Config:
     labels: dict[str, str] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
     slack: SlackConfig | None = None
+    email: EmailConfig | None = None
     unused: dict[str, Any] = field(default_factory=dict)
 
 

@@ -21,7 +21,7 @@ from uuid import uuid4
 from pelton import log
 from pelton.clock import Clock
 from pelton.errors import PayloadTooLargeError, ProtocolError
-from pelton.model.notification import Receiver, SecretRef, SlackReceiver
+from pelton.model.notification import EmailReceiver, Receiver, SecretRef, SlackReceiver
 from pelton.model.notification_routing import Config, NotificationManager, Router, Silence
 from pelton.notify.alert import Alert
 from pelton.notify.envelope import Batch, Notification, decode_batch, encode, encoded_size
@@ -202,7 +202,10 @@ class Pipeline:
         dead letters. Call it again when a secret changed.
         """
         targets: list[Target] = []
-        slack_configs = [config for config in configs if config.slack is not None]
+        usable = {
+            "slack": [config for config in configs if config.slack is not None],
+            "email": [config for config in configs if config.email is not None],
+        }
         settings: dict[str, Mapping[str, Any]] = {}
         unsent: list[str] = []
         for receiver in receivers:
@@ -221,8 +224,8 @@ class Pipeline:
                     )
                 )
                 config = (
-                    config_for(receiver.labels, spec.config_selector, slack_configs, manager)
-                    if isinstance(spec, SlackReceiver)
+                    config_for(receiver.labels, spec.config_selector, usable[block], manager)
+                    if isinstance(spec, SlackReceiver | EmailReceiver)
                     else None
                 )
                 settings[topic] = settings_of(spec, self._secret, config)

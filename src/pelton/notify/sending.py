@@ -81,6 +81,7 @@ class Limit:
 
 LIMITS: Mapping[str, Limit] = {
     "slack": Limit(interval_s=1.0, concurrency=1),
+    "email": Limit(concurrency=2),
     "console": Limit(concurrency=1),
 }
 """Block -> limit; contract section 8. Others have `Limit()`."""

@@ -1,7 +1,7 @@
 """What a Sender needs to know of a Receiver's block, as a plain mapping in the contract's field names.
 
-Pure: secrets come through a callable. `notify/pipeline.py` makes these, `drivers/{slack,webhook,console}`
-read them. The mappings hold secrets: they are never logged and never put on the bus.
+Pure: secrets come through a callable. `notify/pipeline.py` makes these, files of `drivers/` read
+them. The mappings hold secrets: they are never logged and never put on the bus.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ from typing import Any
 from pelton.model.notification import (
     ConsoleReceiver,
     Credential,
+    EmailReceiver,
     HttpConfig,
     Receiver,
     SecretRef,
     SlackReceiver,
+    TlsConfig,
     WebhookReceiver,
 )
-from pelton.model.notification_routing import Config
+from pelton.model.notification_routing import Config, EmailConfig
 
 __all__ = ["MISSING", "Block", "SecretLookup", "blocks_of", "settings_of"]
 
 MISSING = "missing"
 """Key of a sentence that says why nothing can be sent yet; absent when all is there."""
 
-Block = SlackReceiver | WebhookReceiver | ConsoleReceiver
+Block = SlackReceiver | EmailReceiver | WebhookReceiver | ConsoleReceiver
 """One way out of a Receiver."""
 
 SecretLookup = Callable[[SecretRef], str | None]
@@ -36,6 +38,7 @@ def blocks_of(receiver: Receiver) -> Iterator[tuple[str, Block]]:
     """Iterate over a receiver's enabled blocks as (name, block)."""
     for name, block in (
         ("slack", receiver.slack),
+        ("email", receiver.email),
         ("webhook", receiver.webhook),
         ("console", receiver.console),
     ):
@@ -47,8 +50,8 @@ def settings_of(block: Block, secret: SecretLookup, config: Config | None = None
     """Return a block's settings with secrets resolved; `config` is the one chosen for it, if any.
 
     Shapes: slack `{webhook}` or `{channels, token}` and perhaps `apiBase`; webhook `{url}` or `{service}`,
-    plus `httpConfig`; console `{}`. A secret that does not exist leaves its key out and says so under
-    `MISSING`.
+    plus `httpConfig`; email as `drivers/email.py` says; console `{}`. A secret that does not exist leaves its
+    key out and says so under `MISSING`.
     """
     texts = _Texts(secret)
     settings: dict[str, Any] = {}
@@ -65,6 +68,12 @@ def settings_of(block: Block, secret: SecretLookup, config: Config | None = None
                 settings["token"] = texts.read(config.slack.token)
                 if config.slack.api_url:
                     settings["apiBase"] = config.slack.api_url
+    elif isinstance(block, EmailReceiver):
+        settings |= {"to": list(block.to), "format": block.format or "html"}
+        if config is None or config.email is None:
+            texts.missing.append("No Config with an email block suits this receiver: mails need a server.")
+        else:
+            settings |= _mail_server(config.email, texts)
     elif isinstance(block, WebhookReceiver):
         if block.url:
             settings["url"] = block.url
@@ -84,6 +93,30 @@ def settings_of(block: Block, secret: SecretLookup, config: Config | None = None
     return settings
 
 
+def _mail_server(server: EmailConfig, texts: _Texts) -> dict[str, Any]:
+    return {
+        "from": server.sender,
+        "host": server.host,
+        "port": server.port,
+        "hello": server.hello,
+        "username": server.username,
+        "identity": server.identity,
+        "password": texts.read(server.password),
+        "secret": texts.read(server.secret),
+        "requireTLS": server.require_tls,
+        "tlsConfig": _tls(server.tls, texts) if server.tls is not None else {},
+    }
+
+
+def _tls(tls: TlsConfig, texts: _Texts) -> dict[str, Any]:
+    return {
+        "rootCA": texts.read(tls.root_ca),
+        "clientCertificate": {"cert": texts.read(tls.client_cert), "key": texts.read(tls.client_key)},
+        "serverName": tls.server_name,
+        "insecureSkipVerify": tls.insecure_skip_verify,
+    }
+
+
 def _http(http: HttpConfig, texts: _Texts) -> dict[str, Any]:
     config: dict[str, Any] = {}
     if http.basic_auth is not None:
@@ -96,13 +129,7 @@ def _http(http: HttpConfig, texts: _Texts) -> dict[str, Any]:
     if http.proxy_url:
         config["proxyUrl"] = http.proxy_url
     if http.tls is not None:
-        tls = http.tls
-        config["tlsConfig"] = {
-            "rootCA": texts.read(tls.root_ca),
-            "clientCertificate": {"cert": texts.read(tls.client_cert), "key": texts.read(tls.client_key)},
-            "serverName": tls.server_name,
-            "insecureSkipVerify": tls.insecure_skip_verify,
-        }
+        config["tlsConfig"] = _tls(http.tls, texts)
     return config
 
 

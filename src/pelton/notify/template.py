@@ -1,4 +1,4 @@
-"""The default words of a notification: Slack, webhook and console.
+"""The default words of a notification: Slack, mail, webhook and console.
 
 Pure: Group in, payload out; `notify/sending.py` calls `RENDERERS`. Users' own templates are not read here.
 Lengths are UTF-16 units, which is what Slack counts: an emoji takes two.
@@ -7,13 +7,23 @@ Source: contracts/log-notification.md 7, 8, 8.1.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pelton.notify.alert import FIRING, RESOLVED, Alert
 from pelton.notify.grouping import Group
 
-__all__ = ["RENDERERS", "console_payload", "cut", "slack_escape", "slack_payload", "title", "webhook_payload"]
+__all__ = [
+    "RENDERERS",
+    "console_payload",
+    "cut",
+    "email_payload",
+    "slack_escape",
+    "slack_payload",
+    "title",
+    "webhook_payload",
+]
 
 SLACK_TEXT_LIMIT = 40_000
 SLACK_SECTION_LIMIT = 3_000
@@ -22,6 +32,7 @@ SLACK_BLOCKS_LIMIT = 50
 _LINE_LIMIT = 2_000
 """One alert's share of a section, so that a single huge label does not push all others out."""
 
+_SUBJECT_LIMIT = 200
 _NAMES_IN_TITLE = 3
 _CUT = " …[cut]"
 _HIDDEN = frozenset({"rule_id", "receiver"})
@@ -89,8 +100,20 @@ def console_payload(group: Group) -> dict[str, Any]:
     return {"text": "\n".join([title(group), *("  • " + line for line in _lines(group))])}
 
 
+def email_payload(group: Group) -> dict[str, Any]:
+    """Return `{subject, text, html}`; what alerts say is escaped in the HTML, and only there."""
+    lines = list(_lines(group))
+    items = "".join(f"<li>{html.escape(line)}</li>\n" for line in lines)
+    return {
+        "subject": cut(title(group), _SUBJECT_LIMIT),
+        "text": "\n".join([title(group), *(f"  * {line}" for line in lines)]) + "\n",
+        "html": f"<p><b>{html.escape(title(group))}</b></p>\n<ul>\n{items}</ul>\n",
+    }
+
+
 RENDERERS: Mapping[str, Callable[[Group], dict[str, Any]]] = {
     "slack": slack_payload,
+    "email": email_payload,
     "webhook": webhook_payload,
     "console": console_payload,
 }

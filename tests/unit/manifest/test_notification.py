@@ -75,10 +75,27 @@ def test_console_needs_nothing():
 
 
 def test_blocks_of_other_types_are_kept_and_warned_about():
-    admitted = admit(receiver(email={"to": ["a@example.org"]}, dingtalk={"any": 1}))
+    admitted = admit(receiver(feishu={"user": ["a"]}, dingtalk={"any": 1}))
 
-    assert admitted.obj["spec"]["email"] == {"to": ["a@example.org"]}
-    assert [line.partition(":")[0] for line in admitted.warnings] == ["spec.email", "spec.dingtalk"]
+    assert admitted.obj["spec"]["feishu"] == {"user": ["a"]}
+    assert [line.partition(":")[0] for line in admitted.warnings] == ["spec.feishu", "spec.dingtalk"]
+
+
+def test_mails_need_addresses():
+    assert paths(email={}) == ["spec.email.to"]
+    assert paths(email={"to": ["a@example.org", "nobody", "a@b, c@d"]}) == [
+        "spec.email.to[1]",
+        "spec.email.to[2]",
+    ]
+
+
+def test_templates_are_named_as_without_effect():
+    admitted = admit(receiver(email={"to": ["a@example.org"], "template": "x", "subjectTemplate": "y"}))
+
+    assert [line.partition(":")[0] for line in admitted.warnings] == [
+        "spec.email.template",
+        "spec.email.subjectTemplate",
+    ]
 
 
 def test_unknown_blocks_are_dropped_with_the_nearest_name():
@@ -102,6 +119,7 @@ def test_encode_gives_back_what_decode_read():
             },
         },
         slack={"channels": ["c"], "alertSelector": {"matchLabels": {"a": "b"}}},
+        email={"to": ["a@example.org"], "tmplType": "text"},
         console={},
         sms={"phoneNumbers": ["1"]},
     )

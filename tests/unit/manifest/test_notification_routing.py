@@ -23,7 +23,15 @@ SPECS: dict[str, dict[str, Any]] = {
     },
     "Config": {
         "slack": {"slackTokenSecret": {"value": "t"}, "slackApiUrl": "http://127.0.0.1/api"},
-        "email": {"from": "a@example.org"},
+        "email": {
+            "from": "a@example.org",
+            "smartHost": {"host": "mail", "port": 25},
+            "authUsername": "u",
+            "authPassword": {"value": "p"},
+            "requireTLS": True,
+            "tls": {"serverName": "mail.example"},
+        },
+        "feishu": {"appID": {"value": "x"}},
     },
     "Router": {
         "alertSelector": {"matchLabels": {"a": "b"}},

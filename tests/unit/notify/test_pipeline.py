@@ -156,14 +156,14 @@ async def test_pipeline_unwanted_alerts_are_counted_and_finished(bus, clock, scr
 async def test_pipeline_ignores_disabled_blocks_and_those_without_a_sender(bus, clock, scripted):
     hook = scripted(OK)
     off = Receiver(name="off", webhook=WebhookReceiver(enabled=False, url="http://x/"))
-    mail = Receiver(name="mail", undelivered={"email": {"to": ["a@b"]}}, console=ConsoleReceiver())
+    mail = Receiver(name="mail", undelivered={"sms": {"phoneNumbers": ["1"]}}, console=ConsoleReceiver())
     async with pipeline(bus, clock, webhook=hook) as made:
         made.set_receivers([off, mail])
         await made.accept([alert()])
         await clock.advance(0)
 
         assert hook.calls == []
-        assert made.stats()["without_sender"] == ["mail/email", "mail/console"]
+        assert made.stats()["without_sender"] == ["mail/sms", "mail/console"]
 
 
 async def test_sending_failure_is_repeated_after_doubling_waits(bus, clock, scripted):

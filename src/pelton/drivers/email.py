@@ -1,0 +1,224 @@
+"""Brings notifications to mailboxes over SMTP. Implements ports.Sender.
+
+Wired in `cli/`, called by `notify/sending.py`. The standard library's client blocks, so a mail is sent on a
+thread, within a deadline. Passwords never leave here: not in a result, not over a connection in the clear.
+Source: contracts/log-notification.md 4.4, 8.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ipaddress
+import smtplib
+import ssl
+import tempfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from email.message import EmailMessage
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+from pelton.clock import Clock
+from pelton.ports import SendResult
+
+__all__ = ["EmailSender"]
+
+_IMPLICIT_TLS = 465
+_EXCERPT = 200
+_REMEMBERED = 4096
+
+
+class EmailSender:
+    """Sends one mail per address.
+
+    Settings: `{to, from, host, port}`, optionally `hello`, `username`, `identity`, `password`, `secret`,
+    `requireTLS`, `tlsConfig` (as a webhook's) and `format` (`html`, the default, or `text`). `deliveryId`
+    keeps a repeated attempt from reaching again the addresses that have it. Payload: `{subject, text, html}`.
+
+    Args:
+        clock: Time of day for the Date header.
+        timeout_s: Seconds for one mail, connecting included.
+    """
+
+    def __init__(self, clock: Clock, *, timeout_s: float = 15.0) -> None:
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._sent: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    async def send(self, settings: Mapping[str, Any], payload: Mapping[str, Any]) -> SendResult:
+        """Send to all addresses that do not have it yet; never raises for what the server does."""
+        delivery = str(settings.get("deliveryId") or "")
+        failures: list[SendResult] = []
+        for address in settings.get("to") or ():
+            if (delivery, address) in self._sent:
+                continue
+            result = await self._send_one(settings, address, _mail(settings, address, payload, self._clock))
+            if not result.ok:
+                failures.append(SendResult(ok=False, retriable=result.retriable, detail=result.detail))
+            elif delivery:
+                self._sent[delivery, address] = None
+                if len(self._sent) > _REMEMBERED:
+                    self._sent.popitem(last=False)
+        if not failures:
+            return SendResult(ok=True)
+        return SendResult(
+            ok=False,
+            retriable=any(result.retriable for result in failures),
+            detail="; ".join(dict.fromkeys(result.detail for result in failures))[:500],
+        )
+
+    async def _send_one(self, settings: Mapping[str, Any], address: str, mail: EmailMessage) -> SendResult:
+        call = _Call(settings, self._timeout_s)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await asyncio.to_thread(call.run, address, mail)
+        except TimeoutError:
+            call.close()  # wakes the thread
+            return SendResult(ok=False, detail="The mail server did not answer in time.")
+        except smtplib.SMTPRecipientsRefused as error:
+            code, text = next(iter(error.recipients.values()))
+            return _refused(code, text, "the address")
+        except smtplib.SMTPAuthenticationError as error:
+            return _refused(error.smtp_code, error.smtp_error, "user name or password")
+        except smtplib.SMTPResponseException as error:
+            return _refused(error.smtp_code, error.smtp_error, "the mail")
+        except (_Unusable, smtplib.SMTPNotSupportedError) as error:
+            return SendResult(ok=False, retriable=False, detail=str(error))
+        except ssl.SSLCertVerificationError as error:
+            return SendResult(
+                ok=False,
+                retriable=False,
+                detail=f"The mail server's certificate is not trusted: {error.verify_message}.",
+            )
+        except (smtplib.SMTPException, OSError) as error:
+            return SendResult(ok=False, detail=f"No answer of the mail server: {type(error).__name__}.")
+        return SendResult(ok=True)
+
+
+class _Unusable(Exception):
+    """Something that a repetition does not mend."""
+
+
+class _Call:
+    """One connection, used on a thread; `close` may come from another."""
+
+    def __init__(self, settings: Mapping[str, Any], timeout_s: float) -> None:
+        self._settings = settings
+        self._timeout_s = timeout_s
+        self._client: smtplib.SMTP | None = None
+
+    def close(self) -> None:
+        """Cut the connection."""
+        client = self._client
+        if client is not None:
+            client.close()
+
+    def run(self, address: str, mail: EmailMessage) -> None:
+        """Connect, authenticate where there is a user name, send, and leave."""
+        settings = self._settings
+        host, port = str(settings["host"]), int(settings["port"])
+        hello = str(settings.get("hello") or "localhost")
+        context = _context(settings.get("tlsConfig") or {})
+        if port == _IMPLICIT_TLS:
+            client: smtplib.SMTP = smtplib.SMTP_SSL(
+                local_hostname=hello, timeout=self._timeout_s, context=context
+            )
+        else:
+            client = smtplib.SMTP(local_hostname=hello, timeout=self._timeout_s)
+        self._client = client
+        # The name for SNI and the certificate; set as by a client that connects on construction.
+        client._host = str((settings.get("tlsConfig") or {}).get("serverName") or host)  # type: ignore[attr-defined]
+        try:
+            code, text = client.connect(host, port)
+            if code != 220:
+                raise smtplib.SMTPConnectError(code, text)
+            client.ehlo_or_helo_if_needed()
+            secured = port == _IMPLICIT_TLS
+            if not secured and settings.get("requireTLS"):
+                client.starttls(context=context)
+                client.ehlo_or_helo_if_needed()
+                secured = True
+            if settings.get("username"):
+                self._log_in(client, secured=secured or _loopback(host))
+            client.send_message(mail, from_addr=str(settings["from"]), to_addrs=[address])
+            try:
+                client.quit()
+            except (smtplib.SMTPException, OSError):
+                pass  # it has the mail
+        finally:
+            client.close()
+
+    def _log_in(self, client: smtplib.SMTP, *, secured: bool) -> None:
+        settings = self._settings
+        client.user, password = str(settings["username"]), str(settings.get("password") or "")
+        for mechanism in client.esmtp_features.get("auth", "").upper().split():
+            if mechanism == "CRAM-MD5" and settings.get("secret"):
+                client.password = str(settings["secret"])
+                client.auth(mechanism, client.auth_cram_md5)
+                return
+            if mechanism not in ("PLAIN", "LOGIN") or not password:
+                continue
+            if not secured:
+                raise _Unusable("The password is not sent in the clear: set requireTLS in the Config.")
+            client.password = password
+            if mechanism == "PLAIN":
+                plain = f"{settings.get('identity') or ''}\0{client.user}\0{password}"
+                client.auth(mechanism, lambda _=None, said=plain: said)
+            else:
+                client.auth(mechanism, client.auth_login)
+            return
+        raise _Unusable("The mail server offers no way of authentication that the Config has a secret for.")
+
+
+def _context(tls: Mapping[str, Any]) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=tls.get("rootCA") or None)
+    pair = tls.get("clientCertificate") or {}
+    if pair.get("cert") and pair.get("key"):
+        with tempfile.TemporaryDirectory() as directory:  # the library reads them from files only
+            cert, key = Path(directory, "cert"), Path(directory, "key")
+            cert.write_text(pair["cert"])
+            key.write_text(pair["key"])
+            context.load_cert_chain(cert, key)
+    if tls.get("insecureSkipVerify"):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _mail(
+    settings: Mapping[str, Any], address: str, payload: Mapping[str, Any], clock: Clock
+) -> EmailMessage:
+    mail = EmailMessage()
+    sender = str(settings["from"])
+    mail["From"], mail["To"], mail["Subject"] = sender, address, str(payload["subject"])
+    mail["Date"] = format_datetime(clock.now())
+    # The same for each attempt, so that a mailbox can tell a repetition.
+    digest = hashlib.sha256(f"{settings.get('deliveryId')}/{address}".encode()).hexdigest()[:32]
+    mail["Message-Id"] = f"<{digest}@{sender.rpartition('@')[2].strip('>') or 'localhost'}>"
+    plain = settings.get("format") == "text"
+    mail.set_content(
+        str(payload["text" if plain else "html"]),
+        subtype="plain" if plain else "html",
+        charset="utf-8",
+        cte="quoted-printable",
+    )
+    mail.make_alternative()
+    return mail
+
+
+def _refused(code: int, text: bytes | str, what: str) -> SendResult:
+    said = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    return SendResult(
+        ok=False,
+        retriable=400 <= code < 500,
+        detail=f"The mail server refuses {what}: {code} {' '.join(said.split())[:_EXCERPT]}",
+    )

@@ -71,7 +71,7 @@ def settings_of(block: Block, secret: SecretLookup, config: Config | None = None
     elif isinstance(block, EmailReceiver):
         settings |= {"to": list(block.to), "format": block.format or "html"}
         if config is None or config.email is None:
-            texts.missing.append("No Config with an email block suits this receiver: mails need a server.")
+            texts.missing.append("No Config with an email block suits this receiver: mail needs a server.")
         else:
             settings |= _mail_server(config.email, texts)
     elif isinstance(block, WebhookReceiver):

@@ -12,13 +12,14 @@ from pelton.errors import DeliveryError, PayloadTooLargeError
 from pelton.model.notification import (
     ConsoleReceiver,
     Credential,
+    EmailReceiver,
     LabelSelector,
     Receiver,
     SecretRef,
     SlackReceiver,
     WebhookReceiver,
 )
-from pelton.model.notification_routing import Config, NotificationManager, Silence, SlackConfig
+from pelton.model.notification_routing import Config, EmailConfig, NotificationManager, Silence, SlackConfig
 from pelton.notify.alert import FIRING, Alert
 from pelton.notify.matching import Matcher
 from pelton.notify.pipeline import ALERTS_TOPIC, Options, Pipeline
@@ -565,3 +566,25 @@ async def test_placed_names_receivers_and_the_silences_that_hold_an_alert(bus, c
 
     assert made.placed({"team": "db"}) == (["ops"], ("night",))
     assert made.receivers() == ["ops", "picky"]
+
+
+async def test_mails_go_by_the_server_of_their_config_or_say_what_is_missing(bus, clock, scripted):
+    sender = scripted(OK)
+    receiver = Receiver(name="ops", email=EmailReceiver(to=("a@example.org",)))
+    password = Credential(secret=SecretRef(name="mail", key="password"))
+    server = EmailConfig(sender="p@example.org", host="mail", port=25, username="u", password=password)
+    secrets = {"mail": "s3cret"}
+    made = Pipeline(bus, {"email": sender}, clock, options=OPTIONS, secret=lambda ref: secrets.get(ref.name))
+    async with made:
+        made.set_receivers([receiver])
+        await made.accept([alert()])
+        await clock.advance(0)
+        assert sender.calls == []
+        assert "needs a server" in made.stats()["receivers"]["ops/email"]["last_error"]
+
+        made.set_receivers([receiver], configs=[Config(name="c", email=server)])
+        await clock.advance(10)
+
+    settings, payload = sender.calls[0]
+    assert (settings["host"], settings["port"], settings["password"]) == ("mail", 25, "s3cret")
+    assert payload["subject"] == "[FIRING:1] 404 Request"

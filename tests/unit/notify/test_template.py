@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pelton.notify.alert import FIRING, RESOLVED, Alert
@@ -127,6 +127,7 @@ _groups = st.lists(
 ).map(lambda alerts: group(*alerts))
 
 
+@settings(deadline=None)
 @given(_groups)
 def test_slack_payload_keeps_every_limit(made):
     payload = slack_payload(made)

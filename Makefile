@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test check services bench clean fmt
+.PHONY: venv demo demo-kafka test check services bench clean fmt
 .DEFAULT_GOAL := venv
 
 venv: $(STAMP)
@@ -17,6 +17,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/pelton demo
+
+demo-kafka: $(STAMP)
+	scripts/services install kafka
+	$(BIN)/python -m tests.demo.kafka
 
 test: $(STAMP)
 	scripts/test

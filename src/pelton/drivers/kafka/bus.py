@@ -76,6 +76,7 @@ class KafkaBus:
         self._where = where
         self._publisher = Publisher(self._settings, where=where)
         self._active: dict[tuple[str, str], Consumption] = {}
+        self._stalls: dict[tuple[str, int], int] = {}
         self._admin: AdminClient | None = None
         self._endings: set[asyncio.Task[None]] = set()
         for note in self._settings.notes:
@@ -122,6 +123,7 @@ class KafkaBus:
             group=settings.group or consumer,
             max_in_flight=max_in_flight,
             where=self._where,
+            stalls=self._stalls,
         )
         self._active[where] = found
         found.start()

@@ -37,6 +37,7 @@ _ANSWER_S: Final = 5.0
 _CHECK_S: Final = 2.0
 _LOOK_S: Final = 0.1
 _PAUSED_LOOK_S: Final = 2.0
+_STALL_S: Final = 5.0
 _GONE: Final = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID)
 
 _log = get(__name__)
@@ -118,11 +119,20 @@ class Consumption:
         group: Consumer group.
         max_in_flight: Records held at once.
         where: For messages.
+        stalls: Where former members stood when they were given up for fetching nothing; added to.
     """
 
     def __init__(
-        self, settings: KafkaSettings, topics: Sequence[str], *, group: str, max_in_flight: int, where: str
+        self,
+        settings: KafkaSettings,
+        topics: Sequence[str],
+        *,
+        group: str,
+        max_in_flight: int,
+        where: str,
+        stalls: dict[tuple[str, int], int] | None = None,
     ) -> None:
+        self._stalls = {} if stalls is None else stalls
         self._settings = settings
         self._topics = [topic_pattern(topic) for topic in topics]
         self._group = group
@@ -345,6 +355,8 @@ class Consumption:
             error = exc.args[0] if exc.args else exc
             text = plain_error(error) if isinstance(error, KafkaError) else str(exc)
             failure = errors.DeliveryError(f"Kafka: {self.trouble or text}", where=self._where)
+        except errors.DeliveryError as exc:
+            failure = errors.DeliveryError(f"Kafka: {exc.message}", where=self._where)
         except Exception as exc:  # the loop must learn of it, whatever it is
             _log.exception("%s: the consumer of %s failed inside Pelton", self._where, self._group)
             failure = errors.DeliveryError(f"Kafka: {exc}", where=self._where)
@@ -388,6 +400,7 @@ class Consumption:
             self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
         full_since = checked = looked = 0.0
+        moved = time.monotonic()
         while not self._stop.is_set():
             now = time.monotonic()
             self._store(consumer)
@@ -411,7 +424,13 @@ class Consumption:
                     self._pause(consumer, paused=False)
             record = consumer.poll(_POLL_S)
             if record is None:
+                if self._paused or room <= 0 or self._draining:
+                    moved = now
+                elif now - moved > _STALL_S:
+                    moved = now
+                    self._check_stall(consumer)
                 continue
+            moved = now
             records = [record]
             if room > 1:
                 records += consumer.consume(min(_BATCH, room) - 1, 0)
@@ -432,6 +451,30 @@ class Consumption:
         except (KafkaException, RuntimeError) as exc:
             # A partition that is no longer ours: its next holder gets these records again.
             _log.debug("%s: offsets of %s are not stored: %s", self._where, self._group, exc)
+
+    def _check_stall(self, consumer: Consumer) -> None:
+        """Give this member up when the broker has records that the library does not fetch.
+
+        Seen after a broker's restart. The same place twice is no stall: what is there are markers.
+        """
+        for topic, partition in list(self._lanes):
+            lane = self._lanes.get((topic, partition))
+            if lane is None or lane.open or lane.position < 0:
+                continue
+            try:
+                found = cast(
+                    "tuple[int, int] | None",
+                    consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=1.0),
+                )
+            except KafkaException:
+                return
+            low, high = found or (0, 0)
+            position = max(lane.position, low)
+            if high > position and self._stalls.get((topic, partition)) != position:
+                self._stalls[topic, partition] = position
+                raise errors.DeliveryError(
+                    f"{topic}:{partition} is not fetched from {position} on; joining anew"
+                )
 
     def _free(self) -> int:
         """Return how many records may be fetched, by their number and by the memory they take."""

@@ -1,7 +1,9 @@
 import pytest
 
-from pelton.drivers.memory import MemoryBus
+from pelton.clock import SystemClock
+from pelton.drivers.memory import MemoryBroker, MemoryBus
 from pelton.errors import DeliveryError
+from pelton.model.desired import Component
 from pelton.ports import Message
 from tests.contract.bus import LedgerContract, fill, take, texts
 
@@ -32,3 +34,11 @@ class TestMemoryBus(LedgerContract):
                     break
 
         assert texts(found) == ["0", "0"]
+
+
+class TestMemoryBroker(LedgerContract):
+    @pytest.fixture
+    async def bus(self):
+        component = Component(namespace="shop", name="events", type="pubsub.in-memory")
+        async with MemoryBroker(component, clock=SystemClock()) as bus:
+            yield bus

@@ -58,6 +58,7 @@ DRIVERS: Final[Mapping[str, str]] = {
 
 BUSES: Final[Mapping[str, str]] = {
     "bindings.rabbitmq": "pelton.drivers.rabbitmq:RabbitMqQueue",
+    "pubsub.in-memory": "pelton.drivers.memory:MemoryBroker",
     "pubsub.rabbitmq": "pelton.drivers.rabbitmq:RabbitMqBus",
     "pubsub.redis": "pelton.drivers.redis:RedisBus",
 }
@@ -70,6 +71,7 @@ TRIGGER_TYPES: Final = frozenset(
 OUTPUT_TYPES: Final = frozenset(
     {
         *("pubsub.jetstream", "pubsub.kafka", "pubsub.rabbitmq", "pubsub.redis"),
+        *("pubsub.in-memory",),
         *("bindings.http", "bindings.kafka", "bindings.postgresql", "bindings.rabbitmq", "bindings.redis"),
         *("bindings.localstorage", "bindings.smtp"),
     }

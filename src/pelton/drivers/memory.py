@@ -13,9 +13,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
 from pelton import errors
+from pelton.clock import Clock
+from pelton.model.desired import Component
 from pelton.ports import Delivery, Message
 
-__all__ = ["MemoryBus", "matches"]
+__all__ = ["MemoryBroker", "MemoryBus", "matches"]
 
 _BATCH: Final = 256
 _KNOWN_IDS: Final = 100_000
@@ -212,3 +214,17 @@ class MemoryBus:
                 if matches(topic, message.topic):
                     state.give(sequence, message)
         return state
+
+
+class MemoryBroker(MemoryBus):
+    """`pubsub.in-memory`: a bus of the runtime process, for all functions whose component it is.
+
+    Events end with that process; until then they are delivered as by any other broker.
+
+    Args:
+        component: Has no settings of its own.
+        clock: Unused; timers are the event loop's.
+    """
+
+    def __init__(self, component: Component, *, clock: Clock) -> None:
+        super().__init__()

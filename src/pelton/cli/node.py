@@ -75,6 +75,7 @@ class Node:
             find=self._find_way,
             clock=self._clock,
             on_spans=self._spans.add,
+            exported=bool(settings.otlp_url),
         )
         self._gateway = make_gateway(settings, lambda key: str(self._h2c_socket(key)))
         self._interception = Interception(

@@ -83,6 +83,7 @@ class Runtime:
         )
         traces = EventTraces(
             lambda span: self._node.note("spans", [span]),
+            exported=bool(settings.otlp_url),
             percent=settings.trace_percent,
             draw=lambda: random.uniform(0, 100),  # noqa: S311 -- which events are looked at is no secret
         )

@@ -64,6 +64,7 @@ def trace(
     trace_id, span_id = secrets.token_hex(16), secrets.token_hex(8)
     sent = {
         "traceparent": f"00-{trace_id}-{span_id}-01",
+        "tracestate": "pelton=hops",
         "x-request-id": f"trace-{trace_id[:16]}",
         **dict(header(each) for each in headers),
     }

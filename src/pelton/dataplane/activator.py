@@ -42,6 +42,8 @@ TOTAL_QUEUE: Final = 10_000
 RETRY_AFTER_S: Final = 1
 _CHUNK_BYTES: Final = 256 * 1024
 _LAMBDA_PATH: Final = re.compile(rb"[A-Z]+ /20(?:15-03-31|21-11-15)/functions/([^/ ?]+)/")
+_HOPS: Final = re.compile(rb"\r\ntracestate:[^\r]*\bpelton=hops\b", re.IGNORECASE)
+"""How `pelton trace` says that it reads the node's spans."""
 _TRACEPARENT: Final = re.compile(rb"\r\ntraceparent:[ \t]*([^\r]{55})[ \t]*\r\n", re.IGNORECASE)
 _REASONS: Final = {
     404: "Not Found",
@@ -77,6 +79,7 @@ class Activator:
         clock: Time.
         find: Returns the function (and the head it is to see) for a request that Envoy had no route for.
         on_spans: Takes spans of requests whose client wants them traced; None where nobody would.
+        exported: Whether those reach a collector.
     """
 
     def __init__(
@@ -88,8 +91,10 @@ class Activator:
         clock: Clock,
         find: Callable[[bytes], Found | None] = lambda _head: None,
         on_spans: Callable[[list[SpanRecord]], None] | None = None,
+        exported: bool = False,
     ) -> None:
         self._on_spans = on_spans
+        self._exported = exported
         self._wake = wake
         self._why_gone = why_gone
         self._listing = listing
@@ -205,14 +210,19 @@ class Activator:
                 self._on_spans([trace.span(self._clock.monotonic(), error)])
 
     def _traced(self, key: str, head: bytes) -> tuple[_Trace | None, bytes]:
-        """Return the trace that a client wants, and the head with this hop as the worker's parent."""
+        """Return the trace that a client wants, and the head that the worker sees.
+
+        It names this hop as the parent where its span can be found: in a collector, or by `pelton trace`.
+        """
         found = _TRACEPARENT.search(head) if self._on_spans is not None else None
         parent = sampled(found[1].decode("latin-1")) if found is not None else None
         if found is None or parent is None:
             return None, head
         own = Context(trace_id=parent.trace_id, span_id=new_span_id())
         trace = _Trace(key, own, parent.span_id, self._clock.now().timestamp(), self._clock.monotonic())
-        return trace, head[: found.start(1)] + str(own).encode() + head[found.end(1) :]
+        if self._exported or _HOPS.search(head) is not None:
+            head = head[: found.start(1)] + str(own).encode() + head[found.end(1) :]
+        return trace, head
 
     async def _connect(
         self, key: str, head: bytes, reader: asyncio.StreamReader

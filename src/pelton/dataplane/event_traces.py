@@ -71,19 +71,26 @@ class EventTraces:
 
     Args:
         emit: Takes finished spans.
+        exported: Whether spans reach a collector: only then do events and outputs name them as parents.
         percent: Share of the events without a trace that begin one, 0 to 100.
         draw: Returns a number from 0 up to but not including 100; decides about such an event.
     """
 
     def __init__(
-        self, emit: Callable[[SpanRecord], None], *, percent: float = 0.0, draw: Callable[[], float]
+        self,
+        emit: Callable[[SpanRecord], None],
+        *,
+        exported: bool = False,
+        percent: float = 0.0,
+        draw: Callable[[], float],
     ) -> None:
+        self.exported = exported
         self._emit = emit
         self._percent = percent
         self._draw = draw
 
     def delivery(self, subscription: Subscription, event: Event) -> Hop | None:
-        """Return the hop of one attempt, which the event names as its parent from now on; None untraced."""
+        """Return the hop of one attempt, None for an event that is not traced."""
         given = str(event.attributes.get("traceparent", ""))
         parent = sampled(given)
         if parent is None and (given or not self._percent or self._draw() >= self._percent):
@@ -102,7 +109,8 @@ class EventTraces:
                 "pelton.attempt": str(event.attempt),
             },
         )
-        event.attributes["traceparent"] = str(hop.context)
+        if self.exported:
+            event.attributes["traceparent"] = str(hop.context)
         return hop
 
     def output(self, namespace: str, name: str, target: OutputBinding, output: Output) -> Hop | None:

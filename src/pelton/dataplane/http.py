@@ -378,10 +378,7 @@ class Connection(asyncio.Protocol):
         elif name == b"traceparent":
             traces = self._shared.traces
             if traces is not None and value[-1:] in _ODD:  # the lowest bit of the flags: sampled
-                self._trace = entered = traces.enter(value)
-                if entered is not None:
-                    self._headers.append((name, entered[1]))
-                    return True
+                self._trace = traces.enter(value)
         elif self._trusted:  # what the gateway says about the client
             if name == b"x-forwarded-for":  # the last one is the client that the gateway saw itself
                 self._client = value.rpartition(b",")[2].strip().decode("latin-1")
@@ -418,7 +415,7 @@ class Connection(asyncio.Protocol):
         )
         self.head_since = 0.0
         if self._trace is not None:
-            self._shared.traces.begin(invocation, self._trace[0])  # type: ignore[union-attr]  # see _special
+            self._shared.traces.begin(invocation, self._trace)  # type: ignore[union-attr]  # see _special
             self._trace = None
         if not keep_alive:
             self._final = invocation

@@ -77,7 +77,8 @@ class Outputs:
                 return await self._to(namespace, name, target, output)
             error = "cancelled"
             try:
-                delivered = await self._to(namespace, name, target, output, str(hop.context))
+                carried = str(hop.context) if self._traces.exported else ""
+                delivered = await self._to(namespace, name, target, output, carried)
                 error = "" if delivered.ok else delivered.error or "refused"
             except (errors.PeltonError, ConnectionError, TimeoutError) as exc:
                 error = str(exc) or type(exc).__name__

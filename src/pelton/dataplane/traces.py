@@ -79,13 +79,17 @@ class Traces:
         # Spans carry wall-clock times, taken from the monotonic clock so that a clock that steps bends none.
         self._epoch_ns = time.time_ns() - _monotonic_ns()
 
-    def enter(self, traceparent: bytes) -> tuple[_Open, bytes] | None:
-        """Return an entry for `begin` and the header that user code sees, when the caller wants a trace."""
+    def enter(self, traceparent: bytes) -> _Open | None:
+        """Return an entry for `begin` when the caller wants a trace.
+
+        User code sees the caller's header as it is: spans that it makes itself may go to a collector that
+        never gets ours.
+        """
         parent = sampled(traceparent.decode("latin-1"))
         if parent is None:
             return None
         context = Context(trace_id=parent.trace_id, span_id=new_span_id())
-        return _Open(context, parent.span_id, _monotonic_ns()), str(context).encode()
+        return _Open(context, parent.span_id, _monotonic_ns())
 
     def begin(self, invocation: Invocation, entry: _Open) -> None:
         """Note an invocation that came in with such a header."""
@@ -94,11 +98,9 @@ class Traces:
         self.open[invocation.id] = entry
 
     def begin_event(self, invocation: Invocation, event: Event) -> None:
-        """Note an event that asks to be traced; user code sees this span as its parent."""
-        found = self.enter(str(event.attributes.get("traceparent", "")).encode("latin-1", "replace"))
-        if found is not None:
-            entry, header = found
-            event.attributes["traceparent"] = header.decode()
+        """Note an event that asks to be traced."""
+        entry = self.enter(str(event.attributes.get("traceparent", "")).encode("latin-1", "replace"))
+        if entry is not None:
             self.begin(invocation, entry)
 
     def traceparent(self, invocation: Invocation | None) -> str:

@@ -14,7 +14,8 @@ def ask(directory, output="table", **said):
     )
 
 
-def test_outcome_is_told_with_every_verdict(tmp_path, capsys):
+def test_outcome_is_told_with_every_verdict(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     (tmp_path / "main.py").write_text("def f(request): ...\n")
 
     assert ask(tmp_path) == 0

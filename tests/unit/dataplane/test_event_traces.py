@@ -34,7 +34,7 @@ def spans():
 def test_delivery_goes_on_with_the_events_trace_and_becomes_its_parent(spans):
     handled = event(traceparent=SAMPLED)
 
-    hop = EventTraces(spans.append, draw=lambda: 0.0).delivery(ORDERS, handled)
+    hop = EventTraces(spans.append, exported=True, draw=lambda: 0.0).delivery(ORDERS, handled)
     assert hop is not None
     hop.end("it failed")
 
@@ -46,6 +46,13 @@ def test_delivery_goes_on_with_the_events_trace_and_becomes_its_parent(spans):
     assert span.error == "it failed"
     assert span.tags["pelton.attempt"] == "3"
     assert span.tags["pelton.function"] == "shop/cart"
+
+
+def test_delivery_that_no_collector_hears_of_leaves_the_event_as_it_is(spans):
+    handled = event(traceparent=SAMPLED)
+
+    assert EventTraces(spans.append, draw=lambda: 0.0).delivery(ORDERS, handled) is not None
+    assert handled.attributes["traceparent"] == SAMPLED
 
 
 @pytest.mark.parametrize(("drawn", "traced"), [(9.9, True), (10.0, False)])

@@ -23,7 +23,7 @@ from pelton.cli.home import Home
 
 HERE = Path(__file__).parent
 CLIENTS = HERE / "clients.txt"
-READY_S = 60
+READY_S = 120
 
 
 @pytest.fixture(scope="session")
@@ -159,3 +159,10 @@ def serve(tmp_path, clients_home):
 def clients_python(_made):
     """A Python that has the real client packages: `awslambdaric`, `boto3` and the like."""
     return str(Path(_made.site_packages).parents[2] / "bin" / "python")
+
+
+def pytest_collection_modifyitems(items):
+    """Give these tests three minutes: a home of a test's own begins with an installation from the index."""
+    for item in items:
+        if HERE in Path(item.path).parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(180))

@@ -8,7 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["print_columns", "print_table", "print_yaml", "progress"]
+__all__ = ["print_columns", "print_table", "print_yaml", "progress", "tell"]
+
+
+def tell(text: str) -> None:
+    """Write text and its line end to standard error at once: `print` makes two writes of it.
+
+    For processes that share it with others, whose lines would come in between.
+    """
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
 
 
 def print_table(table: dict[str, Any], *, with_namespace: bool, with_heading: bool = True) -> None:

@@ -26,6 +26,7 @@ from typing import Any, Final, NoReturn
 
 from pelton.cli import run_serve
 from pelton.cli.ports_owner import claim
+from pelton.cli.printing import tell
 from pelton.cli.run_serve import Asked, report
 from pelton.cli.tables import CONVENTIONS, resolve_convention
 from pelton.dataplane.isolation import become_subreaper, die_with_parent
@@ -191,17 +192,17 @@ def _keep_running(wanted: Asked, sock: socket.socket, *, reload: bool) -> int:
             if stopping:
                 break
             if why == "ended" and page.read().total:
-                print(f"the process ended, {_how(code)}: starting again", file=sys.stderr, flush=True)
+                tell(f"the process ended, {_how(code)}: starting again")
                 continue
             if why == "ended" and reload:
-                print("waiting for a change of the source", file=sys.stderr, flush=True)
+                tell("waiting for a change of the source")
                 why = _await_change(changes, waker, stopping)
             if why == "ended":
                 break
             if why == "changed":
-                print("the source changed: starting again", file=sys.stderr, flush=True)
+                tell("the source changed: starting again")
             elif why == "overran":
-                print("ended: it overran its time limit; starting again", file=sys.stderr, flush=True)
+                tell("ended: it overran its time limit; starting again")
     finally:
         signal.set_wakeup_fd(-1)
         if changes is not None:

@@ -25,6 +25,7 @@ from uuid import uuid4
 import msgspec
 
 from pelton.cli.home import Home
+from pelton.cli.printing import tell
 from pelton.cli.run_triggers import Triggers
 from pelton.cli.tables import DRIVERS, resolve_driver, resolve_state
 from pelton.clock import SystemClock
@@ -64,7 +65,7 @@ class _Terminal:
         except ProtocolError:
             data = message.data
         text = data.decode("utf-8", "replace")
-        print(f"output -> topic {message.topic}: {text}", file=sys.stderr, flush=True)
+        tell(f"output -> topic {message.topic}: {text}")
 
     def subscribe(
         self, topic: str, *, consumer: str, max_in_flight: int, options: Mapping[str, str]
@@ -254,7 +255,7 @@ class _StandIn:
             place = "memory"
             if binding.component.type != _MEMORY:
                 place = str(self._folder() / binding.component.metadata.get("connectionString", ""))
-            print(f"state {binding.name} is kept in {place}", file=sys.stderr, flush=True)
+            tell(f"state {binding.name} is kept in {place}")
 
 
 def _server(component: Component) -> str:

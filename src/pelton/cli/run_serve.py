@@ -20,6 +20,7 @@ from typing import Any, Final, TextIO
 from pelton.builders import bundle, detect, environment
 from pelton.cli.home import Home
 from pelton.cli.import_profile import ImportProfile
+from pelton.cli.printing import tell
 from pelton.cli.tables import CONVENTIONS, resolve_convention
 from pelton.dataplane import loader, worker
 from pelton.dataplane.load_page import LoadPage
@@ -73,7 +74,7 @@ def report(exc: PeltonError) -> None:
     if isinstance(exc, BuildError):
         for line in exc.log_tail:
             print(line, file=sys.stderr)
-    print(f"error: {exc}", file=sys.stderr, flush=True)
+    tell(f"error: {exc}")
 
 
 def stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
@@ -244,7 +245,7 @@ def serve(wanted: Asked, sock: socket.socket, page: LoadPage) -> None:
         ]
         if loaded.profile.total_ms >= _PROFILE_FROM_MS:
             lines.append(loaded.profile.text())
-        print("\n".join(lines), file=sys.stderr, flush=True)
+        tell("\n".join(lines))
 
     worker.run(
         loaded.worker,
@@ -304,15 +305,13 @@ class _Later:
                     await asyncio.sleep(_BUSY_S)
             if outcome in {"ok", "drop"} or attempt == self._attempts:
                 break
-            print(
-                f"later {deferred.id} failed: {reason}; again in {pause_s:g} s", file=sys.stderr, flush=True
-            )
+            tell(f"later {deferred.id} failed: {reason}; again in {pause_s:g} s")
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, self._longest_s)
         if outcome == "ok":
-            print(f"later {deferred.id} ok attempt={attempt}", file=sys.stderr, flush=True)
+            tell(f"later {deferred.id} ok attempt={attempt}")
         else:
-            print(f"later {deferred.id} given up: {reason}", file=sys.stderr, flush=True)
+            tell(f"later {deferred.id} given up: {reason}")
 
 
 class _AccessLog:

@@ -8,11 +8,11 @@ event that fails comes back as often as on the platform and is then given up wit
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+from pelton.cli.printing import tell
 from pelton.cli.tables import resolve_driver
 from pelton.clock import Clock
 from pelton.dataplane import wire
@@ -157,4 +157,4 @@ class Triggers:
 
 
 def _tell(subscription: Subscription, what: str) -> None:
-    print(f"trigger {subscription.name}: {what}", file=sys.stderr, flush=True)
+    tell(f"trigger {subscription.name}: {what}")

@@ -182,7 +182,7 @@ class WatchStream:
                 if self._watch.bookmarks:
                     await self._send(send, [self._bookmark(at)])
             # The first change goes out at once; what follows within this time goes out together. One watcher
-            # sees no difference, and a hundred cost the server a quarter at 200 writes a second.
+            # sees no difference, and a hundred are woken far less often.
             spacing = min(_MOST_SPACING_S, self._log.watchers * _SPACING_S)
             if changes and spacing > _SPACING_S:
                 await asyncio.sleep(spacing)

@@ -24,7 +24,7 @@ from pelton.errors import OverloadedError, PeltonError, ProtocolError
 from pelton.model.notification import compile_pattern
 from pelton.notify.alert_table import AlertTable, Firing
 from pelton.notify.matching import Matcher, parse_matcher
-from pelton.notify.silences import PostedSilence, SilenceBook
+from pelton.notify.silences import PostedSilence, SilenceBook, UnknownSilenceError
 
 __all__ = ["alertmanager_routes"]
 
@@ -162,7 +162,7 @@ def _guarded(handle: Callable[[Request], Any]) -> Callable[[Request], Any]:
     async def guarded(request: Request) -> Response:
         try:
             answer: Response = await handle(request)
-        except LookupError:
+        except UnknownSilenceError:
             return _json("silence not found", 404)
         except OverloadedError as error:
             return _json(error.message, 503)

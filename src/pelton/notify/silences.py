@@ -21,13 +21,17 @@ from pelton import log
 from pelton.errors import OverloadedError, ProtocolError
 from pelton.notify.matching import Matcher
 
-__all__ = ["KEPT", "PostedSilence", "SilenceBook"]
+__all__ = ["KEPT", "PostedSilence", "SilenceBook", "UnknownSilenceError"]
 
 KEPT = timedelta(hours=120)
 """How long an expired silence is still listed, as Alertmanager's default retention."""
 
 _MOST = 10_000
 _log = log.get(__name__)
+
+
+class UnknownSilenceError(LookupError):
+    """There is no silence of that id; a KeyError of our own making is not taken for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +99,7 @@ class SilenceBook:
         Raises:
             ProtocolError: It would never silence anything, or everything.
             OverloadedError: There are too many.
-            LookupError: There is none of that id.
+            UnknownSilenceError: There is none of that id.
         """
         silence = replace(silence, starts_at=max(silence.starts_at, now), updated_at=now)
         if not any(not matcher.matches({}) for matcher in silence.matchers):
@@ -109,7 +113,7 @@ class SilenceBook:
             if silence.id:
                 old = silences.get(silence.id)
                 if old is None:
-                    raise LookupError(silence.id)
+                    raise UnknownSilenceError(silence.id)
                 if old.state(now) == "active" and set(old.matchers) == set(silence.matchers):
                     silence = replace(silence, starts_at=old.starts_at)
                 elif old.state(now) != "pending":
@@ -127,13 +131,13 @@ class SilenceBook:
         """End one; ending an ended one changes nothing.
 
         Raises:
-            LookupError: There is none of that id.
+            UnknownSilenceError: There is none of that id.
         """
         async with self._writing:
             silences = self._kept(now)
             silence = silences.get(id)
             if silence is None:
-                raise LookupError(id)
+                raise UnknownSilenceError(id)
             if silence.state(now) == "expired":
                 return
             silences[id] = replace(

@@ -6,7 +6,7 @@ import pytest
 
 from pelton.errors import ProtocolError
 from pelton.notify.matching import Matcher
-from pelton.notify.silences import KEPT, PostedSilence, SilenceBook
+from pelton.notify.silences import KEPT, PostedSilence, SilenceBook, UnknownSilenceError
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -85,9 +85,9 @@ async def test_what_would_silence_nothing_or_everything_is_refused(path):
     for wrong in (silence(end=NOW), silence(end=NOW - HOUR), silence(value="")):
         with pytest.raises(ProtocolError):
             await book.put(wrong, now=NOW, new_id="1")
-    with pytest.raises(LookupError):
+    with pytest.raises(UnknownSilenceError):
         await book.put(silence(id="other"), now=NOW, new_id="1")
-    with pytest.raises(LookupError):
+    with pytest.raises(UnknownSilenceError):
         await book.expire("other", now=NOW)
     assert book.list() == []
 

@@ -41,6 +41,10 @@ class Notification:
         block: `slack`, `webhook` or `console`.
         created_at: Unix seconds of the first enqueueing.
         group: What to say.
+        group_key: The same for all notifications of one group that is kept over time, however often it
+            notifies; "" where alerts are sent as they come.
+        reason: Why it is sent: `first`, `new alerts`, `all resolved`, `some resolved` or `repeat`; "" where
+            alerts are sent as they come.
     """
 
     id: str
@@ -48,6 +52,8 @@ class Notification:
     block: str
     created_at: float
     group: Group
+    group_key: str = ""
+    reason: str = ""
 
 
 _encoder = msgspec.json.Encoder()

@@ -503,7 +503,7 @@ def _dapr_client() -> Any:
             "comes with a later version; context.send and context.state work without"
         )
     try:
-        from dapr.clients import DaprClient  # type: ignore[import-not-found]
+        from dapr.clients import DaprClient
     except ImportError as exc:
         raise RuntimeError(
             "context.dapr_client needs dapr in requirements.txt; context.send and context.state work without"

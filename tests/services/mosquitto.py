@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from tests.services.server import HOST, Server, program
 
@@ -10,9 +12,18 @@ __all__ = ["Mosquitto"]
 
 
 class Mosquitto(Server):
-    """One broker that takes anybody."""
+    """One broker.
+
+    Args:
+        directory: Where it keeps everything.
+        users: Name -> password; None takes anybody.
+    """
 
     name = "mosquitto"
+
+    def __init__(self, directory: Path, users: Mapping[str, str] | None = None) -> None:
+        super().__init__(directory)
+        self._users = users
 
     @classmethod
     def missing(cls) -> str:
@@ -27,8 +38,15 @@ class Mosquitto(Server):
     def prepare(self) -> None:
         """Write the configuration."""
         (self.directory / "data").mkdir(exist_ok=True)
+        who = "allow_anonymous true"
+        if self._users is not None:
+            who = f"allow_anonymous false\npassword_file {self.directory}/users"
+            (self.directory / "users").touch()
+            for name, password in self._users.items():
+                add = [program("mosquitto_passwd"), "-b", str(self.directory / "users"), name, password]
+                subprocess.run(add, check=True, capture_output=True)
         (self.directory / "mosquitto.conf").write_text(
-            f"listener {self.port} {HOST}\nallow_anonymous true\npersistence true\n"
+            f"listener {self.port} {HOST}\n{who}\npersistence true\n"
             f"persistence_location {self.directory}/data/\nautosave_interval 1\nautosave_on_changes true\n"
         )
         self._as = self.owned_by("mosquitto")

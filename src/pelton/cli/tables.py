@@ -49,6 +49,8 @@ DRIVERS: Final[Mapping[str, str]] = {
     "pubsub.jetstream": "pelton.drivers.nats:JetStreamBus",
     "pubsub.kafka": "pelton.drivers.kafka:KafkaBus",
     "bindings.localstorage": "pelton.drivers.local_storage:LocalStorageBinding",
+    "bindings.mqtt": "pelton.drivers.mqtt:MqttBinding",
+    "bindings.mqtt3": "pelton.drivers.mqtt:MqttBinding",
     "bindings.postgresql": "pelton.drivers.postgresql:PostgreSqlBinding",
     "bindings.rabbitmq": "pelton.drivers.rabbitmq:RabbitMqBinding",
     "bindings.redis": "pelton.drivers.redis:RedisBinding",
@@ -57,8 +59,12 @@ DRIVERS: Final[Mapping[str, str]] = {
 """Component type -> class that implements the port."""
 
 BUSES: Final[Mapping[str, str]] = {
+    "bindings.mqtt": "pelton.drivers.mqtt:MqttBus",
+    "bindings.mqtt3": "pelton.drivers.mqtt:MqttBus",
     "bindings.rabbitmq": "pelton.drivers.rabbitmq:RabbitMqQueue",
     "pubsub.in-memory": "pelton.drivers.memory:MemoryBroker",
+    "pubsub.mqtt": "pelton.drivers.mqtt:MqttBus",
+    "pubsub.mqtt3": "pelton.drivers.mqtt:MqttBus",
     "pubsub.rabbitmq": "pelton.drivers.rabbitmq:RabbitMqBus",
     "pubsub.redis": "pelton.drivers.redis:RedisBus",
 }
@@ -71,7 +77,7 @@ TRIGGER_TYPES: Final = frozenset(
 OUTPUT_TYPES: Final = frozenset(
     {
         *("pubsub.jetstream", "pubsub.kafka", "pubsub.rabbitmq", "pubsub.redis"),
-        *("pubsub.in-memory",),
+        *("pubsub.in-memory", "pubsub.mqtt", "pubsub.mqtt3", "bindings.mqtt", "bindings.mqtt3"),
         *("bindings.http", "bindings.kafka", "bindings.postgresql", "bindings.rabbitmq", "bindings.redis"),
         *("bindings.localstorage", "bindings.smtp"),
     }

@@ -1,0 +1,1 @@
+"""Dapr: the runtime that apps call and that calls apps, one for any number of them."""

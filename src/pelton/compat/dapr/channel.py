@@ -15,8 +15,8 @@ from pelton.compat.dapr.subscriptions import TopicSubscription
 from pelton.model.invocation import Invocation, Reply
 
 __all__ = [
+    "ABSENT",
     "DROP",
-    "MISSING",
     "RETRY",
     "SUCCESS",
     "UNREACHED",
@@ -32,8 +32,9 @@ __all__ = [
 SUCCESS: Final = "success"
 RETRY: Final = "retry"
 DROP: Final = "drop"
-MISSING: Final = "missing"
-"""The app has no such route: over HTTP that drops the event, over gRPC it is done with."""
+"""The app does not want it."""
+ABSENT: Final = "absent"
+"""The app has no such route."""
 UNREACHED: Final = "unreached"
 """Nothing of the app was reached, so that it made no attempt."""
 
@@ -71,8 +72,8 @@ class Answer:
     """What became of an event.
 
     Attributes:
-        status: SUCCESS, RETRY, DROP, MISSING or UNREACHED.
-        reason: One line for logs and dead letters; "" for SUCCESS.
+        status: SUCCESS, RETRY, DROP, ABSENT or UNREACHED.
+        reason: One line for logs and dead letters; for SUCCESS it says why that is surprising, else "".
         code: HTTP status or name of the gRPC code, for retries that look at it; "" for none.
     """
 
@@ -100,16 +101,12 @@ class BindingAnswer:
         data: What it returns.
         to: Output bindings that get `data`.
         parallel: Whether they get it side by side.
-        store: State store that gets `states`; "" for none.
-        states: (key, value as bytes) pairs to save.
     """
 
     answer: Answer
     data: bytes = b""
     to: tuple[str, ...] = ()
     parallel: bool = False
-    store: str = ""
-    states: tuple[tuple[str, bytes], ...] = ()
 
 
 class AppChannel(Protocol):

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import msgspec
 
 from pelton.compat.dapr.channel import (
-    MISSING,
+    ABSENT,
     RETRY,
     SUCCESS,
     UNREACHED,
@@ -92,7 +92,7 @@ class HttpChannel:
         except (AppUnreachableError, TimeoutError) as exc:
             return _unanswered(exc, timeout_s)
         if status == 404:
-            return Answer(status=MISSING, reason=f"the app has no route {event.path}", code="404")
+            return Answer(status=ABSENT, reason=f"the app has no route {event.path}", code="404")
         if not 200 <= status < 300:
             return Answer(status=RETRY, reason=_said(event.path, status, body), code=str(status))
         if not body or (content_type and not is_json(content_type) and body[:1] != b"{"):
@@ -126,7 +126,8 @@ class HttpChannel:
             return [_unanswered(exc, timeout_s)] * len(events)
         code = str(status)
         if status == 404:
-            return [Answer(status=SUCCESS, code=code)] * len(events)
+            reason = f"the app has no route {first.path}"
+            return [Answer(status=SUCCESS, reason=reason, code=code)] * len(events)
         if not 200 <= status < 300:
             answer = Answer(status=RETRY, reason=_said(first.path, status, answered), code=code)
             return [answer] * len(events)
@@ -295,7 +296,7 @@ def _bulk_answers(events: Sequence[TopicEvent], body: bytes, code: str) -> list[
 
 
 def _binding_answer(answer: Answer, body: bytes) -> BindingAnswer:
-    """Read the form `{storeName, state, to, data, concurrency}`; any other body is only data."""
+    """Read the form `{to, data, concurrency}`; any other body is only data."""
     try:
         members = msgspec.json.decode(body) if body else None
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -303,24 +304,10 @@ def _binding_answer(answer: Answer, body: bytes) -> BindingAnswer:
     if not isinstance(members, dict):
         return BindingAnswer(answer=answer, data=body)
     to = members.get("to")
-    states = members.get("state")
     data = members.get("data")
     return BindingAnswer(
         answer=answer,
-        data=_data(data) if data is not None else b"",
+        data=msgspec.json.encode(data) if data is not None else b"",
         to=tuple(str(name) for name in to) if isinstance(to, list) else (),
         parallel=str(members.get("concurrency", "")).lower() == "parallel",
-        store=str(members.get("storeName") or ""),
-        states=tuple(
-            (str(item["key"]), _data(item.get("value")))
-            for item in states
-            if isinstance(item, dict) and item.get("key")
-        )
-        if isinstance(states, list)
-        else (),
     )
-
-
-def _data(value: Any) -> bytes:
-    return msgspec.json.encode(value)
-

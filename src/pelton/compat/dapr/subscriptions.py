@@ -1,8 +1,8 @@
 """Which topics an app wants, at which of its routes, and which rule an event meets. Pure.
 
-An app says it itself (`/dapr/subscribe`, ListTopicSubscriptions), a Subscription resource says it for the app,
-or a stream asks for it; all become `TopicSubscription`s. `channel_http.py` and `channel_grpc.py` bring what
-apps answer, `delivery.py` asks `Router` for each event.
+An app says it itself (`/dapr/subscribe`, ListTopicSubscriptions), a Subscription resource says it for the
+app, or a stream asks for it; all become `TopicSubscription`s. `channel_http.py` and `channel_grpc.py` bring
+what apps answer, `delivery.py` asks `Router` for each event.
 Source: contracts, Dapr runtime, section 3. Where a rule's expression cannot be compiled, the subscription is
 refused with the place of the fault.
 """
@@ -152,7 +152,7 @@ def _entry(item: Any) -> TopicSubscription:
 
 
 def bulk_of(*, enabled: bool, max_messages: Any, max_wait_ms: Any) -> Bulk | None:
-    """Return how events are gathered, None where that was not asked for; what is no positive number is default."""
+    """Return how events are gathered, None where none was asked for; no positive number is the default."""
     if not enabled:
         return None
     count = max_messages if type(max_messages) is int and max_messages > 0 else BULK_MESSAGES
@@ -188,7 +188,8 @@ class Router:
                 )
             except CelCompileError as exc:
                 raise CelCompileError(
-                    f"the rule {rule.match!r} of {subscription.pubsub}/{subscription.topic}: {exc.message}"
+                    f"the rule {rule.match!r} of {subscription.pubsub}/{subscription.topic}: {exc.message}",
+                    position=exc.position,
                 ) from exc
             self._rules.append((program, rule.path))
         self.needs_event = any(program is not None for program, _ in self._rules)

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from pelton import errors
 from pelton.clock import Clock
@@ -30,7 +30,7 @@ from pelton.model.invocation import Event
 from pelton.plan import names
 from pelton.ports import Bus, Delivery, EventResult, Invoker, Ledger, Message
 
-__all__ = ["Dispatcher", "FeedStats", "to_event"]
+__all__ = ["Dispatcher", "FeedStats", "Unwrap", "to_event"]
 
 _EXTEND_S: Final = 5.0
 _MEASURE_S: Final = 0.5
@@ -129,7 +129,16 @@ def _options(subscription: Subscription) -> dict[str, str]:
     metadata = subscription.component.metadata
     if any(name.lower() == "consumerid" for name in metadata):
         return metadata
-    return {"consumerID": names.app_id(subscription.namespace, subscription.function), **metadata}
+    app_id = subscription.consumer or names.app_id(subscription.namespace, subscription.function)
+    return {"consumerID": app_id, **metadata}
+
+
+class Unwrap(Protocol):
+    """Makes an event of a message, as `to_event` does; a ProtocolError makes it a dead letter."""
+
+    def __call__(self, subscription: Subscription, message: Message, *, key: str, attempt: int) -> Event:
+        """Return the event."""
+        ...
 
 
 def _lost(delivery: Delivery) -> bool:
@@ -149,8 +158,10 @@ class _Feed:
         bus_of: Callable[[Component], Awaitable[Bus]],
         clock: Clock,
         traces: EventTraces,
+        unwrap: Unwrap,
     ) -> None:
         self._traces = traces
+        self._unwrap = unwrap
         self.subscription = subscription
         self.timeout_s = timeout_s
         self.stats = FeedStats()
@@ -373,7 +384,7 @@ class _Feed:
     async def _invoke(self, message: Message, key: str, attempt: int) -> EventResult:
         """Return the function's outcome; an event that nobody takes is held here, which stops fetching."""
         try:
-            event = to_event(self.subscription, message, key=key, attempt=attempt)
+            event = self._unwrap(self.subscription, message, key=key, attempt=attempt)
         except errors.ProtocolError as exc:
             return EventResult(outcome="drop", reason=str(exc))
         times = 0
@@ -496,6 +507,7 @@ class Dispatcher:
         clock: Times waits and stamps dead letters.
         on_pending: Told (namespace, function, due events) of every function whose number changed.
         traces: Takes deliveries that are traced.
+        unwrap: Makes events of messages, as the invoker wants them.
     """
 
     def __init__(
@@ -507,8 +519,10 @@ class Dispatcher:
         clock: Clock,
         on_pending: Callable[[str, str, int], None] | None = None,
         traces: EventTraces = NO_TRACES,
+        unwrap: Unwrap = to_event,
     ) -> None:
         self._traces = traces
+        self._unwrap = unwrap
         self._invoker = invoker
         self._ledger = ledger
         self._bus_of = bus_of
@@ -549,6 +563,7 @@ class Dispatcher:
                     bus_of=self._bus_of,
                     clock=self._clock,
                     traces=self._traces,
+                    unwrap=self._unwrap,
                 )
                 feed.start()
             if not feeds:

@@ -283,6 +283,7 @@ class Subscription:
         max_in_flight: Unacknowledged events held at once.
         ordering: Where the broker keeps an order: `partition` (an event waits for the outcome of the one
             before it), `key` (only for that of its own key) or `none`.
+        consumer: Name under which brokers know it, as Dapr's `consumerID`; "" for the function's app id.
     """
 
     namespace: str
@@ -296,6 +297,7 @@ class Subscription:
     max_backoff_s: float = 60.0
     max_in_flight: int = 1000
     ordering: str = "partition"
+    consumer: str = ""
 
     @property
     def deferred(self) -> bool:

@@ -1,6 +1,6 @@
 """What the runtime says to an app and what the app answers, whatever the protocol between them.
 
-`channel_http.py` and `channel_grpc.py` implement `AppChannel`; `delivery.py` and `invocation.py` use it. How
+`channel_http.py` and `channel_grpc.py` implement `AppChannel`; `delivery.py` uses it. How
 answers are judged is decided here, so that both protocols are judged alike. No I/O.
 Source: contracts, Dapr runtime, sections 3 (answers), 5 and 6.
 """

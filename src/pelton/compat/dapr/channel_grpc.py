@@ -1,7 +1,7 @@
 """The app channel over gRPC: AppCallback, its alpha form, and the health service.
 
-Implements `AppChannel` of `channel.py`. Which gRPC code means which HTTP status is in `grpc_codes.py`. Made
-by whoever registers the app; calls to an app's own services go past it (`proxy.py`), over its `connection`.
+Implements `AppChannel` of `channel.py`; codes become HTTP statuses by `grpc_codes.py`. Whoever registers
+the app makes it; calls to services of its own go past it, over its `connection`.
 Source: contracts, Dapr runtime, AppCallback and sections 3, 5 and 6.
 """
 

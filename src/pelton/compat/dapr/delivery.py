@@ -4,7 +4,7 @@ The dispatcher holds the events and keeps attempts, waits and dead letters (desi
 is unwrapped, meets its rule, goes to the app, and what the app answers becomes an outcome. What an app gives
 up goes to the dead letter topic it named, as the broker had it; without one it is a letter of the ledger.
 An app that cannot be reached has made no attempt: the event waits.
-`apps.py` says which subscriptions there are; `cli/dapr_runtime.py` gives the dispatcher this invoker.
+The dispatcher that `cli/` makes for apps has this invoker and unwraps by its `event`.
 Source: contracts, Dapr runtime, section 3.
 """
 

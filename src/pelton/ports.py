@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 
 from pelton.model.desired import Desired, Subscription
@@ -17,17 +18,22 @@ from pelton.model.state import StateChange, StateItem
 __all__ = [
     "Binding",
     "Bus",
+    "ConfigurationItem",
+    "ConfigurationStore",
     "Delivery",
     "EventResult",
     "Invoker",
     "Ledger",
+    "Lock",
     "Message",
     "OrderedDelivery",
+    "SecretStore",
     "SendResult",
     "Sender",
     "StateStore",
     "Store",
     "Target",
+    "Unlocked",
     "WatchEvent",
 ]
 
@@ -171,6 +177,103 @@ class StateStore(Protocol):
 
     async def close(self) -> None:
         """Release what it holds; safe after a failed open."""
+        ...
+
+
+class Unlocked(StrEnum):
+    """How an attempt to give back a lock ended; the values are Dapr's names."""
+
+    SUCCESS = "SUCCESS"
+    ABSENT = "LOCK_DOES_NOT_EXIST"
+    OTHERS = "LOCK_BELONGS_TO_OTHERS"
+
+
+class Lock(Protocol):
+    """Leases on names: one owner at a time, until given back or expired. Not reentrant, not renewable."""
+
+    async def try_lock(self, resource: str, owner: str, expiry_s: int) -> bool:
+        """Take a lock for `expiry_s` seconds (at least 1) if nobody has it; False when somebody does.
+
+        The owner that has it already counts as somebody. Cancelling leaves open whether it was taken.
+
+        Raises:
+            ComponentError: The store cannot be used.
+        """
+        ...
+
+    async def unlock(self, resource: str, owner: str) -> Unlocked:
+        """Give a lock back if `owner` has it. Raises ComponentError."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections, not locks; safe after a failed open."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigurationItem:
+    """A value of a configuration store.
+
+    Attributes:
+        value: The value; "" for a key that was deleted.
+        version: As the store counts; "" for none.
+        metadata: What the store says beside; may be empty.
+    """
+
+    value: str
+    version: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class ConfigurationStore(Protocol):
+    """Settings that others write, by key."""
+
+    async def get(
+        self, keys: Sequence[str], *, metadata: Mapping[str, str] | None = None
+    ) -> dict[str, ConfigurationItem]:
+        """Return key -> item; keys that do not exist are left out, no keys mean all.
+
+        Raises:
+            ComponentError: The store cannot be used.
+        """
+        ...
+
+    def subscribe(
+        self, keys: Sequence[str], *, metadata: Mapping[str, str] | None = None
+    ) -> AsyncIterator[Mapping[str, ConfigurationItem]]:
+        """Iterate over changes of these keys (no keys: all) from the start of the iteration, never empty.
+
+        The latest value of a key always comes; values in between may not. A lost connection is made again
+        and what changed meanwhile is told then. Never ends by itself.
+
+        Raises:
+            ComponentError: The store cannot be used, at the start only.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release connections; safe after a failed open. Subscriptions end by being cancelled."""
+        ...
+
+
+class SecretStore(Protocol):
+    """Secrets by name; a secret has one or more keys with values."""
+
+    async def get(self, name: str, *, metadata: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Return key -> value of one secret; where a secret is one value, its key is its name.
+
+        Raises:
+            NotFoundError: There is no such secret.
+            ComponentError: The store cannot be used.
+        """
+        ...
+
+    async def get_all(self, *, metadata: Mapping[str, str] | None = None) -> dict[str, dict[str, str]]:
+        """Return name -> secret. Raises ComponentError."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections; safe after a failed open."""
         ...
 
 

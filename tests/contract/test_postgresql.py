@@ -7,11 +7,12 @@ import asyncpg
 import pytest
 
 from pelton.clock import SystemClock
-from pelton.drivers.postgresql import PostgreSqlBinding, PostgreSqlStates
+from pelton.drivers.postgresql import PostgreSqlBinding, PostgreSqlConfiguration, PostgreSqlStates
 from pelton.errors import ComponentError, ConflictError, DeliveryError
 from pelton.model.desired import Component
 from pelton.testing.clock import FakeClock
 from tests.contract.binding import BindingContract
+from tests.contract.configuration import ConfigurationContract, heard, last, watched
 from tests.contract.state import StateContract, save, value
 from tests.services.server import free_port
 
@@ -233,3 +234,64 @@ class TestPostgreSqlBinding(BindingContract):
     async def test_statement_that_the_server_refuses_is_a_delivery_error(self, binding):
         with pytest.raises(DeliveryError, match="refused: relation"):
             await binding.invoke("query", b"", {"sql": "SELECT * FROM nothing"})
+
+
+_TABLE = """
+CREATE TABLE settings (key text PRIMARY KEY, value text, version text, metadata json);
+CREATE FUNCTION tell() RETURNS trigger AS $$
+BEGIN
+  PERFORM pg_notify('settings', json_build_object('action', TG_OP)::text);
+  RETURN NULL;
+END $$ LANGUAGE plpgsql;
+CREATE TRIGGER told AFTER INSERT OR UPDATE OR DELETE ON settings FOR EACH ROW EXECUTE FUNCTION tell();
+"""
+
+
+class TestPostgreSqlConfiguration(ConfigurationContract):
+    @pytest.fixture
+    async def store(self, postgresql, plain):
+        await plain.execute(_TABLE)
+        settings = component(
+            "configuration.postgresql", postgresql.url, table="settings", notifyChannel="settings"
+        )
+        store = PostgreSqlConfiguration(settings, clock=SystemClock())
+        yield store
+        await store.close()
+
+    @pytest.fixture
+    def put(self, plain):
+        async def put(key, value, version):
+            if value is None:
+                await plain.execute("DELETE FROM settings WHERE key = $1", key)
+                return
+            await plain.execute(
+                "INSERT INTO settings VALUES ($1, $2, $3, NULL) ON CONFLICT (key) "
+                "DO UPDATE SET value = EXCLUDED.value, version = EXCLUDED.version",
+                key,
+                value,
+                version,
+            )
+
+        return put
+
+    async def test_metadata_of_a_row_are_those_of_the_item(self, store, plain):
+        await plain.execute("""INSERT INTO settings VALUES ('a', '1', '2', '{"by": "me", "n": 3}')""")
+
+        assert (await store.get(["a"]))["a"].metadata == {"by": "me", "n": "3"}
+
+    async def test_connection_that_ends_is_made_again_and_changes_are_told(self, store, put, plain):
+        async with watched(store, ["a"], metadata={"pgNotifyChannel": "settings"}) as found:
+            await heard(found, put)
+            await plain.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            )
+            await put("a", "later", "9")
+            async with asyncio.timeout(20):
+                await last(found, "later")
+
+    @pytest.mark.parametrize("channel", ["", "a; DROP TABLE settings"], ids=["none", "no-name"])
+    async def test_channel_is_required_and_a_name(self, postgresql, channel):
+        settings = component("configuration.postgresql", postgresql.url, table="settings")
+        store = PostgreSqlConfiguration(settings, clock=SystemClock())
+        with pytest.raises(ComponentError, match="pgNotifyChannel"):
+            await anext(store.subscribe(["a"], metadata={"pgNotifyChannel": channel}))

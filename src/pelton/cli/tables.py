@@ -15,14 +15,20 @@ from pelton.errors import ComponentError, UnknownConventionError
 __all__ = [
     "CONVENTIONS",
     "BUSES",
+    "CONFIGURATIONS",
     "DRIVERS",
+    "LOCKS",
     "OUTPUT_TYPES",
+    "SECRET_STORES",
     "SENDERS",
     "STATES",
     "TRIGGER_TYPES",
     "resolve_bus",
+    "resolve_configuration",
     "resolve_convention",
     "resolve_driver",
+    "resolve_lock",
+    "resolve_secret_store",
     "resolve_sender",
     "resolve_state",
 ]
@@ -51,6 +57,7 @@ DRIVERS: Final[Mapping[str, str]] = {
     "bindings.localstorage": "pelton.drivers.local_storage:LocalStorageBinding",
     "bindings.mqtt": "pelton.drivers.mqtt:MqttBinding",
     "bindings.mqtt3": "pelton.drivers.mqtt:MqttBinding",
+    "bindings.postgres": "pelton.drivers.postgresql:PostgreSqlBinding",
     "bindings.postgresql": "pelton.drivers.postgresql:PostgreSqlBinding",
     "bindings.rabbitmq": "pelton.drivers.rabbitmq:RabbitMqBinding",
     "bindings.redis": "pelton.drivers.redis:RedisBinding",
@@ -78,7 +85,8 @@ OUTPUT_TYPES: Final = frozenset(
     {
         *("pubsub.jetstream", "pubsub.kafka", "pubsub.rabbitmq", "pubsub.redis"),
         *("pubsub.in-memory", "pubsub.mqtt", "pubsub.mqtt3", "bindings.mqtt", "bindings.mqtt3"),
-        *("bindings.http", "bindings.kafka", "bindings.postgresql", "bindings.rabbitmq", "bindings.redis"),
+        *("bindings.http", "bindings.kafka", "bindings.postgres", "bindings.postgresql", "bindings.rabbitmq"),
+        *("bindings.redis",),
         *("bindings.localstorage", "bindings.smtp"),
     }
 )
@@ -87,10 +95,32 @@ OUTPUT_TYPES: Final = frozenset(
 STATES: Final[Mapping[str, str]] = {
     "state.sqlite": "pelton.drivers.state_sqlite:SqliteStates",
     "state.in-memory": "pelton.drivers.state_memory:MemoryStates",
+    "state.postgres": "pelton.drivers.postgresql:PostgreSqlStates",
     "state.postgresql": "pelton.drivers.postgresql:PostgreSqlStates",
     "state.redis": "pelton.drivers.redis:RedisStates",
 }
 """Component type -> class that implements StateStore."""
+
+LOCKS: Final[Mapping[str, str]] = {
+    "lock.in-memory": "pelton.drivers.lock_memory:MemoryLocks",
+    "lock.redis": "pelton.drivers.redis:RedisLocks",
+}
+"""Component type -> class that implements Lock, made from component and clock."""
+
+CONFIGURATIONS: Final[Mapping[str, str]] = {
+    "configuration.in-memory": "pelton.drivers.configuration_memory:MemoryConfiguration",
+    "configuration.postgres": "pelton.drivers.postgresql:PostgreSqlConfiguration",
+    "configuration.postgresql": "pelton.drivers.postgresql:PostgreSqlConfiguration",
+    "configuration.redis": "pelton.drivers.redis:RedisConfiguration",
+}
+"""Component type -> class that implements ConfigurationStore, made from component and clock."""
+
+SECRET_STORES: Final[Mapping[str, str]] = {
+    "secretstores.kubernetes": "pelton.drivers.secrets_kubernetes:KubernetesSecrets",
+    "secretstores.local.env": "pelton.drivers.secrets_local:EnvironmentSecrets",
+    "secretstores.local.file": "pelton.drivers.secrets_local:FileSecrets",
+}
+"""Component type -> class that implements SecretStore, made from component and clock."""
 
 SENDERS: Final[Mapping[str, str]] = {
     "slack": "pelton.drivers.slack:SlackSender",
@@ -124,6 +154,21 @@ def resolve_bus(component_type: str) -> Any:
 def resolve_state(component_type: str) -> Any:
     """Import the class for a state store's type; raises ComponentError that lists the known types."""
     return _attribute(STATES, component_type, "type of state store")
+
+
+def resolve_lock(component_type: str) -> Any:
+    """Import the class for a lock's type; raises ComponentError that lists the known types."""
+    return _attribute(LOCKS, component_type, "type of lock")
+
+
+def resolve_configuration(component_type: str) -> Any:
+    """Import the class for a configuration store's type; raises ComponentError that lists the known types."""
+    return _attribute(CONFIGURATIONS, component_type, "type of configuration store")
+
+
+def resolve_secret_store(component_type: str) -> Any:
+    """Import the class for a secret store's type; raises ComponentError that lists the known types."""
+    return _attribute(SECRET_STORES, component_type, "type of secret store")
 
 
 def resolve_sender(receiver_type: str) -> Any:

@@ -1,9 +1,9 @@
-"""PostgreSQL: `state.postgresql` in both of Dapr's layouts, and `bindings.postgresql`.
+"""PostgreSQL: `state.postgresql` in both of Dapr's layouts, `bindings.postgresql` and the configuration.
 
-Implements `ports.StateStore` and `ports.Binding`. Layout v1 keeps JSON with `xmin` as etag, v2 keeps bytes
-with a UUID. Expiry goes by the server's clock. Connections are made when they are needed and replaced when
-they break.
-Source: `dapr-components` contract, sections 3 and 4.
+Implements `ports.StateStore`, `ports.Binding` and `ports.ConfigurationStore`. Layout v1 of the state keeps
+JSON with `xmin` as etag, v2 keeps bytes with a UUID. Expiry goes by the server's clock. Connections are made
+when they are needed and replaced when they break.
+Source: `dapr-components` contract, sections 3 to 5.
 """
 
 from __future__ import annotations
@@ -12,29 +12,36 @@ import asyncio
 import base64
 import json
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import quote
 
 import asyncpg
 
 from pelton.clock import Clock, SystemClock, rfc3339
 from pelton.errors import ComponentError, DeliveryError, PeltonError
+from pelton.log import get
 from pelton.model.desired import Component
 from pelton.model.invocation import Delivered
 from pelton.model.settings import ComponentSettings
 from pelton.model.state import StateChange, StateItem, check_etag
+from pelton.ports import ConfigurationItem
 
-__all__ = ["PostgreSqlBinding", "PostgreSqlStates"]
+__all__ = ["PostgreSqlBinding", "PostgreSqlConfiguration", "PostgreSqlStates"]
 
 _TIMEOUT_S: Final = 20.0
 _CONNECTIONS: Final = 10
 _TABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?")
+_CHANNEL: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_AGAIN_S: Final = 1.0
+_LOOK_S: Final = 10.0
 _LOCK: Final = 0x70656C746F6E  # "pelton": one process at a time makes tables
+
+_log = get(__name__)
 
 
 class _Link:
@@ -57,7 +64,7 @@ class _Link:
     @asynccontextmanager
     async def connection(self, kind: type[PeltonError]) -> AsyncIterator[Any]:
         """Lend a connection for at most `timeout`; errors become `kind`, without what was connected with."""
-        try:
+        with self.translated(kind):
             async with asyncio.timeout(self.timeout_s):
                 async with self._lock:
                     if self._pool is None:
@@ -70,6 +77,23 @@ class _Link:
                         )
                 async with self._pool.acquire() as connection:
                     yield connection
+
+    @asynccontextmanager
+    async def own(self, kind: type[PeltonError]) -> AsyncIterator[Any]:
+        """Lend a connection of the caller's own, for as long as it likes; errors as in `connection`."""
+        with self.translated(kind):
+            made = await asyncpg.connect(**self._options, timeout=self.timeout_s)
+            try:
+                yield made
+            finally:
+                if not made.is_closed():
+                    made.terminate()
+
+    @contextmanager
+    def translated(self, kind: type[PeltonError]) -> Iterator[None]:
+        """Turn the library's errors into `kind`; refused credentials are a ComponentError always."""
+        try:
+            yield
         except (
             asyncpg.InvalidPasswordError,
             asyncpg.InvalidAuthorizationSpecificationError,
@@ -423,3 +447,103 @@ def _plain(value: Any, kind: str) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item, "") for item in value]
     return str(value)
+
+
+class PostgreSqlConfiguration:
+    """`configuration.postgresql`: settings in a table of the user's, told of by its trigger.
+
+    Args:
+        component: Where the database is; `table` (columns key, value, version, metadata) is required,
+            `notifyChannel` names the channel that the table's trigger notifies.
+        clock: Times attempts to connect again.
+    """
+
+    def __init__(self, component: Component, *, clock: Clock) -> None:
+        self._link = _Link(component)
+        settings = self._link.settings
+        self._clock = clock
+        self._table = settings.required("table", "A table with the columns key, value, version, metadata.")
+        if _TABLE.fullmatch(self._table) is None:
+            raise ComponentError("metadata `table` is no table name", where=settings.where)
+        self._channel = settings.text("notifyChannel").strip()
+
+    async def get(
+        self, keys: Sequence[str], *, metadata: Mapping[str, str] | None = None
+    ) -> dict[str, ConfigurationItem]:
+        """Return items by key; see `ports.ConfigurationStore`."""
+        text = f"SELECT key, value, version, metadata::text AS metadata FROM {self._table}"  # noqa: S608
+        async with self._link.connection(ComponentError) as connection:
+            if keys:
+                rows = await connection.fetch(text + " WHERE key = ANY($1::text[])", list(keys))
+            else:
+                rows = await connection.fetch(text)
+        return {row["key"]: _setting(row) for row in rows}
+
+    async def subscribe(
+        self, keys: Sequence[str], *, metadata: Mapping[str, str] | None = None
+    ) -> AsyncIterator[Mapping[str, ConfigurationItem]]:
+        """Iterate over changes; see `ports.ConfigurationStore`. Metadata: `pgNotifyChannel`."""
+        given = {key.lower(): value for key, value in (metadata or {}).items()}
+        channel = given.get("pgnotifychannel", "").strip() or self._channel
+        if _CHANNEL.fullmatch(channel) is None:
+            raise ComponentError(
+                "the request's metadata have no `pgNotifyChannel`",
+                where=self._link.where,
+                hint="Name the channel that the table's trigger notifies, or set `notifyChannel`.",
+            )
+        known: dict[str, ConfigurationItem] | None = None
+        trouble = ""
+        while True:
+            try:
+                async with aclosing(cast(Any, self._told(channel))) as told:
+                    async for _ in told:
+                        # What the notification says is not relied on: it may be cut, or of an older state.
+                        now = await self.get(keys)
+                        before, known, trouble = (now if known is None else known), now, ""
+                        changes = {key: item for key, item in now.items() if before.get(key) != item}
+                        changes |= {key: ConfigurationItem(value="") for key in before if key not in now}
+                        if changes:
+                            yield changes
+            except PeltonError as exc:
+                if known is None:
+                    raise
+                if str(exc) != trouble:
+                    _log.warning("%s: changes are told later: %s", self._link.where, exc)
+                trouble = str(exc)
+                await self._clock.sleep(_AGAIN_S)
+
+    async def close(self) -> None:
+        """Close the connections; safe to repeat."""
+        await self._link.close()
+
+    async def _told(self, channel: str) -> AsyncIterator[None]:
+        """Yield at the start, and whenever the channel was notified since."""
+        changed = asyncio.Event()
+        async with self._link.own(ComponentError) as connection:
+            await connection.add_listener(channel, lambda *_: changed.set())
+            connection.add_termination_listener(lambda _: changed.set())
+            yield
+            while True:
+                try:
+                    async with asyncio.timeout(_LOOK_S):
+                        await changed.wait()
+                except TimeoutError:
+                    await connection.execute("SELECT 1")  # a connection that died silently shows when used
+                    continue
+                changed.clear()
+                if connection.is_closed():
+                    raise ComponentError("the database ended the connection", where=self._link.where)
+                yield
+
+
+def _setting(row: Any) -> ConfigurationItem:
+    try:
+        found = json.loads(row["metadata"] or "{}")
+    except ValueError:
+        found = {}
+    more = found.items() if isinstance(found, dict) else ()
+    return ConfigurationItem(
+        value=row["value"] or "",
+        version=str(row["version"] or ""),
+        metadata={key: value if isinstance(value, str) else json.dumps(value) for key, value in more},
+    )

@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 from pelton.errors import InvalidError, ManifestError, UnservedVersionError
 from pelton.manifest import (
     dapr,
+    dapr_resiliency,
     gateway_api,
     keda,
     keda_http,
@@ -244,6 +245,17 @@ KINDS: tuple[Kind, ...] = (
         doc="An outside system by type and settings, which functions refer to by name.",
         spec=dapr.STANDALONE_SPEC,
         beside=dapr.BESIDE,
+    ),
+    Kind(
+        group="dapr.io",
+        version="v1alpha1",
+        kind="Resiliency",
+        plural="resiliencies",
+        singular="resiliency",
+        columns=(_AGE,),
+        verbs=cast(Verbs, dapr_resiliency.RESILIENCY),
+        doc="How often, how long and when no longer calls between apps and to components are tried.",
+        beside=dapr_resiliency.RESILIENCY.beside,
     ),
     Kind(
         group="gateway.networking.k8s.io",

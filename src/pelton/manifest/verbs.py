@@ -1,7 +1,8 @@
 """The five verbs of a kind whose spec is one table: what most kinds need, written once.
 
 A kind's module makes a `TableVerbs` from its table of fields and gives it what is its own (defaults, rules,
-another version's forms); `manifest/kinds` calls it. Kinds with fields beside `spec` have verbs of their own.
+another version's forms); `manifest/kinds` calls it. Fields beside `spec`, such as Dapr's `scopes`, are a
+table of their own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from pelton.errors import UnservedVersionError
 from pelton.manifest.fields import (
     Decoded,
+    Field,
     Problem,
     Reading,
     Record,
@@ -47,6 +49,7 @@ class TableVerbs(Generic[M]):
         required: Whether an object without spec has a problem of type.
         older: Further served versions.
         moved: Unknown field, with `*` for positions and names, -> what to write instead.
+        beside: Fields that stand beside the spec; `make` takes their attributes, too.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class TableVerbs(Generic[M]):
         required: bool = False,
         older: tuple[Older, ...] = (),
         moved: Mapping[str, str] | None = None,
+        beside: tuple[Field, ...] = (),
     ) -> None:
         self.api_version = api_version
         self.kind = kind
@@ -68,12 +72,16 @@ class TableVerbs(Generic[M]):
         self._rules = rules
         self._required = required
         self.older = older
+        self.beside = beside
         self._moved = {tuple(path.split(".")): field for path, field in (moved or {}).items()}
 
     def read(self, obj: Obj) -> Decoded[M]:
         """Read an object of the storage version, collecting all problems; `status` is not looked at."""
         reading = Reading()
-        values = read_metadata(obj, reading)
+        values = read_metadata(obj, reading, beside=tuple(row.json for row in self.beside))
+        for row in self.beside:
+            if obj.get(row.json) is not None:
+                values[row.attr] = row.shape.decode(obj[row.json], (row.json,), reading)
         spec = obj.get("spec")
         if spec is None:
             if self._required:
@@ -152,9 +160,11 @@ class TableVerbs(Generic[M]):
 
     def encode(self, model: M) -> Obj:
         """Write a model as JSON: absent parts are left out."""
-        return {
+        written = {
             "apiVersion": self.api_version,
             "kind": self.kind,
             "metadata": write_metadata(model),
             "spec": self.spec.encode(model),
         }
+        found = ((row, getattr(model, row.attr)) for row in self.beside)
+        return written | {row.json: row.shape.encode(value) for row, value in found if value}

@@ -222,10 +222,13 @@ class Breaker:
         self._counts["requests"] += 1
         return Ticket(self._period)
 
-    def report(self, ticket: Ticket, *, ok: bool, now: float) -> None:
-        """Count an outcome; one of an earlier period changes nothing."""
+    def report(self, ticket: Ticket, *, ok: bool | None, now: float) -> None:
+        """Count an outcome, None for an attempt that was given up; those of earlier periods do not count."""
         state = self.state(now)
         if ticket.period != self._period:
+            return
+        if ok is None:
+            self._counts["requests"] -= 1
             return
         good, bad = ("Successes", "Failures") if ok else ("Failures", "Successes")
         self._counts[f"total{good}"] += 1

@@ -177,6 +177,14 @@ class TestBreaker:
         breaker.report(late, ok=True, now=1.0)
         assert breaker.state(1.0) == "half-open"
 
+    def test_an_attempt_that_was_given_up_leaves_its_place(self) -> None:
+        breaker = Breaker(BreakerPolicy(timeout_s=1.0, trip="totalFailures > 0"), 0.0)
+        self.fail(breaker, 1, 0.0)
+        ticket = breaker.admit(1.0)
+        assert ticket is not None and breaker.admit(1.0) is None
+        breaker.report(ticket, ok=None, now=1.0)
+        assert breaker.admit(1.0) is not None
+
     def test_counts_are_cleared_after_the_interval(self) -> None:
         breaker = Breaker(BreakerPolicy(interval_s=10.0, trip="totalFailures >= 2"), 0.0)
         self.fail(breaker, 1, 0.0)

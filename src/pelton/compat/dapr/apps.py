@@ -1,7 +1,7 @@
 """The apps that a runtime serves: who they are, which one calls, and what is known about each.
 
-The servers ask who calls: the port decides, where every app has its own, or the token. Whoever starts or finds
-an app registers it and keeps its channel, subscriptions and health up to date. No I/O.
+The servers ask who calls: the port decides, where every app has its own, or the token. Whoever starts or
+finds an app registers it and keeps its channel, subscriptions and health up to date. No I/O.
 Source: contracts, Dapr HTTP, sections 1, 3 and 5.
 """
 

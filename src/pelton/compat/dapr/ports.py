@@ -1,7 +1,7 @@
 """What the Dapr service needs from others: drivers of components, calls to apps, events on streams.
 
-`Drivers` come from `cli/`. `Invocation` and `TopicStreams` are implemented beside this file by what calls apps;
-the servers know only these Protocols.
+`Drivers` come from `cli/`. `Invocation` and `TopicStreams` are implemented beside this file by what calls
+apps; the servers know only these Protocols.
 """
 
 from __future__ import annotations

@@ -243,7 +243,7 @@ async def test_check_tells_of_all_problems_and_which_are_tolerated(components, o
 async def test_change_opens_anew_and_the_old_one_ends(components, opened):
     components.sync([resource()])
     old = await components.get("state", A, "store")
-    heard = []
+    heard: list[frozenset[str]] = []
     components.listen(heard.append)
 
     same = components.sync([resource()])

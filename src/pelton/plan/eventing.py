@@ -8,7 +8,7 @@ section 8.1). Called by `plan/function`. Pure: secrets and environment come in a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pelton.model.component import ComponentResource, ComponentSpec
 from pelton.model.convention import DEFERRED
@@ -250,8 +250,9 @@ def subscriptions(
             component=component,
             topic=trigger.topic if is_topic else "",
             ordering=ordering,
-            **({} if max_attempts is None else {"max_attempts": max_attempts}),
         )
+        if max_attempts is not None:
+            subscription = replace(subscription, max_attempts=max_attempts)
         if subscription.id in {each.id for each in made}:
             continue  # the same component and topic twice would be two consumers of one name
         made.append(subscription)

@@ -109,7 +109,7 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
         name = details.method.rpartition("/")[2]
         if name not in self._app.answers:
             return None
-        request_type, _ = _REQUESTS[name]
+        request_type: Any = _REQUESTS[name][0]
         metadata = dict(details.invocation_metadata)
 
         async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:

@@ -19,6 +19,7 @@ from pelton.notify.alert import Alert
 from pelton.notify.alert_table import AlertTable
 from pelton.notify.alertmanager import alertmanager_routes
 from pelton.notify.intake import create_app
+from pelton.notify.muting import KeptBack
 from pelton.notify.silences import SilenceBook
 from tests.services.table import required
 
@@ -40,7 +41,11 @@ async def pelton(tmp_path: Path) -> AsyncIterator[str]:
         table.note(alerts, now=clock.now())
 
     routes = alertmanager_routes(
-        table=table, book=book, receivers=lambda: ["none"], placed=lambda _: (["none"], []), clock=clock
+        table=table,
+        book=book,
+        receivers=lambda: ["none"],
+        placed=lambda _: (["none"], KeptBack()),
+        clock=clock,
     )
     app = create_app(accept, clock=clock, further=routes)
     app.state.stopping = asyncio.Event()

@@ -147,6 +147,11 @@ class Home:
         return self.path / "silences.json"
 
     @property
+    def alert_groups(self) -> Path:
+        """What groups of alerts have to remember over a restart."""
+        return self.path / "alert-groups.db"
+
+    @property
     def pki(self) -> Path:
         """CA and leaf of the API server."""
         return self.path / "pki"

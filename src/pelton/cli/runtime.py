@@ -42,6 +42,7 @@ from pelton.model.desired import Component, Desired
 from pelton.notify.alert import Alert
 from pelton.notify.alert_table import AlertTable
 from pelton.notify.alertmanager import alertmanager_routes
+from pelton.notify.group_store import GroupStore
 from pelton.notify.intake import create_app
 from pelton.notify.pipeline import Options, Pipeline
 from pelton.notify.silences import SilenceBook
@@ -121,6 +122,8 @@ class Runtime:
             self._clock,
             options=Options(cluster=_CLUSTER),
             book=self._silences,
+            store=GroupStore(Home(Path(settings.home)).alert_groups, power=settings.durability == "power"),
+            restored=self._alerts.restore,
             secret=lambda ref: self._secrets.get(
                 (ref.namespace or self._secret_namespace, ref.name, ref.key)
             ),
@@ -153,6 +156,7 @@ class Runtime:
                     book=self._silences,
                     receivers=self._pipeline.receivers,
                     placed=self._pipeline.placed,
+                    silences_changed=self._pipeline.silences_changed,
                     clock=self._clock,
                 ),
             )
@@ -182,7 +186,7 @@ class Runtime:
 
     async def _accept(self, alerts: Sequence[Alert]) -> None:
         stored = await self._pipeline.accept(alerts)
-        self._alerts.note(stored, now=self._clock.now())
+        self._alerts.note(stored, now=self._clock.now(), resolve_timeout_s=self._pipeline.resolve_timeout_s)
 
     # -- for up ----------------------------------------------------------------------------------------------
 

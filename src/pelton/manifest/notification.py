@@ -35,6 +35,7 @@ from pelton.manifest.fields import (
     read_metadata,
     write_metadata,
 )
+from pelton.manifest.notification_timing import timing_problems
 from pelton.model import notification as model
 from pelton.model.notification import Credential, LabelSelector, Receiver, compile_pattern
 
@@ -339,6 +340,7 @@ def rules(receiver: Receiver) -> list[Problem]:
 
 
 def _rules(receiver: Receiver) -> Iterator[Problem]:
+    yield from timing_problems(receiver.annotations)
     blocks = {name: getattr(receiver, name) for name in _DELIVERED}
     if not any(block is not None for block in blocks.values()) and not receiver.undelivered:
         yield Problem("spec", "at least one block is required: webhook, slack, email or console")

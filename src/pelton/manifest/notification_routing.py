@@ -36,6 +36,7 @@ from pelton.manifest.notification import (
     credential_problems,
     selector_problems,
 )
+from pelton.manifest.notification_timing import manager_timing_problems, timing_problems
 from pelton.manifest.verbs import TableVerbs
 from pelton.model import notification_routing as model
 from pelton.model.notification import LabelSelector, compile_pattern
@@ -221,7 +222,10 @@ _MANAGER_SPEC = _ManagerRecord(
 
 
 def _manager_rules(manager: model.NotificationManager) -> list[Problem]:
-    return list(selector_problems("spec.defaultConfigSelector", manager.config_selector))
+    return [
+        *selector_problems("spec.defaultConfigSelector", manager.config_selector),
+        *manager_timing_problems(manager.annotations),
+    ]
 
 
 NOTIFICATION_MANAGER: TableVerbs[model.NotificationManager] = TableVerbs(
@@ -408,6 +412,7 @@ def _router_rules(router: model.Router) -> list[Problem]:
 
 
 def _router_problems(router: model.Router) -> Iterator[Problem]:
+    yield from timing_problems(router.annotations)
     yield from selector_problems("spec.alertSelector", router.alert_selector)
     receivers = router.receivers
     if receivers is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -18,16 +18,13 @@ import msgspec
 from pelton.clock import rfc3339
 from pelton.errors import ProtocolError
 
-__all__ = ["FIRING", "RESOLVED", "RESOLVE_TIMEOUT", "ZERO_TIME", "Alert", "fingerprint", "parse"]
+__all__ = ["FIRING", "RESOLVED", "ZERO_TIME", "Alert", "fingerprint", "parse"]
 
 FIRING = "firing"
 RESOLVED = "resolved"
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
 """How Go writes "no time": a firing alert's endsAt."""
-
-RESOLVE_TIMEOUT = timedelta(minutes=5)
-"""A bare-array alert without endsAt counts as over this long after it came in."""
 
 _FNV_OFFSET = 14695981039346656037
 _FNV_PRIME = 1099511628211
@@ -46,6 +43,8 @@ class Alert:
         ends_at: RFC 3339; `ZERO_TIME` while nobody knows.
         generator_url: Where it was made; "" when unknown.
         fingerprint: 16 hex digits over the labels.
+        upstream: The group that an Alertmanager sent it in; "" when it comes from elsewhere. Such an alert
+            has waited in a group already and is not made to wait again.
     """
 
     status: str
@@ -55,6 +54,7 @@ class Alert:
     ends_at: str = ZERO_TIME
     generator_url: str = ""
     fingerprint: str = ""
+    upstream: str = ""
 
     @property
     def message(self) -> str:
@@ -100,7 +100,7 @@ def parse(body: bytes, *, now: datetime) -> list[Alert]:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ProtocolError(f"The body is not JSON: {reason}.") from error
     if isinstance(document, list):
-        return [_alert(item, f"[{i}]", _Shared(), now, bare=True) for i, item in enumerate(document)]
+        return [_alert(item, f"[{i}]", _Shared(), now) for i, item in enumerate(document)]
     if not isinstance(document, dict) or "alerts" not in document:
         raise ProtocolError("Expected an object with the key `alerts`, or an array of alerts.")
     items = document["alerts"]
@@ -112,8 +112,10 @@ def parse(body: bytes, *, now: datetime) -> list[Alert]:
         labels=_texts(document, "groupLabels", "") | _texts(document, "commonLabels", ""),
         annotations=_texts(document, "commonAnnotations", ""),
         status=_status(document, "", default=""),
+        # Only Alertmanager's own webhook has both.
+        upstream=_text(document, "groupKey", "body") if document.get("version") == "4" else "",
     )
-    return [_alert(item, f"alerts[{i}]", shared, now, bare=False) for i, item in enumerate(items)]
+    return [_alert(item, f"alerts[{i}]", shared, now) for i, item in enumerate(items)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +123,10 @@ class _Shared:
     labels: dict[str, str] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
     status: str = ""
+    upstream: str = ""
 
 
-def _alert(item: Any, where: str, shared: _Shared, now: datetime, *, bare: bool) -> Alert:
+def _alert(item: Any, where: str, shared: _Shared, now: datetime) -> Alert:
     if not isinstance(item, dict):
         raise ProtocolError(f"{where} is {_type(item)}; expected an object.")
     labels = shared.labels | _texts(item, "labels", where)
@@ -133,17 +136,16 @@ def _alert(item: Any, where: str, shared: _Shared, now: datetime, *, bare: bool)
     status = _status(item, where, default=shared.status)
     if not status:
         status = RESOLVED if ends is not None and ends <= now else FIRING
-    if ends is None:
-        ends_at = rfc3339(now + RESOLVE_TIMEOUT, fraction=True) if bare else ZERO_TIME
     return Alert(
         status=status,
         labels=labels,
         annotations=shared.annotations | _texts(item, "annotations", where),
         # Go's clients, amtool among them, write the zero time where they have none.
         starts_at=starts_at if starts is not None else rfc3339(now, fraction=True),
-        ends_at=ends_at,
+        ends_at=ends_at if ends is not None else ZERO_TIME,
         generator_url=_text(item, "generatorURL", where),
         fingerprint=_text(item, "fingerprint", where) or fingerprint(labels),
+        upstream=shared.upstream,
     )
 
 

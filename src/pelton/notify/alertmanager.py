@@ -21,9 +21,11 @@ from starlette.routing import Route
 
 from pelton.clock import Clock, rfc3339
 from pelton.errors import OverloadedError, PeltonError, ProtocolError
+from pelton.model.matching import Matcher, parse_matcher
 from pelton.model.notification import compile_pattern
-from pelton.notify.alert_table import AlertTable, Firing
-from pelton.notify.matching import Matcher, parse_matcher
+from pelton.notify.alert import Alert
+from pelton.notify.alert_table import AlertTable, Tracked
+from pelton.notify.muting import KeptBack
 from pelton.notify.silences import PostedSilence, SilenceBook, UnknownSilenceError
 
 __all__ = ["alertmanager_routes"]
@@ -55,7 +57,8 @@ def alertmanager_routes(
     table: AlertTable,
     book: SilenceBook,
     receivers: Callable[[], Sequence[str]],
-    placed: Callable[[Mapping[str, str]], tuple[Sequence[str], Sequence[str]]],
+    placed: Callable[[Alert], tuple[Sequence[str], KeptBack]],
+    silences_changed: Callable[[], None] = lambda: None,
     clock: Clock,
     new_id: Callable[[], str] = lambda: str(uuid4()),
 ) -> list[Route]:
@@ -65,8 +68,8 @@ def alertmanager_routes(
         table: What fires.
         book: Silences of this API.
         receivers: Returns the names of all receivers.
-        placed: An alert's labels -> receivers that it would go to if it were not silenced, and the names of
-            Silence resources that keep it back.
+        placed: An alert -> receivers that it would go to if nothing kept it back, and what does.
+        silences_changed: Is called after each change of the silences.
         clock: Time.
         new_id: Returns a fresh UUID.
     """
@@ -77,18 +80,16 @@ def alertmanager_routes(
         wanted = [parse_matcher(text) for text in query.getlist("filter")]
         receiver = _pattern(query.get("receiver", ""))
         now = clock.now()
-        active = book.active(now)
         shown = []
         for item in table.firing(now):
             labels = item.alert.labels
             if not all(matcher.matches(labels) for matcher in wanted):
                 continue
-            names, resources = placed(labels)
+            names, kept = placed(item.alert)
             if receiver is not None and not any(receiver.fullmatch(name) for name in names):
                 continue
-            silenced_by = [*resources, *(silence.id for silence in active if silence.matches(labels))]
-            if _flag(query.get("silenced" if silenced_by else "active")):
-                shown.append(_alert(item, names, silenced_by))
+            if _wanted(query, kept):
+                shown.append(_alert(item, names, kept))
         return _json(shown)
 
     async def silences(request: Request) -> Response:
@@ -118,7 +119,9 @@ def alertmanager_routes(
             created_by=posted.created_by,
             comment=posted.comment,
         )
-        return _json({"silenceID": await book.put(silence, now=clock.now(), new_id=new_id())})
+        made = await book.put(silence, now=clock.now(), new_id=new_id())
+        silences_changed()
+        return _json({"silenceID": made})
 
     async def one(request: Request) -> Response:
         silence = book.get(request.path_params["id"])
@@ -126,6 +129,7 @@ def alertmanager_routes(
 
     async def expire(request: Request) -> Response:
         await book.expire(request.path_params["id"], now=clock.now())
+        silences_changed()
         return Response(status_code=200)
 
     async def status(_: Request) -> Response:
@@ -206,21 +210,31 @@ def _concerns(silence: PostedSilence, wanted: Matcher) -> bool:
     )
 
 
-def _alert(item: Firing, receivers: Sequence[str], silenced_by: Sequence[str]) -> dict[str, Any]:
+def _wanted(query: Mapping[str, str], kept: KeptBack) -> bool:
+    """Tell whether a list shall have an alert with this state; each flag is true where it is left out."""
+    if not kept:
+        return _flag(query.get("active"))
+    silenced = bool(kept.silences or kept.posted)
+    return (not silenced or _flag(query.get("silenced"))) and (
+        not kept.inhibited_by or _flag(query.get("inhibited"))
+    )
+
+
+def _alert(item: Tracked, receivers: Sequence[str], kept: KeptBack) -> dict[str, Any]:
     alert = item.alert
     return {
         "labels": alert.labels,
         "annotations": alert.annotations,
         "startsAt": alert.starts_at,
-        "endsAt": rfc3339(item.ends_at, fraction=True),
-        "updatedAt": rfc3339(item.updated_at, fraction=True),
+        "endsAt": _moment(item.ends),
+        "updatedAt": _moment(item.updated),
         "generatorURL": alert.generator_url,
         "fingerprint": alert.fingerprint,
         "receivers": [{"name": name} for name in receivers],
         "status": {
-            "state": "suppressed" if silenced_by else "active",
-            "silencedBy": list(silenced_by),
-            "inhibitedBy": [],
+            "state": "suppressed" if kept else "active",
+            "silencedBy": [*kept.silences, *kept.posted],
+            "inhibitedBy": [kept.inhibited_by] if kept.inhibited_by else [],
             "mutedBy": [],
         },
     }
@@ -245,6 +259,10 @@ def _silence(silence: PostedSilence, now: datetime) -> dict[str, Any]:
         "createdBy": silence.created_by,
         "comment": silence.comment,
     }
+
+
+def _moment(seconds: float) -> str:
+    return rfc3339(datetime.fromtimestamp(seconds, UTC), fraction=True)
 
 
 def _json(value: Any, status: int = 200) -> Response:

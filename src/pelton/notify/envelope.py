@@ -25,10 +25,12 @@ class Batch:
     Attributes:
         id: Random; notification ids derive from it, so a batch that is handled twice notifies once.
         alerts: At least one.
+        received_at: Unix seconds at which they came in.
     """
 
     id: str
     alerts: list[Alert]
+    received_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Which alerts go to a receiver together, and what they have in common.
 
-Pure. `notify/pipeline.py` calls it once per intake batch and receiver; the Group travels on the bus inside
+Pure. `notify/pipeline.py` calls it once per intake batch and receiver, `notify/timed.py` for a group that is
+kept over time; the Group travels on the bus inside
 `notify/envelope.py` and is shown by `notify/template.py`. Source: contracts/log-notification.md 6.5, 6.6,
 7.
 """
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from pelton.notify.alert import FIRING, RESOLVED, Alert
 
-__all__ = ["Group", "aggregate", "split"]
+__all__ = ["Group", "aggregate", "group_of", "split"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,16 +56,39 @@ def aggregate(alerts: Sequence[Alert], *, group_labels: Sequence[str], receiver:
     for alert in alerts:
         members.setdefault(tuple(alert.labels.get(name, "") for name in group_labels), []).append(alert)
     return [
-        Group(
-            alerts=[replace(alert, labels={"receiver": receiver} | alert.labels) for alert in group],
+        group_of(
+            group,
+            receiver=receiver,
             group_labels={
                 name: value for name, value in zip(group_labels, values, strict=True) if value != ""
             },
-            common_labels=_common([alert.labels for alert in group]),
-            common_annotations=_common([alert.annotations for alert in group]),
         )
         for values, group in members.items()
     ]
+
+
+def group_of(
+    alerts: Sequence[Alert],
+    *,
+    receiver: str,
+    group_labels: Mapping[str, str],
+    among: Sequence[Alert] | None = None,
+) -> Group:
+    """Return the Group of alerts that belong together.
+
+    Args:
+        alerts: At least one.
+        receiver: Name for the label.
+        group_labels: Values that made the group.
+        among: Alerts whose labels are compared; `alerts` by default. For a part of a larger group.
+    """
+    compared = alerts if among is None else among
+    return Group(
+        alerts=[replace(alert, labels={"receiver": receiver} | alert.labels) for alert in alerts],
+        group_labels=dict(group_labels),
+        common_labels=_common([alert.labels for alert in compared]),
+        common_annotations=_common([alert.annotations for alert in compared]),
+    )
 
 
 def split(

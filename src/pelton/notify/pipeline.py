@@ -1,10 +1,10 @@
 """Alerts in, notifications out: the durable path from an accepted request to each receiver.
 
-accept -> topic `pelton.alerts` -> dispatcher (silence, route, group) -> topic
-`pelton.notifications.<receiver>.<block>` -> `sending.Destination` -> Sender. Every arrow is a publish that
-the broker confirmed before its input is acknowledged, so a kill anywhere repeats work but loses none; ids
-derived from the batch let the broker drop what is repeated. Called by `notify/intake.py` and wired in
-`cli/`. Where an alert goes is `notify/routing.py`'s decision. Source: contracts/log-notification.md 5, 6, 10.
+accept -> topic `pelton.alerts` -> dispatcher (`notify/sharing.py`: route, hold back, group) -> perhaps some
+time in a group (`notify/timed.py`) -> topic `pelton.notifications.<receiver>.<block>` ->
+`sending.Destination` -> Sender. Every arrow is confirmed, by the broker or the disk, before its input is
+acknowledged, so a kill anywhere repeats work but loses none; ids let the broker drop what is repeated. Called
+by `notify/intake.py` and wired in `cli/`. Source: contracts/log-notification.md 5, 6, 10.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
@@ -21,17 +22,25 @@ from uuid import uuid4
 from pelton import log
 from pelton.clock import Clock
 from pelton.errors import PayloadTooLargeError, ProtocolError
+from pelton.manifest.notification_timing import inhibit_rules, resolve_timeout_s
 from pelton.model.notification import EmailReceiver, Receiver, SecretRef, SlackReceiver
 from pelton.model.notification_routing import Config, NotificationManager, Router, Silence
-from pelton.notify.alert import Alert
+from pelton.notify.alert import Alert, fingerprint
+from pelton.notify.alert_table import Tracked, track
 from pelton.notify.envelope import Batch, Notification, decode_batch, encode, encoded_size
+from pelton.notify.group_store import GroupStore
 from pelton.notify.grouping import aggregate, split
+from pelton.notify.groups import Place
+from pelton.notify.inhibition import Inhibition
+from pelton.notify.muting import KeptBack, Muting
 from pelton.notify.retry import RetryPolicy
 from pelton.notify.routing import Routing, Target, config_for
 from pelton.notify.sending import DEAD_ALERTS, LIMITS, Destination, Limit, dead_letter, topic_of
 from pelton.notify.settings import SecretLookup, blocks_of, settings_of
+from pelton.notify.sharing import Shares, share_out
 from pelton.notify.silences import SilenceBook
 from pelton.notify.template import RENDERERS
+from pelton.notify.timed import TimedGroups
 from pelton.ports import Bus, Delivery, Message, Sender
 
 __all__ = ["ALERTS_TOPIC", "Options", "Pipeline"]
@@ -51,7 +60,8 @@ class Options:
     """How the pipeline works.
 
     Attributes:
-        group_labels: Labels whose values make groups within a batch; none = one group per batch and receiver.
+        group_labels: Labels whose values make groups; none = one group per batch and receiver, or per
+            receiver that has timers.
         cluster: Value for the label `cluster` where an alert has none; "" adds nothing.
         policy: How long a destination is tried.
         limits: Block -> how hard it may be driven.
@@ -61,6 +71,7 @@ class Options:
         in_flight: Batches dispatched at once, and notifications held per destination.
         close_grace_s: Seconds that sends under way get on closing.
         retire_check_s: Seconds between looks at whether a deleted receiver's queue has run empty.
+        most_grouped: Memberships of alerts in groups at once; above that alerts are sent as they come.
     """
 
     group_labels: tuple[str, ...] = ()
@@ -72,6 +83,7 @@ class Options:
     in_flight: int = 64
     close_grace_s: float = 2.0
     retire_check_s: float = 5.0
+    most_grouped: int = 200_000
 
 
 @dataclass(slots=True)
@@ -103,6 +115,8 @@ class Pipeline:
         options: Limits.
         secret: Resolves secret references of receivers.
         book: Silences that were posted; None = there are none.
+        store: What groups have to remember; in memory by default.
+        restored: Is told the alerts that were kept over a restart.
         randomness: Returns 0 <= r < 1, for jitter.
         new_id: Returns a fresh random id.
     """
@@ -116,6 +130,8 @@ class Pipeline:
         options: Options | None = None,
         secret: SecretLookup = _no_secret,
         book: SilenceBook | None = None,
+        store: GroupStore | None = None,
+        restored: Callable[[Sequence[Tracked]], None] = lambda _: None,
         randomness: Callable[[], float] = random.random,
         new_id: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
@@ -126,9 +142,20 @@ class Pipeline:
         self._limits = LIMITS if self._options.limits is None else self._options.limits
         self._secret = secret
         self._book = book
+        self._restored = restored
         self._randomness = randomness
         self._new_id = new_id
         self._routing = Routing()
+        self._inhibition = Inhibition()
+        self.resolve_timeout_s = resolve_timeout_s({})
+        self._timed = TimedGroups(
+            store or GroupStore(None),
+            publish=self._publish,
+            topic_of=topic_of,
+            muting=self._muted_places,
+            clock=clock,
+            most=self._options.most_grouped,
+        )
         self._known = asyncio.Event()
         self._publishing = asyncio.Semaphore(_PUBLISHES)
         self._destinations: dict[str, Destination] = {}
@@ -155,6 +182,7 @@ class Pipeline:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._timed.close()
 
     async def accept(self, alerts: Sequence[Alert]) -> Sequence[Alert]:
         """Store alerts durably; returns them as stored, once the broker has confirmed all of them.
@@ -167,21 +195,23 @@ class Pipeline:
         """
         options = self._options
         manager = self._routing.manager
-        if cluster := (manager.cluster if manager is not None else "") or options.cluster:
-            alerts = [replace(alert, labels={"cluster": cluster} | alert.labels) for alert in alerts]
+        cluster = (manager.cluster if manager is not None else "") or options.cluster
+        alerts = [_identified(alert, cluster) for alert in alerts]
+        sizes = {id(alert): encoded_size(alert) for alert in alerts}
         for alert in alerts:
-            if (size := encoded_size(alert)) > options.batch_max_bytes:
+            if (size := sizes[id(alert)]) > options.batch_max_bytes:
                 name = alert.labels.get("alertname", "")
                 raise PayloadTooLargeError(
                     f"The alert {name[:80]!r} has {size} bytes; the limit is {options.batch_max_bytes}."
                 )
+        received_at = self._clock.now().timestamp()
         for part in split(
             alerts,
             max_alerts=options.batch_max_alerts,
             max_bytes=options.batch_max_bytes,
-            size=encoded_size,
+            size=lambda alert: sizes[id(alert)],
         ):
-            batch = Batch(id=self._new_id(), alerts=part)
+            batch = Batch(id=self._new_id(), alerts=part, received_at=received_at)
             await self._bus.publish(Message(topic=ALERTS_TOPIC, data=encode(batch), id=batch.id))
             self._counters.accepted_batches += 1
             self._counters.accepted_alerts += len(part)
@@ -221,6 +251,7 @@ class Pipeline:
                         block=block,
                         selector=spec.alert_selector,
                         labels=receiver.labels,
+                        annotations=receiver.annotations,
                     )
                 )
                 config = (
@@ -242,19 +273,38 @@ class Pipeline:
         if unsent and unsent != self._unsent_blocks:
             _log.warning("receivers without a sender, nothing goes there blocks=%s", ",".join(unsent))
         self._unsent_blocks = unsent
-        self._routing = Routing(targets, routers=routers, silences=silences, manager=manager)
+        self._routing = Routing(
+            targets,
+            routers=routers,
+            silences=silences,
+            manager=manager,
+            group_labels=self._options.group_labels,
+        )
+        annotations = manager.annotations if manager is not None else {}
+        self.resolve_timeout_s = resolve_timeout_s(annotations)
+        if (rules := inhibit_rules(annotations)) != self._inhibition.rules:
+            self._inhibition = Inhibition(rules, sources=self._timed.groups.alerts())
         self._known.set()
+        self._timed.rearrange(self._places)
+        self._timed.look_soon()
 
     def receivers(self) -> list[str]:
         """Return the names of receivers that something can be sent by, sorted."""
         return sorted({each.receiver for each in self._destinations.values() if each.settings is not None})
 
-    def placed(self, labels: Mapping[str, str]) -> tuple[list[str], tuple[str, ...]]:
-        """Return where an alert would go if it were not silenced, and the Silence resources that hold it."""
-        routing = self._routing
-        taken = routing.decide(labels).taken
-        kept = routing.decide(labels, routing.active(self._clock.now())).silences
-        return list(dict.fromkeys(target.receiver for target in taken)), kept
+    def placed(self, alert: Alert) -> tuple[list[str], KeptBack]:
+        """Return which receivers an alert would go to if nothing kept it back, and what does at present."""
+        muting = self._muting(self._clock.now().timestamp())
+        receivers: list[str] = []
+        kept: KeptBack = KeptBack()
+        for way in self._routing.decide(alert.labels).ways:
+            receivers.append(way.target.receiver)
+            kept = kept or muting.keeps_back(alert.labels, alert.fingerprint, way.owner)
+        return list(dict.fromkeys(receivers)), kept
+
+    def silences_changed(self) -> None:
+        """Look soon at what is held back: silences were posted or ended."""
+        self._timed.look_soon()
 
     def stats(self) -> dict[str, Any]:
         """Return counters since the start: totals, `receivers` by `<receiver>/<block>`, `without_sender`."""
@@ -265,6 +315,11 @@ class Pipeline:
                 for destination in self._destinations.values()
             },
             "without_sender": list(self._unsent_blocks),
+            "groups": {
+                **asdict(self._timed.counts),
+                "groups": len(self._timed.groups),
+                "alerts": self._timed.groups.count,
+            },
         }
 
     def _destination(self, receiver: str, block: str) -> Destination:
@@ -312,13 +367,15 @@ class Pipeline:
 
     async def _dispatch_forever(self) -> None:
         await self._known.wait()
+        await self._restore()
+        self._tasks["groups"] = asyncio.create_task(self._timed.run())
         while True:
             stream = self._bus.subscribe(
                 ALERTS_TOPIC, consumer=_CONSUMER, max_in_flight=self._options.in_flight, options={}
             )
             try:
                 async for batch in stream:
-                    await asyncio.gather(*(self._dispatch(delivery) for delivery in batch))
+                    await self._dispatch(batch)
             except Exception as error:  # whatever the broker's client raises, the dispatcher goes on
                 self._trouble("subscribe", error)
             finally:
@@ -327,14 +384,47 @@ class Pipeline:
                         await close()
             await self._clock.sleep(_TROUBLE_S)
 
-    async def _dispatch(self, delivery: Delivery) -> None:
+    async def _restore(self) -> None:
+        """Read what groups have to remember; nothing is dispatched before, since it might be told twice."""
+        kept = None
+        while kept is None:
+            try:
+                kept = await self._timed.open(self._places)
+            except OSError as error:
+                self._trouble("restore", error)
+                await self._clock.sleep(_TROUBLE_S)
+        self._inhibition = Inhibition(self._inhibition.rules, sources=kept.alerts)
+        self._restored(kept.alerts)
+        if kept.alerts:
+            _log.info("alerts kept over the restart alerts=%d groups=%d", len(kept.alerts), len(kept.groups))
+
+    async def _dispatch(self, deliveries: Sequence[Delivery]) -> None:
+        """Share out what was accepted, in order; what is sent as it comes is published side by side."""
+        taken = [(delivery, await self._take(delivery)) for delivery in deliveries]
+        await asyncio.gather(*(self._finish(delivery, *what) for delivery, what in taken if what is not None))
+
+    async def _take(self, delivery: Delivery) -> tuple[Batch, Shares] | None:
+        """Put a batch into groups; returns it with what is left to do for it, or None: nothing is."""
         try:
             try:
                 batch = decode_batch(delivery.message.data)
             except ProtocolError as error:
                 await self._bury(delivery, error.message)
-                return
-            messages = self._messages(batch)
+                return None
+            shares = self._share_out(batch)
+            overflow = await self._timed.take(shares.placed, released=shares.released, keep=shares.keep)
+        except Exception as error:  # the disk or the bus refused; redelivery puts the same in again
+            self._trouble("dispatch", error)
+            with suppress(Exception):
+                await delivery.nak(_TROUBLE_S)
+            return None
+        for place, tracked in overflow:
+            shares.direct.setdefault((place.receiver, place.block), []).append(tracked.alert)
+        return batch, shares
+
+    async def _finish(self, delivery: Delivery, batch: Batch, shares: Shares) -> None:
+        try:
+            messages = self._messages(batch, shares.direct)
             await asyncio.gather(*(self._publish(message) for message in messages))
             self._counters.dispatched_batches += 1
             self._counters.notifications += len(messages)
@@ -343,18 +433,22 @@ class Pipeline:
             self._trouble("dispatch", error)
             with suppress(Exception):
                 await delivery.nak(_TROUBLE_S)
+            return
+        self._counters.silenced_alerts += shares.kept_back
+        if shares.unwanted:
+            self._counters.unmatched_alerts += shares.unwanted
+            _log.warning("alerts that no receiver wants batch=%s alerts=%d", batch.id, shares.unwanted)
 
     async def _publish(self, message: Message) -> None:
         async with self._publishing:
             await self._bus.publish(message)
 
-    def _messages(self, batch: Batch) -> list[Message]:
+    def _messages(self, batch: Batch, direct: Mapping[tuple[str, str], list[Alert]]) -> list[Message]:
         created_at = self._clock.now().timestamp()
-        members = self._share_out(batch)
         manager = self._routing.manager
         group_labels = (manager.group_labels if manager is not None else ()) or self._options.group_labels
         messages: list[Message] = []
-        for (receiver, block), alerts in members.items():
+        for (receiver, block), alerts in direct.items():
             for number, group in enumerate(aggregate(alerts, group_labels=group_labels, receiver=receiver)):
                 notification = Notification(
                     id=f"{batch.id}/{receiver}/{block}/{number}",
@@ -368,28 +462,43 @@ class Pipeline:
                 )
         return messages
 
-    def _share_out(self, batch: Batch) -> dict[tuple[str, str], list[Alert]]:
-        """Return (receiver, block) -> its alerts of a batch; count those that nobody gets."""
+    def _share_out(self, batch: Batch) -> Shares:
+        now = self._clock.now().timestamp()
+        received = batch.received_at or now
+        timeout_s = self.resolve_timeout_s
+        return share_out(
+            [track(alert, received=received, resolve_timeout_s=timeout_s) for alert in batch.alerts],
+            routing=self._routing,
+            inhibition=self._inhibition,
+            muting=lambda: self._muting(now),
+            held=self._timed.groups.has,
+            now=now,
+        )
+
+    def _places(self, tracked: Tracked) -> list[Place]:
+        """Return where an alert that is kept belongs by the objects of now."""
+        ways = self._routing.decide(tracked.alert.labels).ways
+        timed = not tracked.alert.upstream
+        return [way.place if way.place is not None and timed else way.hold for way in ways]
+
+    def _muting(self, now: float) -> Muting:
+        posted = self._book.active(datetime.fromtimestamp(now, UTC)) if self._book is not None else ()
+        return Muting(self._routing, posted, self._inhibition, now)
+
+    def _muted_places(self, now: float) -> Callable[[Place, Alert], bool]:
+        """Return whether something keeps an alert back from a place, for a round of looks at groups."""
+        self._inhibition.forget(now)
+        muting = self._muting(now)
+        if muting.idle:
+            return lambda place, alert: False
         routing = self._routing
-        now = self._clock.now()
-        active = routing.active(now)
-        posted = self._book.active(now) if self._book is not None else ()
-        members: dict[tuple[str, str], list[Alert]] = {}
-        silenced = missed = 0
-        for alert in batch.alerts:
-            if any(silence.matches(alert.labels) for silence in posted):
-                silenced += 1
-                continue
-            verdict = routing.decide(alert.labels, active)
-            for target in verdict.taken:
-                members.setdefault((target.receiver, target.block), []).append(alert)
-            silenced += bool(verdict.silences)
-            missed += not verdict.taken and not verdict.silences
-        self._counters.silenced_alerts += silenced
-        if missed:
-            self._counters.unmatched_alerts += missed
-            _log.warning("alerts that no receiver wants batch=%s alerts=%d", batch.id, missed)
-        return members
+
+        def muted(place: Place, alert: Alert) -> bool:
+            way = routing.way(place.receiver, place.block)
+            # A target that is gone takes nothing; its groups are about to be put in order.
+            return way is None or bool(muting.keeps_back(alert.labels, alert.fingerprint, way.owner))
+
+        return muted
 
     async def _bury(self, delivery: Delivery, reason: str) -> None:
         _log.error("batch of alerts became a dead letter key=%s reason=%r", delivery.key, reason)
@@ -410,3 +519,9 @@ class Pipeline:
     def _trouble(self, doing: str, error: Exception) -> None:
         self._counters.trouble += 1
         _log.warning("bus trouble doing=%s error=%s", doing, error)
+
+
+def _identified(alert: Alert, cluster: str) -> Alert:
+    """Return an alert with the label `cluster` and the fingerprint of its labels."""
+    labels = {"cluster": cluster} | alert.labels if cluster else alert.labels
+    return replace(alert, labels=labels, fingerprint=fingerprint(labels))

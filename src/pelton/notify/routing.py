@@ -8,14 +8,16 @@ Without a NotificationManager every object is everybody's. Source: contracts, lo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
+from pelton.manifest.notification_timing import timing
 from pelton.model.notification import LabelSelector, compile_pattern, matches
 from pelton.model.notification_routing import Config, NotificationManager, Router, RouterReceivers, Silence
+from pelton.notify.groups import HOLDING, Place
 
-__all__ = ["Owner", "Routing", "Target", "Verdict", "config_for", "owner"]
+__all__ = ["Owner", "Routing", "Target", "Verdict", "Way", "config_for", "owner"]
 
 _NAMESPACE_RULE = ("rule_level", "namespace")
 """Label of alerts that a namespace's own rule made: only they go to tenants."""
@@ -96,15 +98,35 @@ class Target:
 
     Attributes:
         receiver: The Receiver's name.
-        block: `slack`, `webhook` or `console`.
+        block: As in the Receiver, e.g. `slack`.
         selector: Alerts that it wants; None = all.
-        labels: The Receiver's labels.
+        labels, annotations: The Receiver's.
     """
 
     receiver: str
     block: str
     selector: LabelSelector | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How an alert gets to a target.
+
+    Attributes:
+        target: The target.
+        owner: Whose it is.
+        router: Name of the Router that leads there and has timers of its own, else "".
+        place: Where it waits in groups; None = it is sent as it comes.
+        hold: Where it waits while something keeps it back, when it is sent as it comes.
+    """
+
+    target: Target
+    owner: Owner
+    router: str
+    place: Place | None
+    hold: Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,13 +135,18 @@ class Verdict:
 
     Attributes:
         silences: Names of everybody's Silences that keep it back; then nobody gets it.
-        taken: Where it goes.
+        ways: Where it goes, and how.
         refused: Where it does not go, each with the reason in a few words.
     """
 
     silences: tuple[str, ...] = ()
-    taken: tuple[Target, ...] = ()
+    ways: tuple[Way, ...] = ()
     refused: tuple[tuple[Target, str], ...] = ()
+
+    @property
+    def taken(self) -> tuple[Target, ...]:
+        """Where it goes."""
+        return tuple(way.target for way in self.ways)
 
 
 class Routing:
@@ -130,6 +157,7 @@ class Routing:
         routers: Those that are disabled do not count.
         silences: As above.
         manager: None = everything is everybody's.
+        group_labels: Labels that make groups where nothing else says which.
     """
 
     def __init__(
@@ -139,14 +167,45 @@ class Routing:
         routers: Iterable[Router] = (),
         silences: Iterable[Silence] = (),
         manager: NotificationManager | None = None,
+        group_labels: Sequence[str] = (),
     ) -> None:
         self.manager = manager
+        self._group_labels = tuple(group_labels)
         self._targets = tuple((target, owner(target.labels, manager)) for target in targets)
         self._routers = tuple((router, self._named(router.receivers)) for router in routers if router.enabled)
+        # A Router without timers of its own makes no difference to when its alerts are sent.
+        self._timed_routers = tuple(
+            router.name for router, _ in self._routers if timing(router.annotations) is not None
+        )
+        annotations = {router.name: router.annotations for router, _ in self._routers}
+        self._ways = {
+            (target.receiver, target.block, name): self._way(target, whose, name, annotations.get(name, {}))
+            for target, whose in self._targets
+            for name in ("", *self._timed_routers)
+        }
         # A Silence has to have all labels of the selector, where any suffices for a Receiver.
         self._silences = tuple(
             (silence, whose) for silence in silences for whose in [self._silence_owner(silence)] if whose
         )
+
+    def _way(self, target: Target, whose: Owner, router: str, annotations: Mapping[str, str]) -> Way:
+        manager = self.manager
+        labels = (manager.group_labels if manager is not None else ()) or self._group_labels
+        found = timing(
+            manager.annotations if manager is not None else {},
+            target.annotations,
+            annotations,
+            block=target.block,
+            group_labels=labels,
+        )
+        place = Place(target.receiver, target.block, router, found) if found is not None else None
+        held = replace(HOLDING, group_by=labels)
+        hold = Place(target.receiver, target.block, "", held, holding=True)
+        return Way(target=target, owner=whose, router=router, place=place, hold=hold)
+
+    def way(self, receiver: str, block: str) -> Way | None:
+        """Return the way to a target by no Router, or None when there is no such target."""
+        return self._ways.get((receiver, block, ""))
 
     def _silence_owner(self, silence: Silence) -> Owner | None:
         manager = self.manager
@@ -195,28 +254,45 @@ class Routing:
         hits = [(silence, whose) for silence, whose in active if matches(silence.matcher, labels)]
         if kept := tuple(silence.name for silence, whose in hits if whose == EVERYBODY):
             return Verdict(silences=kept)
-        routed = [pairs for router, pairs in self._routers if matches(router.alert_selector, labels)]
-        by_router = frozenset().union(*routed)
+        routed = [
+            (router, pairs) for router, pairs in self._routers if matches(router.alert_selector, labels)
+        ]
+        by_router = frozenset().union(*(pairs for _, pairs in routed)) if routed else frozenset()
         policy = self.manager.route_policy if self.manager is not None else "All"
         routers_only = policy == "RouterOnly" or (policy == "RouterFirst" and bool(by_router))
         name, value = _NAMESPACE_RULE
         tenant = labels.get("namespace", "") if labels.get(name) == value else ""
-        taken: list[Target] = []
+        ways: list[Way] = []
         refused: list[tuple[Target, str]] = []
         for target, whose in self._targets:
             reason = ""
-            if (target.receiver, target.block) not in by_router:
+            pair = (target.receiver, target.block)
+            if pair not in by_router:
                 reason = _unreached(whose, tenant, routers_only)
-            if not reason and whose.kind == "tenant":
+            if not reason and hits and whose.kind == "tenant":
                 own = [silence.name for silence, whom in hits if whom == whose]
                 reason = f"silenced by {', '.join(own)}" if own else ""
             if not reason and not matches(target.selector, labels):
                 reason = "its alertSelector does not match"
             if reason:
                 refused.append((target, reason))
-            else:
-                taken.append(target)
-        return Verdict(taken=tuple(taken), refused=tuple(refused))
+                continue
+            via = ""
+            if routed and self._timed_routers:
+                named = (each.name for each, pairs in routed if pair in pairs)
+                via = next((each for each in named if each in self._timed_routers), "")
+            ways.append(self._ways[(*pair, via)])
+        return Verdict(ways=tuple(ways), refused=tuple(refused))
+
+    def silenced_by(
+        self, labels: Mapping[str, str], whose: Owner, active: Sequence[tuple[Silence, Owner]]
+    ) -> list[str]:
+        """Return the names of the Silences that keep an alert back from a target of that owner."""
+        return [
+            silence.name
+            for silence, whom in active
+            if whom in (EVERYBODY, whose) and matches(silence.matcher, labels)
+        ]
 
 
 def _unreached(whose: Owner, tenant: str, routers_only: bool) -> str:

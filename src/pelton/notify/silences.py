@@ -19,7 +19,7 @@ import msgspec
 
 from pelton import log
 from pelton.errors import OverloadedError, ProtocolError
-from pelton.notify.matching import Matcher
+from pelton.model.matching import Matcher
 
 __all__ = ["KEPT", "PostedSilence", "SilenceBook", "UnknownSilenceError"]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pelton.clock import rfc3339
 from pelton.errors import ProtocolError
-from pelton.notify.alert import FIRING, RESOLVE_TIMEOUT, RESOLVED, ZERO_TIME, fingerprint, parse
+from pelton.notify.alert import FIRING, RESOLVED, ZERO_TIME, fingerprint, parse
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -68,12 +68,12 @@ def test_parse_object_uses_the_common_status_where_an_alert_has_none():
     assert found.status == RESOLVED
 
 
-def test_parse_array_defaults_start_to_now_and_end_to_five_minutes_later():
+def test_parse_array_defaults_start_to_now_and_leaves_the_end_open():
     (found,) = read([{"labels": {"alertname": "a"}}])
 
     assert found.status == FIRING
     assert found.starts_at == "2026-01-02T03:04:05.000000Z"
-    assert found.ends_at == "2026-01-02T03:09:05.000000Z"
+    assert found.ends_at == ZERO_TIME
 
 
 @pytest.mark.parametrize(
@@ -187,4 +187,13 @@ def test_parse_the_zero_time_counts_as_none():
     (found,) = parse(body, now=NOW)
 
     assert found.starts_at == rfc3339(NOW, fraction=True)
-    assert found.ends_at == rfc3339(NOW + RESOLVE_TIMEOUT, fraction=True)
+    assert found.ends_at == ZERO_TIME
+
+
+@pytest.mark.parametrize(("version", "expected"), [("4", "{}:{}"), (None, "")])
+def test_parse_an_alertmanagers_group_is_noted_as_such(version, expected):
+    body = {"groupKey": "{}:{}", "version": version, "alerts": [{"labels": {"a": "b"}}]}
+
+    (found,) = read(body)
+
+    assert found.upstream == expected

@@ -2,14 +2,21 @@
 
 from datetime import UTC, datetime, timedelta
 
-from pelton.notify.alert import FIRING, RESOLVED, Alert
+from pelton.notify.alert import FIRING, RESOLVED, Alert, fingerprint
 from pelton.notify.alert_table import AlertTable
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def alert(name="a", status=FIRING, started="2026-01-02T03:00:00Z", **annotations):
-    return Alert(status=status, labels={"alertname": name}, annotations=annotations, starts_at=started)
+    labels = {"alertname": name}
+    return Alert(
+        status=status,
+        labels=labels,
+        annotations=annotations,
+        starts_at=started,
+        fingerprint=fingerprint(labels),
+    )
 
 
 def names(table, now=NOW):

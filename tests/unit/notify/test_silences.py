@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from pelton.errors import ProtocolError
-from pelton.notify.matching import Matcher
+from pelton.model.matching import Matcher
 from pelton.notify.silences import KEPT, PostedSilence, SilenceBook, UnknownSilenceError
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -1,6 +1,7 @@
 """Alertmanager's matchers: `name="value"`, `!=`, `=~`, `!~`, and the reading of their text form.
 
-Pure. `notify/silences.py` keeps alerts back by them, `notify/alertmanager.py` filters lists. Regular
+Pure. `notify/silences.py` and `notify/inhibition.py` keep alerts back by them, `notify/alertmanager.py`
+filters lists, `manifest/notification_timing.py` reads those of inhibition. Regular
 expressions cover the whole value; a missing label counts as "". Source: contracts, log and notification,
 9.3, 9.5.
 """

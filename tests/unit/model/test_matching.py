@@ -3,7 +3,7 @@
 import pytest
 
 from pelton.errors import ProtocolError
-from pelton.notify.matching import Matcher, parse_matcher
+from pelton.model.matching import Matcher, parse_matcher
 
 
 @pytest.mark.parametrize(

@@ -40,11 +40,15 @@ async def pelton(tmp_path: Path) -> AsyncIterator[str]:
     async def accept(alerts: Sequence[Alert]) -> None:
         table.note(alerts, now=clock.now())
 
+    def placed(alert: Alert) -> tuple[list[str], KeptBack]:
+        silences = [each.id for each in book.active(clock.now()) if each.matches(alert.labels)]
+        return ["none"], KeptBack(posted=tuple(silences))
+
     routes = alertmanager_routes(
         table=table,
         book=book,
         receivers=lambda: ["none"],
-        placed=lambda _: (["none"], KeptBack()),
+        placed=placed,
         clock=clock,
     )
     app = create_app(accept, clock=clock, further=routes)

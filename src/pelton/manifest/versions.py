@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pelton.manifest.fields import (
+    Field,
     Path,
     Problem,
     Reading,
@@ -51,6 +52,7 @@ class Older:
         problems: What else is wrong with an object of this version, whose types are right.
         losses: Where an object of this version says what will not take effect, or not as it reads, in the
             fields of this version.
+        beside: Fields beside the spec, the same in both versions.
     """
 
     version: str
@@ -59,11 +61,15 @@ class Older:
     down: Callable[[Obj], Obj]
     problems: Callable[[Obj], list[Problem]] = _none
     losses: Callable[[Obj], list[Problem]] = _none
+    beside: tuple[Field, ...] = ()
 
     def read(self, obj: Obj) -> Reading:
         """Check the types of an object of this version; unknown fields are warnings."""
         reading = Reading()
-        read_metadata(obj, reading)
+        read_metadata(obj, reading, beside=tuple(row.json for row in self.beside))
+        for row in self.beside:
+            if obj.get(row.json) is not None:
+                row.shape.decode(obj[row.json], (row.json,), reading)
         spec = obj.get("spec")
         if type(spec) is dict:
             self.spec.values(spec, ("spec",), reading)

@@ -1,34 +1,56 @@
-"""Resources of dapr.io beside Component: Configuration, Subscription, Resiliency, HTTPEndpoint.
+"""Resources of dapr.io: Configuration, Subscription, HTTPEndpoint.
 
-Read by `manifest/`, obeyed by `compat/dapr/`. Durations are seconds.
+Read by `manifest/dapr_configuration.py`, `manifest/dapr_subscription.py` and `manifest/dapr_endpoint.py`;
+obeyed by `compat/dapr/`. Components are in `component.py`, Resiliency in `resiliency.py`.
 Source: contracts, Dapr components, section 1.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from pelton.model.component import MetadataItem, SecretKeyRef
 
 __all__ = [
+    "API_GROUPS",
     "AccessControl",
     "AccessOperation",
     "AccessPolicy",
     "ApiRule",
     "BulkSubscribe",
-    "CircuitBreaker",
     "ClientTls",
-    "ComponentTarget",
     "DaprConfiguration",
     "DaprSubscription",
+    "Feature",
     "HttpEndpoint",
-    "Resiliency",
-    "ResiliencyTarget",
-    "RetryPolicy",
     "SecretScope",
     "SubscriptionRule",
     "TlsValue",
 ]
+
+
+API_GROUPS: Final = (
+    "state",
+    "publish",
+    "bindings",
+    "secrets",
+    "actors",
+    "metadata",
+    "invoke",
+    "configuration",
+    "lock",
+    "unlock",
+    "jobs",
+    "workflows",
+    "crypto",
+    "subtlecrypto",
+    "healthz",
+    "shutdown",
+    "conversation",
+    "subscribe",
+)
+"""Groups of calls that a Configuration can allow or deny."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +80,7 @@ class SecretScope:
 class ApiRule:
     """A group of calls: its name (`state`, `publish`, ...), version (`v1.0`) and protocol (`http`, `grpc`).
 
-    An empty protocol means both.
+    An empty version or protocol means any.
     """
 
     name: str
@@ -103,6 +125,14 @@ class AccessControl:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Feature:
+    """A feature flag."""
+
+    name: str
+    enabled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DaprConfiguration:
     """A Configuration, as far as the runtime obeys it.
 
@@ -113,8 +143,8 @@ class DaprConfiguration:
         access_control: Who may invoke the app, or None for no rule.
         api_allowed, api_denied: Groups of calls that apps may make; no entry allows all.
         denied_components: Types of components that are not loaded, as `<type>` or `<type>/<version>`.
-        features: Name -> whether it is on.
-        sampling_rate: Share of traces, a number from 0 to 1 as text; "" for the platform's own.
+        features: As written, in order.
+        rest: Sections that the runtime does not obey, by name, as written: tracing, metrics, mtls and more.
     """
 
     name: str = ""
@@ -126,8 +156,8 @@ class DaprConfiguration:
     api_allowed: tuple[ApiRule, ...] = ()
     api_denied: tuple[ApiRule, ...] = ()
     denied_components: tuple[str, ...] = ()
-    features: dict[str, bool] = field(default_factory=dict)
-    sampling_rate: str = ""
+    features: tuple[Feature, ...] = ()
+    rest: dict[str, Any] = field(default_factory=dict)
 
     def secret_scope(self, store: str) -> SecretScope:
         """Return the scope of a store; one that allows all where none is written."""
@@ -195,93 +225,6 @@ class DaprSubscription:
     metadata: dict[str, str] = field(default_factory=dict)
     dead_letter_topic: str = ""
     bulk: BulkSubscribe | None = None
-    scopes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryPolicy:
-    """How often and when something is tried again.
-
-    Attributes:
-        policy: `constant` or `exponential`.
-        duration_s: Wait of `constant`; None when absent (5 s).
-        max_interval_s: Longest wait of `exponential`; None when absent (60 s).
-        max_retries: Tries after the first one; -1 for no limit; None when absent (-1).
-        http_codes, grpc_codes: Codes and ranges such as `500-599`, comma separated; "" for all.
-    """
-
-    policy: str = "constant"
-    duration_s: float | None = None
-    max_interval_s: float | None = None
-    max_retries: int | None = None
-    http_codes: str = ""
-    grpc_codes: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CircuitBreaker:
-    """When calls stop being made.
-
-    Attributes:
-        max_requests: Calls let through while half open; None when absent (1).
-        interval_s: Seconds after which counts are cleared while closed; None when absent (never).
-        timeout_s: Seconds open before half open; None when absent (60 s).
-        trip: CEL over requests, totalSuccesses, totalFailures, consecutiveSuccesses, consecutiveFailures; ""
-            for `consecutiveFailures > 5`.
-    """
-
-    max_requests: int | None = None
-    interval_s: float | None = None
-    timeout_s: float | None = None
-    trip: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResiliencyTarget:
-    """Names of the policies of one target; "" for none.
-
-    `cache_size` (endpoints of an app, or ids of an actor type, with a breaker each) and `scope` (`id`, `type`
-    or `both`, of actors) are None and "" when absent.
-    """
-
-    timeout: str = ""
-    retry: str = ""
-    circuit_breaker: str = ""
-    cache_size: int | None = None
-    scope: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComponentTarget:
-    """Policies of a component, for what comes from it and what goes to it."""
-
-    inbound: ResiliencyTarget | None = None
-    outbound: ResiliencyTarget | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resiliency:
-    """A Resiliency: named policies, and what they are for.
-
-    Attributes:
-        namespace, name: Which.
-        labels, annotations: As written.
-        timeouts: Name -> seconds.
-        retries, circuit_breakers: Name -> policy.
-        apps, actors, components: Target -> policies.
-        scopes: App ids that it is for; empty = all.
-    """
-
-    name: str
-    namespace: str = ""
-    labels: dict[str, str] = field(default_factory=dict)
-    annotations: dict[str, str] = field(default_factory=dict)
-    timeouts: dict[str, float] = field(default_factory=dict)
-    retries: dict[str, RetryPolicy] = field(default_factory=dict)
-    circuit_breakers: dict[str, CircuitBreaker] = field(default_factory=dict)
-    apps: dict[str, ResiliencyTarget] = field(default_factory=dict)
-    actors: dict[str, ResiliencyTarget] = field(default_factory=dict)
-    components: dict[str, ComponentTarget] = field(default_factory=dict)
     scopes: tuple[str, ...] = ()
 
 

@@ -331,7 +331,7 @@ class Components:
                     where=where,
                     hint="Apply it, or correct auth.secretStore.",
                 )
-            entries: Mapping[str, str] = await store.get(name, {})
+            entries: Mapping[str, str] = await store.get(name)
             return entries
         if self._secrets is None:
             return None

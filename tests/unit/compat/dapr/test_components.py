@@ -52,7 +52,7 @@ class Opened:
 
     async def secrets(self, _component):
         class Store:
-            async def get(self, name, _metadata):
+            async def get(self, name, *, metadata=None):
                 return {"password": "p-w"} if name == "redis" else {}
 
         return Store()

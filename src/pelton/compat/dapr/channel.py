@@ -40,7 +40,15 @@ UNREACHED: Final = "unreached"
 
 
 class AppUnreachableError(Exception):
-    """No connection to the app could be made, or it broke before an answer came."""
+    """No connection to the app could be made, or it broke before an answer came.
+
+    Attributes:
+        untouched: Whether the app cannot have seen the call, so that another try is harmless.
+    """
+
+    def __init__(self, text: str, *, untouched: bool = False) -> None:
+        super().__init__(text)
+        self.untouched = untouched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -224,7 +224,7 @@ class GrpcChannel:
             answer = await call
         except grpc.aio.AioRpcError as exc:
             if exc.code() is grpc.StatusCode.UNAVAILABLE:
-                raise AppUnreachableError(_told(exc)) from exc
+                raise AppUnreachableError(_told(exc), untouched=_never_connected(exc)) from exc
             code = exc.code().value[0]
             return Reply(
                 status=http_status(code),
@@ -249,6 +249,10 @@ class GrpcChannel:
         except grpc.aio.AioRpcError as exc:
             return exc.code() is _UNIMPLEMENTED
         return True
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Return what every call has on top of its own."""
+        return self._always
 
     async def close(self) -> None:
         """Close the connection; running calls fail."""

@@ -161,7 +161,7 @@ class HttpChannel:
         try:
             return await self._upstream.forward(invocation)
         except ForwardError as exc:
-            raise AppUnreachableError(str(exc)) from exc
+            raise _unreached(exc) from exc
 
     async def is_healthy(self, path: str, *, timeout_s: float) -> bool:
         """GET `path`; any 2xx is healthy."""
@@ -208,7 +208,7 @@ class HttpChannel:
             )
             return reply.status, await _whole(reply), content_type
         except ForwardError as exc:
-            raise AppUnreachableError(str(exc)) from exc
+            raise _unreached(exc) from exc
 
 
 async def _whole(reply: Reply) -> bytes:
@@ -260,11 +260,14 @@ def _said(route: str, status: int, body: bytes) -> str:
     return f"{route or '/'} answered {status}" + (f": {text}" if text else "")
 
 
+def _unreached(exc: ForwardError) -> AppUnreachableError:
+    return AppUnreachableError(str(exc), untouched=isinstance(exc.__cause__, OSError))
+
+
 def _unanswered(exc: Exception, timeout_s: float) -> Answer:
     if isinstance(exc, TimeoutError):
         return Answer(status=RETRY, reason=f"no answer within {timeout_s:g} s", code="504")
-    cause = exc.__cause__
-    if isinstance(cause, ForwardError) and str(cause).startswith("no connection"):
+    if isinstance(exc, AppUnreachableError) and exc.untouched:
         return Answer(status=UNREACHED, reason=str(exc))
     return Answer(status=RETRY, reason=str(exc))
 

@@ -13,7 +13,16 @@ from typing import Any, Protocol
 from pelton.compat.dapr.apps import RegisteredApp
 from pelton.model.desired import Component
 
-__all__ = ["AsgiReceive", "AsgiScope", "AsgiSend", "Drivers", "Invocation", "TopicStreams"]
+__all__ = [
+    "AsgiReceive",
+    "AsgiScope",
+    "AsgiSend",
+    "Drivers",
+    "Hop",
+    "Invocation",
+    "TopicStreams",
+    "Traces",
+]
 
 AsgiScope = dict[str, Any]
 AsgiReceive = Callable[[], Awaitable[dict[str, Any]]]
@@ -36,6 +45,34 @@ class Drivers:
 
     open: Mapping[str, Callable[[Component], Awaitable[Any]]]
     types: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+class Hop(Protocol):
+    """A piece of work that is being traced; `context` is the `traceparent` of what it causes."""
+
+    @property
+    def context(self) -> Any:
+        """Its own context; as text a `traceparent`."""
+        ...
+
+    def end(self, error: str = "", **tags: str) -> None:
+        """Report it."""
+        ...
+
+
+class Traces(Protocol):
+    """Begins hops for calls whose `traceparent` asks for a trace."""
+
+    def begin(self, traceparent: str, *, name: str, kind: str, tags: dict[str, str]) -> Hop | None:
+        """Return the hop, None where nobody asks for it.
+
+        Args:
+            traceparent: Of the call; "" for none.
+            name: Such as `publish orders`.
+            kind: `producer`, `consumer`, `client` or `server`.
+            tags: OpenTelemetry's names.
+        """
+        ...
 
 
 class Invocation(Protocol):

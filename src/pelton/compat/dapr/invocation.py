@@ -13,7 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
 import grpc
@@ -25,7 +25,7 @@ from pelton.compat.dapr.channel import AppUnreachableError
 from pelton.compat.dapr.channel_grpc import CALLBACK, GrpcChannel
 from pelton.compat.dapr.faults import Code, Fault
 from pelton.compat.dapr.grpc_codes import grpc_code
-from pelton.compat.dapr.ports import AsgiReceive, AsgiScope, AsgiSend
+from pelton.compat.dapr.ports import AsgiReceive, AsgiScope, AsgiSend, Hop, Traces
 from pelton.compat.dapr.proxy import handler_for, passable
 from pelton.compat.dapr.replicas import Replicas
 from pelton.compat.dapr.resiliency import BreakerOpenError, Calls, Failure
@@ -36,7 +36,7 @@ from pelton.proto import dapr_common_pb2 as common
 
 T = TypeVar("T")
 
-__all__ = ["AppInvocation", "Hop", "NoHops", "Target"]
+__all__ = ["AppInvocation", "Target"]
 
 _ANSWER_S: Final = 300.0
 _LOOK_S: Final = 0.25
@@ -54,6 +54,8 @@ _OWN: Final = frozenset(
         b"authorization-dapr",
     }
 )
+_TRACE: Final = (b"traceparent", b"tracestate")
+_TRACE_KEYS: Final = ("traceparent", "tracestate")
 _VERBS: Final = common.HTTPExtension.Verb
 
 
@@ -77,27 +79,6 @@ class Target:
     access: AccessControl | None = None
 
 
-class Hop(Protocol):
-    """A traced call: `traceparent` names it for what it causes."""
-
-    @property
-    def traceparent(self) -> str:
-        """Its own context."""
-        ...
-
-    def end(self, error: str = "") -> None:
-        """Report it."""
-        ...
-
-
-class NoHops:
-    """Traces nothing."""
-
-    def __call__(self, traceparent: str, name: str, tags: Mapping[str, str]) -> Hop | None:
-        """Return None."""
-        return None
-
-
 class AppInvocation:
     """Implements `ports.Invocation`.
 
@@ -106,7 +87,7 @@ class AppInvocation:
         find: Returns a target elsewhere by namespace and app id, None for an unknown one.
         policies: Returns the resiliency policies of a calling app.
         calls: Carries calls out under them.
-        hop: Begins the hop of a call whose traceparent is sampled: traceparent, name, tags.
+        traces: Begins hops; None traces nothing.
     """
 
     def __init__(
@@ -116,13 +97,13 @@ class AppInvocation:
         policies: Callable[[App], Policies],
         calls: Calls,
         find: Callable[[str, str], Awaitable[Target | None]] | None = None,
-        hop: Callable[[str, str, Mapping[str, str]], Hop | None] | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self._registry = registry
         self._policies = policies
         self._calls = calls
         self._find = find
-        self._hop = hop or NoHops()
+        self._traces = traces
 
     # -- HTTP ------------------------------------------------------------------------------------------------
 
@@ -144,11 +125,7 @@ class AppInvocation:
         query: bytes = scope.get("query_string", b"")
         body, stream = await _body(scope, receive, caller.app.body_limit_bytes)
         headers = _forwarded(scope, caller.app, found)
-        traceparent = next((value.decode("latin-1") for name, value in headers if name == b"traceparent"), "")
-        hop = self._hop(traceparent, f"invoke {found.app_id}", {"dapr.app": found.app_id, "url.path": path})
-        if hop is not None:
-            headers = [pair for pair in headers if pair[0] != b"traceparent"]
-            headers.append((b"traceparent", hop.traceparent.encode()))
+        hop, headers = self._traced(headers, found, path)
         invocation = Invocation(
             id=uuid.uuid4().hex,
             method=verb,
@@ -200,6 +177,7 @@ class AppInvocation:
         if message.content_type:
             headers.append((b"content-type", message.content_type.encode("latin-1", "replace")))
         query = message.http_extension.querystring
+        hop, headers = self._traced(headers, found, path)
         invocation = Invocation(
             id=uuid.uuid4().hex,
             method=verb,
@@ -207,9 +185,15 @@ class AppInvocation:
             headers=[*headers, *_named(caller.app, found)],
             body=message.data.value,
         )
-        async with asyncio.timeout(timeout_s):
-            reply = await self._call(caller.app, found, invocation)
-            body = await _whole(reply)
+        error = "no answer"
+        try:
+            async with asyncio.timeout(timeout_s):
+                reply = await self._call(caller.app, found, invocation)
+                body = await _whole(reply)
+            error = f"answered {reply.status}" if reply.status >= 500 else ""
+        finally:
+            if hop is not None:
+                hop.end(error)
         status = reply.status
         answered = [
             (name.decode("latin-1"), value.decode("latin-1"))
@@ -235,9 +219,16 @@ class AppInvocation:
         timeout_s: float | None,
     ) -> Any:
         """Call OnInvoke of an app that speaks gRPC and pass on its answer, metadata and status."""
+        traced = [(n.encode(), v.encode()) for n, v in metadata if isinstance(v, str) and n in _TRACE_KEYS]
+        hop, traced = self._traced(traced, found, message.method)
         kept = passable(
             [
-                *((name, value) for name, value in metadata if name.encode() not in _OWN),
+                *((name.decode(), value.decode()) for name, value in traced),
+                *(
+                    (name, value)
+                    for name, value in metadata
+                    if name.encode() not in _OWN and name not in _TRACE_KEYS
+                ),
                 *((name.decode(), value.decode()) for name, value in _named(caller, found)),
             ]
         )
@@ -257,8 +248,10 @@ class AppInvocation:
                 finally:
                     call.cancel()
 
+        error = "no answer"
         try:
             answer, initial = await self._guarded(caller, found, "", attempt, repeatable=True)
+            error = ""
         except grpc.aio.AioRpcError as exc:
             if exc.code() is grpc.StatusCode.UNAVAILABLE:
                 raise _unreachable(found, exc.details() or "unavailable") from exc
@@ -266,6 +259,9 @@ class AppInvocation:
             raise  # abort has raised already
         except AppUnreachableError as exc:
             raise _unreachable(found, str(exc)) from exc
+        finally:
+            if hop is not None:
+                hop.end(error)
         await context.send_initial_metadata(passable(initial or ()))
         return answer
 
@@ -327,6 +323,26 @@ class AppInvocation:
             )
         if not found.healthy:
             raise _refused(f"fail to invoke, id: {found.app_id}, err: app is not in a healthy state")
+
+    def _traced(self, headers: Headers, found: Target, path: str) -> tuple[Hop | None, Headers]:
+        """Return the hop of a call that is traced, and the headers that the app sees.
+
+        They name the hop as parent where its span can be found: in a collector, or by `pelton trace`.
+        """
+        given = {name: value.decode("latin-1") for name, value in headers if name in _TRACE}
+        if self._traces is None or b"traceparent" not in given:
+            return None, headers
+        hop = self._traces.begin(
+            given[b"traceparent"],
+            name=f"invoke {found.app_id}",
+            kind="client",
+            tags={"rpc.system": "dapr", "peer.service": found.app_id, "url.path": path},
+        )
+        findable = getattr(self._traces, "exported", False) or "pelton=hops" in given.get(b"tracestate", "")
+        if hop is not None and findable:
+            kept = [pair for pair in headers if pair[0] != b"traceparent"]
+            headers = [*kept, (b"traceparent", str(hop.context).encode())]
+        return hop, headers
 
     async def _call(self, caller: App, found: Target, invocation: Invocation) -> Reply:
         async def attempt() -> Reply:

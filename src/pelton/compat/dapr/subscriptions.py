@@ -9,12 +9,13 @@ refused with the place of the fault.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pelton.cel import DYN, Program, compile_cel
 from pelton.errors import CelCompileError, CelCostError, CelEvaluateError, ProtocolError
+from pelton.model.dapr import DaprSubscription
 from pelton.model.settings import truthy
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Router",
     "Rule",
     "TopicSubscription",
+    "declared_for",
     "from_json",
     "merged",
 ]
@@ -149,6 +151,38 @@ def _entry(item: Any) -> TopicSubscription:
         if isinstance(bulk, dict)
         else None,
     )
+
+
+def declared_for(
+    resources: Iterable[DaprSubscription], *, app_id: str, namespace: str
+) -> list[TopicSubscription]:
+    """Return what Subscription resources say for an app, in their order; one without a route is left out."""
+    found: list[TopicSubscription] = []
+    for resource in resources:
+        if resource.namespace not in ("", namespace) or (resource.scopes and app_id not in resource.scopes):
+            continue
+        rules = [Rule(match=rule.match, path=rule.path) for rule in resource.rules]
+        if resource.default_route:
+            rules.append(Rule(path=resource.default_route))
+        if not rules:
+            continue
+        bulk = resource.bulk
+        found.append(
+            TopicSubscription(
+                pubsub=resource.pubsub_name,
+                topic=resource.topic,
+                rules=tuple(rules),
+                metadata=resource.metadata,
+                dead_letter_topic=resource.dead_letter_topic,
+                bulk=bulk_of(
+                    enabled=bulk.enabled, max_messages=bulk.max_messages, max_wait_ms=bulk.max_wait_ms
+                )
+                if bulk is not None
+                else None,
+                kind=DECLARATIVE,
+            )
+        )
+    return found
 
 
 def bulk_of(*, enabled: bool, max_messages: Any, max_wait_ms: Any) -> Bulk | None:

@@ -32,6 +32,7 @@ __all__ = [
     "PortInUseError",
     "ProtocolError",
     "RenderError",
+    "ScalerError",
     "SourceError",
     "StoreVersionError",
     "TraceError",
@@ -80,6 +81,13 @@ class TraceError(PeltonError):
     code = "PEL-SCALE-001"
     exit_code = 2
     http_status = 400
+
+
+class ScalerError(PeltonError):
+    """A trigger's scaler cannot be made of what is written, or its value cannot be read."""
+
+    code = "PEL-SCALE-002"
+    http_status = 502
 
 
 class HomeError(PeltonError):

@@ -39,11 +39,13 @@ class Reading:
         pods: For Pods and Resource metrics: one value per ready pod, None where it is missing; empty when
             only the mean is known.
         unready: Pods that are not ready, which count as 0 when scaling up.
+        active: For a trigger of KEDA: whether it is, as its scaler says; None to compare with its activation.
     """
 
     value: float = 0.0
     pods: tuple[float | None, ...] = ()
     unready: int = 0
+    active: bool | None = None
 
 
 class Extremes:

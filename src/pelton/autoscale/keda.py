@@ -274,7 +274,8 @@ class Keda:
             self._failures[trigger.name] = 0
             inputs[trigger.name] = number
             look.readings[trigger.name] = Reading(value=number)
-            if number > trigger.activation and not look.active:
+            said = value.active if isinstance(value, Reading) else None
+            if (number > trigger.activation if said is None else said) and not look.active:
                 look.active, look.by = True, trigger.name
         look.shown = tuple(
             Proposal(source=t.name, value=inputs[t.name], target=t.target, wanted=None) for t in external

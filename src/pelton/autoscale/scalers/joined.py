@@ -1,0 +1,87 @@
+"""From a ScaledObject's spec to a policy, and from what scalers read to the values that it decides by.
+
+Targets are known when a trigger has been read: an external scaler names its own. So a policy is made with
+stand-ins, and `joined` puts the targets in. Called by `controlplane/trigger_targets`, `cli/scaler` and
+`controlplane/autoscaler`. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pelton.autoscale.hpa import Reading
+from pelton.autoscale.policy import read_policy
+from pelton.model.scaler import ScalerReading
+from pelton.model.scaling import KedaPolicy, TriggerTarget
+
+__all__ = ["Readings", "joined", "names_of", "policy_of"]
+
+Readings = Mapping[str, Sequence[ScalerReading] | None]
+"""Trigger name -> its metrics; None where it could not be read."""
+
+_RESOURCES = ("cpu", "memory")
+
+
+def names_of(triggers: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return a name per trigger as written: its own, else `s<index>-<type>`."""
+    return tuple(
+        str(one.get("name") or f"s{index}-{one.get('type', '')}") for index, one in enumerate(triggers)
+    )
+
+
+def policy_of(
+    spec: Mapping[str, Any], annotations: Mapping[str, str]
+) -> tuple[KedaPolicy, tuple[tuple[str, str], ...]]:
+    """Return the policy of a ScaledObject's spec, and (path, message) of what is wrong with it.
+
+    Args:
+        spec: As stored.
+        annotations: The object's; only KEDA's count.
+    """
+    triggers = [one for one in spec.get("triggers") or () if isinstance(one, dict)]
+    formula = bool(((spec.get("advanced") or {}).get("scalingModifiers") or {}).get("formula"))
+    made = []
+    for trigger, name in zip(triggers, names_of(triggers), strict=True):
+        if trigger.get("type") in _RESOURCES:
+            made.append({**trigger, "name": name})
+            continue
+        kind = {"metricType": trigger["metricType"]} if trigger.get("metricType") else {}
+        made.append({"type": "external", "name": name, "metadata": {"value": "1"}, **kind})
+    notes = {key: text for key, text in annotations.items() if key.startswith("autoscaling.keda.sh/")}
+    whole = {**spec, "triggers": made}
+    if not formula and (spec.get("advanced") or {}).get("scalingModifiers"):
+        whole["advanced"] = {key: one for key, one in spec["advanced"].items() if key != "scalingModifiers"}
+    read = read_policy({"algorithm": "keda", "annotations": notes, "spec": whole})
+    types = {name: str(one.get("type", "")) for name, one in zip(names_of(triggers), triggers, strict=True)}
+    policy = replace(
+        read.keda,
+        triggers=tuple(replace(one, type=types.get(one.name, one.type)) for one in read.keda.triggers),
+    )
+    return policy, tuple(read.problems)
+
+
+def joined(policy: KedaPolicy, readings: Readings) -> tuple[KedaPolicy, dict[str, Reading | None]]:
+    """Return the policy with the targets that were read, and the values to decide by.
+
+    A trigger of several metrics becomes several, named `<trigger>/<metric>`; one that failed stays as it is.
+
+    Args:
+        policy: With stand-ins.
+        readings: What is not in it was not asked yet, and has no value.
+    """
+    triggers: list[TriggerTarget] = []
+    values: dict[str, Reading | None] = {}
+    for trigger in policy.triggers:
+        metrics = readings.get(trigger.name)
+        if not metrics:
+            triggers.append(trigger)
+            if not trigger.is_resource:
+                values[trigger.name] = None
+            continue
+        for metric in metrics:
+            name = trigger.name if len(metrics) == 1 else f"{trigger.name}/{metric.metric}"
+            triggers.append(replace(trigger, name=name, target=metric.target))
+            values[name] = Reading(value=metric.value, active=metric.active)
+    return replace(policy, triggers=tuple(triggers)), values

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from pelton.model.desired import Desired, Subscription
 from pelton.model.invocation import Delivered, Event
+from pelton.model.scaler import ScalerReading
 from pelton.model.snapshot import FunctionObserved
 from pelton.model.state import StateChange, StateItem
 
@@ -28,6 +29,8 @@ __all__ = [
     "Message",
     "OrderedDelivery",
     "SecretStore",
+    "PushScaler",
+    "Scaler",
     "SendResult",
     "Sender",
     "StateStore",
@@ -248,6 +251,18 @@ class ConfigurationStore(Protocol):
 
         Raises:
             ComponentError: The store cannot be used, at the start only.
+
+
+class Scaler(Protocol):
+    """Reads the value that one trigger of KEDA scales by. Made without I/O; connects at the first reading."""
+
+    async def read(self) -> Sequence[ScalerReading]:
+        """Return the trigger's metrics, one at least; one call at a time.
+
+        A connection that broke is made again by the next call.
+
+        Raises:
+            PeltonError: The value could not be read; says why and what to do.
         """
         ...
 
@@ -274,6 +289,21 @@ class SecretStore(Protocol):
 
     async def close(self) -> None:
         """Release connections; safe after a failed open."""
+        ...
+
+        """Release connections; safe after a failed reading."""
+        ...
+
+
+class PushScaler(Scaler, Protocol):
+    """A scaler that tells of activity by itself."""
+
+    def activity(self) -> AsyncIterator[bool]:
+        """Iterate over what it tells: whether there is anything to do. Ends when the other side ends it.
+
+        Raises:
+            PeltonError: The other side is not reached, or broke off; iterating anew connects again.
+        """
         ...
 
 

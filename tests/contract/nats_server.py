@@ -16,13 +16,14 @@ class NatsServer:
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
 
-    async def start(self) -> None:
+    async def start(self, *, monitoring_port: int | None = None) -> None:
         text = server.config(
             store_dir=str(self.directory / "store"),
             user="pelton",
             password='se"cret',
             port=self.port,
             ports_file_dir=str(self.directory),
+            monitoring_port=monitoring_port,
         )
         path = self.directory / "nats.conf"
         path.write_text(text)

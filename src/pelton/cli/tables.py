@@ -20,6 +20,7 @@ __all__ = [
     "LOCKS",
     "OUTPUT_TYPES",
     "SECRET_STORES",
+    "SCALERS",
     "SENDERS",
     "STATES",
     "TRIGGER_TYPES",
@@ -29,6 +30,7 @@ __all__ = [
     "resolve_driver",
     "resolve_lock",
     "resolve_secret_store",
+    "resolve_scaler",
     "resolve_sender",
     "resolve_state",
 ]
@@ -131,6 +133,30 @@ SENDERS: Final[Mapping[str, str]] = {
 """Receiver type -> class that implements Sender."""
 
 
+SCALERS: Final[Mapping[str, str]] = {
+    "apache-kafka": "pelton.drivers.kafka:KafkaScaler",
+    "cpu": "pelton.drivers.scalers.resource:ResourceScaler",
+    "cron": "pelton.drivers.scalers.cron:CronScaler",
+    "external": "pelton.drivers.scalers.external:ExternalScaler",
+    "external-push": "pelton.drivers.scalers.external:ExternalScaler",
+    "kafka": "pelton.drivers.kafka:KafkaScaler",
+    "memory": "pelton.drivers.scalers.resource:ResourceScaler",
+    "metrics-api": "pelton.drivers.scalers.metrics_api:MetricsApiScaler",
+    "nats-jetstream": "pelton.drivers.scalers.nats_jetstream:NatsJetStreamScaler",
+    "postgresql": "pelton.drivers.postgresql:PostgreSqlScaler",
+    "prometheus": "pelton.drivers.scalers.prometheus:PrometheusScaler",
+    "rabbitmq": "pelton.drivers.rabbitmq:RabbitMqQueueScaler",
+    "rabbitmq+http": "pelton.drivers.scalers.rabbitmq:RabbitMqManagementScaler",
+    "redis": "pelton.drivers.redis:RedisScaler",
+    "redis-cluster": "pelton.drivers.redis:RedisScaler",
+    "redis-cluster-streams": "pelton.drivers.redis:RedisScaler",
+    "redis-sentinel": "pelton.drivers.redis:RedisScaler",
+    "redis-sentinel-streams": "pelton.drivers.redis:RedisScaler",
+    "redis-streams": "pelton.drivers.redis:RedisScaler",
+}
+"""Scaler type (`rabbitmq+http`: over the management API) -> class that implements Scaler."""
+
+
 def resolve_convention(name: str) -> ModuleType:
     """Import a convention's module; raises UnknownConventionError that lists the known names."""
     module = CONVENTIONS.get(name)
@@ -169,6 +195,11 @@ def resolve_configuration(component_type: str) -> Any:
 def resolve_secret_store(component_type: str) -> Any:
     """Import the class for a secret store's type; raises ComponentError that lists the known types."""
     return _attribute(SECRET_STORES, component_type, "type of secret store")
+
+
+def resolve_scaler(scaler_type: str) -> Any:
+    """Import the class for a scaler's type; raises ComponentError that lists the known types."""
+    return _attribute(SCALERS, scaler_type, "scaler")
 
 
 def resolve_sender(receiver_type: str) -> Any:

@@ -22,19 +22,23 @@ from urllib.parse import quote
 
 import asyncpg
 
+from pelton.autoscale.scalers.postgresql import PostgreSqlScaling, measure
 from pelton.clock import Clock, SystemClock, rfc3339
-from pelton.errors import ComponentError, DeliveryError, PeltonError
+from pelton.errors import ComponentError, DeliveryError, PeltonError, ScalerError
 from pelton.log import get
 from pelton.model.desired import Component
 from pelton.model.invocation import Delivered
+from pelton.model.scaler import ScalerReading
 from pelton.model.settings import ComponentSettings
 from pelton.model.state import StateChange, StateItem, check_etag
 from pelton.ports import ConfigurationItem
 
-__all__ = ["PostgreSqlBinding", "PostgreSqlConfiguration", "PostgreSqlStates"]
+__all__ = ["PostgreSqlBinding", "PostgreSqlConfiguration", "PostgreSqlScaler", "PostgreSqlStates"]
 
 _TIMEOUT_S: Final = 20.0
 _CONNECTIONS: Final = 10
+_SCALER_TIMEOUT: Final = "5s"
+"""Of a scaler's query: it is asked again at the next look."""
 _TABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?")
 _CHANNEL: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _AGAIN_S: Final = 1.0
@@ -402,6 +406,33 @@ class PostgreSqlBinding:
         if not isinstance(found, list):
             raise ComponentError("`params` is no JSON array", where=self._link.where)
         return found
+
+
+class PostgreSqlScaler:
+    """Scaler `postgresql`: a query's first number. Implements `ports.Scaler`.
+
+    Args:
+        settings: Of the trigger.
+        clock: Unused; deadlines are the link's.
+        where: For messages.
+    """
+
+    def __init__(self, settings: PostgreSqlScaling, *, clock: Clock, where: str) -> None:
+        del clock
+        self._settings = settings
+        metadata = {**settings.connection, "maxConns": "1", "timeout": _SCALER_TIMEOUT}
+        self._link = _Link(Component(namespace="", name="", type="bindings.postgresql", metadata=metadata))
+        self._link.where = where
+
+    async def read(self) -> Sequence[ScalerReading]:
+        """Return the query's value; see `ports.Scaler`."""
+        async with self._link.connection(ScalerError) as connection:
+            row = await connection.fetchrow(self._settings.query)
+        return [measure(self._settings, [] if row is None else [list(row)])]
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._link.close()
 
 
 def _fitted(value: Any, kind: str) -> Any:

@@ -27,16 +27,18 @@ from aio_pika.exceptions import (
 )
 from yarl import URL
 
+from pelton.autoscale.scalers.rabbitmq import QueueStats, RabbitMqScaling, measure
 from pelton.clock import Clock
-from pelton.errors import ComponentError, DeliveryError
+from pelton.errors import ComponentError, DeliveryError, ScalerError
 from pelton.holding import Holding
 from pelton.log import get
 from pelton.model.desired import Component
 from pelton.model.invocation import Delivered
+from pelton.model.scaler import ScalerReading
 from pelton.model.settings import ComponentSettings, truthy
 from pelton.ports import Delivery, Message
 
-__all__ = ["RabbitMqBinding", "RabbitMqBus", "RabbitMqQueue"]
+__all__ = ["RabbitMqBinding", "RabbitMqBus", "RabbitMqQueue", "RabbitMqQueueScaler"]
 
 _ANSWER_S: Final = 10.0
 _WITHOUT_MEANING: Final = {
@@ -479,6 +481,55 @@ async def _declare_queue(link: _Link, channel: Any, name: str) -> Any:
             arguments=arguments or None,
             timeout=_ANSWER_S,
         )
+
+
+class RabbitMqQueueScaler:
+    """Scaler `rabbitmq` over AMQP: ready messages of one queue. Implements `ports.Scaler`.
+
+    Args:
+        settings: Of the trigger.
+        clock: Unused; deadlines are the link's.
+        where: For messages.
+    """
+
+    def __init__(self, settings: RabbitMqScaling, *, clock: Clock, where: str) -> None:
+        del clock
+        metadata = {
+            "host": settings.url,
+            "caCert": settings.ca,
+            "clientCert": settings.certificate,
+            "clientKey": settings.key,
+            "clientName": "pelton-scaler",
+        }
+        self._settings = settings
+        self._where = where
+        self._link = _Link(
+            Component(namespace="", name="", type="bindings.rabbitmq", metadata=metadata), url_key="host"
+        )
+        self._link.where = where
+
+    async def read(self) -> Sequence[ScalerReading]:
+        """Return the queue's length; see `ports.Scaler`."""
+        channel = await self._link.channel()
+        try:
+            with self._link.translated():
+                try:
+                    found = await channel.declare_queue(self._settings.queue, passive=True, timeout=_ANSWER_S)
+                except ChannelNotFoundEntity as exc:
+                    raise ScalerError(
+                        f"{self._link.name} has no queue {self._settings.queue}",
+                        where=self._where,
+                        hint="check queueName and vhostName",
+                    ) from exc
+            count = int(found.declaration_result.message_count or 0)
+        finally:
+            if not channel.is_closed:
+                await channel.close()
+        return [measure(self._settings, QueueStats(messages=float(count)))]
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._link.close()
 
 
 async def _waiting(link: _Link, queue: str) -> int:

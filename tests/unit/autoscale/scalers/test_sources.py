@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pelton.autoscale.keda import Keda
@@ -105,7 +107,7 @@ def test_environment_of_a_container():
     assert referred(POD) == {("ConfigMap", "c"), ("Secret", "s")}
 
 
-SPEC = {
+SPEC: dict[str, Any] = {
     "minReplicaCount": 0,
     "maxReplicaCount": 5,
     "triggers": [
@@ -134,7 +136,9 @@ def test_policy_takes_its_targets_from_what_is_read():
         ("jobs", "redis", 1.0),
     ]
     assert values["jobs"] is None
-    assert values["s0-external/a"].value == 3
+    first = values["s0-external/a"]
+    assert first is not None
+    assert first.value == 3
 
 
 def test_activity_is_what_the_scaler_says_not_the_value():

@@ -1,0 +1,62 @@
+"""A scaler of a trigger: metadata read, driver found. Used by `cli/runtime.py` and `cli/scaler.py`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from pelton.autoscale.scalers.rabbitmq import RabbitMqScaling
+from pelton.autoscale.scalers.table import read_settings
+from pelton.cli.tables import resolve_scaler
+from pelton.clock import Clock
+from pelton.errors import PeltonError
+from pelton.model.scaler import ScalerReading, ScalerTrigger
+from pelton.ports import Scaler
+
+__all__ = ["TriggerScaler", "make_scaler"]
+
+
+class TriggerScaler:
+    """The scaler of one trigger, whose errors always say which trigger it is.
+
+    Attributes:
+        activity: Iterates over what the other side tells by itself; None where it only answers.
+
+    Args:
+        scaler: What reads.
+        where: The trigger.
+    """
+
+    def __init__(self, scaler: Scaler, where: str) -> None:
+        self._scaler = scaler
+        self._where = where
+        self.activity: Callable[[], AsyncIterator[bool]] | None = getattr(scaler, "activity", None)
+
+    async def read(self) -> Sequence[ScalerReading]:
+        """Return the trigger's metrics; see `ports.Scaler`."""
+        try:
+            return await self._scaler.read()
+        except PeltonError as error:
+            error.where = error.where or self._where
+            raise
+
+    async def close(self) -> None:
+        """Release connections."""
+        await self._scaler.close()
+
+
+def make_scaler(trigger: ScalerTrigger, clock: Clock) -> TriggerScaler:
+    """Return the scaler of a trigger, not connected yet.
+
+    Raises:
+        ScalerError: The trigger's metadata cannot be used.
+        ComponentError: The library that its driver needs is not installed.
+    """
+    settings = read_settings(trigger)
+    kind = trigger.type
+    if isinstance(settings, RabbitMqScaling) and settings.http:
+        kind = "rabbitmq+http"
+    where = f"trigger {trigger.name} ({trigger.type})"
+    made = TriggerScaler(resolve_scaler(kind)(settings, clock=clock, where=where), where)
+    if trigger.type == "external":  # only external-push is asked to tell
+        made.activity = None
+    return made

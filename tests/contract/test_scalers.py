@@ -8,6 +8,7 @@ import threading
 import uuid
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import aio_pika
@@ -283,6 +284,8 @@ class TestJetStream:
 class _Api(BaseHTTPRequestHandler):
     """Answers what `server.answers` says for a path, and remembers requests."""
 
+    server: Any
+
     def do_GET(self):
         parts = urlsplit(self.path)
         self.server.seen.append((parts.path, parse_qs(parts.query), dict(self.headers)))
@@ -306,11 +309,19 @@ class _Api(BaseHTTPRequestHandler):
         pass
 
 
+class _ApiServer(ThreadingHTTPServer):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.answers: dict[str, Any] = {}
+        self.seen: list[Any] = []
+        self.tokens = 0
+        self.url = ""
+
+
 @pytest.fixture
 def api():
     """An HTTP server; `answers` maps paths to (status, body), `seen` lists (path, query, headers)."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Api)
-    server.answers, server.seen, server.tokens = {}, [], 0
+    server = _ApiServer(("127.0.0.1", 0), _Api)
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -417,7 +428,7 @@ class TestMetricsApi:
         assert "answered 204" in await failure("metrics-api", metadata)
 
 
-class _Servicer(grpc.GenericRpcHandler):
+class _Servicer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
     """A user's external scaler: values and activity are what the test sets."""
 
     def __init__(self):
@@ -435,7 +446,7 @@ class _Servicer(grpc.GenericRpcHandler):
                 request_deserializer=pb.ScaledObjectRef.FromString,
                 response_serializer=pb.IsActiveResponse.SerializeToString,
             )
-        handlers = {
+        handlers: dict[str, Any] = {
             "IsActive": (pb.ScaledObjectRef, lambda _r, _c: pb.IsActiveResponse(result=self.active)),
             "GetMetricSpec": (pb.ScaledObjectRef, self.spec),
             "GetMetrics": (pb.GetMetricsRequest, self.metrics),

@@ -8,13 +8,14 @@ Source: KEDA, pkg/scaling/executor/scale_jobs.go (contracts, autoscaling section
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isfinite
+from typing import Any
 
 from pelton.model.scaling import JobPolicy
 
-__all__ = ["Demand", "QueueReading", "bounds", "combine", "effective_max", "to_create"]
+__all__ = ["Demand", "QueueReading", "bounds", "combine", "effective_max", "job_policy", "to_create"]
 
 _DEFAULT_MAX = 100
 
@@ -35,6 +36,32 @@ class Demand:
     queue_length: int
     max_scale: int
     active: bool
+
+
+def job_policy(spec: Mapping[str, Any]) -> JobPolicy:
+    """Return the numbers of a ScaledJob's spec, which has been admitted."""
+    strategy = spec.get("scalingStrategy") or {}
+    most = spec.get("maxReplicaCount")
+    return JobPolicy(
+        min_replicas=int(spec.get("minReplicaCount") or 0),
+        max_replicas=None if most is None else int(most),
+        strategy=strategy.get("strategy") or "default",
+        deduction=int(strategy.get("customScalingQueueLengthDeduction") or 0),
+        running_share=_share(str(strategy.get("customScalingRunningJobPercentage") or "")),
+        calculation=strategy.get("multipleScalersCalculation") or "max",
+    )
+
+
+def _share(text: str) -> float | None:
+    """Read `0.5`, which is KEDA's form, or `50%`, which is OpenFunction's; None when it is neither."""
+    percent = text.strip().endswith("%")
+    try:
+        number = float(text.strip().removesuffix("%"))
+    except ValueError:
+        return None
+    if not isfinite(number):
+        return None
+    return number / 100 if percent else number
 
 
 def bounds(policy: JobPolicy) -> tuple[int, int]:

@@ -177,6 +177,11 @@ class Home:
         return self.path / "decisions"
 
     @property
+    def trigger_files(self) -> Path:
+        """Files of parameters that ClusterTriggerAuthentications name."""
+        return self.path / "trigger-files"
+
+    @property
     def kubeconfig(self) -> Path:
         """Credentials for kubectl and our own commands."""
         return self.path / "kubeconfig"

@@ -33,6 +33,8 @@ why_app = typer.Typer(help="Ask for the reasons of a decision.", no_args_is_help
 app.add_typer(why_app, name="why")
 rollout_app = typer.Typer(help="Bring a new revision in by steps, or take it back.", no_args_is_help=True)
 app.add_typer(rollout_app, name="rollout")
+scaler_app = typer.Typer(help="What triggers read, and the replicas it gives.", no_args_is_help=True)
+app.add_typer(scaler_app, name="scaler")
 token_app = typer.Typer(help="Tokens for others to use the API with.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
 
@@ -714,6 +716,27 @@ def why_scale(
     from pelton.cli.why_scale import why_scale as run
 
     _exit(run(Home(), name, namespace=namespace, at=at, output=_one_of(output, "table", "json")))
+
+
+@scaler_app.command("check")
+def scaler_check(
+    file: Annotated[
+        list[str],
+        typer.Option("-f", "--filename", help="Manifest, directory, or - for standard input; repeatable."),
+    ],
+    namespace: Annotated[
+        str, typer.Option("-n", "--namespace", help="Namespace of objects that name none.")
+    ] = "default",
+    auth_root: Annotated[
+        str, typer.Option(help="Directory of the files that a ClusterTriggerAuthentication names.")
+    ] = "",
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+) -> None:
+    """Read the triggers of a ScaledObject, a ScaledJob or a Function once; needs no running platform."""
+    from pelton.cli.scaler import check as run
+
+    output = _one_of(output, "table", "json")
+    _exit(run(Home(), file, namespace=namespace, auth_root=auth_root, output=output))
 
 
 @app.command()

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 
 from pelton.autoscale.scalers.redis import LENGTH_COMMANDS, RedisScaling, measure
@@ -144,6 +146,7 @@ class RedisScaler:
             "password": settings.password or None,
             "socket_timeout": _ANSWER_S,
             "socket_connect_timeout": _ANSWER_S,
+            "retry": Retry(NoBackoff(), 0),  # the next look asks again
         }
         if settings.tls:
             options["ssl"] = True

@@ -1,0 +1,193 @@
+"""Triggers with everything that other objects add to them: authentications, Secrets, ConfigMaps, environment.
+
+`resolve` fetches the objects and hands them to `autoscale/scalers`, which says what they mean. Called by
+`controlplane/trigger_targets.py` and `controlplane/facts.py` with the store, by `cli/scaler.py` with files.
+Source: contracts, autoscaling section 1.4.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from pelton.autoscale.scalers.authentication import parameters_of
+from pelton.autoscale.scalers.environment import container_variables, referred
+from pelton.autoscale.scalers.joined import names_of
+from pelton.autoscale.scalers.table import read_settings
+from pelton.errors import PeltonError, ScalerError
+from pelton.manifest.keda import CLUSTER_TRIGGER_AUTHENTICATION, TRIGGER_AUTHENTICATION
+from pelton.model.keda import TriggerAuthentication
+from pelton.model.scaler import ScalerTrigger
+
+__all__ = ["Getter", "Resolved", "Subject", "resolve", "values_of"]
+
+Getter = Callable[[str, str, str], Awaitable[dict[str, Any] | None]]
+"""(kind, namespace, name) -> the object; None where there is none."""
+
+Obj = dict[str, Any]
+
+_CLUSTER: Final = "ClusterTriggerAuthentication"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """Whose triggers they are.
+
+    Attributes:
+        namespace, name: Of the object that has them; an external scaler is told both.
+        triggers: As written.
+        pod_spec: Of what is scaled, for its environment; None when there is none.
+        container: Whose environment; "" for the first one's.
+        variables: Further variables, which those of the container overwrite.
+        in_formula: Whether a formula takes the place of targets.
+    """
+
+    namespace: str
+    name: str
+    triggers: Sequence[Mapping[str, Any]]
+    pod_spec: Any = None
+    container: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    in_formula: bool = False
+
+
+@dataclass(slots=True)
+class Resolved:
+    """What `resolve` made.
+
+    Attributes:
+        triggers: Those that can be read.
+        problems: Trigger name -> why it cannot.
+        used: (kind, namespace, name) of every object that was looked for.
+    """
+
+    triggers: list[ScalerTrigger] = field(default_factory=list)
+    problems: dict[str, ScalerError] = field(default_factory=dict)
+    used: set[tuple[str, str, str]] = field(default_factory=set)
+
+
+async def resolve(subject: Subject, get: Getter, *, cluster_namespace: str, files: Path) -> Resolved:
+    """Return the triggers of an object; resources (cpu, memory) are among them.
+
+    Args:
+        subject: Whose.
+        get: Where objects are.
+        cluster_namespace: Where a ClusterTriggerAuthentication takes Secrets and ConfigMaps from.
+        files: Directory below which its `filePath` lies.
+    """
+    made = Resolved()
+    objects: dict[tuple[str, str, str], Mapping[str, str] | None] = {}
+
+    async def fetch(kind: str, namespace: str, name: str) -> Obj | None:
+        made.used.add((kind, namespace, name))
+        return await get(kind, namespace, name)
+
+    async def fetch_entries(kind: str, namespace: str, name: str) -> None:
+        if (kind, namespace, name) not in objects:
+            found = await fetch(kind, namespace, name)
+            objects[kind, namespace, name] = None if found is None else values_of(found)
+
+    def entries(namespace: str) -> Callable[[str, str], Mapping[str, str] | None]:
+        return lambda kind, name: objects.get((kind, namespace, name))
+
+    def variables(container: str) -> dict[str, str]:
+        own = container_variables(
+            subject.pod_spec, entries(subject.namespace), container or subject.container
+        )
+        return {**subject.variables, **own}
+
+    async def parameters(reference: Mapping[str, Any]) -> dict[str, str]:
+        clustered = reference.get("kind") == _CLUSTER
+        kind = _CLUSTER if clustered else "TriggerAuthentication"
+        place = "" if clustered else subject.namespace
+        found = await fetch(kind, place, str(reference.get("name") or ""))
+        if found is None:
+            raise ScalerError(f"there is no {kind} {reference.get('name')}", hint="apply it as well")
+        verbs = CLUSTER_TRIGGER_AUTHENTICATION if clustered else TRIGGER_AUTHENTICATION
+        authentication = verbs.decode(found)[0]
+        where = cluster_namespace if clustered else subject.namespace
+        for kind, name in _sources(authentication):
+            await fetch_entries(kind, where, name)
+        return parameters_of(
+            authentication,
+            entries=entries(where),
+            variables=variables,
+            file=lambda path: _file(files, path, clustered=clustered),
+        )
+
+    containers = [one.get("name", "") for one in _containers(subject.pod_spec)]
+    for container in containers:
+        for kind, name in referred(subject.pod_spec, container):
+            await fetch_entries(kind, subject.namespace, name)
+    for index, (written, name) in enumerate(zip(subject.triggers, names_of(subject.triggers), strict=True)):
+        try:
+            reference = written.get("authenticationRef") or {}
+            resource = written.get("type") in ("cpu", "memory")
+            trigger = ScalerTrigger(
+                name=name,
+                index=index,
+                type=str(written.get("type", "")),
+                metadata={key: str(text) for key, text in (written.get("metadata") or {}).items()},
+                params=await parameters(reference) if reference.get("name") else {},
+                environment=variables(""),
+                metric_type=written.get("metricType") or ("Utilization" if resource else "AverageValue"),
+                namespace=subject.namespace,
+                scaled_object=subject.name,
+                in_formula=subject.in_formula,
+            )
+            read_settings(trigger)
+        except PeltonError as error:
+            where = error.where or f"trigger {name} ({written.get('type')})"
+            made.problems[name] = ScalerError(error.message, where=where, hint=error.hint)
+        else:
+            made.triggers.append(trigger)
+    return made
+
+
+def values_of(obj: Obj) -> dict[str, str]:
+    """Return the entries of a Secret or ConfigMap as text; those that are none are left out."""
+    if obj.get("kind") == "ConfigMap":
+        return {key: str(value) for key, value in (obj.get("data") or {}).items()}
+    found: dict[str, str] = {}
+    for key, value in (obj.get("data") or {}).items():
+        try:
+            found[key] = base64.b64decode(value, validate=True).decode()
+        except (binascii.Error, ValueError, TypeError):
+            continue
+    return found | {key: str(value) for key, value in (obj.get("stringData") or {}).items()}
+
+
+def _containers(pod_spec: Any) -> list[dict[str, Any]]:
+    listed = (pod_spec.get("containers") or ()) if isinstance(pod_spec, dict) else ()
+    return [one for one in listed if isinstance(one, dict)]
+
+
+def _sources(authentication: TriggerAuthentication) -> list[tuple[str, str]]:
+    found = [("ConfigMap", one.name) for one in authentication.config_map_targets]
+    found += [("Secret", one.name) for one in authentication.secret_targets]
+    client = ((authentication.oauth2 or {}).get("clientSecret") or {}).get("valueFrom") or {}
+    if name := (client.get("secretKeyRef") or {}).get("name"):
+        found.append(("Secret", str(name)))
+    return found
+
+
+def _file(root: Path, path: str, *, clustered: bool) -> str:
+    """Return the text of a file of parameters; admission has seen that the path leads nowhere else."""
+    if not clustered:
+        raise ScalerError(
+            "spec.filePath is for ClusterTriggerAuthentications alone", hint="use secretTargetRef here"
+        )
+    place = (root / path).resolve()
+    if not place.is_relative_to(root.resolve()):
+        raise ScalerError(f"{path} leads out of {root}", hint="keep the file below that directory")
+    try:
+        return place.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScalerError(
+            f"{place} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}",
+            hint="write the parameters there, as a JSON map of texts",
+        ) from error

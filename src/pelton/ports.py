@@ -251,18 +251,6 @@ class ConfigurationStore(Protocol):
 
         Raises:
             ComponentError: The store cannot be used, at the start only.
-
-
-class Scaler(Protocol):
-    """Reads the value that one trigger of KEDA scales by. Made without I/O; connects at the first reading."""
-
-    async def read(self) -> Sequence[ScalerReading]:
-        """Return the trigger's metrics, one at least; one call at a time.
-
-        A connection that broke is made again by the next call.
-
-        Raises:
-            PeltonError: The value could not be read; says why and what to do.
         """
         ...
 
@@ -291,6 +279,21 @@ class SecretStore(Protocol):
         """Release connections; safe after a failed open."""
         ...
 
+
+class Scaler(Protocol):
+    """Reads the value that one trigger of KEDA scales by. Made without I/O; connects at the first reading."""
+
+    async def read(self) -> Sequence[ScalerReading]:
+        """Return the trigger's metrics, one at least; one call at a time.
+
+        A connection that broke is made again by the next call.
+
+        Raises:
+            PeltonError: The value could not be read; says why and what to do.
+        """
+        ...
+
+    async def close(self) -> None:
         """Release connections; safe after a failed reading."""
         ...
 

@@ -1,7 +1,7 @@
 """What a scaler is made of and what it reads: plain data, sent between processes as it is.
 
 `autoscale/scalers` reads a `ScalerTrigger` into settings and turns raw numbers into `ScalerReading`s; drivers
-fetch the raw numbers; `controlplane/trigger_targets` and `cli/scaler` fill in what other objects say. Source:
+fetch the raw numbers; `controlplane/scaler_triggers` fills in what other objects say. Source:
 contracts, autoscaling, sections 1.4, 2 and 4.
 """
 

@@ -1,4 +1,4 @@
-"""Redis: `pubsub.redis` (streams), `state.redis`, `bindings.redis`, `lock.redis`, `configuration.redis`, scalers."""
+"""Redis: `pubsub.redis` (streams), `state.redis`, `bindings.redis`, lock, configuration, and scalers."""
 
 from pelton.drivers.redis.binding import RedisBinding
 from pelton.drivers.redis.bus import RedisBus

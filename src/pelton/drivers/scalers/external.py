@@ -1,7 +1,7 @@
 """Scalers `external` and `external-push`: ask a user's own scaler over gRPC. Implements `ports.PushScaler`.
 
 Each reading asks for values and for activity; activity is never derived from values. Settings are in
-`autoscale/scalers/external.py`, messages in `proto/externalscaler.proto`.
+`autoscale/scalers/external.py`, messages in `proto/`.
 Source: contracts, autoscaling section 4.9.
 """
 

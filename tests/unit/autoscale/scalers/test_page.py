@@ -9,7 +9,7 @@ from pelton.autoscale.scalers.table import READERS
 from pelton.model.scaler import ScalerTrigger
 
 PAGE = (Path(__file__).parents[4] / "docs/reference/scalers.md").read_text()
-VARIANTS = (
+VARIANTS: tuple[dict[str, str], ...] = (
     {},
     {"sasl": "plaintext", "tls": "enable", "topic": "t"},
     {"sasl": "oauthbearer"},

@@ -138,7 +138,7 @@ async def pelton(hooks: str, tmp_path: Path) -> AsyncIterator[str]:
                 table=table,
                 book=book,
                 receivers=pipeline.receivers,
-                placed=pipeline.placed,
+                placing=pipeline.placing,
                 silences_changed=pipeline.silences_changed,
                 clock=clock,
             )

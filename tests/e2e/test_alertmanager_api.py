@@ -19,7 +19,7 @@ from pelton.notify.alert import Alert
 from pelton.notify.alert_table import AlertTable
 from pelton.notify.alertmanager import alertmanager_routes
 from pelton.notify.intake import create_app
-from pelton.notify.muting import KeptBack
+from pelton.notify.muting import KeptBack, Placed
 from pelton.notify.silences import SilenceBook
 from tests.services.table import required
 
@@ -40,15 +40,15 @@ async def pelton(tmp_path: Path) -> AsyncIterator[str]:
     async def accept(alerts: Sequence[Alert]) -> None:
         table.note(alerts, now=clock.now())
 
-    def placed(alert: Alert) -> tuple[list[str], KeptBack]:
+    def placed(alert: Alert) -> Placed:
         silences = [each.id for each in book.active(clock.now()) if each.matches(alert.labels)]
-        return ["none"], KeptBack(posted=tuple(silences))
+        return Placed((("none", {}),), KeptBack(posted=tuple(silences)))
 
     routes = alertmanager_routes(
         table=table,
         book=book,
         receivers=lambda: ["none"],
-        placed=placed,
+        placing=lambda: placed,
         clock=clock,
     )
     app = create_app(accept, clock=clock, further=routes)
@@ -160,6 +160,9 @@ async def conversation(url: str) -> list[tuple[str, int, Any]]:
         await ask("GET", "/alerts?active=false")
         await ask("GET", '/alerts?filter=alertname=~"S.*"')
         await ask("GET", "/alerts?receiver=other")
+        await ask("GET", "/alerts/groups")
+        await ask("GET", "/alerts/groups?silenced=false")
+        await ask("GET", "/alerts/groups?receiver=other")
         await ask("GET", "/receivers")
         await ask("POST", "/silences", body=silence(endsAt="2020-01-01T00:00:00Z"))
         await ask("POST", "/silences", body=silence(matchers=[]))

@@ -155,7 +155,7 @@ class Runtime:
                     table=self._alerts,
                     book=self._silences,
                     receivers=self._pipeline.receivers,
-                    placed=self._pipeline.placed,
+                    placing=self._pipeline.placing,
                     silences_changed=self._pipeline.silences_changed,
                     clock=self._clock,
                 ),

@@ -8,13 +8,14 @@ contracts, log and notification, 9.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Annotated, Any
 from uuid import uuid4
 
 import msgspec
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -25,7 +26,7 @@ from pelton.model.matching import Matcher, parse_matcher
 from pelton.model.notification import compile_pattern
 from pelton.notify.alert import Alert
 from pelton.notify.alert_table import AlertTable, Tracked
-from pelton.notify.muting import KeptBack
+from pelton.notify.muting import KeptBack, Placed
 from pelton.notify.silences import PostedSilence, SilenceBook, UnknownSilenceError
 
 __all__ = ["alertmanager_routes"]
@@ -57,7 +58,7 @@ def alertmanager_routes(
     table: AlertTable,
     book: SilenceBook,
     receivers: Callable[[], Sequence[str]],
-    placed: Callable[[Alert], tuple[Sequence[str], KeptBack]],
+    placing: Callable[[], Callable[[Alert], Placed]],
     silences_changed: Callable[[], None] = lambda: None,
     clock: Clock,
     new_id: Callable[[], str] = lambda: str(uuid4()),
@@ -68,7 +69,7 @@ def alertmanager_routes(
         table: What fires.
         book: Silences of this API.
         receivers: Returns the names of all receivers.
-        placed: An alert -> receivers that it would go to if nothing kept it back, and what does.
+        placing: Returns what says of alerts where they would go, and what keeps them back.
         silences_changed: Is called after each change of the silences.
         clock: Time.
         new_id: Returns a fresh UUID.
@@ -77,20 +78,39 @@ def alertmanager_routes(
 
     async def alerts(request: Request) -> Response:
         query = request.query_params
-        wanted = [parse_matcher(text) for text in query.getlist("filter")]
         receiver = _pattern(query.get("receiver", ""))
-        now = clock.now()
-        shown = []
-        for item in table.firing(now):
-            labels = item.alert.labels
-            if not all(matcher.matches(labels) for matcher in wanted):
-                continue
-            names, kept = placed(item.alert)
-            if receiver is not None and not any(receiver.fullmatch(name) for name in names):
-                continue
-            if _wanted(query, kept):
-                shown.append(_alert(item, names, kept))
-        return _json(shown)
+        return _json(
+            [
+                _alert(item, placed)
+                for item, placed in listed(query)
+                if receiver is None or any(receiver.fullmatch(name) for name in placed.receivers)
+            ]
+        )
+
+    async def groups(request: Request) -> Response:
+        query = request.query_params
+        receiver = _pattern(query.get("receiver", ""))
+        found: dict[tuple[str, tuple[tuple[str, str], ...]], list[dict[str, Any]]] = {}
+        for item, placed in listed(query):
+            for name, labels in placed.groups:
+                if receiver is None or receiver.fullmatch(name):
+                    found.setdefault((name, tuple(labels.items())), []).append(_alert(item, placed))
+        return _json(
+            [
+                {"alerts": alerts, "labels": dict(labels), "receiver": {"name": name}}
+                for (name, labels), alerts in sorted(found.items(), key=lambda each: each[0])
+            ]
+        )
+
+    def listed(query: QueryParams) -> Iterator[tuple[Tracked, Placed]]:
+        """Yield what fires and what the query's flags and matchers pick."""
+        wanted = [parse_matcher(text) for text in query.getlist("filter")]
+        placed_now = placing()
+        for item in table.firing(clock.now()):
+            if all(matcher.matches(item.alert.labels) for matcher in wanted):
+                placed = placed_now(item.alert)
+                if _wanted(query, placed.kept):
+                    yield item, placed
 
     async def silences(request: Request) -> Response:
         wanted = [parse_matcher(text) for text in request.query_params.getlist("filter")]
@@ -151,6 +171,7 @@ def alertmanager_routes(
 
     return [
         Route("/api/v2/alerts", _guarded(alerts), methods=["GET"]),
+        Route("/api/v2/alerts/groups", _guarded(groups), methods=["GET"]),
         Route("/api/v2/silences", _guarded(silences), methods=["GET"]),
         Route("/api/v2/silences", _guarded(make), methods=["POST"]),
         Route("/api/v2/silence/{id}", _guarded(one), methods=["GET"]),
@@ -220,8 +241,8 @@ def _wanted(query: Mapping[str, str], kept: KeptBack) -> bool:
     )
 
 
-def _alert(item: Tracked, receivers: Sequence[str], kept: KeptBack) -> dict[str, Any]:
-    alert = item.alert
+def _alert(item: Tracked, placed: Placed) -> dict[str, Any]:
+    alert, kept = item.alert, placed.kept
     return {
         "labels": alert.labels,
         "annotations": alert.annotations,
@@ -230,7 +251,7 @@ def _alert(item: Tracked, receivers: Sequence[str], kept: KeptBack) -> dict[str,
         "updatedAt": _moment(item.updated),
         "generatorURL": alert.generator_url,
         "fingerprint": alert.fingerprint,
-        "receivers": [{"name": name} for name in receivers],
+        "receivers": [{"name": name} for name in placed.receivers],
         "status": {
             "state": "suppressed" if kept else "active",
             "silencedBy": [*kept.silences, *kept.posted],

@@ -26,6 +26,7 @@ __all__ = [
     "Saved",
     "Sent",
     "group_key",
+    "labels_of",
     "send_reason",
 ]
 
@@ -130,6 +131,14 @@ def group_key(place: Place, labels: dict[str, str]) -> str:
     return f"{'held ' if place.holding else ''}{place.receiver}/{place.block}{route}:{{{values}}}"
 
 
+def labels_of(place: Place, alert: Alert) -> dict[str, str]:
+    """Return the labels of the group that an alert belongs to; those with an empty value are left out."""
+    labels = alert.labels
+    if place.timing.group_by == (ALL_LABELS,):
+        return {name: labels[name] for name in sorted(labels) if labels[name]}
+    return {name: labels[name] for name in place.timing.group_by if labels.get(name)}
+
+
 def send_reason(
     last: Sent | None, firing: frozenset[str], resolved: frozenset[str], now: float, timing: Timing
 ) -> str:
@@ -211,10 +220,7 @@ class Groups:
     def _group(self, place: Place, alert: Tracked, values: tuple[str, ...], now: float) -> AlertGroup | None:
         if self._count >= self._most:
             return None
-        names = _names(place, alert)
-        labels = {name: value for name, value in zip(names, values[3:], strict=False) if value}
-        if place.timing.group_by == (ALL_LABELS,):
-            labels = dict(alert.alert.labels)
+        labels = labels_of(place, alert.alert)
         key = group_key(place, labels)
         saved = self._saved.pop(key, None)
         group = AlertGroup(key, place, labels, 0.0)
@@ -419,12 +425,6 @@ class Groups:
         group.next_flush = at
         self._number += 1
         heapq.heappush(self._due, (at, self._number, group))
-
-
-def _names(place: Place, alert: Tracked) -> tuple[str, ...]:
-    if place.timing.group_by == (ALL_LABELS,):
-        return tuple(sorted(alert.alert.labels))
-    return place.timing.group_by
 
 
 def _values(place: Place, alert: Tracked) -> tuple[str, ...]:

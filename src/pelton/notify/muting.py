@@ -14,7 +14,7 @@ from pelton.notify.inhibition import Inhibition
 from pelton.notify.routing import Owner, Routing
 from pelton.notify.silences import PostedSilence
 
-__all__ = ["KeptBack", "Muting"]
+__all__ = ["KeptBack", "Muting", "Placed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,24 @@ class KeptBack:
 
 
 NOTHING = KeptBack()
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where an alert belongs at a moment.
+
+    Attributes:
+        groups: (receiver, labels of its group there).
+        kept: What keeps it back from at least one of them.
+    """
+
+    groups: tuple[tuple[str, Mapping[str, str]], ...]
+    kept: KeptBack = NOTHING
+
+    @property
+    def receivers(self) -> list[str]:
+        """Names of the receivers, each once."""
+        return list(dict.fromkeys(receiver for receiver, _ in self.groups))
 
 
 class Muting:

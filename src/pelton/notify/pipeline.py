@@ -30,9 +30,9 @@ from pelton.notify.alert_table import Tracked, track
 from pelton.notify.envelope import Batch, Notification, decode_batch, encode, encoded_size
 from pelton.notify.group_store import GroupStore
 from pelton.notify.grouping import aggregate, split
-from pelton.notify.groups import Place
+from pelton.notify.groups import Place, labels_of
 from pelton.notify.inhibition import Inhibition
-from pelton.notify.muting import KeptBack, Muting
+from pelton.notify.muting import KeptBack, Muting, Placed
 from pelton.notify.retry import RetryPolicy
 from pelton.notify.routing import Routing, Target, config_for
 from pelton.notify.sending import DEAD_ALERTS, LIMITS, Destination, Limit, dead_letter, topic_of
@@ -292,15 +292,21 @@ class Pipeline:
         """Return the names of receivers that something can be sent by, sorted."""
         return sorted({each.receiver for each in self._destinations.values() if each.settings is not None})
 
-    def placed(self, alert: Alert) -> tuple[list[str], KeptBack]:
-        """Return which receivers an alert would go to if nothing kept it back, and what does at present."""
+    def placing(self) -> Callable[[Alert], Placed]:
+        """Return what says of alerts where they would go and what keeps them back, at this moment."""
         muting = self._muting(self._clock.now().timestamp())
-        receivers: list[str] = []
-        kept: KeptBack = KeptBack()
-        for way in self._routing.decide(alert.labels).ways:
-            receivers.append(way.target.receiver)
-            kept = kept or muting.keeps_back(alert.labels, alert.fingerprint, way.owner)
-        return list(dict.fromkeys(receivers)), kept
+        routing = self._routing
+
+        def placed(alert: Alert) -> Placed:
+            kept = KeptBack()
+            groups: dict[tuple[str, tuple[tuple[str, str], ...]], None] = {}
+            for way in routing.decide(alert.labels).ways:
+                place = way.place or way.hold
+                groups[way.target.receiver, tuple(labels_of(place, alert).items())] = None
+                kept = kept or muting.keeps_back(alert.labels, alert.fingerprint, way.owner)
+            return Placed(tuple((receiver, dict(labels)) for receiver, labels in groups), kept)
+
+        return placed
 
     def silences_changed(self) -> None:
         """Look soon at what is held back: silences were posted or ended."""

@@ -22,7 +22,7 @@ from pelton.model.notification import (
 )
 from pelton.model.notification_routing import Config, EmailConfig, NotificationManager, Silence, SlackConfig
 from pelton.notify.alert import FIRING, Alert
-from pelton.notify.muting import KeptBack
+from pelton.notify.muting import KeptBack, Placed
 from pelton.notify.pipeline import ALERTS_TOPIC, Options, Pipeline
 from pelton.notify.retry import RetryPolicy
 from pelton.notify.sending import redriven
@@ -565,7 +565,7 @@ async def test_placed_names_receivers_and_the_silences_that_hold_an_alert(bus, c
     made = pipeline(bus, clock, webhook=scripted(OK))
     made.set_receivers([webhook(), webhook("picky", severity="critical")], silences=[night])
 
-    assert made.placed(alert(team="db")) == (["ops"], KeptBack(silences=("night",)))
+    assert made.placing()(alert(team="db")) == Placed((("ops", {}),), KeptBack(silences=("night",)))
     assert made.receivers() == ["ops", "picky"]
 
 

@@ -122,7 +122,12 @@ async def pelton(hooks: str, tmp_path: Path) -> AsyncIterator[str]:
             webhook = await stack.enter_async_context(WebhookSender(clock))
             pipeline = await stack.enter_async_context(
                 Pipeline(
-                    bus, {"webhook": webhook}, clock, book=book, store=GroupStore(tmp_path / "groups.db")
+                    bus,
+                    {"webhook": webhook},
+                    clock,
+                    book=book,
+                    store=GroupStore(tmp_path / "groups.db"),
+                    table=table,
                 )
             )
             pipeline.set_receivers(

@@ -41,7 +41,7 @@ async def pelton(tmp_path: Path) -> AsyncIterator[str]:
         table.note(alerts, now=clock.now())
 
     def placed(alert: Alert) -> Placed:
-        silences = [each.id for each in book.active(clock.now()) if each.matches(alert.labels)]
+        silences = [each.id for each in book.active(clock.now()).matching(alert.labels)]
         return Placed((("none", {}),), KeptBack(posted=tuple(silences)))
 
     routes = alertmanager_routes(

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -39,7 +39,6 @@ from pelton.drivers.nats import JetStreamBus, is_embedded
 from pelton.errors import ComponentError, PeltonError
 from pelton.manifest import notification, notification_routing
 from pelton.model.desired import Component, Desired
-from pelton.notify.alert import Alert
 from pelton.notify.alert_table import AlertTable
 from pelton.notify.alertmanager import alertmanager_routes
 from pelton.notify.group_store import GroupStore
@@ -123,7 +122,7 @@ class Runtime:
             options=Options(cluster=_CLUSTER),
             book=self._silences,
             store=GroupStore(Home(Path(settings.home)).alert_groups, power=settings.durability == "power"),
-            restored=self._alerts.restore,
+            table=self._alerts,
             secret=lambda ref: self._secrets.get(
                 (ref.namespace or self._secret_namespace, ref.name, ref.key)
             ),
@@ -149,7 +148,7 @@ class Runtime:
             sock = socket.create_server((self._settings.notify_host, self._settings.notify_port))
             sock.setblocking(False)
             app = create_app(
-                self._accept,
+                self._pipeline.accept,
                 clock=self._clock,
                 further=alertmanager_routes(
                     table=self._alerts,
@@ -183,10 +182,6 @@ class Runtime:
             stack.callback(server.close)
             cyclic_gc.rarely()
             await stop.wait()
-
-    async def _accept(self, alerts: Sequence[Alert]) -> None:
-        stored = await self._pipeline.accept(alerts)
-        self._alerts.note(stored, now=self._clock.now(), resolve_timeout_s=self._pipeline.resolve_timeout_s)
 
     # -- for up ----------------------------------------------------------------------------------------------
 

@@ -28,6 +28,9 @@ ZERO_TIME = "0001-01-01T00:00:00Z"
 
 _FNV_OFFSET = 14695981039346656037
 _FNV_PRIME = 1099511628211
+_MOST_STEPS = 50_000
+_LONGEST_STEP = 200  # characters; so that what is remembered has a bound in bytes, too
+_steps: dict[tuple[int, tuple[str, str]], int] = {}
 _JSON_TYPES = {dict: "an object", list: "an array", str: "text", bool: "a boolean", type(None): "null"}
 
 
@@ -72,9 +75,19 @@ def fingerprint(labels: Mapping[str, str]) -> str:
     byte 255, so that the same alert has the same fingerprint here and in Alertmanager.
     """
     state = _FNV_OFFSET
-    for name in sorted(labels):
-        for byte in name.encode() + b"\xff" + labels[name].encode() + b"\xff":
-            state = ((state ^ byte) * _FNV_PRIME) & 0xFFFF_FFFF_FFFF_FFFF
+    for label in sorted(labels.items()):
+        # Most label sets begin alike, and the same ones come again and again.
+        step = (state, label)
+        after = _steps.get(step)
+        if after is None:
+            after = state
+            for byte in label[0].encode() + b"\xff" + label[1].encode() + b"\xff":
+                after = ((after ^ byte) * _FNV_PRIME) & 0xFFFF_FFFF_FFFF_FFFF
+            if len(_steps) >= _MOST_STEPS:
+                _steps.clear()
+            if len(label[1]) <= _LONGEST_STEP:
+                _steps[step] = after
+        state = after
     return f"{state:016x}"
 
 
@@ -100,7 +113,8 @@ def parse(body: bytes, *, now: datetime) -> list[Alert]:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ProtocolError(f"The body is not JSON: {reason}.") from error
     if isinstance(document, list):
-        return [_alert(item, f"[{i}]", _Shared(), now) for i, item in enumerate(document)]
+        bare = _Shared(received=rfc3339(now, fraction=True))
+        return [_alert(item, f"[{i}]", bare, now) for i, item in enumerate(document)]
     if not isinstance(document, dict) or "alerts" not in document:
         raise ProtocolError("Expected an object with the key `alerts`, or an array of alerts.")
     items = document["alerts"]
@@ -114,6 +128,7 @@ def parse(body: bytes, *, now: datetime) -> list[Alert]:
         status=_status(document, "", default=""),
         # Only Alertmanager's own webhook has both.
         upstream=_text(document, "groupKey", "body") if document.get("version") == "4" else "",
+        received=rfc3339(now, fraction=True),
     )
     return [_alert(item, f"alerts[{i}]", shared, now) for i, item in enumerate(items)]
 
@@ -124,6 +139,7 @@ class _Shared:
     annotations: dict[str, str] = field(default_factory=dict)
     status: str = ""
     upstream: str = ""
+    received: str = ""
 
 
 def _alert(item: Any, where: str, shared: _Shared, now: datetime) -> Alert:
@@ -141,7 +157,7 @@ def _alert(item: Any, where: str, shared: _Shared, now: datetime) -> Alert:
         labels=labels,
         annotations=shared.annotations | _texts(item, "annotations", where),
         # Go's clients, amtool among them, write the zero time where they have none.
-        starts_at=starts_at if starts is not None else rfc3339(now, fraction=True),
+        starts_at=starts_at if starts is not None else shared.received,
         ends_at=ends_at if ends is not None else ZERO_TIME,
         generator_url=_text(item, "generatorURL", where),
         fingerprint=_text(item, "fingerprint", where) or fingerprint(labels),

@@ -1,9 +1,9 @@
 """The alerts that fire at present: what was last heard of each label set.
 
-`cli/runtime.py` fills the table with what was accepted, `notify/alertmanager.py` shows it; `notify/groups.py`
-keeps the same records of those that wait to be sent. `merge` is how two reports of one alert become one. In
-memory: what has to survive is kept by `notify/group_store.py` and on the bus. Bounded; what is pushed out is
-counted. Source: contracts, log and notification, 9.2.
+`notify/pipeline.py` fills the table with what was accepted, `notify/alertmanager.py` shows it;
+`notify/groups.py` keeps the same records of those that wait to be sent. `merge` is how two reports of one
+alert become one. In memory: what has to survive is kept by `notify/group_store.py` and on the bus. Bounded;
+what is pushed out is counted. Source: contracts, log and notification, 9.2.
 """
 
 from __future__ import annotations
@@ -141,6 +141,11 @@ class AlertTable:
         for tracked in alerts:
             if len(self._known) < self._most:
                 self._known.setdefault(tracked.alert.fingerprint, tracked)
+
+    def same(self, alert: Alert) -> Alert:
+        """Return the table's own object where it is equal to an alert, else the alert."""
+        known = self._known.get(alert.fingerprint)
+        return known.alert if known is not None and known.alert == alert else alert
 
     def get(self, fingerprint: str) -> Tracked | None:
         """Return what is known of one, over or not, or None."""

@@ -6,13 +6,13 @@ log and notification, 6.2, 6.4, 9.4 and 9.5.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pelton.notify.inhibition import Inhibition
 from pelton.notify.routing import Owner, Routing
-from pelton.notify.silences import PostedSilence
+from pelton.notify.silences import SilenceIndex
 
 __all__ = ["KeptBack", "Muting", "Placed"]
 
@@ -66,9 +66,7 @@ class Muting:
         now: Unix seconds.
     """
 
-    def __init__(
-        self, routing: Routing, posted: Sequence[PostedSilence], inhibition: Inhibition, now: float
-    ) -> None:
+    def __init__(self, routing: Routing, posted: SilenceIndex, inhibition: Inhibition, now: float) -> None:
         self._routing = routing
         self._active = routing.active(datetime.fromtimestamp(now, UTC))
         self._posted = posted
@@ -82,7 +80,7 @@ class Muting:
         if self.idle:
             return NOTHING
         silences = self._routing.silenced_by(labels, whose, self._active) if self._active else ()
-        posted = [each.id for each in self._posted if each.matches(labels)]
+        posted = [each.id for each in self._posted.matching(labels)] if self._posted else ()
         inhibited_by = self._inhibition.inhibited_by(labels, fingerprint, self._now)
         if not (silences or posted or inhibited_by):
             return NOTHING

@@ -12,7 +12,7 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -21,12 +21,14 @@ from pelton import log
 from pelton.errors import OverloadedError, ProtocolError
 from pelton.model.matching import Matcher
 
-__all__ = ["KEPT", "PostedSilence", "SilenceBook", "UnknownSilenceError"]
+__all__ = ["KEPT", "PostedSilence", "SilenceBook", "SilenceIndex", "UnknownSilenceError"]
 
 KEPT = timedelta(hours=120)
 """How long an expired silence is still listed, as Alertmanager's default retention."""
 
 _MOST = 10_000
+_EVER = datetime.min.replace(tzinfo=UTC)
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _log = log.get(__name__)
 
 
@@ -54,7 +56,50 @@ class PostedSilence:
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Tell whether it keeps an alert with these labels back while it is active."""
-        return all(matcher.matches(labels) for matcher in self.matchers)
+        for matcher in self.matchers:  # noqa: SIM110 -- asked for every alert: a generator takes twice as long
+            if not matcher.matches(labels):
+                return False
+        return True
+
+
+class SilenceIndex:
+    """Silences of a moment, so that a question costs little however many there are.
+
+    Args:
+        silences: All that are active then.
+    """
+
+    def __init__(self, silences: Sequence[PostedSilence] = ()) -> None:
+        self._all = tuple(silences)
+        # Most silences name a label's value: only those with the alert's value are asked.
+        self._by_value: dict[str, dict[str, list[tuple[int, PostedSilence]]]] = {}
+        self._others: list[tuple[int, PostedSilence]] = []
+        for number, silence in enumerate(self._all):
+            exact = next((each for each in silence.matchers if each.value and _exact(each)), None)
+            if exact is None:
+                self._others.append((number, silence))
+            else:
+                values = self._by_value.setdefault(exact.name, {})
+                values.setdefault(exact.value, []).append((number, silence))
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def matching(self, labels: Mapping[str, str]) -> list[PostedSilence]:
+        """Return those that keep an alert back, in the order in which they were made."""
+        found = [each for each in self._others if each[1].matches(labels)]
+        for name, values in self._by_value.items():
+            if (value := labels.get(name)) is not None:
+                found += [each for each in values.get(value, ()) if each[1].matches(labels)]
+        return [silence for _, silence in sorted(found, key=lambda each: each[0])] if found else []
+
+
+_NONE = (SilenceIndex(), _NEVER, _EVER)
+"""An index of no moment, and from and until when it counts."""
+
+
+def _exact(matcher: Matcher) -> bool:
+    return matcher.is_equal and not matcher.is_regex
 
 
 class SilenceBook:
@@ -68,6 +113,7 @@ class SilenceBook:
         self._path = path
         self._writing = asyncio.Lock()
         self._silences: dict[str, PostedSilence] = {}
+        self._index = _NONE
         try:
             found = msgspec.json.decode(path.read_bytes(), type=list[PostedSilence])
             self._silences = {silence.id: silence for silence in found}
@@ -87,9 +133,17 @@ class SilenceBook:
         """Return one, or None."""
         return self._silences.get(id)
 
-    def active(self, now: datetime) -> tuple[PostedSilence, ...]:
+    def active(self, now: datetime) -> SilenceIndex:
         """Return those that count at a moment."""
-        return tuple(silence for silence in self._silences.values() if silence.state(now) == "active")
+        index, since, until = self._index
+        if not since <= now < until:
+            silences = self._silences.values()
+            edges = [edge for each in silences for edge in (each.starts_at, each.ends_at)]
+            since = max((edge for edge in edges if edge <= now), default=_EVER)
+            until = min((edge for edge in edges if edge > now), default=_NEVER)
+            index = SilenceIndex([each for each in silences if each.state(now) == "active"])
+            self._index = (index, since, until)
+        return index
 
     async def put(self, silence: PostedSilence, *, now: datetime, new_id: str) -> str:
         """Make a silence, or change the one of its id; returns the id that it has from now on.
@@ -151,6 +205,7 @@ class SilenceBook:
     async def _write(self, silences: dict[str, PostedSilence]) -> None:
         await asyncio.to_thread(_replace, self._path, msgspec.json.encode(list(silences.values())))
         self._silences = silences
+        self._index = _NONE
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -62,6 +62,15 @@ class Counts:
     trouble: int = 0
 
 
+@dataclass(slots=True)
+class _New:
+    """What was put in and is not kept yet: alerts and groups by name; whether an alert is held somewhere."""
+
+    alerts: dict[str, Tracked] = field(default_factory=dict)
+    groups: dict[str, AlertGroup] = field(default_factory=dict)
+    held: dict[tuple[str, str, str], bool] = field(default_factory=dict)
+
+
 class TimedGroups:
     """The groups, their file and their loop.
 
@@ -94,7 +103,8 @@ class TimedGroups:
         self._places: Callable[[Tracked], Iterable[Place]] | None = None
         self._unpublished: dict[str, Message] = {}
         self._confirmed: list[str] = []
-        self._unwritten: list[AlertGroup] = []
+        self._new = _New()
+        self._sleeps_until = float("inf")
         self._cleaned = 0.0
         self._seen = 0.0
         self.groups = Groups(most=most)
@@ -143,14 +153,16 @@ class TimedGroups:
                 self.groups.hasten(group, now)
         self._wake.set()
 
-    async def take(
+    def put(
         self,
         placed: Sequence[tuple[Place, Tracked]],
         *,
         released: Sequence[tuple[Place, Tracked]] = (),
         keep: Sequence[Tracked] = (),
     ) -> list[tuple[Place, Tracked]]:
-        """Put alerts into their groups; returns once they are kept. Repeating it changes nothing more.
+        """Put alerts into their groups; they are kept once `commit` has returned.
+
+        Repeating it changes nothing more.
 
         Args:
             placed: Alerts and their places, one after the other as they were received.
@@ -159,50 +171,58 @@ class TimedGroups:
 
         Returns:
             Those that there was no room for.
-
-        Raises:
-            OSError: They could not be kept.
         """
         now = self._now()
-        groups = self.groups
+        groups, new = self.groups, self._new
         overflow: list[tuple[Place, Tracked]] = []
-        changed: dict[str, Tracked] = {each.alert.fingerprint: each for each in keep}
-        new: dict[str, AlertGroup] = {}
-        held: list[tuple[str, str, str]] = []
-        before = groups.next_wake()
+        for each in keep:
+            new.alerts[each.alert.fingerprint] = each
         for place, tracked in placed:
-            known = len(groups)
             group = groups.put(place, tracked, now)
             if group is None:
                 overflow.append((place, tracked))
                 continue
             name = tracked.alert.fingerprint
-            changed[name] = group.members[name]
-            if len(groups) != known or not group.flushed:
-                new[group.key] = group
+            new.alerts[name] = group.members[name]
+            if not group.flushed:
+                new.groups[group.key] = group
             if place.holding:
-                held.append((name, place.receiver, place.block))
-        unheld = [
-            (tracked.alert.fingerprint, place.receiver, place.block)
-            for place, tracked in released
-            if groups.discard(place, tracked)
-        ]
-        if changed or unheld:
-            await self._store.write(
-                Changes(
-                    alerts=list(changed.values()),
-                    held=held,
-                    unheld=unheld,
-                    groups=[Saved(each.key, each.next_flush, each.flushed) for each in new.values()],
-                )
-            )
-        after = groups.next_wake()
-        if after is not None and (before is None or after < before):
-            self._wake.set()
+                new.held[name, place.receiver, place.block] = True
+        for place, tracked in released:
+            if groups.discard(place, tracked):
+                new.held[tracked.alert.fingerprint, place.receiver, place.block] = False
         if overflow:
             self.counts.overflowed += len(overflow)
             _log.warning("alerts are sent ungrouped, there is no room for more alerts=%d", len(overflow))
         return overflow
+
+    async def commit(self) -> None:
+        """Keep what was put in; returns once it is.
+
+        Raises:
+            OSError: It could not be kept; it is tried again with what comes next.
+        """
+        new = self._new
+        if not new.alerts and not new.held:
+            return
+        self._new = _New()
+        try:
+            await self._store.write(
+                Changes(
+                    alerts=list(new.alerts.values()),
+                    held=[each for each, is_held in new.held.items() if is_held],
+                    unheld=[each for each, is_held in new.held.items() if not is_held],
+                    groups=[Saved(each.key, each.next_flush, each.flushed) for each in new.groups.values()],
+                )
+            )
+        except BaseException:
+            self._new = _New(
+                new.alerts | self._new.alerts, new.groups | self._new.groups, new.held | self._new.held
+            )
+            raise
+        due = self.groups.next_wake()
+        if due is not None and due < self._sleeps_until:
+            self._wake.set()
 
     async def run(self) -> None:
         """Look at groups when they are due, until cancelled."""
@@ -217,12 +237,14 @@ class TimedGroups:
 
     async def _nap(self) -> None:
         due = self.groups.next_wake()
-        wait_s = _LONGEST_SLEEP_S if due is None else min(due - self._now(), _LONGEST_SLEEP_S)
+        now = self._now()
+        wait_s = _LONGEST_SLEEP_S if due is None else min(due - now, _LONGEST_SLEEP_S)
         if self._unpublished:
             wait_s = min(wait_s, _TROUBLE_S)
         if wait_s <= 0:
             await asyncio.sleep(0)
             return
+        self._sleeps_until = now + wait_s
         sleep = asyncio.ensure_future(self._clock.sleep(wait_s))
         woken = asyncio.ensure_future(self._wake.wait())
         try:
@@ -232,6 +254,7 @@ class TimedGroups:
             woken.cancel()
             with suppress(asyncio.CancelledError):
                 await asyncio.gather(sleep, woken, return_exceptions=True)
+        self._sleeps_until = float("-inf")
         self._wake.clear()
 
     async def _round(self) -> None:

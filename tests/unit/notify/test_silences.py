@@ -1,12 +1,15 @@
 """The book of posted silences."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pelton.errors import ProtocolError
 from pelton.model.matching import Matcher
-from pelton.notify.silences import KEPT, PostedSilence, SilenceBook, UnknownSilenceError
+from pelton.notify.silences import KEPT, PostedSilence, SilenceBook, SilenceIndex, UnknownSilenceError
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -32,7 +35,7 @@ def path(tmp_path):
 async def test_a_silence_outlives_its_book(path):
     id = await SilenceBook(path).put(silence(), now=NOW, new_id="1")
 
-    (found,) = SilenceBook(path).active(NOW)
+    (found,) = SilenceBook(path).active(NOW).matching({"a": "b", "c": "d"})
     assert (id, found) == ("1", silence(id="1"))
     assert found.matches({"a": "b", "c": "d"})
     assert path.stat().st_mode & 0o077 == 0
@@ -72,7 +75,7 @@ async def test_an_expired_one_is_forgotten_after_its_retention(path):
     await book.put(silence(), now=NOW, new_id="1")
     await book.expire("1", now=NOW)
     await book.expire("1", now=NOW + HOUR)
-    assert book.active(NOW) == ()
+    assert len(book.active(NOW)) == 0
 
     await book.put(silence(end=NOW + 2 * KEPT), now=NOW + KEPT, new_id="2")
 
@@ -97,3 +100,39 @@ def test_a_damaged_file_is_kept_aside(path):
 
     assert SilenceBook(path).list() == []
     assert path.with_suffix(".unreadable").read_text() == "{"
+
+
+LABELS = st.dictionaries(st.sampled_from("ab"), st.sampled_from(["", "x", "y"]))
+MATCHERS = st.lists(
+    st.builds(
+        Matcher,
+        name=st.sampled_from("ab"),
+        value=st.sampled_from(["", "x", "y", "x|y", ".*"]),
+        is_regex=st.booleans(),
+        is_equal=st.booleans(),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(st.lists(MATCHERS, max_size=6), LABELS)
+def test_the_index_finds_what_asking_each_silence_finds(matchers, labels):
+    silences = [
+        replace(silence(id=str(number)), matchers=tuple(each)) for number, each in enumerate(matchers)
+    ]
+
+    found = SilenceIndex(silences).matching(labels)
+
+    assert found == [each for each in silences if each.matches(labels)]
+
+
+async def test_what_counts_changes_with_the_time_and_with_each_change(path):
+    book = SilenceBook(path)
+    await book.put(silence(start=NOW + HOUR, end=NOW + 2 * HOUR), now=NOW, new_id="1")
+
+    counts = [len(book.active(NOW + hours * HOUR)) for hours in (0, 1, 1.5, 2, 0, 1)]
+    await book.expire("1", now=NOW + HOUR)
+
+    assert counts == [0, 1, 1, 0, 0, 1]
+    assert len(book.active(NOW + HOUR)) == 0

@@ -13,7 +13,7 @@ from pelton.model.matching import Matcher
 from pelton.model.notification import LabelSelector, Receiver, WebhookReceiver
 from pelton.model.notification_routing import NotificationManager, Router, RouterReceivers, Silence
 from pelton.notify.alert import FIRING, RESOLVED, Alert
-from pelton.notify.alert_table import Tracked
+from pelton.notify.alert_table import AlertTable
 from pelton.notify.group_store import GroupStore
 from pelton.notify.pipeline import Options, Pipeline
 from pelton.notify.silences import PostedSilence, SilenceBook
@@ -208,10 +208,11 @@ async def test_a_restart_keeps_groups_times_and_what_was_told(bus, clock, make, 
         await until(lambda: told(bus))
         await until(lambda: bus.stored(OPS))
 
-    known: list[Tracked] = []
-    async with make(store=GroupStore(path), restored=known.extend) as pipeline:
+    table = AlertTable()
+    async with make(store=GroupStore(path), table=table) as pipeline:
         pipeline.set_receivers([receiver()])
         await until(lambda: pipeline.stats()["groups"]["alerts"] == 1)
+        known = table.firing(clock.now())
         await pipeline.accept([alert(pod="1")])
         await clock.advance(120)
         await until(lambda: pipeline.stats()["dispatched_batches"] == 1)

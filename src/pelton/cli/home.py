@@ -127,6 +127,11 @@ class Home:
         return self.path / "spool"
 
     @property
+    def log_positions(self) -> Path:
+        """How far the log files of `bindings.logs` were read."""
+        return self.path / "log-positions"
+
+    @property
     def logs(self) -> Path:
         """Shipped lines, rotated; `platform/` has the parts' own logs."""
         return self.path / "logs"

@@ -323,6 +323,10 @@ class Runtime:
             await bus.open()
             opened: Bus = bus
             return opened
+        if component.type == "bindings.logs":
+            home = Home(Path(self._settings.home))
+            logs: Bus = driver(component, clock=self._clock, folder=home.log_positions, forbidden=[home.path])
+            return logs
         if component.type == "bindings.cron":
             cron: Bus = driver(component.metadata, clock=self._clock, where=where)
             return cron

@@ -57,6 +57,7 @@ DRIVERS: Final[Mapping[str, str]] = {
     "pubsub.jetstream": "pelton.drivers.nats:JetStreamBus",
     "pubsub.kafka": "pelton.drivers.kafka:KafkaBus",
     "bindings.localstorage": "pelton.drivers.local_storage:LocalStorageBinding",
+    "bindings.logs": "pelton.drivers.log_intake:LogsBus",
     "bindings.mqtt": "pelton.drivers.mqtt:MqttBinding",
     "bindings.mqtt3": "pelton.drivers.mqtt:MqttBinding",
     "bindings.postgres": "pelton.drivers.postgresql:PostgreSqlBinding",
@@ -80,7 +81,7 @@ BUSES: Final[Mapping[str, str]] = {
 """Component type -> class of a broker's Bus, made from component and clock; connects when it is used."""
 
 TRIGGER_TYPES: Final = frozenset(
-    {"pubsub.jetstream", "pubsub.kafka", "bindings.cron", "bindings.kafka", *BUSES}
+    {"pubsub.jetstream", "pubsub.kafka", "bindings.cron", "bindings.kafka", "bindings.logs", *BUSES}
 )
 """Component types among DRIVERS and BUSES that can drive a function."""
 OUTPUT_TYPES: Final = frozenset(

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+from uuid import uuid4
 
 import pytest
 from redis import Redis
 
 from pelton.clock import SystemClock
+from pelton.drivers.kafka import KafkaBus
 from pelton.drivers.rabbitmq import RabbitMqBus, RabbitMqQueue
 from pelton.model.desired import Component
 from pelton.ports import Message
@@ -80,3 +82,60 @@ def test_function_takes_from_rabbitmq_and_sends_on_within_memory(platform, rabbi
     platform.apply("first", CODE, serving=first)
     # The topic between them carries a CloudEvent, whose data is a JSON string.
     assert asyncio.run(ask()) == ['"hello"']
+
+
+LOGS = """
+import json
+from functions_framework.context.user_context import UserContext
+
+def main(context: UserContext):
+    request = context.get_binding_request()
+    record = json.loads(request.text())
+    way = "kafka" if "__topic" in request.metadata else "file"
+    context.send("out", f"{way} {record['kubernetes']['namespace_name']} {record['log'].strip()}")
+"""
+
+
+def test_container_logs_reach_functions_through_kafka_and_directly(platform, kafka, tmp_path):
+    topic, logs, answers = f"logs-{uuid4()}", tmp_path / "containers", tmp_path / "answers"
+    logs.mkdir()
+
+    def binding(kind, **metadata):
+        items = [{"name": name, "value": str(value)} for name, value in metadata.items()]
+        return {"type": kind, "version": "v1", "metadata": items}
+
+    brokers = {"brokers": kafka.address, "authType": "none"}
+    asyncio.run(_create_topic(brokers, topic))
+    platform.apply(
+        "watcher",
+        LOGS,
+        serving={
+            "triggers": {
+                "dapr": [
+                    {"name": "by-kafka", "type": "bindings.kafka"},
+                    {"name": "by-file", "type": "bindings.logs"},
+                ]
+            },
+            "outputs": [{"dapr": {"name": "out", "type": "bindings.localstorage", "operation": "create"}}],
+            "bindings": {
+                "by-kafka": binding("bindings.kafka", topics=topic, initialOffset="oldest", **brokers),
+                "by-file": binding("bindings.logs", path=f"{logs}/*.log"),
+                "out": binding("bindings.localstorage", rootPath=answers),
+            },
+        },
+    )
+    words = ["--path", f"{logs}/*.log", "--brokers", kafka.address, "--topic", topic]
+    shipper = platform.start_cli("ship-logs", "--set", "readFromHead=true", *words)
+    try:
+        name = f"wordpress-v1-6f9c4-x7k2p_demo-project_wordpress-{'0123456789abcdef' * 4}.log"
+        (logs / name).write_text("2026-01-02T03:04:05Z stdout F GET /a 404 7\n")
+        wanted = {"kafka demo-project GET /a 404 7", "file demo-project GET /a 404 7"}
+        platform.until("records", lambda: {file.read_text() for file in answers.glob("*")} == wanted)
+    finally:
+        shipper.terminate()
+        shipper.communicate(timeout=20)
+
+
+async def _create_topic(brokers, topic):
+    async with KafkaBus(brokers, where="test") as bus:
+        await bus.create_topic(topic, partitions=1, replicas=1, config={})

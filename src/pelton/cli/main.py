@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -514,6 +515,49 @@ def logs(
     from pelton.cli.logs import logs as run
 
     _exit(run(Home(), name, namespace=namespace, follow=follow, since=since))
+
+
+@app.command("ship-logs")
+def ship_logs(
+    topic: Annotated[str, typer.Option(help="The topic that records go to.")],
+    path: Annotated[list[str] | None, typer.Option(help="Pattern of log files; may be repeated.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Pattern of files to leave out.")] = None,
+    http: Annotated[str, typer.Option(help="Take records by HTTP at this host:port.")] = "",
+    forward: Annotated[str, typer.Option(help="Take records by the forward protocol.")] = "",
+    metadata: Annotated[
+        list[str] | None, typer.Option("--set", help="Further metadata of bindings.logs, KEY=VALUE.")
+    ] = None,
+    functions: Annotated[
+        str, typer.Option(help="Ship what functions of this namespace print; * for all.")
+    ] = "",
+    brokers: Annotated[str, typer.Option(help="Kafka's addresses; by default the platform's bus.")] = "",
+    to: Annotated[Path | None, typer.Option(help="File with the Component of the broker.")] = None,
+    state_dir: Annotated[Path | None, typer.Option(help="Where positions are kept; the home.")] = None,
+) -> None:
+    """Ship log records of this machine to a topic, as a log shipper does."""
+    from pelton.cli.ship_logs import ShipOptions
+    from pelton.cli.ship_logs import ship_logs as run
+    from pelton.errors import UsageError
+
+    for item in metadata or ():
+        if "=" not in item:
+            raise UsageError(f"--set {item!r} is not KEY=VALUE")
+    given = {
+        **{item.partition("=")[0]: item.partition("=")[2] for item in metadata or ()},
+        "path": ",".join(path or ()),
+        "exclude": ",".join(exclude or ()),
+        "httpListen": http,
+        "forwardListen": forward,
+    }
+    wanted = {key: value for key, value in given.items() if value}
+    if functions and wanted:
+        raise UsageError("--functions takes nothing else as a source", hint="Run the command once for each.")
+    if to is not None and brokers:
+        raise UsageError("--to and --brokers exclude each other")
+    options = ShipOptions(
+        topic=topic, metadata=wanted, functions=functions, to=to, brokers=brokers, state=state_dir
+    )
+    _exit(run(Home(), options))
 
 
 @topic_app.command("publish")

@@ -23,9 +23,10 @@ import uvloop
 from pelton import log
 from pelton.apiserver.server import ApiServer
 from pelton.cli import cyclic_gc
+from pelton.cli.buses import open_bus
 from pelton.cli.home import Home, Settings
 from pelton.cli.receivers import manager_of, secret_namespace
-from pelton.cli.tables import BUSES, SENDERS, resolve_bus, resolve_driver, resolve_sender, resolve_state
+from pelton.cli.tables import SENDERS, resolve_driver, resolve_sender, resolve_state
 from pelton.clock import SystemClock
 from pelton.dataplane import wire
 from pelton.dataplane.dispatcher import Dispatcher
@@ -36,7 +37,7 @@ from pelton.dataplane.outputs import Outputs
 from pelton.dataplane.states import States
 from pelton.drivers.logs import SpoolFollower
 from pelton.drivers.nats import JetStreamBus, is_embedded
-from pelton.errors import ComponentError, PeltonError
+from pelton.errors import PeltonError
 from pelton.manifest import notification, notification_routing
 from pelton.model.desired import Component, Desired
 from pelton.notify.alert_table import AlertTable
@@ -302,7 +303,7 @@ class Runtime:
             known = self._buses.get(key)
             if known is not None and known[0] == component:
                 return known[1]
-            bus = await self._open_bus(component)
+            bus = await open_bus(component, clock=self._clock, home=Home(Path(self._settings.home)))
             self._buses[key] = (component, bus)
             return bus
 
@@ -310,30 +311,6 @@ class Runtime:
         folder = Home(Path(self._settings.home)).states
         store: StateStore = resolve_state(component.type)(component, clock=self._clock, folder=folder)
         return store
-
-    async def _open_bus(self, component: Component) -> Bus:
-        if component.type in BUSES:
-            broker: Bus = resolve_bus(component.type)(component, clock=self._clock)
-            return broker
-        driver = resolve_driver(component.type)
-        where = f"component {component.namespace}/{component.name}"
-        if component.type == "pubsub.jetstream":
-            url = next(v for k, v in component.metadata.items() if k.lower() == "natsurl")
-            bus = driver(url, settings=component.metadata, embedded=False, where=where)
-            await bus.open()
-            opened: Bus = bus
-            return opened
-        if component.type == "bindings.logs":
-            home = Home(Path(self._settings.home))
-            logs: Bus = driver(component, clock=self._clock, folder=home.log_positions, forbidden=[home.path])
-            return logs
-        if component.type == "bindings.cron":
-            cron: Bus = driver(component.metadata, clock=self._clock, where=where)
-            return cron
-        if component.type in {"pubsub.kafka", "bindings.kafka"}:
-            kafka: Bus = resolve_driver("pubsub.kafka")(component.metadata, where=where)
-            return kafka
-        raise ComponentError(f"{component.type} cannot deliver events", where=where)
 
     async def _close_buses(self) -> None:
         """Leave the brokers properly: what was finished last is told to them."""

@@ -40,7 +40,6 @@ SECTIONS = {
     "api_watch": 60,
     "apply": 300,
     "cel": 60,
-    "alerts": 180,
     "elasticity": 120,
 }
 """Section (module of this package with `rows()`) -> seconds after which it is ended; installs included."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from pelton.model.dapr import DaprConfiguration
 
-__all__ = ["App", "AppHealth", "AppRegistry", "RegisteredApp", "Route", "Subscribed"]
+__all__ = ["App", "AppHealth", "AppRegistry", "Identify", "RegisteredApp", "Route", "Subscribed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +72,10 @@ class App:
     def speaks_grpc(self) -> bool:
         """Whether it is called over gRPC rather than HTTP."""
         return self.protocol in {"grpc", "grpcs"}
+
+
+Identify = Callable[[str], "RegisteredApp | None"]
+"""Tells which app calls by the `dapr-api-token` it shows ("" for none); None refuses the call."""
 
 
 class Route(Protocol):
@@ -142,6 +146,13 @@ class RegisteredApp:
     channel: Any = None
     extended: dict[str, str] = field(default_factory=dict)
 
+    def identify(self, token: str) -> RegisteredApp | None:
+        """Return itself as the caller at a port of its own, None for a token that is not its own."""
+        own = self.app.api_token
+        if own and not hmac.compare_digest(own.encode(), token.encode()):
+            return None
+        return self
+
 
 class AppRegistry:
     """All apps of a runtime, by namespace and id. Used from one event loop."""
@@ -186,6 +197,10 @@ class AppRegistry:
             if own and hmac.compare_digest(own.encode(), token.encode()):
                 found = registered
         return found
+
+    def shared(self) -> Identify:
+        """Return how a port that all apps share knows its callers: by their tokens alone."""
+        return self.by_token
 
     def listen(self, heard: Callable[[RegisteredApp, bool], None]) -> None:
         """Call `heard` with an app, and whether it is there, after each change."""

@@ -1,9 +1,9 @@
 """The components of a runtime: which app may use which, with what settings, and the open driver of each.
 
 `sync` takes all that are declared and changes what is different; apps find the new one with their next call.
-A driver is opened when an app first uses it. One that cannot be opened is tried again with the next use, so a
-backend that was away at the start comes later. Asked by the operations beside this file and by what delivers
-events; drivers come in as `Drivers` of `ports.py`.
+A driver is opened when an app first uses it, and shared by the apps for which the settings come out the same.
+One that cannot be opened is tried again with the next use, so a backend that was away at the start comes
+later. Asked by the operations beside this file and by `delivery.py`; `Drivers` (`ports.py`) come from `cli/`.
 Source: contracts, Dapr components, section 1.
 """
 
@@ -53,12 +53,24 @@ class Problem:
     tolerated: bool
 
 
+_Content = tuple[str, str, str, str, str, tuple[tuple[str, str], ...]]
+"""Category and all of a component: apps for which these are the same share one driver."""
+
+
+@dataclass(slots=True, eq=False)
+class _Shared:
+    """A driver, or the opening of it, and how many apps have it or wait for it."""
+
+    opening: asyncio.Task[Any]
+    users: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class _Open:
     """A driver that is open for one app."""
 
     resource: ComponentResource
-    component: Component
+    content: _Content
     port: Any
 
 
@@ -88,6 +100,7 @@ class Components:
         self._pod_name = pod_name
         self._resources: dict[tuple[str, str], ComponentResource] = {}
         self._open: dict[tuple[str, str, str], _Open] = {}
+        self._shared: dict[_Content, _Shared] = {}
         self._resolved: dict[tuple[str, str], tuple[ComponentResource, Component]] = {}
         self._opening: dict[tuple[str, str, str], asyncio.Task[_Open]] = {}
         self._lingering: dict[asyncio.TimerHandle, _Open] = {}
@@ -175,6 +188,13 @@ class Components:
                 raise
             return await self.get(category, app, name)  # the component changed while it was opened
 
+    async def need(self, category: str, app: App, name: str) -> Any:
+        """Return the open port of a component that was there a moment ago; raises as `get`."""
+        port = await self.get(category, app, name)
+        if port is None:
+            raise ComponentError(f"component {name} has just gone")
+        return port
+
     async def component(self, app: App, name: str) -> Component | None:
         """Return a component as an app has it, secrets and templates filled in; None when it has none.
 
@@ -189,6 +209,13 @@ class Components:
             known = (resource, await self._resolve(app, resource))
             self._resolved[app.key, name] = known
         return known[1]
+
+    def broker_topic(self, app: App, name: str, topic: str) -> str:
+        """Return a topic's name at the broker: behind the namespace, where the component has it so."""
+        resource = self.find(app, name)
+        if resource is None or not any("{namespace}" in item.text for item in resource.spec.metadata):
+            return topic
+        return app.namespace + topic
 
     async def check(self, app: App) -> list[Problem]:
         """Open all that an app may use, side by side; return those that cannot be, with the reason."""
@@ -221,7 +248,7 @@ class Components:
         left = [*self._open.values(), *self._lingering.values()]
         self._open.clear()
         self._lingering.clear()
-        await asyncio.gather(*(_close(each) for each in left), *self._closing, return_exceptions=True)
+        await asyncio.gather(*(self._release(each) for each in left), *self._closing, return_exceptions=True)
 
     # -- opening ---------------------------------------------------------------------------------------------
 
@@ -245,7 +272,8 @@ class Components:
         try:
             async with asyncio.timeout(limit_s):
                 component = await self._resolve_for(app, resource)
-                port = await opener(component)
+                content = _content(category, component)
+                port = await self._share(content, opener, component)
         except TimeoutError as exc:
             raise ComponentError(
                 f"{resource.spec.type} did not start within {limit_s:g} s",
@@ -254,7 +282,35 @@ class Components:
             ) from exc
         except OSError as exc:
             raise ComponentError(f"{resource.spec.type} cannot be reached: {exc}", where=where) from exc
-        return _Open(resource, component, port)
+        return _Open(resource, content, port)
+
+    async def _share(
+        self, content: _Content, opener: Callable[[Component], Awaitable[Any]], component: Component
+    ) -> Any:
+        """Return the driver of a content, opened by the first who wants it."""
+        shared = self._shared.get(content)
+        if shared is None:
+            shared = self._shared[content] = _Shared(asyncio.create_task(_opened(opener, component)))
+        shared.users += 1
+        try:
+            return await asyncio.shield(shared.opening)
+        except BaseException:
+            shared.users -= 1
+            if not shared.users:
+                if self._shared.get(content) is shared:
+                    del self._shared[content]
+                shared.opening.cancel()
+            raise
+
+    async def _release(self, found: _Open) -> None:
+        """Take one user away; the last one closes the driver."""
+        shared = self._shared.get(found.content)
+        if shared is None:
+            return
+        shared.users -= 1
+        if not shared.users:
+            del self._shared[found.content]
+            await _close(found)
 
     def _started(self, key: tuple[str, str, str], task: asyncio.Task[_Open]) -> None:
         if self._opening.get(key) is task:
@@ -349,7 +405,7 @@ class Components:
 
         def end() -> None:
             self._lingering.pop(handle, None)
-            task = loop.create_task(_close(found))
+            task = loop.create_task(self._release(found))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
@@ -373,6 +429,22 @@ def _denied(app: App, resource: ComponentResource) -> bool:
     denied: Sequence[str] = app.configuration.denied_components
     spec = resource.spec
     return spec.type in denied or f"{spec.type}/{spec.version or 'v1'}" in denied
+
+
+async def _opened(opener: Callable[[Component], Awaitable[Any]], component: Component) -> Any:
+    return await opener(component)
+
+
+def _content(category: str, component: Component) -> _Content:
+    settings = tuple(sorted(component.metadata.items()))
+    return (
+        category,
+        component.namespace,
+        component.name,
+        component.type,
+        component.version,
+        settings,
+    )
 
 
 async def _close(found: _Open) -> None:

@@ -275,3 +275,28 @@ async def test_removed_component_is_none(components):
     components.sync([])
 
     assert await components.get("state", A, "store") is None
+
+
+async def test_apps_share_a_driver_until_the_last_one_is_gone(components, opened):
+    components.sync([resource(), resource("own", "state.in-memory", item("id", "{appID}"))])
+
+    first, second = await components.get("state", A, "store"), await components.get("state", B, "store")
+    own = [await components.get("state", app, "own") for app in (A, B)]
+    components.forget(A)
+    await components.close()
+
+    assert first is second
+    assert own[0] is not own[1]
+    assert [port.closed for port in opened.ports] == [True, True, True]
+
+
+async def test_failed_opening_is_not_kept_for_the_other_app(components, opened):
+    components.sync([resource("bus", "pubsub.redis")])
+    opened.away.add("pubsub.redis")
+    failures = await asyncio.gather(
+        *(components.get("pubsub", app, "bus") for app in (A, B)), return_exceptions=True
+    )
+    opened.away.clear()
+
+    assert [type(failure) for failure in failures] == [DeliveryError, DeliveryError]
+    assert await components.get("pubsub", B, "bus") is opened.ports[0]

@@ -1,0 +1,336 @@
+"""Publishing: an app's bytes in Dapr's envelope, or raw, on a topic of a pub/sub component.
+
+Called by both servers with what their protocol carried; returns when the broker has stored the event. How
+events come to apps is the business of `delivery.py`.
+Source: contracts, Dapr runtime, section 3 (envelope, TTL, scopes, bulk).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Final
+
+from pelton.clock import Clock, rfc3339
+from pelton.compat.dapr import faults
+from pelton.compat.dapr.apps import App
+from pelton.compat.dapr.components import Components
+from pelton.compat.dapr.faults import Code, Fault
+from pelton.compat.dapr.guard import Guard
+from pelton.compat.dapr.ports import Traces
+from pelton.compat.dapr.topic_scopes import may_use
+from pelton.errors import ProtocolError
+from pelton.model import cloudevent
+from pelton.model.settings import TRUE
+from pelton.ports import Bus, Message
+from pelton.quantity import parse_duration
+
+__all__ = ["BulkEntry", "Publishing", "Trace"]
+
+_PARALLEL: Final = 100
+"""Entries of a bulk that are on their way at once."""
+_KNOWN_TOPICS: Final = 10_000
+_FALSE: Final = frozenset({"false", "0", "f", "n", "no", "off", ""})
+_OWN_TTL: Final = frozenset({"pubsub.rabbitmq"})
+"""Types whose broker lets messages expire by itself; for others the envelope says when."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """W3C trace context that came with a call; "" for none."""
+
+    parent: str = ""
+    state: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkEntry:
+    """One event of a bulk: its id within the bulk, payload, media type, and metadata of its own."""
+
+    entry_id: str
+    data: bytes
+    content_type: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Topic:
+    """Where to publish: names as the app has them, topic of the broker, component type, open bus."""
+
+    pubsub: str
+    topic: str
+    broker_topic: str
+    type: str
+    bus: Bus
+
+
+class Publishing:
+    """Publishes for all apps.
+
+    Args:
+        components: Whose brokers.
+        guard: Runs the calls.
+        clock: Stamps events.
+        traces: Takes publishes whose `traceparent` asks for a trace; None traces nothing.
+    """
+
+    def __init__(
+        self, components: Components, guard: Guard, clock: Clock, traces: Traces | None = None
+    ) -> None:
+        self._components = components
+        self._guard = guard
+        self._clock = clock
+        self._traces = traces
+        # What is looked up once for each app and topic: the component, its open bus, whether it is allowed.
+        self._topics: dict[tuple[str, str, str], _Topic] = {}
+        components.listen(lambda _names: self._topics.clear())
+
+    async def publish(
+        self,
+        app: App,
+        pubsub: str,
+        topic: str,
+        data: bytes,
+        *,
+        content_type: str = "",
+        metadata: Mapping[str, str] | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        """Publish one event and wait until the broker has it.
+
+        Args:
+            app: Who publishes.
+            pubsub: Name of the component.
+            topic: Topic.
+            data: Payload, or a whole CloudEvent where `content_type` says so.
+            content_type: Media type; "" for text/plain.
+            metadata: Of the request: `rawPayload`, `ttlInSeconds`, `cloudevent.*`, what the broker knows.
+            trace: Context of the call.
+
+        Raises:
+            Fault: It was refused, or the broker did not take it.
+        """
+        where = await self._open(app, pubsub, topic)
+        await self._publish(app, where, data, content_type, metadata or {}, trace or Trace())
+
+    async def publish_bulk(
+        self,
+        app: App,
+        pubsub: str,
+        topic: str,
+        entries: Sequence[BulkEntry],
+        *,
+        metadata: Mapping[str, str] | None = None,
+        trace: Trace | None = None,
+    ) -> dict[str, Fault]:
+        """Publish several events; returns entry id -> why it was not published, in order of the entries.
+
+        Raises:
+            Fault: All of it is refused: the topic, an entry without an id, an id that is there twice.
+        """
+        where = await self._open(app, pubsub, topic)
+        _check_ids(pubsub, (entry.entry_id for entry in entries))
+        room = asyncio.Semaphore(_PARALLEL)
+
+        async def one(entry: BulkEntry) -> Fault | None:
+            async with room:
+                try:
+                    await self._publish(
+                        app,
+                        where,
+                        entry.data,
+                        entry.content_type,
+                        {**(metadata or {}), **entry.metadata},
+                        trace or Trace(),
+                    )
+                except Fault as fault:
+                    return fault
+            return None
+
+        outcomes = await asyncio.gather(*map(one, entries))
+        return {
+            entry.entry_id: fault for entry, fault in zip(entries, outcomes, strict=True) if fault is not None
+        }
+
+    async def _open(self, app: App, pubsub: str, topic: str) -> _Topic:
+        known = self._topics.get((app.key, pubsub, topic))
+        if known is not None:
+            return known
+        if not pubsub:
+            raise faults.pubsub_refused("DAPR_PUBSUB_NAME_EMPTY", "pubsub name is empty", pubsub)
+        resource = self._components.find(app, pubsub)
+        if resource is None or resource.spec.category != "pubsub":
+            raise faults.pubsub_missing(pubsub, self._components.of(app, "pubsub"))
+        if not topic:
+            raise faults.pubsub_refused(
+                "DAPR_PUBSUB_TOPIC_NAME_EMPTY", f"topic is empty in pubsub {pubsub}", pubsub
+            )
+
+        async def attempt() -> Bus:
+            bus: Bus = await self._components.need("pubsub", app, pubsub)
+            component = await self._components.component(app, pubsub)
+            if component is not None and not may_use(component.metadata, app.app_id, topic, "publishing"):
+                raise faults.forbidden_topic(pubsub, topic, app.app_id)
+            return bus
+
+        bus = await self._guard.run(
+            app, pubsub, "Pubsub", attempt, lambda why: _not_published(pubsub, topic, why)
+        )
+        broker_topic = self._components.broker_topic(app, pubsub, topic)
+        found = _Topic(
+            pubsub=pubsub, topic=topic, broker_topic=broker_topic, type=resource.spec.type, bus=bus
+        )
+        if self._components.find(app, pubsub) is resource:  # it did not change meanwhile
+            if len(self._topics) >= _KNOWN_TOPICS:
+                self._topics.clear()
+            self._topics[app.key, pubsub, topic] = found
+        return found
+
+    async def _publish(
+        self,
+        app: App,
+        where: _Topic,
+        data: bytes,
+        content_type: str,
+        metadata: Mapping[str, str],
+        trace: Trace,
+    ) -> None:
+        hop = (
+            self._traces.begin(
+                trace.parent,
+                name=f"publish {where.topic}",
+                kind="producer",
+                tags={
+                    "messaging.system": where.type,
+                    "messaging.destination.name": where.topic,
+                    "pelton.app": app.key,
+                },
+            )
+            if self._traces is not None and trace.parent
+            else None
+        )
+        error = "cancelled"
+        try:
+            if hop is not None:
+                trace = replace(trace, parent=str(hop.context))
+            message = self._message(app, where, data, content_type, metadata, trace)
+            await self._guard.run(
+                app,
+                where.pubsub,
+                "Pubsub",
+                lambda: where.bus.publish(message),
+                lambda why: _not_published(where.pubsub, where.topic, why),
+            )
+            error = ""
+        except Fault as fault:
+            error = fault.message
+            raise
+        finally:
+            if hop is not None:
+                hop.end(error)
+
+    def _message(
+        self,
+        app: App,
+        where: _Topic,
+        data: bytes,
+        content_type: str,
+        metadata: Mapping[str, str],
+        trace: Trace,
+    ) -> Message:
+        lower = {key.lower(): value for key, value in metadata.items()}
+        ttl_s = _ttl_s(lower, where.pubsub)
+        if _raw(lower, where.pubsub):
+            headers = {"Content-Type": content_type} if content_type else {}
+            given = dict(metadata)
+            if trace.parent:
+                given.setdefault("traceid", trace.parent)
+            if trace.state:
+                given.setdefault("tracestate", trace.state)
+            return Message(
+                topic=where.broker_topic, data=data, headers=headers, id=str(uuid.uuid4()), metadata=given
+            )
+        now = self._clock.now()
+        try:
+            event = cloudevent.wrap(
+                data,
+                id=str(uuid.uuid4()),
+                source=app.app_id,
+                topic=where.topic,
+                pubsub=where.pubsub,
+                time=rfc3339(now),
+                content_type=content_type,
+                metadata=metadata,
+            )
+        except ProtocolError as exc:
+            raise faults.pubsub_refused(
+                "DAPR_PUBSUB_CLOUD_EVENT_CREATION", f"cannot create cloudevent: {exc.message}", where.pubsub
+            ) from exc
+        extensions = event.extensions
+        if not extensions.get("traceparent"):
+            extensions["traceparent"] = trace.parent or _new_trace()
+        if not extensions.get("traceid"):
+            extensions["traceid"] = extensions["traceparent"]
+        if trace.state and not extensions.get("tracestate"):
+            extensions["tracestate"] = trace.state
+        if ttl_s and where.type not in _OWN_TTL:
+            extensions["expiration"] = rfc3339(now + timedelta(seconds=ttl_s))
+        return Message(
+            topic=where.broker_topic, data=cloudevent.to_json(event), id=event.id, metadata=metadata
+        )
+
+
+def _check_ids(pubsub: str, ids: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for entry_id in ids:
+        if not entry_id or entry_id in seen:
+            what = "is there twice" if entry_id else "is empty"
+            raise faults.pubsub_refused(
+                "DAPR_PUBSUB_MARSHAL_EVENTS", f"entryId {entry_id!r} of the bulk {what}", pubsub
+            )
+        seen.add(entry_id)
+
+
+def _raw(lower: Mapping[str, str], pubsub: str) -> bool:
+    text = lower.get("rawpayload", "").strip().lower()
+    if text not in TRUE and text not in _FALSE:
+        raise faults.pubsub_refused(
+            "DAPR_PUBSUB_METADATA_DESERIALIZATION", f"rawPayload {text!r} is neither true nor false", pubsub
+        )
+    return text in TRUE
+
+
+def _ttl_s(lower: Mapping[str, str], pubsub: str) -> float:
+    """Return how long the event lives, seconds; 0 for ever."""
+    text = (lower.get("ttl") or lower.get("ttlinseconds") or "").strip()
+    if not text:
+        return 0.0
+    try:
+        seconds = float(int(text)) if text.lstrip("+-").isdecimal() else parse_duration(text)
+    except ValueError:
+        seconds = -1.0
+    if seconds <= 0:
+        raise faults.pubsub_refused(
+            "DAPR_PUBSUB_METADATA_DESERIALIZATION", f"ttlInSeconds {text!r} is no positive time", pubsub
+        )
+    return seconds
+
+
+def _new_trace() -> str:
+    """Return a trace context that asks for no trace."""
+    return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-00"
+
+
+def _not_published(pubsub: str, topic: str, why: str) -> Fault:
+    return Fault(
+        f"error when publishing to topic {topic} in pubsub {pubsub}: {why}",
+        code=Code.INTERNAL,
+        status=500,
+        error_code="ERR_PUBSUB_PUBLISH_MESSAGE",
+        reason="DAPR_PUBSUB_PUBLISH_MESSAGE",
+        resource=("pubsub", pubsub),
+    )

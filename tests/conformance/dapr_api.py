@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -27,9 +27,17 @@ from pelton.model.desired import Component
 T = TypeVar("T")
 
 
-def component(name: str, kind: str, *, scopes: tuple[str, ...] = (), **settings: Any) -> ComponentResource:
+def component(
+    name: str,
+    kind: str,
+    *,
+    scopes: tuple[str, ...] = (),
+    init_timeout_s: float | None = None,
+    **settings: Any,
+) -> ComponentResource:
     items = tuple(MetadataItem(name=key, value=value) for key, value in settings.items())
-    return ComponentResource(name=name, spec=ComponentSpec(type=kind, metadata=items), scopes=scopes)
+    spec = ComponentSpec(type=kind, metadata=items, init_timeout_s=init_timeout_s)
+    return ComponentResource(name=name, spec=spec, scopes=scopes)
 
 
 class Api:
@@ -39,12 +47,14 @@ class Api:
         runtime: It, on the loop of its thread: `call` runs things there.
         bus: What `pubsub.in-memory` components publish on.
         ports: app id -> (HTTP port, gRPC port).
+        common: Components that tests of a file share.
+        opened: Name of a component -> its driver, of stores.
+        jetstream: Makes the bus of `pubsub.jetstream` components.
     """
 
-    def __init__(self, *apps: App, folder: Path, nats_url: str = "", **more: Any) -> None:
+    def __init__(self, *apps: App, folder: Path, **more: Any) -> None:
         self._apps = apps
         self._folder = folder
-        self._nats_url = nats_url
         self._more = more
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
@@ -53,7 +63,9 @@ class Api:
         self._failure: BaseException | None = None
         self.runtime: DaprRuntime
         self.bus: MemoryBus
+        self.common: list[ComponentResource] = []
         self.opened: dict[str, Any] = {}
+        self.jetstream: Callable[[], JetStreamBus] | None = None
         self.ports: dict[str, tuple[int, int]] = {}
         self.registered: dict[str, RegisteredApp] = {}
 
@@ -140,11 +152,9 @@ class Api:
             await self._stop.wait()
 
     async def _bus(self, wanted: Component) -> Any:
-        if wanted.type == "pubsub.jetstream":
-            found = self.opened.get(wanted.name)
-            if found is None:
-                found = self.opened[wanted.name] = JetStreamBus(self._nats_url)
-                await found.open()
+        if self.jetstream is not None and wanted.type == "pubsub.jetstream":
+            found = self.jetstream()
+            await found.open()
             return found
         return self.bus
 

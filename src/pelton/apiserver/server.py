@@ -10,10 +10,9 @@ import asyncio
 import socket
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import uvicorn
-from starlette.applications import Starlette
 
 __all__ = ["ApiServer"]
 
@@ -28,7 +27,7 @@ class ApiServer:
     supervisor.
 
     Args:
-        app: The application of `rest.create_app`.
+        app: The application of `rest.create_app`, or another one; its `state.stopping` is set, if any.
         sock: Listening or only bound; closed on leaving.
         certfile: PEM of the leaf and its chain; None serves plain HTTP (tests).
         keyfile: PEM of the key.
@@ -37,7 +36,7 @@ class ApiServer:
 
     def __init__(
         self,
-        app: Starlette,
+        app: Any,
         sock: socket.socket,
         certfile: str | Path | None = None,
         keyfile: str | Path | None = None,
@@ -92,7 +91,9 @@ class ApiServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._app.state.stopping.set()
+        state = getattr(self._app, "state", None)
+        if state is not None:
+            state.stopping.set()
         server, self._server = self._server, None
         if server is not None:
             try:

@@ -38,6 +38,10 @@ scaler_app = typer.Typer(help="What triggers read, and the replicas it gives.", 
 app.add_typer(scaler_app, name="scaler")
 token_app = typer.Typer(help="Tokens for others to use the API with.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
+dapr_app = typer.Typer(help="Apps written against Dapr.", no_args_is_help=True)
+app.add_typer(dapr_app, name="dapr")
+# Dapr's own flags are read by dapr_flags.py: scripts write them in ways that click does not take.
+_OWN_FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace of the function.")]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait.")]
@@ -826,6 +830,22 @@ def why_route(
 
     output = _one_of(output, "table", "yaml", "json")
     _exit(run(Home(), url, method=method, headers=header or (), output=output))
+
+
+@dapr_app.command("run", context_settings=_OWN_FLAGS, add_help_option=False)
+def dapr_run() -> None:
+    """Run an app with Dapr's API beside it: dapr run's own flags, see pelton dapr run --help."""
+    from pelton.cli.dapr_run import dapr_run as run
+
+    _exit(run(sys.argv[sys.argv.index("run") + 1 :]))
+
+
+@app.command(context_settings=_OWN_FLAGS, add_help_option=False)
+def daprd() -> None:
+    """Serve one app's Dapr API: daprd's own flags, see pelton daprd --help."""
+    from pelton.cli.dapr_run import daprd as run
+
+    _exit(run(sys.argv[sys.argv.index("daprd") + 1 :]))
 
 
 @app.command()

@@ -113,6 +113,21 @@ class EventTraces:
             event.attributes["traceparent"] = str(hop.context)
         return hop
 
+    def begin(self, traceparent: str, *, name: str, kind: str, tags: dict[str, str]) -> Hop | None:
+        """Return the hop of a call whose `traceparent` asks for a trace, else None.
+
+        Args:
+            traceparent: Of the call; "" for none.
+            name: Such as `publish orders`.
+            kind: `producer`, `consumer`, `client` or `server`.
+            tags: OpenTelemetry's names.
+        """
+        parent = sampled(traceparent) if traceparent else None
+        if parent is None:
+            return None
+        own = Context(trace_id=parent.trace_id, span_id=new_span_id())
+        return Hop(self._emit, own, parent.span_id, name=name, kind=kind, tags=tags)
+
     def output(self, namespace: str, name: str, target: OutputBinding, output: Output) -> Hop | None:
         """Return the hop of an output of a traced invocation, else None."""
         parent = sampled(output.traceparent) if output.traceparent else None

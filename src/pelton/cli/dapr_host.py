@@ -1,0 +1,330 @@
+"""A runtime for apps with everything around it: their ports, what they are told, what they are asked.
+
+Puts `compat/dapr/runtime.py` (what apps call) and `compat/dapr/callbacks.py` (what calls apps) together with
+the drivers and a dispatcher. One host serves any number of apps; each has ports of its own, by which it is
+known. Made by `dapr_alone.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pelton import __version__
+from pelton.apiserver.server import ApiServer
+from pelton.cli.dapr_drivers import BINDING_TRIGGERS, drivers
+from pelton.cli.dapr_feeds import AppFeeds
+from pelton.cli.dapr_resources import Resources
+from pelton.clock import Clock
+from pelton.compat.dapr.apps import App, RegisteredApp
+from pelton.compat.dapr.callbacks import Callbacks, Settings
+from pelton.compat.dapr.faults import Fault
+from pelton.compat.dapr.grpc_server import GrpcServer
+from pelton.compat.dapr.http_server import HttpApi
+from pelton.compat.dapr.invocation import AppInvocation, Target
+from pelton.compat.dapr.replicas import Replicas
+from pelton.compat.dapr.resiliency import Calls
+from pelton.compat.dapr.runtime import DaprRuntime
+from pelton.compat.dapr.subscriptions import TopicSubscription, declared_for
+from pelton.dataplane import state_query
+from pelton.dataplane.event_traces import NO_TRACES, EventTraces
+from pelton.errors import DeliveryError, PortInUseError
+from pelton.model.desired import Component
+from pelton.plan.resiliency import Policies
+from pelton.ports import Bus, Ledger
+
+__all__ = ["AppPorts", "DaprHost", "channel_for"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppPorts:
+    """Where an app reaches its runtime.
+
+    Attributes:
+        host: Address.
+        http, grpc: TCP ports, 0 for free ones; -1 for none.
+        sockets: Directory of the unix sockets `dapr-<app id>-http.socket` and `-grpc.socket`; "" for TCP.
+    """
+
+    host: str = "127.0.0.1"
+    http: int = 0
+    grpc: int = 0
+    sockets: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    registered: RegisteredApp
+    stack: AsyncExitStack
+    ports: AppPorts
+    replicas: Replicas | None = None
+
+
+class DaprHost:
+    """Serves apps; an async context manager.
+
+    Args:
+        bus_of: Returns the bus of a component that brings events.
+        ledger: Keeps retries and dead letters.
+        clock: Time.
+        folder: Where state stores keep files.
+        kubeconfig: The platform's, None without one.
+        secrets: Entries of the platform's Secrets; None without one.
+        variables: What `envRef` may name.
+        traces: Takes hops.
+        find: Finds apps elsewhere, by namespace and app id.
+        on_pending: Told how many events wait for an app.
+        shutdown: Told by an app to end its runtime; None ends nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        bus_of: Callable[[Component], Awaitable[Bus]],
+        ledger: Ledger,
+        clock: Clock,
+        folder: Path,
+        kubeconfig: Path | None = None,
+        secrets: Callable[[str, str], Awaitable[Mapping[str, str] | None]] | None = None,
+        variables: Mapping[str, str] | None = None,
+        traces: EventTraces = NO_TRACES,
+        find: Callable[[str, str], Awaitable[Target | None]] | None = None,
+        on_pending: Callable[[str, str, int], None] | None = None,
+        shutdown: Callable[[RegisteredApp, bool], None] | None = None,
+    ) -> None:
+        calls = Calls(clock, random.random)
+        self._bus_of = bus_of
+        self._clock = clock
+        self.runtime = DaprRuntime(
+            drivers(bus_of=bus_of, clock=clock, folder=folder, kubeconfig=kubeconfig),
+            clock=clock,
+            query=state_query.run,
+            version=__version__,
+            secrets=secrets,
+            variables=variables,
+            pod_name=socket.gethostname(),
+            traces=traces,
+            calls=calls,
+            shutdown=shutdown,
+        )
+        self.feeds = AppFeeds(
+            self.runtime.apps,
+            open_bus=self._open_bus,
+            ledger=ledger,
+            clock=clock,
+            traces=traces,
+            on_pending=on_pending,
+        )
+        self.callbacks = Callbacks(
+            feeds=self.feeds,
+            invoker=self.feeds.invoker,
+            components=self.runtime.components,
+            declared=self._declared,
+            policies=self._policies,
+            calls=calls,
+            send=self._send,
+            trigger_types=BINDING_TRIGGERS,
+            clock=clock,
+        )
+        self.runtime.streams = self.callbacks.streams
+        self.runtime.invocation = AppInvocation(
+            self.runtime.apps, policies=self._policies, calls=calls, find=find, traces=traces
+        )
+        self._resources = Resources()
+        self._open: dict[str, _Open] = {}
+        self._cached_policies: dict[str, Policies] = {}
+
+    async def __aenter__(self) -> DaprHost:
+        await self.feeds.start()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    def sync(self, resources: Resources) -> None:
+        """Make these the resources; what did not change goes on undisturbed."""
+        self._resources = resources
+        self._cached_policies.clear()
+        self.runtime.sync(
+            components=resources.components,
+            resiliencies=resources.resiliencies,
+            endpoints=resources.endpoints,
+        )
+        self.callbacks.refresh()
+
+    async def serve(
+        self, app: App, replicas: Replicas | None, ports: AppPorts, settings: Settings | None = None
+    ) -> AppPorts:
+        """Serve an app: open its ports, ask what it wants, bring it that. One that is served is changed.
+
+        Args:
+            app: Who.
+            replicas: The way to it, closed by this host; None for an app that is never called.
+            ports: Where it reaches the runtime.
+            settings: How it is asked.
+
+        Returns:
+            The ports with their numbers.
+
+        Raises:
+            PortInUseError: Somebody else has one of them.
+        """
+        known = self._open.get(app.key)
+        if known is not None and known.registered.app == app and known.ports == ports:
+            return known.ports
+        if known is not None:
+            await self.leave(app.key)
+        registered = self.runtime.apps.put(app)
+        registered.channel = replicas
+        stack = AsyncExitStack()
+        try:
+            bound = await self._listen(registered, ports, stack)
+        except BaseException:
+            await stack.aclose()
+            self.runtime.apps.remove(app.app_id, app.namespace)
+            raise
+        self._open[app.key] = _Open(registered, stack, bound, replicas=replicas)
+        self.callbacks.serve(registered, settings or Settings())
+        return bound
+
+    def find(self, key: str) -> RegisteredApp | None:
+        """Return a served app by `namespace/app_id`."""
+        found = self._open.get(key)
+        return found.registered if found is not None else None
+
+    async def leave(self, key: str) -> None:
+        """Stop serving an app: deliveries first, then its ports. Safe to repeat."""
+        found = self._open.pop(key, None)
+        if found is None:
+            return
+        self._cached_policies.pop(key, None)
+        await self.callbacks.leave(key)
+        await found.stack.aclose()
+        app = found.registered.app
+        self.runtime.apps.remove(app.app_id, app.namespace)
+        if found.replicas is not None:
+            await found.replicas.close()
+
+    async def close(self, grace_s: float = 4.0) -> None:
+        """Stop serving all; what is not done within `grace_s` seconds stays with the brokers."""
+        try:
+            async with asyncio.timeout(grace_s):
+                await asyncio.gather(*(self.leave(key) for key in list(self._open)))
+        except TimeoutError:
+            pass
+        await self.callbacks.close()
+        await self.feeds.stop(0.0)
+        await self.runtime.close()
+
+    def apps(self) -> list[RegisteredApp]:
+        """Return the apps that are served."""
+        return [found.registered for found in self._open.values()]
+
+    async def _listen(self, registered: RegisteredApp, ports: AppPorts, stack: AsyncExitStack) -> AppPorts:
+        app = registered.app
+        http = grpc = -1
+        if ports.grpc >= 0:
+            address = (
+                f"unix:{ports.sockets}/dapr-{app.app_id}-grpc.socket"
+                if ports.sockets
+                else f"{_bracketed(ports.host)}:{ports.grpc}"
+            )
+            try:
+                server = await stack.enter_async_context(
+                    GrpcServer(
+                        self.runtime,
+                        registered.identify,
+                        address,
+                        body_limit_bytes=app.body_limit_bytes,
+                    )
+                )
+            except OSError as exc:
+                raise PortInUseError(
+                    f"--dapr-grpc-port {ports.grpc} is taken", hint="Name another one, or none."
+                ) from exc
+            grpc = server.port
+        if ports.http >= 0:
+            sock = _bound(ports, f"dapr-{app.app_id}-http.socket")
+            api = HttpApi(self.runtime, registered.identify, body_limit_bytes=app.body_limit_bytes)
+            await stack.enter_async_context(ApiServer(api, sock))
+            http = 0 if ports.sockets else sock.getsockname()[1]
+        return AppPorts(host=ports.host, http=http, grpc=grpc, sockets=ports.sockets)
+
+    def _declared(self, app: App) -> list[TopicSubscription]:
+        return declared_for(self._resources.subscriptions, app_id=app.app_id, namespace=app.namespace)
+
+    def _policies(self, app: App) -> Policies:
+        found = self._cached_policies.get(app.key)
+        if found is None:
+            mine = [each for each in self._resources.resiliencies if each.namespace in ("", app.namespace)]
+            found = self._cached_policies[app.key] = Policies(mine, app.app_id)
+        return found
+
+    async def _open_bus(self, app: App, component: Component) -> Bus:
+        if component.type.startswith("bindings."):
+            return await self._bus_of(_plain(component))
+        found: Bus | None = await self.runtime.components.get("pubsub", app, component.name)
+        if found is None:
+            raise DeliveryError(f"component {component.name} is gone")
+        return found
+
+    async def _send(self, registered: RegisteredApp, name: str, data: bytes) -> None:
+        try:
+            done = await self.runtime.bindings.invoke(registered.app, name, "create", data, {})
+        except Fault as fault:
+            raise DeliveryError(fault.message) from fault
+        if not done.ok:
+            raise DeliveryError(done.error or f"binding {name} refused it")
+
+
+def _plain(component: Component) -> Component:
+    """Return a component without the app whose it is, so that equal ones are the same."""
+    return Component(
+        namespace=component.namespace,
+        name=component.name,
+        type=component.type,
+        version=component.version,
+        metadata=component.metadata,
+    )
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _bound(ports: AppPorts, name: str) -> socket.socket:
+    if ports.sockets:
+        path = Path(ports.sockets) / name
+        path.unlink(missing_ok=True)
+        made = socket.socket(socket.AF_UNIX)
+        made.bind(str(path))
+        path.chmod(0o600)
+    else:
+        try:
+            made = socket.create_server((ports.host, ports.http), backlog=1024)
+        except OSError as exc:
+            raise PortInUseError(
+                f"--dapr-http-port {ports.http} is taken", hint="Name another one, or none."
+            ) from exc
+    made.setblocking(False)
+    return made
+
+
+def channel_for(app: App) -> Any:
+    """Return a channel to an app by its protocol and address; None for an app that does not listen."""
+    if not app.is_called:
+        return None
+    address: tuple[str, int] | str = app.socket or (app.address, app.port)
+    if app.speaks_grpc:
+        from pelton.compat.dapr.channel_grpc import GrpcChannel
+
+        return GrpcChannel(address, token=app.app_token, limit_bytes=app.body_limit_bytes)
+    from pelton.compat.dapr.channel_http import HttpChannel
+
+    return HttpChannel(address, token=app.app_token)

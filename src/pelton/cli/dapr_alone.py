@@ -26,8 +26,7 @@ from pelton.cli.dapr_resources import (
     load_folders,
     stamp,
 )
-from pelton.cli.dapr_run import Served
-from pelton.cli.dapr_settings import settings_of
+from pelton.cli.dapr_settings import Served, settings_of
 from pelton.cli.home import Home
 from pelton.clock import Clock, SystemClock
 from pelton.compat.dapr.apps import RegisteredApp

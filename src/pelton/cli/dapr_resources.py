@@ -1,6 +1,7 @@
 """Resources of Dapr from files: every YAML file of the resources paths, and the Configuration.
 
-Used by `pelton dapr run` and `pelton daprd`. Only the kinds' own tables are loaded, not all that the API server knows: a start is to be quick.
+Used by `pelton dapr run` and `pelton daprd`.
+Only the kinds' own tables are loaded, not all that the API server knows: a start is to be quick.
 Source: contracts, Dapr components, section 1 (standalone loading).
 """
 

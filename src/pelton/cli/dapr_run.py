@@ -13,14 +13,14 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from pelton.cli.dapr_app import AppProcess
 from pelton.cli.dapr_flags import DAPRD, RUN, Parsed, help_text, parse
+from pelton.cli.dapr_settings import Served
 from pelton.errors import UsageError
 
 __all__ = ["dapr_run", "daprd"]
@@ -28,25 +28,6 @@ __all__ = ["dapr_run", "daprd"]
 _INFO: Final = "\u2139\ufe0f "
 _DONE: Final = "✅ "
 _FAIL: Final = "❌ "
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """An app that is served: where it reaches the runtime, and what tells that the runtime is gone.
-
-    Attributes:
-        host, http, grpc: Address and ports.
-        ready: Returns once the app has been asked what it wants.
-        ended: Returns with a sentence when the runtime ends.
-        place: For people: where the runtime is.
-    """
-
-    host: str
-    http: int
-    grpc: int
-    ready: Callable[[], Any]
-    ended: Callable[[], Any]
-    place: str = ""
 
 
 def dapr_run(arguments: Sequence[str]) -> int:

@@ -1,11 +1,13 @@
 """What flags and environment say about an app, as the runtime takes it.
 
-Plain data, so that it can travel to another process. Used by `dapr_alone.py`. Source: contracts, Dapr HTTP, sections 5 to 7.
+Plain data, so that it can travel to another process. Used by `dapr_alone.py`.
+Source: contracts, Dapr HTTP, sections 5 to 7.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from pelton.cli.dapr_flags import Parsed
 from pelton.compat.dapr.apps import App, AppHealth
 from pelton.model.dapr import DaprConfiguration
 
-__all__ = ["AppSettings", "settings_of"]
+__all__ = ["AppSettings", "Served", "settings_of"]
 
 
 class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +43,25 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     configuration: tuple[str, ...] = ()
     own_namespace: str = ""
     ask: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """An app that is served: where it reaches the runtime, and what tells that the runtime is gone.
+
+    Attributes:
+        host, http, grpc: Address and ports.
+        ready: Returns once the app has been asked what it wants.
+        ended: Returns with a sentence when the runtime ends.
+        place: For people: where the runtime is.
+    """
+
+    host: str
+    http: int
+    grpc: int
+    ready: Callable[[], Any]
+    ended: Callable[[], Any]
+    place: str = ""
 
 
 def settings_of(

@@ -41,6 +41,7 @@ SECTIONS = {
     "apply": 300,
     "cel": 60,
     "elasticity": 120,
+    "events": 420,
 }
 """Section (module of this package with `rows()`) -> seconds after which it is ended; installs included."""
 

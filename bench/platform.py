@@ -157,6 +157,14 @@ class Api:
             raise RuntimeError(f"the API answered {status}: {answer[:300]!r}")
         return took
 
+    async def delete(self, name: str) -> None:
+        """Delete a Function; returns when the API has accepted it."""
+        self._send("DELETE", f"{_FUNCTIONS}/{name}", b"")
+        status, head = await self._head()
+        await self._reader.readexactly(int(head.partition(b"content-length:")[2].split(None, 1)[0]))
+        if status not in (200, 202):
+            raise RuntimeError(f"the API answered {status} to the deletion of {name}")
+
     async def states(self, timeout_s: float) -> AsyncIterator[tuple[str, str]]:
         """Watch all Functions, those that exist first: (name, state of serving, or of a failed build)."""
         self._send("GET", f"{_FUNCTIONS}?watch=true&timeoutSeconds={int(timeout_s)}", b"")

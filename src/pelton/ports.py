@@ -5,10 +5,12 @@ Each method states ordering, idempotence, errors and what cancelling leaves behi
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
 
 from pelton.model.desired import Desired, Subscription
 from pelton.model.invocation import Delivered, Event
@@ -17,6 +19,7 @@ from pelton.model.snapshot import FunctionObserved
 from pelton.model.state import StateChange, StateItem
 
 __all__ = [
+    "BatchInvoker",
     "Binding",
     "Bus",
     "ConfigurationItem",
@@ -41,9 +44,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """A message on the bus.
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """A message on the bus. A struct: one is built per event.
 
     Attributes:
         topic: Topic (NATS subject, Kafka topic).
@@ -55,9 +57,9 @@ class Message:
 
     topic: str
     data: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     id: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 class Delivery(Protocol):
@@ -316,11 +318,14 @@ class EventResult:
 
     Attributes:
         outcome: `ok`, `error` (an attempt), `drop` (dead letter at once), or `busy` (no attempt: nobody took
-        it). reason: One line for logs and dead letters.
+            it).
+        reason: One line for logs and dead letters.
+        died: The worker died while it held the event, and maybe others of the same batch.
     """
 
     outcome: str
     reason: str = ""
+    died: bool = False
 
 
 class Invoker(Protocol):
@@ -333,6 +338,60 @@ class Invoker(Protocol):
 
         A worker's death while it holds the event is an `error`; a full queue or a failed wake is `busy`.
         `timeout_s` is the function's limit, 0 for none; exceeding it is an `error`.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchInvoker(Invoker, Protocol):
+    """An invoker that also takes several events at once."""
+
+    async def invoke_run(
+        self,
+        subscription: Subscription,
+        *,
+        more: Callable[[int], Sequence[tuple[str, Event]]],
+        done: Callable[[int], None],
+        timeout_s: float,
+    ) -> EventResult | None:
+        """Have one worker handle events in order, up to the first that does not end well.
+
+        Cancelling it tells the worker.
+
+        Args:
+            subscription: Whose events they are.
+            more: Asked for the next events, (invocation id, event) each, whenever there is room for some;
+                takes how many, at most. The run is over when all that it gave have ended.
+            done: Told how many further events have ended well; may ask for more at once.
+            timeout_s: The function's limit for each, 0 for none.
+
+        Returns:
+            The outcome of the first event that did not end well, `busy` when it has not begun; None when
+            there is none. What is behind it has not begun.
+        """
+        ...
+
+    async def invoke_many(
+        self,
+        subscription: Subscription,
+        events: Sequence[tuple[str, Event]],
+        *,
+        settled: Callable[[Sequence[tuple[int, EventResult]]], None],
+        timeout_s: float,
+    ) -> str:
+        """Deliver events of which each runs as if it were alone; returns when no worker has any of them.
+
+        Cancelling it tells the workers.
+
+        Args:
+            subscription: Whose events they are.
+            events: (invocation id, event) each.
+            settled: Told of outcomes as they come, by index into `events`; never of `busy`.
+            timeout_s: The function's limit for each, 0 for none.
+
+        Returns:
+            Why some were not taken, "" when there is nothing to say. What `settled` was not told of has not
+            begun, and is no attempt.
         """
         ...
 

@@ -51,6 +51,7 @@ from pelton.ports import Binding, Bus, Message, StateStore
 __all__ = ["Runtime", "main"]
 
 _CLUSTER: Final = "default"
+_SWITCH_S: Final = 0.0005
 _NOTIFICATION_KINDS: Final[Mapping[str, Callable[[dict[str, Any]], tuple[Any, list[Any]]]]] = {
     "Receiver": notification.decode,
     "Config": notification_routing.CONFIG.decode,
@@ -332,6 +333,8 @@ def _binding(component: Component) -> Binding:
 def main() -> None:
     """Run until SIGTERM."""
     log.setup("runtime")
+    # Threads of client libraries hand records over in many small steps, each of which waits for the lock.
+    sys.setswitchinterval(_SWITCH_S)
 
     async def run() -> None:
         await Runtime(Settings.load(sys.argv[1])).run()

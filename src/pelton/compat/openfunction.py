@@ -364,10 +364,10 @@ def _reply(value: Any, context: UserContext, invocation: Invocation) -> Reply:
         return value if isinstance(value, Reply) else to_reply(value)
     if isinstance(value, FunctionOut):
         context.out = value
-    if context.failed_outputs:
+    if context._failed_outputs:
         return Reply(500, error="; ".join(context.failed_outputs))
-    out = context.out
-    if out.code >= 400:
+    out = context._out
+    if out is not None and out.code >= 400:
         # By the Go model: a topic's event comes back only when asked for, a binding's always.
         again = invocation.event.kind != "topic" or str(out.metadata.get("retry", "")).lower() == "true"
         return Reply(500, retry=again, error=str(out.error or f"the function set code {out.code}"))

@@ -20,12 +20,30 @@ from pelton.model.invocation import Deferred, Delivered, Event, Output
 from pelton.model.span import SpanRecord
 from pelton.model.state import StateAnswer, StateCall
 
-__all__ = ["OUTPUT_WAIT_S", "Control"]
+__all__ = ["OUTPUT_WAIT_S", "BatchResults", "Control"]
 
 OUTPUT_WAIT_S: Final = 30.0
 """Longest wait for an output's answer, the runtime's absence included."""
 
 _log = get(__name__)
+_batch = msgspec.msgpack.Decoder(tuple[int, bool, float, list[tuple[str, Event]]])
+_more = msgspec.msgpack.Decoder(tuple[int, list[tuple[str, Event]]])
+
+
+class BatchResults(msgspec.Struct, array_like=True):
+    """What a worker tells of a batch of events, maybe in several pieces.
+
+    Attributes:
+        number: The batch's, unique on its connection.
+        done: Indices of events that ended well, in the order in which they did.
+        failures: (index, outcome, reason) of others; `busy` has not begun.
+        over: Whether nothing more of the batch runs or will run.
+    """
+
+    number: int
+    done: list[int] = msgspec.field(default_factory=list)
+    failures: list[tuple[int, str, str]] = msgspec.field(default_factory=list)
+    over: bool = False
 
 
 class Control:
@@ -34,7 +52,10 @@ class Control:
     Args:
         describe: Returns the answer to `hello`.
         accept: Takes (peer, invocation id, event, timeout in seconds or 0 for the default).
+        accept_batch: Takes (peer, number, whether in order, timeout as above, [(invocation id, event)]).
+        extend_batch: Takes (peer, number, events as above) for a batch in order that may have ended.
         cancel: Takes (peer, invocation id).
+        cancel_batch: Takes (peer, number).
         drain: Takes a grace in seconds; returns when nothing runs any more or the grace has passed.
         drained: Called right after a drain was answered.
     """
@@ -44,13 +65,19 @@ class Control:
         *,
         describe: Callable[[], dict[str, Any]],
         accept: Callable[[wire.Peer, str, Event, float], None],
+        accept_batch: Callable[[wire.Peer, int, bool, float, list[tuple[str, Event]]], None],
+        extend_batch: Callable[[wire.Peer, int, list[tuple[str, Event]]], None],
         cancel: Callable[[wire.Peer, str], None],
+        cancel_batch: Callable[[wire.Peer, int], None],
         drain: Callable[[float], Awaitable[None]],
         drained: Callable[[], None],
     ) -> None:
         self._describe = describe
         self._accept = accept
+        self._accept_batch = accept_batch
+        self._extend_batch = extend_batch
         self._cancel = cancel
+        self._cancel_batch = cancel_batch
         self._drain = drain
         self._drained = drained
         self._peers: set[wire.Peer] = set()
@@ -59,15 +86,19 @@ class Control:
         self._runtime: wire.Peer | None = None
         self._runtime_came = asyncio.Event()
         self._outcomes: dict[wire.Peer, list[tuple[str, str, str]]] = {}
+        self._results: dict[tuple[wire.Peer, int], BatchResults] = {}
         self._server: asyncio.AbstractServer | None = None
 
     async def start(self, sock: Any) -> None:
         """Serve on a listening unix socket."""
-        handlers = {
+        handlers: wire.Handlers = {
             "hello": self._on_hello,
             "drain": self._on_drain,
             "events": self._on_events,
+            "batch": wire.Direct(self._on_batch),
+            "more": wire.Direct(self._on_more),
             "cancel": self._on_cancel,
+            "cancel-batch": self._on_cancel_batch,
         }
         self._server = await wire.serve(sock, handlers, name="ctl", on_connect=self._peers.add)
 
@@ -76,6 +107,7 @@ class Control:
         if self._server is not None:
             self._server.close()
         self._flush()
+        self._flush_results()
         self._flush_spans()
         for peer in list(self._peers):
             try:
@@ -97,6 +129,20 @@ class Control:
         if not self._outcomes:
             asyncio.get_running_loop().call_soon(self._flush)
         self._outcomes.setdefault(peer, []).append((invocation_id, outcome, reason))
+
+    def results(self, peer: wire.Peer, number: int) -> BatchResults:
+        """Return what a peer is told of a batch at the end of this loop turn, to be added to."""
+        found = self._results.get((peer, number))
+        if found is None:
+            if not self._results:
+                asyncio.get_running_loop().call_soon(self._flush_results)
+            found = self._results[peer, number] = BatchResults(number)
+        return found
+
+    def _flush_results(self) -> None:
+        results, self._results = self._results, {}
+        for (peer, _), item in results.items():
+            peer.note("results", item)
 
     def span(self, span: SpanRecord) -> None:
         """Hand a finished span to the node; those of one loop turn travel together, some may get lost."""
@@ -215,6 +261,46 @@ class Control:
                 self.outcome(peer, invocation_id, "drop", f"the event cannot be read: {exc}")
                 continue
             self._accept(peer, invocation_id, event, float(timeout_s or 0.0))
+
+    def _on_batch(self, peer: wire.Peer, raw: msgspec.Raw) -> None:
+        try:
+            number, ordered, timeout_s, events = _batch.decode(raw)
+        except msgspec.ValidationError as exc:
+            # A driver's mistake in one of them; which one, the reader of all at once does not know.
+            self._read_singly(peer, raw, str(exc))
+            return
+        self._accept_batch(peer, number, ordered, timeout_s, events)
+
+    def _on_more(self, peer: wire.Peer, raw: msgspec.Raw) -> None:
+        try:
+            number, events = _more.decode(raw)
+        except msgspec.ValidationError as exc:
+            _log.error("events of a batch cannot be read: %s", exc)
+            number = msgspec.msgpack.decode(raw)[0]
+            self._cancel_batch(peer, number)  # comes again in a batch that begins with the one meant
+            return
+        self._extend_batch(peer, number, events)
+
+    def _read_singly(self, peer: wire.Peer, raw: msgspec.Raw, why: str) -> None:
+        """Run what can be read before the first event of a batch that cannot, which is dropped."""
+        number, ordered, timeout_s, items = msgspec.msgpack.decode(raw)
+        events: list[tuple[str, Event]] = []
+        for index, item in enumerate(items):
+            try:
+                events.append(msgspec.convert(item, tuple[str, Event]))
+            except msgspec.ValidationError:
+                _log.error("event %d of a batch cannot be read: %s", index, why)
+                break
+        if events:  # what is behind them has not begun and comes again
+            self._accept_batch(peer, number, ordered, timeout_s, events)
+            return
+        results = self.results(peer, number)
+        results.failures.append((0, "drop", f"the event cannot be read: {why}"))
+        results.over = True
+
+    async def _on_cancel_batch(self, peer: wire.Peer, body: Any) -> None:
+        for number in body:
+            self._cancel_batch(peer, number)
 
     async def _on_cancel(self, peer: wire.Peer, body: Any) -> None:
         for invocation_id in body:

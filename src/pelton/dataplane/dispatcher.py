@@ -5,30 +5,35 @@ each event and carries out what `retry.py` decides. An event is finished at the 
 follows from it is stored: attempts before the NAK, the copy in the retry stream or the dead letter before
 the ack. So the death of this process, or of the broker, at any point loses nothing and counts as no
 attempt.
-Where a broker keeps an order (Kafka, within a partition), the next event of a lane waits for the outcome of
-the one before, its retries with short waits included; lanes run side by side.
-Called by the runtime process, which hands in the bus of each component.
+Events travel to workers in batches. Where a broker keeps an order (Kafka, within a partition), the events of
+a lane are one run that grows while it goes on (`batching.py`); an event that fails ends it and is tried again
+here, short waits included, before what is behind goes on; lanes run side by side.
+Called by the runtime process, which hands in the bus of each component; `event_of.py` says what a function
+gets, `lanes.py` keeps what is under way. Over 600 lines, since all of a feed acts on the same deliveries.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
+
+import msgspec
 
 from pelton import errors
 from pelton.clock import Clock
 from pelton.dataplane import retry
-from pelton.dataplane.event_traces import NO_TRACES, EventTraces
+from pelton.dataplane.batching import RunLength
+from pelton.dataplane.event_of import to_event
+from pelton.dataplane.event_traces import NO_TRACES, EventTraces, Hop
+from pelton.dataplane.lanes import Batch, Held, Lane, lost
 from pelton.log import get
-from pelton.model import cloudevent
 from pelton.model.desired import Component, Desired, Subscription
 from pelton.model.invocation import Event
 from pelton.plan import names
-from pelton.ports import Bus, Delivery, EventResult, Invoker, Ledger, Message
+from pelton.ports import BatchInvoker, Bus, Delivery, EventResult, Invoker, Ledger, Message
 
 __all__ = ["Dispatcher", "FeedStats", "Unwrap", "to_event"]
 
@@ -66,64 +71,6 @@ class FeedStats:
     lanes: int = 0
 
 
-def to_event(subscription: Subscription, message: Message, *, key: str, attempt: int) -> Event:
-    """Return what a function gets for a message: unwrapped when it is a CloudEvent, as it is otherwise.
-
-    Args:
-        subscription: Names component and topic.
-        message: As the broker has it.
-        key: Identity of the delivery: the id of an event that brings none.
-        attempt: 1 for the first.
-    """
-    component = subscription.component
-    metadata = {**message.headers, "Topic": message.topic}
-    offset = key.rpartition(":")[2]
-    if offset.isdecimal():
-        metadata.setdefault("__offset", offset)
-    if subscription.deferred:
-        return Event(
-            kind="deferred",
-            component=component.name,
-            component_type=component.type,
-            topic="",
-            data=message.data,
-            content_type=message.headers.get("Content-Type", ""),
-            attributes={"id": message.headers.get("Nats-Msg-Id") or message.id or key},
-            metadata=metadata,
-            attempt=attempt,
-        )
-    found = cloudevent.from_message(message.headers, message.data)
-    if found is not None:
-        attributes, data, content_type = found.attributes(), found.data, found.content_type
-    else:
-        data = message.data
-        content_type = next(
-            (value for name, value in message.headers.items() if name.lower() == "content-type"), ""
-        )
-        if not content_type:
-            content_type = "application/json" if data[:1] in {b"{", b"["} else "application/octet-stream"
-        attributes = {
-            "specversion": "1.0",
-            "id": message.headers.get("Nats-Msg-Id") or message.id or key,
-            "source": f"{component.namespace}/{component.name}",
-            "type": cloudevent.DAPR_TYPE,
-            "datacontenttype": content_type,
-        }
-    attributes.setdefault("topic", message.topic)
-    attributes.setdefault("pubsubname", component.name)
-    return Event(
-        kind="topic" if subscription.topic else "binding",
-        component=component.name,
-        component_type=component.type,
-        topic=message.topic if subscription.topic else "",
-        data=data,
-        content_type=content_type,
-        attributes=attributes if subscription.topic else {},
-        metadata=metadata,
-        attempt=attempt,
-    )
-
-
 def _options(subscription: Subscription) -> dict[str, str]:
     """Return the component's metadata; where it names no consumer it is Dapr's, the app."""
     metadata = subscription.component.metadata
@@ -139,10 +86,6 @@ class Unwrap(Protocol):
     def __call__(self, subscription: Subscription, message: Message, *, key: str, attempt: int) -> Event:
         """Return the event."""
         ...
-
-
-def _lost(delivery: Delivery) -> bool:
-    return bool(getattr(delivery, "lost", False))
 
 
 class _Feed:
@@ -173,13 +116,15 @@ class _Feed:
         self._bus: Bus | None = None
         self._attempts: dict[str, int] = {}
         self._waiting: dict[str, float] = {}  # delivery key -> monotonic seconds when its NAK's delay ends
-        self._held: dict[int, Delivery] = {}
+        self._held: dict[int, Held] = {}
         self._handlers: set[asyncio.Task[None]] = set()
         self._fetchers: list[asyncio.Task[None]] = []
-        self._lanes: dict[str, deque[Delivery]] = {}  # what waits behind the event that its lane works on
+        self._lanes: dict[str, Lane] = {}
+        self.length = RunLength(2 * subscription.batch_size)
+        self._done: list[Delivery] = []  # ended well; acknowledged together in the next turn of the loop
         self._old: set[int] = set()
         self._touched = True
-        self._stopping = False
+        self.stopping = False
         self._next = 0
 
     # --- life -----------------------------------------------------------------------------------------------
@@ -193,7 +138,7 @@ class _Feed:
 
     async def stop(self, grace_s: float) -> None:
         """Stop fetching, wait for what is in flight, leave the rest unacked: the broker keeps it."""
-        self._stopping = True
+        self.stopping = True
         for task in self._fetchers:
             task.cancel()
         await asyncio.gather(*self._fetchers, return_exceptions=True)
@@ -218,12 +163,7 @@ class _Feed:
             async with aclosing(cast(Any, batches)) as iterator:
                 async for batch in iterator:
                     self.trouble = ""
-                    for delivery in batch:
-                        lane = self._lane_of(delivery)
-                        if lane:
-                            self._queue(lane, delivery)
-                        else:
-                            self._begin(delivery, self._handle(delivery))
+                    self._take(batch)
 
         await self._insist(fetch)
 
@@ -266,24 +206,46 @@ class _Feed:
         """Renew what was held at the last call already, so that the broker does not give it to others."""
         old, self._old = self._old, set(self._held)
         for number in old & self._old:
-            delivery = self._held.get(number)
-            if delivery is not None:
+            held = self._held.get(number)
+            for delivery in held.open() if held is not None else ():
                 await delivery.extend()
 
-    # --- one event ------------------------------------------------------------------------------------------
+    # --- what has arrived -----------------------------------------------------------------------------------
+
+    def _take(self, deliveries: Sequence[Delivery]) -> None:
+        """Put each delivery into its lane, and what has none into batches."""
+        free: list[Delivery] = []
+        lanes = self._lanes
+        self.stats.in_flight += len(deliveries)
+        self._touched = True
+        for delivery in deliveries:
+            name = self._lane_of(delivery)
+            if not name:
+                free.append(delivery)
+                continue
+            lane = lanes.get(name)
+            if lane is None:
+                lane = lanes[name] = Lane(self, self._clock)
+                self._spawn(self._work_through(name, lane))
+            lane.queue.append(delivery)
+        size = self.subscription.batch_size
+        for first in range(0, len(free), size):
+            self._spawn(self._work_off(free[first : first + size]))
 
     def _begin(self, delivery: Delivery, work: Any) -> None:
-        self._next += 1
-        number = self._next
-        self._held[number] = delivery
         self.stats.in_flight += 1
         self._touched = True
-        self._spawn(self._guard(work, delivery, number))
+        self._spawn(self._guard(work, delivery))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._handlers.add(task)
         task.add_done_callback(self._handlers.discard)
+
+    def _hold(self, held: Held) -> int:
+        self._next += 1
+        self._held[self._next] = held
+        return self._next
 
     def _lane_of(self, delivery: Delivery) -> str:
         """Return what an event has to wait for, "" for nothing."""
@@ -294,35 +256,162 @@ class _Feed:
             return f"{lane} {key}" if key else ""
         return lane
 
-    def _queue(self, lane: str, delivery: Delivery) -> None:
-        self.stats.in_flight += 1
-        self._touched = True
-        queue = self._lanes.get(lane)
-        if queue is not None:
-            queue.append(delivery)
-            return
-        self._lanes[lane] = queue = deque([delivery])
-        self._spawn(self._work_through(lane, queue))
+    # --- batches --------------------------------------------------------------------------------------------
 
-    async def _work_through(self, lane: str, queue: deque[Delivery]) -> None:
-        """Handle the events of a lane one after the other; at a stop the rest stays with the broker."""
+    def prepare(self, delivery: Delivery) -> tuple[str, Event, Hop | None]:
+        """Return an invocation id, what the function gets, and what is traced of it.
+
+        Raises:
+            ProtocolError: It says that it is a CloudEvent, and is none.
+        """
+        key = delivery.key
+        attempt = 1
+        if self._attempts:
+            attempt += self._attempts.get(key, 0)
+        if self._waiting:
+            self._waiting.pop(key, None)
+        event = self._unwrap(self.subscription, delivery.message, key=key, attempt=attempt)
+        return f"{key}-{attempt}-{self._next}", event, self._traces.delivery(self.subscription, event)
+
+    async def _work_off(self, deliveries: Sequence[Delivery]) -> None:
+        """Bring a batch without order to its end; what fails goes on by itself."""
+        batch = Batch(deliveries)
+        number = self._hold(batch)
+        times = 0
+        try:
+            while True:
+                why = await self._deliver(batch)
+                for delivery, result in batch.take_failures():
+                    self._spawn(self._guard(self._handle(delivery, first=result), delivery))
+                if not batch.left or self.stopping:  # unacked: the broker keeps them for the next holder
+                    return
+                times += 1
+                _log.debug("subscription %s: %d events wait: %s", self.subscription.id, batch.left, why)
+                await self._clock.sleep(retry.busy_delay(times))
+        finally:
+            self.stats.in_flight -= batch.left
+            del self._held[number]
+            self._touched = True
+
+    async def _deliver(self, batch: Batch) -> str:
+        """Have the events of a batch that are left run; returns why some did not begin."""
+        indices: list[int] = []
+        events: list[tuple[str, Event]] = []
+        for index, delivery in batch.items():
+            try:
+                invocation_id, event, hop = self.prepare(delivery)
+            except errors.ProtocolError as exc:
+                batch.settle(index, EventResult(outcome="drop", reason=str(exc)))
+                continue
+            if hop is not None:
+                batch.hops[index] = hop
+            indices.append(index)
+            events.append((invocation_id, event))
+
+        def settled(results: Sequence[tuple[int, EventResult]]) -> None:
+            ended = [batch.settle(indices[position], result) for position, result in results]
+            done = [delivery for delivery in ended if delivery is not None]
+            if done:
+                self.finish(done)
+            for delivery, result in batch.take_failures():
+                self._spawn(self._guard(self._handle(delivery, first=result), delivery))
+
+        if not events:
+            return ""
+        invoker = self._invoker
+        if isinstance(invoker, BatchInvoker):
+            return await invoker.invoke_many(
+                self.subscription, events, settled=settled, timeout_s=self.timeout_s
+            )
+
+        async def one(position: int) -> str:
+            invocation_id, event = events[position]
+            result = await invoker.invoke(
+                self.subscription, event, invocation_id=invocation_id, timeout_s=self.timeout_s
+            )
+            if result.outcome == "busy":
+                return result.reason
+            settled([(position, result)])
+            return ""
+
+        return max(await asyncio.gather(*(one(position) for position in range(len(events)))))
+
+    async def _work_through(self, name: str, lane: Lane) -> None:
+        """Handle the events of a lane in order; at a stop the rest stays with the broker."""
+        queue, times = lane.queue, 0
+        number = self._hold(lane)
         try:
             while queue:
-                delivery = queue[0]
-                if self._stopping or _lost(delivery):
-                    await delivery.nak(0.0)
-                else:
-                    self._next += 1
-                    self._held[self._next] = delivery
-                    self.stats.in_flight += 1
-                    await self._guard(self._handle(delivery, ordered=True), delivery, self._next)
-                queue.popleft()
-                self.stats.in_flight -= 1
+                if self.stopping or lost(queue[0]):
+                    await queue.popleft().nak(0.0)
+                    self.stats.in_flight -= 1
+                    continue
+                if self.subscription.linger_s and lane.short:
+                    await self._clock.sleep(self.subscription.linger_s)
+                before = lane.progress
+                lane.begin()
+                result = await self._run(lane)
+                if lane.broken:
+                    result, lane.broken = EventResult(outcome="drop", reason=lane.broken), ""
+                if lane.progress > before:
+                    times = 0
+                if result is not None and result.outcome != "busy":
+                    delivery = lane.failed(result)
+                    await self._guard(self._handle(delivery, ordered=True, first=result), delivery)
+                elif lane.progress == before:
+                    times += 1
+                    await self._clock.sleep(retry.busy_delay(times))
         finally:
             self.stats.in_flight -= len(queue)
-            del self._lanes[lane]
+            del self._lanes[name]
+            del self._held[number]
 
-    async def _guard(self, work: Awaitable[None], delivery: Delivery, number: int) -> None:
+    async def _run(self, lane: Lane) -> EventResult | None:
+        """Have a worker handle events from the front of a lane, as `ports.BatchInvoker.invoke_run` does."""
+        invoker = self._invoker
+        if isinstance(invoker, BatchInvoker):
+            return await invoker.invoke_run(
+                self.subscription, more=lane.more, done=lane.done, timeout_s=self.timeout_s
+            )
+        while events := lane.more(1):
+            invocation_id, event = events[0]
+            result = await invoker.invoke(
+                self.subscription, event, invocation_id=invocation_id, timeout_s=self.timeout_s
+            )
+            if result.outcome != "ok":
+                return result
+            lane.done(1)
+        return None
+
+    def finish(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge events that ended well, together with all others of this turn of the loop."""
+        if not self._done:
+            self._spawn(self._acknowledge())
+        self._done += deliveries
+
+    async def _acknowledge(self) -> None:
+        done, self._done = self._done, []
+        try:
+            finish = getattr(self._bus, "finish_all", None)
+            if finish is not None:
+                await finish(done)
+            else:
+                await asyncio.gather(*(delivery.ack() for delivery in done))
+            self.stats.delivered += len(done)
+            if self._attempts:
+                for delivery in done:
+                    await self._forget(delivery.key)
+        except errors.PeltonError as exc:
+            # Not confirmed by the broker, which will deliver them again: at least once.
+            _log.warning("subscription %s: %d events: %s", self.subscription.id, len(done), exc)
+        finally:
+            self.stats.in_flight -= len(done)
+            self._touched = True
+
+    # --- one event ------------------------------------------------------------------------------------------
+
+    async def _guard(self, work: Awaitable[None], delivery: Delivery) -> None:
+        number = self._hold(Held((delivery,)))
         try:
             await work
         except errors.PeltonError as exc:
@@ -338,13 +427,19 @@ class _Feed:
             self.stats.in_flight -= 1
             self._touched = True
 
-    async def _handle(self, delivery: Delivery, *, ordered: bool = False) -> None:
-        """Bring an event to its end, or to its next delivery; in order it waits here for its next attempt."""
+    async def _handle(
+        self, delivery: Delivery, *, ordered: bool = False, first: EventResult | None = None
+    ) -> None:
+        """Bring an event to its end, or to its next delivery; in order it waits here for its next attempt.
+
+        `first` is the outcome of an attempt that has just been made.
+        """
         key, message = delivery.key, delivery.message
         while True:
             self._waiting.pop(key, None)
             attempts = self._attempts.get(key, 0)
-            result = await self._invoke(message, key, attempts + 1)
+            result = first or await self._invoke(message, key, attempts + 1)
+            first = None
             decision = self._decide(result, attempts, parked=False)
             if decision.action != "nak":
                 break
@@ -359,7 +454,7 @@ class _Feed:
                 await delivery.nak(decision.delay_s)
                 return
             await self._clock.sleep(decision.delay_s)
-            if self._stopping or _lost(delivery):
+            if self.stopping or lost(delivery):
                 await delivery.nak(0.0)
                 return
         if decision.action == "ack":
@@ -400,7 +495,7 @@ class _Feed:
                 if hop is not None:
                     hop.end(result.reason if result.outcome != "ok" else "", **{"pelton.busy": str(times)})
                 return result
-            if self._stopping:
+            if self.stopping:
                 raise asyncio.CancelledError  # unacked: the broker keeps it for the next holder
             times += 1
             await self._clock.sleep(retry.busy_delay(times))
@@ -455,7 +550,7 @@ class _Feed:
         except errors.DeliveryError as exc:
             # Larger than the ledger takes. The record itself stays with its broker; the letter names it.
             cut = retry.bury(
-                replace(message, data=b""),
+                msgspec.structs.replace(message, data=b""),
                 self.subscription.id,
                 key=key,
                 attempts=decision.attempts,

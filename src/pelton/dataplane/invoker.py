@@ -1,22 +1,24 @@
 """Hands events to workers over their control sockets and matches the outcomes that come back.
 
-One connection per worker; events of one loop turn travel in one note. The worker with the fewest events in
-flight gets the next one. A connection that ends while it holds events means that their worker died: an
-attempt. With no worker, the node is asked to wake one, once at a time per function. Called by
-`dispatcher.py`; the runtime process feeds it the endpoints that the node reports.
+One connection per worker; events of one loop turn travel in one note, and batches in one each. The worker
+with the fewest events in flight gets the next ones. A connection that ends while it holds events means that
+their worker died: an attempt, of a batch in order only for the first event that has no outcome. With no
+worker, the node is asked to wake one, once at a time per function. Called by `dispatcher.py`; the runtime
+process feeds it the endpoints that the node reports.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from pelton import errors
 from pelton.dataplane import wire
+from pelton.dataplane.control import BatchResults
 from pelton.log import get
 from pelton.model.desired import Subscription
 from pelton.model.invocation import Deferred, Delivered, Event, Output
@@ -27,6 +29,8 @@ __all__ = ["WorkerInvoker"]
 
 _WINDOW: Final = 256
 _WINDOW_BYTES: Final = 32 * 1024 * 1024
+_RUN: Final = 1024
+"""Events in order that a worker holds at most, of one run; who gives them may give fewer."""
 _RECONNECTS: Final = 3
 _RECONNECT_S: Final = 0.1
 _CONNECT_S: Final = 5.0
@@ -34,9 +38,14 @@ _ENDPOINT_S: Final = 10.0
 # A worker ends what overruns; this is for one that does not: the wait in its queue, and the clock's grain.
 _GRACE_S: Final = 30.0
 
-_DIED: Final = EventResult(outcome="error", reason="the worker died while it held the event")
+_DIED: Final = EventResult(outcome="error", reason="the worker died while it held the event", died=True)
+_OK: Final = EventResult(outcome="ok")
 
 _log = get(__name__)
+_results = msgspec.msgpack.Decoder(BatchResults)
+
+Settled = Callable[[Sequence[tuple[int, EventResult]]], None]
+"""See `ports.BatchInvoker.invoke_many`."""
 
 Outputs = Callable[[str, str, Output, str], Awaitable[Delivered]]
 """(namespace, function, output, revision) -> what the destination answered."""
@@ -51,6 +60,144 @@ Wake = Callable[[str, str], Awaitable[None]]
 """(namespace, function): returns when an instance is ready; raises PeltonError or OSError."""
 
 
+class _Batch:
+    """Events that a worker holds and that do not depend on each other.
+
+    Args:
+        events: (invocation id, event) each.
+        first: Index of the first of them in what `settled` is told.
+        settled: Told of outcomes.
+
+    Attributes:
+        done: Resolves when nothing of it runs any more, with why some have not begun, "" for no reason.
+        progress: Counts outcomes.
+        bytes: Of all payloads.
+    """
+
+    def __init__(self, events: Sequence[tuple[str, Event]], *, first: int, settled: Settled) -> None:
+        self.done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.progress = 0
+        self.bytes = _size(events)
+        self._first = first
+        self._settled = settled
+        self._open = dict.fromkeys(range(len(events)))
+        self._busy = ""
+
+    @property
+    def left(self) -> int:
+        """Events without an outcome."""
+        return len(self._open)
+
+    @property
+    def weight(self) -> int:
+        """How many may run at once: what counts in a worker's window."""
+        return len(self._open)
+
+    def take(self, results: BatchResults, _worker: _Worker) -> bool:
+        """Pass outcomes on; returns whether the worker was too busy for some."""
+        told: list[tuple[int, EventResult]] = []
+        busy = False
+        for index in results.done:
+            if index in self._open:
+                del self._open[index]
+                told.append((self._first + index, _OK))
+        for index, outcome, reason in results.failures:
+            if outcome == "busy":
+                busy, self._busy = True, reason
+                self._open.pop(index, None)
+            elif index in self._open:
+                del self._open[index]
+                told.append((self._first + index, EventResult(outcome=outcome, reason=reason)))
+        self.progress += len(told)
+        if told:
+            self._settled(told)
+        if (results.over or not self._open) and not self.done.done():
+            self.done.set_result(self._busy)
+        return busy
+
+    def fail(self, result: EventResult) -> None:
+        """End it: all that may have run has failed."""
+        if self.done.done():
+            return
+        failed = list(self._open)
+        self._open.clear()
+        self.done.set_result(self._busy)
+        if failed:
+            self._settled([(self._first + index, result) for index in failed])
+
+
+class _Run:
+    """Events that a worker handles in order; grows while it goes on.
+
+    Args:
+        number: By which the worker knows it.
+        more: See `ports.BatchInvoker.invoke_run`.
+        done: As `more`.
+
+    Attributes:
+        done: Resolves when it is over, with the outcome of the first event that did not end well.
+        progress: Counts outcomes.
+        bytes: Of the payloads that were sent.
+    """
+
+    weight = 1  # one event runs at a time
+    """What counts in a worker's window."""
+
+    def __init__(
+        self, number: int, more: Callable[[int], Sequence[tuple[str, Event]]], done: Callable[[int], None]
+    ) -> None:
+        self.done: asyncio.Future[EventResult | None] = asyncio.get_running_loop().create_future()
+        self.progress = 0
+        self.bytes = 0
+        self._number = number
+        self._more = more
+        self._tell = done
+        self._sent = 0
+
+    @property
+    def left(self) -> int:
+        """Events without an outcome."""
+        return self._sent - self.progress
+
+    def next(self) -> Sequence[tuple[str, Event]]:
+        """Return what is to be sent now, maybe nothing."""
+        room = _RUN - self.left
+        events = self._more(room) if room > 0 else ()
+        self._sent += len(events)
+        return events
+
+    def take(self, results: BatchResults, worker: _Worker) -> bool:
+        """Pass outcomes on and send further events; returns whether the worker was too busy."""
+        if self.done.done():
+            return False
+        if results.done:
+            self.progress += len(results.done)
+            self._tell(len(results.done))
+        if results.failures:
+            _, outcome, reason = results.failures[0]
+            self.done.set_result(EventResult(outcome=outcome, reason=reason))
+            return outcome == "busy"
+        if results.over:
+            self.done.set_result(None)
+        elif worker.keeps_runs:
+            events = self.next()
+            if events:
+                size = _size(events)
+                self.bytes += size
+                worker.bytes += size
+                worker.tell("more", [self._number, events])
+        return False
+
+    def fail(self, result: EventResult) -> None:
+        """End it: the first event without an outcome has failed, those behind it count as not begun."""
+        if not self.done.done():
+            self.done.set_result(result if self.left else None)
+
+
+def _size(events: Sequence[tuple[str, Event]]) -> int:
+    return sum(len(event.data) for _, event in events)
+
+
 class _Worker:
     """One connected worker and the events it holds."""
 
@@ -61,17 +208,30 @@ class _Worker:
         self.revision = revision
         self.peer: wire.Peer | None = None
         self.in_flight: dict[str, tuple[asyncio.Future[EventResult], int]] = {}
+        self.batches: dict[int, _Batch | _Run] = {}
+        self.weight = 0  # of all batches
         self.bytes = 0
         self.window = _WINDOW  # events; shrinks when the worker says "busy", since its queue is shorter
         self.removed = False
         self._outbox: list[Any] = []
+        self._numbers = 0
+
+    @property
+    def holds(self) -> int:
+        """Events that run or wait for their turn; of those in order only one."""
+        return len(self.in_flight) + self.weight
+
+    @property
+    def events(self) -> int:
+        """Events in flight."""
+        return len(self.in_flight) + sum(batch.left for batch in self.batches.values())
 
     @property
     def usable(self) -> bool:
         """Connected, wanted and with room in its window."""
         if self.peer is None or self.removed or self.revision != self.function.revision:
             return False
-        return not self.in_flight or (len(self.in_flight) < self.window and self.bytes < _WINDOW_BYTES)
+        return not self.holds or (self.holds < self.window and self.bytes < _WINDOW_BYTES)
 
     def send(self, invocation_id: str, event: Event, timeout_s: float) -> asyncio.Future[EventResult]:
         """Queue an event for this loop turn's note; the future has its outcome."""
@@ -95,7 +255,7 @@ class _Worker:
         if future is not None and not future.done():
             future.set_result(result)
         if result.outcome == "busy":
-            self.window = max(1, len(self.in_flight))
+            self.window = max(1, self.holds)
         elif self.window < _WINDOW:
             self.window += 1
 
@@ -108,10 +268,67 @@ class _Worker:
         self.function.notify()
         return found[0]
 
+    def tell(self, op: str, body: Any) -> None:
+        """Send a note; nothing happens when the worker is gone."""
+        if self.peer is not None:
+            self.peer.note(op, body)
+
+    @property
+    def keeps_runs(self) -> bool:
+        """Whether what goes on in order may stay here: wanted, and not much busier than another worker."""
+        if self.peer is None or self.removed or self.revision != self.function.revision:
+            return False
+        best = self.function.pick()
+        return best is None or self.holds - best.holds < 2
+
+    def new_number(self) -> int:
+        """Return a number for a batch."""
+        self._numbers += 1
+        return self._numbers
+
+    def send_batch(
+        self, number: int, batch: _Batch | _Run, events: Sequence[tuple[str, Event]], timeout_s: float
+    ) -> None:
+        """Send a batch, or the begin of a run."""
+        self.batches[number] = batch
+        self.weight += batch.weight
+        self.bytes += batch.bytes
+        self.tell("batch", [number, isinstance(batch, _Run), timeout_s, events])
+
+    def take_results(self, results: BatchResults) -> None:
+        """Record outcomes of a batch; an unknown number means that nobody waits any more."""
+        batch = self.batches.get(results.number)
+        if batch is None:
+            return
+        before, weight = batch.progress, batch.weight
+        busy = batch.take(results, self)
+        self.weight -= weight - batch.weight
+        if batch.done.done():
+            self.drop_batch(results.number)
+        elif weight != batch.weight:
+            self.function.notify()
+        if busy:
+            self.window = max(1, self.holds)
+        elif self.window < _WINDOW:
+            self.window = min(_WINDOW, self.window + batch.progress - before)
+
+    def drop_batch(self, number: int) -> _Batch | _Run | None:
+        """Stop waiting for a batch; None when nobody waits for it."""
+        batch = self.batches.pop(number, None)
+        if batch is not None:
+            self.weight -= batch.weight
+            self.bytes -= batch.bytes
+            self.function.notify()
+        return batch
+
     def fail_all(self, result: EventResult) -> None:
         """Settle everything that this worker holds."""
         for invocation_id in list(self.in_flight):
             self.settle(invocation_id, result)
+        for number in list(self.batches):
+            batch = self.drop_batch(number)
+            if batch is not None:
+                batch.fail(result)
 
 
 class _Function:
@@ -130,9 +347,14 @@ class _Function:
         """Return the worker with the fewest events in flight that has room; None for none."""
         best = None
         for worker in self.workers.values():
-            if worker.usable and (best is None or len(worker.in_flight) < len(best.in_flight)):
+            if worker.usable and (best is None or worker.holds < best.holds):
                 best = worker
         return best
+
+    @property
+    def sharers(self) -> int:
+        """How many workers could take events now, at least 1."""
+        return max(1, sum(worker.usable for worker in self.workers.values()))
 
     @property
     def populated(self) -> bool:
@@ -232,19 +454,9 @@ class WorkerInvoker:
         self, subscription: Subscription, event: Event, *, invocation_id: str, timeout_s: float
     ) -> EventResult:
         """Deliver one event; see `ports.Invoker`. Cancelling tells the worker, which may have finished it."""
-        where = (subscription.namespace, subscription.function)
-        function = self._functions.setdefault(where, _Function(*where))
-        worker = function.pick()
-        while worker is None:
-            if not function.populated:
-                trouble = await self._woken(function)
-                if trouble:
-                    return EventResult(outcome="busy", reason=trouble)
-            worker = function.pick()
-            if worker is None:
-                if not await function.changed(_ENDPOINT_S):
-                    return EventResult(outcome="busy", reason="no instance took the event in time")
-                worker = function.pick()
+        worker = await self._worker_for(self._function_of(subscription))
+        if isinstance(worker, str):
+            return EventResult(outcome="busy", reason=worker)
         future = worker.send(invocation_id, event, timeout_s)
         try:
             if not timeout_s:
@@ -259,6 +471,102 @@ class WorkerInvoker:
                 worker.peer.note("cancel", [invocation_id])
             raise
 
+    async def invoke_run(
+        self,
+        subscription: Subscription,
+        *,
+        more: Callable[[int], Sequence[tuple[str, Event]]],
+        done: Callable[[int], None],
+        timeout_s: float,
+    ) -> EventResult | None:
+        """Have one worker handle events in order; see `ports.BatchInvoker`."""
+        worker = await self._worker_for(self._function_of(subscription))
+        if isinstance(worker, str):
+            return EventResult(outcome="busy", reason=worker)
+        number = worker.new_number()
+        run = _Run(number, more, done)
+        events = run.next()
+        if not events:
+            return None
+        run.bytes = _size(events)
+        worker.send_batch(number, run, events, timeout_s)
+        try:
+            await self._over(worker, number, run, timeout_s)
+        except asyncio.CancelledError:
+            self._cancel(worker, number)
+            raise
+        return run.done.result()
+
+    async def invoke_many(
+        self,
+        subscription: Subscription,
+        events: Sequence[tuple[str, Event]],
+        *,
+        settled: Settled,
+        timeout_s: float,
+    ) -> str:
+        """Deliver several events, shared by the workers that have room; see `ports.BatchInvoker`."""
+        function = self._function_of(subscription)
+        sent: list[tuple[_Worker, int, _Batch]] = []
+        why, first, share = "", 0, 0
+        try:
+            while first < len(events):
+                worker = await self._worker_for(function)
+                if isinstance(worker, str):
+                    why = worker
+                    break
+                share = share or -(-len(events) // function.sharers)
+                part = events[first : first + max(1, min(worker.window - worker.holds, share))]
+                batch = _Batch(part, first=first, settled=settled)
+                number = worker.new_number()
+                worker.send_batch(number, batch, part, timeout_s)
+                sent.append((worker, number, batch))
+                first += len(part)
+            for worker, number, batch in sent:
+                await self._over(worker, number, batch, timeout_s)
+                why = batch.done.result() or why
+        except asyncio.CancelledError:
+            for worker, number, _ in sent:
+                self._cancel(worker, number)
+            raise
+        return why
+
+    def _cancel(self, worker: _Worker, number: int) -> None:
+        if worker.drop_batch(number) is not None:
+            worker.tell("cancel-batch", [number])
+
+    async def _over(self, worker: _Worker, number: int, batch: _Batch | _Run, timeout_s: float) -> None:
+        """Wait for a batch's end; one without any outcome for longer than an event may take has failed."""
+        done: asyncio.Future[Any] = batch.done
+        if not timeout_s:
+            await done
+        while not done.done():
+            before = batch.progress
+            await asyncio.wait({done}, timeout=timeout_s + _GRACE_S)
+            if not done.done() and batch.progress == before:
+                self._cancel(worker, number)
+                reason = f"no outcome {_GRACE_S:g} s after the time limit"
+                batch.fail(EventResult(outcome="error", reason=reason))
+
+    def _function_of(self, subscription: Subscription) -> _Function:
+        where = (subscription.namespace, subscription.function)
+        return self._functions.setdefault(where, _Function(*where))
+
+    async def _worker_for(self, function: _Function) -> _Worker | str:
+        """Return a worker that has room, waking or waiting for one; what went wrong when there is none."""
+        worker = function.pick()
+        while worker is None:
+            if not function.populated:
+                trouble = await self._woken(function)
+                if trouble:
+                    return trouble
+            worker = function.pick()
+            if worker is None:
+                if not await function.changed(_ENDPOINT_S):
+                    return "no instance took the event in time"
+                worker = function.pick()
+        return worker
+
     async def close(self) -> None:
         """End all connections."""
         tasks: list[asyncio.Task[Any]] = [
@@ -272,9 +580,7 @@ class WorkerInvoker:
     def stats(self) -> dict[str, dict[str, int]]:
         """Return `namespace/function` -> {instance id -> events in flight}."""
         return {
-            f"{namespace}/{name}": {
-                instance: len(worker.in_flight) for instance, worker in function.workers.items()
-            }
+            f"{namespace}/{name}": {instance: worker.events for instance, worker in function.workers.items()}
             for (namespace, name), function in self._functions.items()
         }
 
@@ -327,6 +633,9 @@ class WorkerInvoker:
             for invocation_id, outcome, reason in body:
                 worker.settle(invocation_id, EventResult(outcome=outcome, reason=reason))
 
+        def results(_peer: wire.Peer, raw: msgspec.Raw) -> None:
+            worker.take_results(_results.decode(raw))
+
         async def output(_peer: wire.Peer, body: Any) -> Any:
             sent = msgspec.convert(body["output"], Output)
             return await self._outputs(function.namespace, function.name, sent, worker.revision)
@@ -344,7 +653,13 @@ class WorkerInvoker:
                 function.namespace, function.name, msgspec.convert(body["deferred"], Deferred)
             )
 
-        handlers = {"outcomes": outcomes, "output": output, "state": state, "defer": defer}
+        handlers: wire.Handlers = {
+            "outcomes": outcomes,
+            "results": wire.Direct(results),
+            "output": output,
+            "state": state,
+            "defer": defer,
+        }
         try:
             async with asyncio.timeout(_CONNECT_S):
                 peer = await wire.connect(worker.path, handlers, name=f"worker {worker.instance}")

@@ -26,6 +26,7 @@ __all__ = [
     "KEEP_SOCKET",
     "MAX_FRAME_BYTES",
     "VERSION",
+    "Direct",
     "FrameReader",
     "Handlers",
     "Peer",
@@ -43,13 +44,30 @@ HELLO, CALL, RESULT, ERROR, NOTE = range(5)
 # not even see the directory, and the file is the zygote's business.
 KEEP_SOCKET: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
-Handlers = Mapping[str, Callable[..., Awaitable[Any]]]
-"""Op name -> coroutine function taking (peer, body)."""
+
+class Direct:
+    """A handler of notes that come by the thousand: called in the reading loop, with the body undecoded.
+
+    Args:
+        take: Takes (peer, body as msgpack); must not block.
+    """
+
+    __slots__ = ("take",)
+
+    def __init__(self, take: Callable[[Peer, msgspec.Raw], None]) -> None:
+        self.take = take
+
+
+Handlers = Mapping[str, Callable[..., Awaitable[Any]] | Direct]
+"""Op name -> coroutine function taking (peer, body), or Direct."""
 
 _log = get(__name__)
 _length = struct.Struct(">I")
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder()
+_frame = msgspec.msgpack.Decoder(tuple[int, int, str, msgspec.Raw])
+# A reader stops reading at twice this many bytes; batches of events are larger than the default of 64 KiB.
+_READ_LIMIT: Final = 1024 * 1024
 
 
 def encode(message: Any) -> bytes:
@@ -138,14 +156,25 @@ class Peer:
                 (size,) = _length.unpack(head)
                 if size > MAX_FRAME_BYTES:
                     raise errors.ProtocolError(f"{self.name}: frame of {size} bytes")
-                kind, call_id, op, body = _decoder.decode(await self._reader.readexactly(size))
-                self._dispatch(kind, call_id, op, body)
+                kind, call_id, op, raw = _frame.decode(await self._reader.readexactly(size))
+                if kind == NOTE:
+                    handler = self._handlers.get(op)
+                    if isinstance(handler, Direct):
+                        self._take(handler, op, raw)
+                        continue
+                self._dispatch(kind, call_id, op, _decoder.decode(raw))
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError, OSError):
             pass
         except Exception:
             _log.exception("connection %s broke its protocol", self.name)
         finally:
             self._end()
+
+    def _take(self, handler: Direct, op: str, raw: msgspec.Raw) -> None:
+        try:
+            handler.take(self, raw)
+        except Exception:
+            _log.exception("operation %s failed", op)
 
     def _dispatch(self, kind: int, call_id: int, op: str, body: Any) -> None:
         if kind == RESULT:
@@ -168,7 +197,7 @@ class Peer:
     async def _serve(self, kind: int, call_id: int, op: str, body: Any) -> None:
         try:
             handler = self._handlers.get(op)
-            if handler is None:
+            if handler is None or isinstance(handler, Direct):
                 raise errors.ProtocolError(f"unknown operation {op!r}")
             result = await handler(self, body)
         except Exception as exc:
@@ -194,7 +223,7 @@ class Peer:
 
 async def connect(path: str, handlers: Handlers | None = None, *, name: str = "") -> Peer:
     """Connect to a unix socket; raises OSError when nobody listens."""
-    reader, writer = await asyncio.open_unix_connection(path)
+    reader, writer = await asyncio.open_unix_connection(path, limit=_READ_LIMIT)
     return Peer(reader, writer, handlers or {}, name=name or path)
 
 
@@ -220,10 +249,10 @@ async def serve(
             on_connect(peer)
 
     if isinstance(path, socket.socket):
-        return await asyncio.start_unix_server(accept, sock=path, **KEEP_SOCKET)
+        return await asyncio.start_unix_server(accept, sock=path, limit=_READ_LIMIT, **KEEP_SOCKET)
     if os.path.exists(path):  # noqa: PTH110 -- pathlib costs a worker 8 ms of imports
         os.unlink(path)  # noqa: PTH108 -- as above
-    server = await asyncio.start_unix_server(accept, path=path)
+    server = await asyncio.start_unix_server(accept, path=path, limit=_READ_LIMIT)
     os.chmod(path, 0o600)  # noqa: PTH101 -- as above
     return server
 

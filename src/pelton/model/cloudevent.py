@@ -19,6 +19,7 @@ import msgspec
 from pelton import errors
 
 __all__ = [
+    "BROKER_HEADERS",
     "DAPR_TYPE",
     "STRUCTURED",
     "CloudEvent",
@@ -36,6 +37,11 @@ STRUCTURED: Final = "application/cloudevents+json"
 
 DAPR_TYPE: Final = "com.dapr.event.sent"
 """`type` of an event whose publisher gave none."""
+
+BROKER_HEADERS: Final = frozenset(
+    {"__key", "__topic", "__partition", "__offset", "__timestamp", "__tombstone", "Nats-Msg-Id"}
+)
+"""Headers that brokers and drivers put to a message; they say nothing about its content."""
 
 _REQUIRED: Final = ("id", "source", "type", "specversion")
 _CONTEXT: Final = (*_REQUIRED, "datacontenttype", "dataschema", "subject", "time")
@@ -156,7 +162,7 @@ def from_message(headers: Mapping[str, str], body: bytes) -> CloudEvent | None:
 
     A body that looks like an event but is no valid one is somebody's own JSON: None, like all raw messages.
     """
-    if headers:
+    if not headers.keys() <= BROKER_HEADERS:
         found = from_headers(headers, body)
         if found is not None:
             return found

@@ -284,6 +284,8 @@ class Subscription:
         ordering: Where the broker keeps an order: `partition` (an event waits for the outcome of the one
             before it), `key` (only for that of its own key) or `none`.
         consumer: Name under which brokers know it, as Dapr's `consumerID`; "" for the function's app id.
+        batch_size: Events that go to a worker together at most, >= 1.
+        linger_s: Seconds to wait for more events when fewer than that are there.
     """
 
     namespace: str
@@ -295,9 +297,11 @@ class Subscription:
     max_attempts: int = 5
     backoff_s: float = 0.5
     max_backoff_s: float = 60.0
-    max_in_flight: int = 1000
+    max_in_flight: int = 4000
     ordering: str = "partition"
     consumer: str = ""
+    batch_size: int = 256
+    linger_s: float = 0.0
 
     @property
     def deferred(self) -> bool:

@@ -1,8 +1,8 @@
 """One invocation shape for HTTP requests and events: Invocation in, Reply out.
 
 Every convention's codec (`compat/`) maps its arguments and results onto these; the worker
-(`dataplane/worker.py`) makes and consumes them. Invocation and Reply are structs and not dataclasses, since
-one of each is built per request and a struct is built without running Python code.
+(`dataplane/worker.py`) makes and consumes them. Invocation, Reply and Event are structs and not dataclasses,
+since one of each is built per request or event and a struct is built without running Python code.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ Headers = list[tuple[bytes, bytes]]
 """HTTP headers in wire order; names are lower-case bytes."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Event:
-    """An event as the dispatcher hands it to a worker.
+class Event(msgspec.Struct, kw_only=True, array_like=True):
+    """An event as the dispatcher hands it to a worker; without names on the wire.
 
     Attributes:
         kind: `topic` (publish/subscribe), `binding`, or `deferred` (accepted earlier for this function).
@@ -56,8 +55,8 @@ class Event:
     topic: str
     data: bytes
     content_type: str
-    attributes: dict[str, Any] = field(default_factory=dict)
-    metadata: dict[str, str] = field(default_factory=dict)
+    attributes: dict[str, Any] = msgspec.field(default_factory=dict)
+    metadata: dict[str, str] = msgspec.field(default_factory=dict)
     attempt: int = 1
 
 

@@ -323,10 +323,16 @@ class UserContext:
         state_async: The same for coroutine functions.
         trace: Follows what is sent; set by the platform while tracing is on.
 
-    Attributes:
-        out: The outcome; functions and hooks may set it.
-        failed_outputs: One line for each `send` that was not accepted, in order.
+    Functions and hooks may set `out`.
     """
+
+    _binding_request: BindingRequest | None = None
+    _topic_event: TopicEvent | None = None
+    _http_request: Any = None
+    _trace: Tracing | None = None
+    _out: FunctionOut | None = None
+    _failed_outputs: list[str] | None = None
+    _state: State | None = None
 
     def __init__(
         self,
@@ -345,18 +351,40 @@ class UserContext:
     ) -> None:
         self.runtime_context = runtime_context if runtime_context is not None else RuntimeContext()
         self.logger = logger if logger is not None else logging.getLogger("function")
-        self.out = FunctionOut()
-        self.failed_outputs: list[str] = []
-        self._binding_request = binding_request
-        self._topic_event = topic_event
-        self._http_request = http_request
         self._invocation = invocation
         self._send = send
         self._send_async = send_async
         self._state_call = state
         self._state_async = state_async
-        self._state: State | None = None
-        self._trace = trace
+        # What most invocations never touch is set when there is something to set: one is made per event.
+        if binding_request is not None:
+            self._binding_request = binding_request
+        if topic_event is not None:
+            self._topic_event = topic_event
+        if http_request is not None:
+            self._http_request = http_request
+        if trace is not None:
+            self._trace = trace
+
+    @property
+    def out(self) -> FunctionOut:
+        """The outcome."""
+        out = self._out
+        if out is None:
+            out = self._out = FunctionOut()
+        return out
+
+    @out.setter
+    def out(self, value: FunctionOut) -> None:
+        self._out = value
+
+    @property
+    def failed_outputs(self) -> list[str]:
+        """One line for each `send` that was not accepted, in order."""
+        found = self._failed_outputs
+        if found is None:
+            found = self._failed_outputs = []
+        return found
 
     def get_http_request(self) -> Any:
         """Return the HTTP request, None for events: a `flask.Request` where Flask is, else a light one."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any, Final
+
+import msgspec
 
 from pelton.model.invocation import Event
 
@@ -99,17 +100,17 @@ def unwrap(event: Event, *, any_event: bool) -> tuple[Event, dict[str, str]]:
         return _with(event, content), _metadata(content)
     plain = _decode(outer["data_base64"]) if "data_base64" in outer else _bytes(content)
     content_type = str(outer.get("datacontenttype") or "")
-    return dataclasses.replace(event, data=plain, content_type=content_type), {}
+    return msgspec.structs.replace(event, data=plain, content_type=content_type), {}
 
 
 def _with(event: Event, content: dict[str, Any]) -> Event:
     """Return the event with `userData` as payload, or with the whole content where there is none."""
     if "userData" not in content:
-        return dataclasses.replace(event, data=_bytes(content), content_type="application/json")
+        return msgspec.structs.replace(event, data=_bytes(content), content_type="application/json")
     user = content["userData"]
     data = _decode(user) if isinstance(user, str) else _bytes(user)
     content_type = "application/json" if data[:1] in {b"{", b"["} else "application/octet-stream"
-    return dataclasses.replace(event, data=data, content_type=content_type)
+    return msgspec.structs.replace(event, data=data, content_type=content_type)
 
 
 def _metadata(content: dict[str, Any] | None) -> dict[str, str]:

@@ -563,3 +563,178 @@ async def test_event_too_large_for_the_ledger_leaves_a_letter_that_names_it(bus,
 
     assert dead(bus)[0].data == b""
     assert "100 bytes are not kept here" in dead(bus)[0].reason
+
+
+# --- runs and batches -------------------------------------------------------------------------------------
+
+
+class Batches(Functions):
+    """An invoker that takes several at once and remembers how they came.
+
+    `answer(text, attempt)` gives an outcome; "die" kills the worker with all that it holds.
+    """
+
+    def __init__(self, answer=lambda _data, _attempt: OK):
+        super().__init__(answer)
+        self.runs = []
+        self.given = []
+        self.batches = []
+
+    async def invoke_run(self, subscription, *, more, done, timeout_s):
+        del subscription
+        self.timeouts.add(timeout_s)
+        run: list[str] = []
+        self.runs.append(run)
+
+        def given():
+            events = more(1000)
+            if events:
+                self.given.append([event.data.decode() for _, event in events])
+            return events
+
+        events = list(given())
+        while events:
+            await asyncio.sleep(0)
+            _invocation_id, event = events.pop(0)
+            run.append(event.data.decode())
+            self.calls.append((event.data.decode(), event.attempt))
+            result = self.answer(event.data.decode(), event.attempt)
+            if result.outcome != "ok":
+                return result
+            done(1)
+            events += given()
+        return None
+
+    async def invoke_many(self, subscription, events, *, settled, timeout_s):
+        del subscription, timeout_s
+        await asyncio.sleep(0)
+        self.batches.append([event.data.decode() for _, event in events])
+        why = ""
+        for index, (_, event) in enumerate(events):
+            result = self.answer(event.data.decode(), event.attempt)
+            if result.outcome == "busy":
+                why = "full"
+            else:
+                self.calls.append((event.data.decode(), event.attempt))
+                settled([(index, result)])
+        return why
+
+
+async def test_lane_is_one_run_in_order(start):
+    functions = Batches()
+    lanes = LaneBus(*(record(number, lanes=1) for number in range(50)))
+    dispatcher = await lanes_started(start, functions, lanes)
+    await until(lambda: counters(dispatcher)["delivered"] == 50)
+
+    assert [data for data, _ in functions.calls] == [str(number) for number in range(50)]
+    assert len(functions.runs) == 1
+    assert lanes.ended == [str(number) for number in range(50)]
+    assert counters(dispatcher)["in_flight"] == 0
+
+
+async def test_failure_in_a_run_is_tried_again_before_what_is_behind(start):
+    functions = Batches(lambda data, attempt: ERROR if data == "5" and attempt < 3 else OK)
+    lanes = LaneBus(*(record(number, lanes=1) for number in range(10)))
+    dispatcher = await lanes_started(start, functions, lanes)
+    await until(lambda: counters(dispatcher)["delivered"] == 10)
+
+    assert [data for data, _ in functions.calls] == [
+        "0",
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+        "5",
+        "5",
+        "6",
+        "7",
+        "8",
+        "9",
+    ]
+    assert lanes.ended == [str(number) for number in range(10)]
+    assert counters(dispatcher)["failed"] == 2
+
+
+async def test_busy_run_begins_again_where_it_stopped(start):
+    answers = {"3": [EventResult(outcome="busy"), EventResult(outcome="busy"), OK]}
+    functions = Batches(lambda data, _attempt: answers[data].pop(0) if data in answers else OK)
+    lanes = LaneBus(*(record(number, lanes=1) for number in range(6)))
+    dispatcher = await lanes_started(start, functions, lanes)
+    await until(lambda: counters(dispatcher)["delivered"] == 6)
+
+    assert lanes.ended == [str(number) for number in range(6)]
+    assert counters(dispatcher)["failed"] == 0
+    assert len(functions.runs) == 3
+
+
+async def test_after_a_death_the_events_that_were_with_the_worker_go_one_by_one(start):
+    deaths: list[str] = []
+
+    def answer(data, _attempt):
+        if data == "6" and len(deaths) < 1:
+            deaths.append(data)
+            return EventResult(outcome="error", reason="died", died=True)
+        return OK
+
+    functions = Batches(answer)
+    lanes = LaneBus(*(record(number, lanes=1) for number in range(20)))
+    dispatcher = await lanes_started(start, functions, lanes)
+    await until(lambda: counters(dispatcher)["delivered"] == 20)
+
+    assert lanes.ended == [str(number) for number in range(20)]
+    first = functions.given.index(["7"])
+    held = [text for given in functions.given[:first] for text in given if int(text) > 6]
+    alone = functions.given[first : first + len(held)]
+    assert alone == [[text] for text in held]
+    assert len(alone) > 1
+
+
+async def test_event_that_is_no_cloudevent_though_it_says_so_ends_a_run_alone(start):
+    functions = Batches()
+    lanes = LaneBus(*(record(number, lanes=1) for number in range(4)))
+    bad = lanes.deliveries[2]
+    bad.message = Message(topic="orders", data=b"2", headers={"ce_specversion": "1.0"})
+    dispatcher = await lanes_started(start, functions, lanes)
+    await until(lambda: counters(dispatcher)["delivered"] == 3)
+
+    assert [data for data, _ in functions.calls] == ["0", "1", "3"]
+    assert counters(dispatcher)["dead"] == 1
+
+
+async def test_events_without_order_travel_together_and_fail_alone(bus, start):
+    functions = Batches(lambda data, attempt: ERROR if data == "1" and attempt == 1 else OK)
+    dispatcher = await start(functions)
+    await publish(bus, "0", "1", "2")
+    await until(lambda: counters(dispatcher)["delivered"] == 3)
+
+    assert sorted(functions.calls) == [("0", 1), ("1", 1), ("1", 2), ("2", 1)]
+    assert await bus.pending("orders", consumer=SUBSCRIPTION.id) == 0
+    assert await bus.load_attempts(SUBSCRIPTION.id) == {}
+
+
+async def test_events_that_nobody_took_are_offered_again_together(bus, start):
+    busy = [True, True]
+
+    def answer(data, _attempt):
+        if data == "1" and busy:
+            busy.pop()
+            return EventResult(outcome="busy")
+        return OK
+
+    functions = Batches(answer)
+    dispatcher = await start(functions)
+    await publish(bus, "0", "1", "2")
+    await until(lambda: counters(dispatcher)["delivered"] == 3)
+
+    assert functions.batches[-1] == ["1"]
+    assert counters(dispatcher)["failed"] == 0
+
+
+async def test_batch_size_limits_what_travels_together(bus, start):
+    functions = Batches()
+    dispatcher = await start(functions, subscriptions=(replace(SUBSCRIPTION, batch_size=2),))
+    await publish(bus, *(str(number) for number in range(9)))
+    await until(lambda: counters(dispatcher)["delivered"] == 9)
+
+    assert max(map(len, functions.batches)) <= 2

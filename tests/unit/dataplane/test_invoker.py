@@ -1,6 +1,7 @@
 import asyncio
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,7 +129,7 @@ async def test_event_travels_with_its_limit_and_its_outcome_comes_back(make, wor
 
     assert await task == EventResult(outcome="drop", reason="no")
     sent, timeout_s = worker.events["1"]
-    assert (sent["data"], sent["topic"], timeout_s) == (b"\x00\xff", "orders", 5.0)
+    assert (sent[4], sent[3], timeout_s) == (b"\x00\xff", "orders", 5.0)
 
 
 async def test_events_of_one_turn_share_a_note(make, worker):
@@ -310,3 +311,210 @@ async def test_listed_worker_that_listens_late_is_still_found(make, directory):
 
     assert (await task).outcome == "ok"
     await worker.die()
+
+
+# --- several events at once -------------------------------------------------------------------------------
+
+
+class BatchWorker(StubWorker):
+    """A worker that keeps batches: number -> [ordered, invocation ids]."""
+
+    async def start(self):
+        self.batches: dict[int, list[Any]] = {}
+        self.dropped: list[int] = []
+
+        async def hello(peer, _body):
+            self.peers.append(peer)
+            return {}
+
+        async def on_batch(_peer, body):
+            number, ordered, _timeout_s, events = body
+            self.batches[number] = [ordered, [invocation_id for invocation_id, _ in events]]
+
+        async def on_more(_peer, body):
+            number, events = body
+            self.batches[number][1] += [invocation_id for invocation_id, _ in events]
+
+        async def on_cancel(_peer, body):
+            self.dropped += body
+
+        handlers = {"hello": hello, "batch": on_batch, "more": on_more, "cancel-batch": on_cancel}
+        self.server = await wire.serve(str(self.path), handlers, on_connect=self._keep)
+        return self
+
+    def tell(self, number, done=(), failures=(), over=False):
+        self.peers[-1].note("results", [number, list(done), list(failures), over])
+
+
+@pytest.fixture
+async def first(directory):
+    worker = await BatchWorker(directory / "c.ctl").start()
+    yield worker
+    await worker.die()
+
+
+@pytest.fixture
+async def second(directory):
+    worker = await BatchWorker(directory / "d.ctl").start()
+    yield worker
+    await worker.die()
+
+
+class Feed:
+    """Gives events of a lane, `each` at a time while fewer than `most` are out."""
+
+    def __init__(self, count, *, each=10, most=20):
+        self.left = [(str(number), event()) for number in range(count)]
+        self.each, self.most = each, most
+        self.out = self.ended = 0
+
+    def more(self, room):
+        room = min(room, self.each, self.most - self.out)
+        given, self.left = self.left[:room], self.left[room:]
+        self.out += len(given)
+        return given
+
+    def done(self, count):
+        self.out -= count
+        self.ended += count
+
+
+def run(invoker, feed, timeout_s=5.0):
+    return asyncio.create_task(
+        invoker.invoke_run(SUBSCRIPTION, more=feed.more, done=feed.done, timeout_s=timeout_s)
+    )
+
+
+def many(invoker, count, told, timeout_s=5.0):
+    events = [(str(number), event()) for number in range(count)]
+    return asyncio.create_task(
+        invoker.invoke_many(SUBSCRIPTION, events, settled=told.extend, timeout_s=timeout_s)
+    )
+
+
+async def test_run_grows_while_its_events_end(make, first):
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(first.path))])
+    feed = Feed(25)
+    task = run(invoker, feed)
+    await until(lambda: first.batches)
+    first.tell(1, done=range(10))
+    await until(lambda: len(first.batches[1][1]) == 20)
+    first.tell(1, done=range(10, 20))
+    await until(lambda: len(first.batches[1][1]) == 25)
+    first.tell(1, done=range(20, 25), over=True)
+
+    assert await task is None
+    assert first.batches == {1: [True, [str(number) for number in range(25)]]}
+    assert feed.ended == 25
+    assert invoker.stats() == {"ns/fn": {"a": 0}}
+
+
+async def test_run_ends_with_the_first_failure(make, first):
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(first.path))])
+    feed = Feed(10)
+    task = run(invoker, feed)
+    await until(lambda: first.batches)
+    first.tell(1, done=[0, 1], failures=[[2, "error", "boom"]], over=True)
+
+    assert await task == EventResult(outcome="error", reason="boom")
+    assert feed.ended == 2
+
+
+async def test_worker_death_is_an_attempt_of_the_first_event_of_a_run_without_outcome(make, first):
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(first.path))])
+    feed = Feed(10)
+    task = run(invoker, feed)
+    await until(lambda: first.batches)
+    first.tell(1, done=[0, 1])
+    await until(lambda: feed.ended == 2)
+    await first.die()
+
+    result = await task
+    assert (result.outcome, result.died) == ("error", True)
+
+
+async def test_run_moves_when_another_worker_has_much_less_to_do(make, first, second):
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(first.path))])
+    feeds = [Feed(1000) for _ in range(2)]
+    tasks = [run(invoker, feed) for feed in feeds]
+    await until(lambda: len(first.batches) == 2)
+    invoker.update("ns", "fn", "r", [("a", str(first.path)), ("b", str(second.path))])
+    await until(lambda: second.peers)
+    first.tell(1, done=range(10))
+    await until(lambda: feeds[0].ended == 10)
+    first.tell(2, done=range(10))
+    await until(lambda: feeds[1].ended == 10)
+
+    assert [len(ids) for _, ids in first.batches.values()] == [10, 10]  # neither went on where both were
+    first.tell(1, over=True)
+    assert await tasks[0] is None
+    again = run(invoker, feeds[0])
+    await until(lambda: second.batches)
+    for task in (again, tasks[1]):
+        task.cancel()
+    await asyncio.gather(again, tasks[1], return_exceptions=True)
+    await until(lambda: second.dropped == [1] and first.dropped == [2])
+
+
+async def test_run_without_events_asks_nobody(make, first):
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(first.path))])
+
+    assert await run(invoker, Feed(0)) is None
+    assert first.batches == {}
+
+
+async def test_batch_is_shared_by_the_workers_that_have_room(make, first, second):
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(first.path)), ("b", str(second.path))])
+    await until(lambda: first.peers and second.peers)
+    await asyncio.sleep(0.01)
+    told: list[Any] = []
+    task = many(invoker, 10, told)
+    await until(lambda: first.batches and second.batches)
+    assert sorted(len(ids) for worker in (first, second) for _, ids in worker.batches.values()) == [5, 5]
+    first.tell(1, done=[4, 0], failures=[[2, "drop", "no"]])
+    second.tell(1, done=range(5), over=True)
+    await until(lambda: len(told) == 8)
+    first.tell(1, done=[1], failures=[[3, "busy", "full"]], over=True)
+
+    assert await task == "full"
+    outcomes = {index: result.outcome for index, result in told}
+    assert len(outcomes) == 9
+    assert sorted(outcomes.values()) == ["drop", *["ok"] * 8]
+
+
+async def test_worker_death_is_an_attempt_of_all_events_without_order(make, first):
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(first.path))])
+    told: list[Any] = []
+    task = many(invoker, 3, told)
+    await until(lambda: first.batches)
+    first.tell(1, done=[1])
+    await until(lambda: told)
+    await first.die()
+    await task
+
+    assert {index: result.outcome for index, result in told} == {0: "error", 1: "ok", 2: "error"}
+
+
+async def test_failed_wake_leaves_a_batch_untouched(make):
+    told: list[Any] = []
+
+    assert "no instance could be started" in await many(make(), 3, told)
+    assert told == []
+    assert (await run(make(), Feed(3))).outcome == "busy"
+
+
+async def test_batch_without_any_outcome_in_time_has_failed(make, first, monkeypatch):
+    monkeypatch.setattr("pelton.dataplane.invoker._GRACE_S", 0.02)
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(first.path))])
+    result = await run(invoker, Feed(3), timeout_s=0.03)
+
+    assert result == EventResult(outcome="error", reason="no outcome 0.02 s after the time limit")
+    await until(lambda: first.dropped == [1])

@@ -36,7 +36,10 @@ async def control(path):
     control = Control(
         describe=dict,
         accept=lambda *_: None,
+        accept_batch=lambda *_: None,
+        extend_batch=lambda *_: None,
         cancel=lambda *_: None,
+        cancel_batch=lambda *_: None,
         drain=nothing,
         drained=lambda: None,
     )

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from pelton.dataplane import wire
 from pelton.dataplane.streams import INVOCATION
 from pelton.model.invocation import Delivered, Event, Invocation, Output, Reply
 
@@ -895,3 +896,273 @@ async def test_refused_output_comes_back_as_an_answer(start_worker):
     await runtime(worker, {"output": refuse})
 
     assert (await (await worker.connect()).get())[2] == b"no such output"
+
+
+# --- batches of events ------------------------------------------------------------------------------------
+
+
+def batch(*texts, **fields):
+    return [[text, event(text.encode(), **fields)] for text in texts]
+
+
+async def sender(worker):
+    """A peer in the runtime's role; what it is told of batch n ends up in `told[n]`: done, failures, over."""
+    told: dict[int, tuple[list[int], list[list[Any]], list[bool]]] = {}
+
+    def on_results(_peer, raw):
+        number, done, failures, over = msgspec.msgpack.decode(raw)
+        known = told.setdefault(number, ([], [], []))
+        known[0].extend(done)
+        known[1].extend(failures)
+        if over:
+            known[2].append(True)
+
+    peer = await worker.peer({"results": wire.Direct(on_results)}, role="runtime")
+    return peer, told
+
+
+def numbers(first, last):
+    return [str(number) for number in range(first, last)]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_events_of_a_run_follow_one_another(start_worker, poll, kind):
+    seen, running = [], []
+
+    def call(invocation):
+        seen.append(invocation.body.decode())
+        return Reply()
+
+    async def call_async(invocation):
+        running.append(invocation.id)
+        assert len(running) == 1
+        await asyncio.sleep(0)
+        running.clear()
+        return call(invocation)
+
+    sync = kind == "sync"
+    worker = await start_worker(call if sync else call_async, sync=sync, control=True)
+    peer, told = await sender(worker)
+    peer.note("batch", [7, True, 5.0, batch(*numbers(0, 100))])
+    peer.note("more", [7, batch(*numbers(100, 500))])
+    await poll(lambda: told.get(7, ([], [], []))[2])
+
+    assert seen == numbers(0, 500)
+    assert told[7] == (list(range(500)), [], [True])
+    assert worker.page.read().total == 500
+    assert worker.page.read().in_flight == 0
+
+
+@pytest.mark.parametrize("sync", [False, True])
+@pytest.mark.parametrize("warm", [0, 100])  # sync code runs on a thread at first, on the loop later
+async def test_run_ends_at_the_first_event_that_does_not_end_well(start_worker, poll, sync, warm):
+    seen = []
+
+    def call(invocation):
+        seen.append(invocation.body)
+        if invocation.body == b"bad":
+            raise ValueError("no")
+        return Reply()
+
+    async def call_async(invocation):
+        return call(invocation)
+
+    worker = await start_worker(call if sync else call_async, sync=sync, control=True)
+    peer, told = await sender(worker)
+    if warm:
+        peer.note("batch", [1, True, 5.0, batch(*numbers(0, warm))])
+        await poll(lambda: told.get(1, ([], [], []))[2])
+    seen.clear()
+    peer.note("batch", [2, True, 5.0, batch("a", "bad", "b", "c")])
+    peer.note("more", [2, batch("d")])
+    await poll(lambda: told.get(2, ([], [], []))[2])
+
+    assert told[2] == ([0], [[1, "error", "ValueError: no"]], [True])
+    assert seen == [b"a", b"bad"]
+
+
+@pytest.mark.parametrize("sync", [False, True])
+async def test_events_without_order_do_not_depend_on_each_other(start_worker, poll, sync):
+    def call(invocation):
+        return Reply(status=500 if invocation.body == b"bad" else 200, error="no")
+
+    async def call_async(invocation):
+        return call(invocation)
+
+    worker = await start_worker(call if sync else call_async, sync=sync, control=True)
+    peer, told = await sender(worker)
+    for number in range(5):
+        peer.note("batch", [number, False, 5.0, batch("a", "bad", *numbers(0, 30))])
+    await poll(lambda: len(told) == 5 and all(item[2] for item in told.values()))
+
+    for done, failures, _ in told.values():
+        assert sorted(done) == [0, *range(2, 32)]
+        assert failures == [[1, "error", "no"]]
+
+
+async def test_fast_sync_events_run_on_the_loop(start_worker, poll):
+    worker = await start_worker(lambda _invocation: Reply(), sync=True, control=True)
+    peer, told = await sender(worker)
+    peer.note("batch", [1, True, 5.0, batch(*numbers(0, 500))])
+    await poll(lambda: told.get(1, ([], [], []))[2])
+
+    assert worker.page.mode_name == "inline"
+    assert told[1][0] == list(range(500))
+
+
+async def test_event_of_a_run_over_its_time_ends_the_run(start_worker, poll):
+    async def hang(invocation):
+        if invocation.body == b"slow":
+            await asyncio.Event().wait()
+        return Reply()
+
+    worker = await start_worker(hang, control=True)
+    peer, told = await sender(worker)
+    peer.note("batch", [1, True, 0.05, batch("a", "slow", "b")])
+    await poll(lambda: told.get(1, ([], [], []))[2])
+
+    assert told[1] == ([0], [[1, "error", "the function did not finish within its time limit"]], [True])
+    await poll(lambda: worker.page.read().in_flight == 0)
+
+
+async def test_cancelled_run_begins_nothing_more(start_worker, poll):
+    seen = []
+
+    async def hang(invocation):
+        seen.append(invocation.body)
+        await asyncio.Event().wait()
+
+    worker = await start_worker(hang, control=True)
+    peer, told = await sender(worker)
+    peer.note("batch", [1, True, 5.0, batch("a", "b")])
+    await poll(lambda: seen)
+    peer.note("cancel-batch", [1, 2])
+    await poll(lambda: told.get(1, ([], [], []))[2])
+
+    assert told[1] == ([], [[0, "error", "cancelled"]], [True])
+    assert seen == [b"a"]
+    await poll(lambda: worker.page.read().in_flight == 0)
+
+
+async def test_run_whose_sender_left_begins_nothing_more(start_worker, poll):
+    seen = []
+    release = asyncio.Event()
+
+    async def wait(invocation):
+        seen.append(invocation.body)
+        await release.wait()
+        return Reply()
+
+    worker = await start_worker(wait, control=True)
+    peer, _told = await sender(worker)
+    peer.note("batch", [1, True, 5.0, batch("a", "b")])
+    await poll(lambda: seen)
+    await peer.close()
+    await asyncio.sleep(0.05)
+    release.set()
+    await poll(lambda: worker.page.read().in_flight == 0)
+
+    assert seen == [b"a"]
+
+
+async def test_draining_worker_ends_runs_after_the_event_that_runs(start_worker, poll):
+    seen = []
+    release = asyncio.Event()
+
+    async def wait(invocation):
+        seen.append(invocation.body)
+        await release.wait()
+        return Reply()
+
+    worker = await start_worker(wait, control=True)
+    peer, told = await sender(worker)
+    peer.note("batch", [1, True, 5.0, batch("a", "b")])
+    await poll(lambda: seen)
+    draining = asyncio.create_task(peer.call("drain", {"grace_s": 5.0}))
+    await asyncio.sleep(0.02)
+    release.set()
+    await draining
+    await poll(lambda: told.get(1, ([], [], []))[2])
+
+    assert told[1] == ([0], [], [True])
+    assert seen == [b"a"]
+
+
+async def test_run_shares_the_gate_and_a_full_queue_is_busy(start_worker, poll):
+    release = asyncio.Event()
+
+    async def wait(_invocation):
+        await release.wait()
+        return Reply()
+
+    worker = await start_worker(wait, concurrency=1, control=True)
+    peer, told = await sender(worker)
+    peer.note("batch", [1, False, 5.0, batch(*numbers(0, 11))])  # one runs, ten wait
+    await poll(lambda: worker.page.read().queued == 10)
+    peer.note("batch", [2, True, 5.0, batch("a", "b")])
+    await poll(lambda: told.get(2, ([], [], []))[2])
+
+    assert told[2] == ([], [[0, "busy", "the instance's queue is full"]], [True])
+    release.set()
+    await poll(lambda: told.get(1, ([], [], []))[2])
+    assert sorted(told[1][0]) == list(range(11))
+
+
+async def test_batch_with_an_event_that_cannot_be_read_runs_up_to_it(start_worker, poll):
+    worker = await start_worker(hello, control=True)
+    peer, told = await sender(worker)
+    good, bad = event(b"a"), {"kind": 3}
+    peer.note("batch", [1, True, 5.0, [["a", good], ["bad", bad]]])
+    peer.note("batch", [2, True, 5.0, [["bad", bad], ["a", good]]])
+    await poll(lambda: len(told) == 2 and all(item[2] for item in told.values()))
+
+    assert told[1] == ([0], [], [True])
+    assert told[2][0] == []
+    assert told[2][1][0][:2] == [0, "drop"]
+
+
+async def test_streamed_answer_of_an_event_is_read_before_the_next_begins(start_worker, poll):
+    order = []
+
+    async def stream(invocation):
+        async def chunks():
+            order.append(f"begin {invocation.id}")
+            yield b"x"
+            await asyncio.sleep(0)
+            order.append(f"end {invocation.id}")
+
+        return Reply(body=chunks())
+
+    worker = await start_worker(stream, control=True)
+    peer, told = await sender(worker)
+    peer.note("batch", [1, True, 5.0, batch("a", "b")])
+    await poll(lambda: told.get(1, ([], [], []))[2])
+
+    assert order == ["begin a", "end a", "begin b", "end b"]
+    assert told[1][0] == [0, 1]
+
+
+async def test_http_requests_get_their_turn_between_slices_of_a_run(start_worker, poll):
+    answered_at = []
+    count: list[int] = []
+
+    def call(invocation):
+        if invocation.event is None:
+            answered_at.append(len(count))
+        else:
+            count.append(1)
+            deadline = time.perf_counter() + 0.0004
+            while time.perf_counter() < deadline:
+                pass
+        return Reply(body=b"hi")
+
+    worker = await start_worker(call, sync=True, control=True)
+    peer, told = await sender(worker)
+    client = await worker.connect()
+    peer.note("batch", [1, True, 5.0, batch(*numbers(0, 2000))])
+    await poll(lambda: len(count) > 50)
+    assert (await client.get())[0] == 200
+    await poll(lambda: told.get(1, ([], [], []))[2])
+
+    assert answered_at[0] < 2000
+    assert told[1][0] == list(range(2000))

@@ -5,16 +5,16 @@ import asyncio
 import pytest
 
 from pelton.dataplane import worker as worker_module
-from pelton.model.invocation import Reply
+from pelton.model.invocation import Event, Reply
 
-EVENT = {
-    "kind": "topic",
-    "component": "bus",
-    "component_type": "pubsub.jetstream",
-    "topic": "t",
-    "data": b"x",
-    "content_type": "text/plain",
-}
+EVENT = Event(
+    kind="topic",
+    component="bus",
+    component_type="pubsub.jetstream",
+    topic="t",
+    data=b"x",
+    content_type="text/plain",
+)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from confluent_kafka.cimpl import NewTopic
 
 from pelton import errors
-from pelton.drivers.kafka.consumer import Consumption
+from pelton.drivers.kafka.consumer import Consumption, finish_all
 from pelton.drivers.kafka.publisher import Publisher
 from pelton.drivers.kafka.settings import KafkaSettings
 from pelton.log import get
@@ -135,6 +135,10 @@ class KafkaBus:
             task = asyncio.create_task(self._finish(where, found))
             self._endings.add(task)
             task.add_done_callback(self._endings.discard)
+
+    async def finish_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge several deliveries of this bus at once."""
+        finish_all(deliveries)
 
     async def _finish(self, where: tuple[str, str], found: Consumption) -> None:
         """Leave the group when what is held is finished, or not finished in time."""

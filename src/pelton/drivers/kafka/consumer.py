@@ -25,9 +25,9 @@ from pelton.drivers.kafka.settings import KafkaSettings
 from pelton.log import get
 from pelton.ports import Delivery, Message
 
-__all__ = ["Consumption"]
+__all__ = ["Consumption", "finish_all"]
 
-_BATCH: Final = 256
+_BATCH: Final = 1024
 _WINDOW_BYTES: Final = 64 * 1024 * 1024
 _POLL_S: Final = 0.2
 _COMMIT_MS: Final = 100
@@ -59,6 +59,11 @@ class _Lane:
     def finish(self, offset: int) -> bool:
         """Close a record; True when the position moved."""
         del self.open[offset]
+        if self.order[0] == offset and self.limit is None:  # the usual case
+            self.order.popleft()
+            self.position = offset + 1
+            if not self.order or self.order[0] in self.open:
+                return True
         moved = False
         while self.order and self.order[0] not in self.open and self.order[0] != self.limit:
             self.position = self.order.popleft() + 1
@@ -74,20 +79,20 @@ class _Lane:
 class _Delivery:
     """One record held; see `ports.OrderedDelivery`."""
 
-    __slots__ = ("_consumption", "_lane", "key", "message", "offset", "order_key")
+    __slots__ = ("_consumption", "_lane", "key", "lane", "message", "offset")
 
     def __init__(self, consumption: Consumption, lane: _Lane, offset: int, message: Message) -> None:
         self._consumption = consumption
         self._lane = lane
         self.offset = offset
         self.message = message
+        self.lane = lane.name  # the partition
         self.key = f"{lane.name}:{offset}"
-        self.order_key = message.headers.get("__key", "")
 
     @property
-    def lane(self) -> str:
-        """The partition."""
-        return self._lane.name
+    def order_key(self) -> str:
+        """The record's key."""
+        return self.message.headers.get("__key", "")
 
     @property
     def lost(self) -> bool:
@@ -108,6 +113,16 @@ class _Delivery:
 
     async def extend(self) -> None:
         """Do nothing: membership in the group holds it."""
+
+
+def finish_all(deliveries: Sequence[Delivery]) -> None:
+    """Finish deliveries, each by the subscription that made it; safe to repeat."""
+    by_source: dict[Consumption, list[_Delivery]] = {}
+    for delivery in deliveries:
+        if isinstance(delivery, _Delivery):
+            by_source.setdefault(delivery._consumption, []).append(delivery)
+    for source, own in by_source.items():
+        source.finish_all(own)
 
 
 class Consumption:
@@ -137,6 +152,8 @@ class Consumption:
         self._topics = [topic_pattern(topic) for topic in topics]
         self._group = group
         self._window = max(1, max_in_flight)
+        # Fetching goes on when so much is free: a few records at a time would cost as much each as hundreds.
+        self._low = max(1, self._window // 4)
         self._where = where
         self._loop = asyncio.get_running_loop()
         self._lanes: dict[tuple[str, int], _Lane] = {}
@@ -223,6 +240,26 @@ class Consumption:
             self._dirty.add(lane)
         self._release(delivery)
 
+    def finish_all(self, deliveries: Sequence[_Delivery]) -> None:
+        """Close several; as `finish` for each, at a lower price."""
+        dirty, timers = self._dirty, self._timers
+        if not dirty:
+            self._loop.call_soon(self._flush)
+        closed = size = 0
+        for delivery in deliveries:
+            lane, offset = delivery._lane, delivery.offset
+            if lane.open.get(offset) is not delivery:
+                continue
+            if timers and (timer := timers.pop(delivery, None)):
+                timer.cancel()
+            if lane.finish(offset):
+                dirty.add(lane)
+            closed += 1
+            size += len(delivery.message.data)
+        self._closed += closed
+        self._closed_bytes += size
+        self._released()
+
     def again(self, lane: _Lane, delivery: _Delivery, delay_s: float) -> None:
         """Deliver once more after a delay, or leave it to the partition's next holder."""
         if lane.open.get(delivery.offset) is not delivery:
@@ -249,7 +286,11 @@ class Consumption:
     def _release(self, delivery: _Delivery) -> None:
         self._closed += 1
         self._closed_bytes += len(delivery.message.data)
-        self._room.set()
+        self._released()
+
+    def _released(self) -> None:
+        if self._free() >= self._low:
+            self._room.set()
         if self._leaving:
             self._check_leaving()
         if self._draining and self._closed == self._fetched:
@@ -264,13 +305,15 @@ class Consumption:
 
     def _arrive(self, records: list[Record]) -> None:
         """Take over records that the thread has fetched."""
+        unescape = self._settings.escape_headers
+        lane: _Lane | None = None
         for record in records:
-            topic, partition, offset = record.topic() or "", record.partition() or 0, record.offset() or 0
-            lane = self._lanes.get((topic, partition))
-            message = message_of(record, unescape=self._settings.escape_headers)
-            if lane is None:
-                lane = self._lanes[topic, partition] = _Lane(topic, partition)
-            delivery = _Delivery(self, lane, offset, message)
+            message = message_of(record, unescape=unescape)
+            topic, partition, offset = message.topic, record.partition() or 0, record.offset() or 0
+            if lane is None or lane.partition != partition or lane.topic != topic:
+                lane = self._lanes.get((topic, partition))
+                if lane is None:
+                    lane = self._lanes[topic, partition] = _Lane(topic, partition)
             if lane.lost or self._draining or offset in lane.open:
                 self._closed += 1
                 self._closed_bytes += len(message.data)
@@ -278,7 +321,7 @@ class Consumption:
             if lane.position < 0 or offset < lane.position:  # lower: the topic was made anew
                 lane.position = offset
             lane.order.append(offset)
-            lane.open[offset] = delivery
+            delivery = lane.open[offset] = _Delivery(self, lane, offset, message)
             self._buffer.append(delivery)
         if self._draining and self._closed == self._fetched:
             self._stop.set()
@@ -411,20 +454,20 @@ class Consumption:
                 looked = now
                 self._look_at_ends(consumer)
             room = 0 if self._draining else self._free()
-            if room <= 0 and not self._paused:
+            if room < self._low and not self._paused:
                 self._room.clear()
                 full_since = full_since or now
-                if self._free() <= 0 and now - full_since < _FULL_S and not self._leaving:
+                if self._free() < self._low and now - full_since < _FULL_S and not self._leaving:
                     self._room.wait(0.1)
                     continue
                 self._pause(consumer, paused=True)
-            elif room > 0:
+            elif room >= self._low:
                 full_since = 0.0
                 if self._paused:
                     self._pause(consumer, paused=False)
             record = consumer.poll(_POLL_S)
             if record is None:
-                if self._paused or room <= 0 or self._draining:
+                if self._paused or room < self._low or self._draining:
                     moved = now
                 elif now - moved > _STALL_S:
                     moved = now

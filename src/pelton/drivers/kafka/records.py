@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote
 from confluent_kafka import KafkaError
 from confluent_kafka import Message as Record
 
+from pelton.model import cloudevent
 from pelton.ports import Message
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
     "topic_pattern",
 ]
 
-OWN_HEADERS: Final = frozenset({"__key", "__topic", "__partition", "__offset", "__timestamp", "__tombstone"})
+OWN_HEADERS: Final = cloudevent.BROKER_HEADERS - {"Nats-Msg-Id"}
 """Metadata that a record brings by itself; sent on, it becomes no header."""
 
 _ASKS: Final = frozenset({"partitionkey", "__key", "partitionnumber"})
@@ -41,7 +42,7 @@ def message_of(record: Record, *, unescape: bool) -> Message:
         unescape: Header values are percent-encoded.
     """
     headers: dict[str, str] = {}
-    for name, raw in cast("list[tuple[str, object]]", record.headers() or []):
+    for name, raw in cast("list[tuple[str, object]]", record.headers() or ()):
         text = _text(raw)
         headers[name] = unquote(text) if unescape else text
     value = record.value()
@@ -57,7 +58,7 @@ def message_of(record: Record, *, unescape: bool) -> Message:
         headers["__timestamp"] = str(stamp)
     if value is None:
         headers["__tombstone"] = "true"
-    return Message(topic=topic, data=_bytes(value), headers=headers)
+    return Message(topic=topic, data=value if type(value) is bytes else _bytes(value), headers=headers)
 
 
 def headers_of(message: Message, *, escape: bool, exclude: str = "") -> list[tuple[str, str | bytes | None]]:

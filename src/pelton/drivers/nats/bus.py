@@ -25,7 +25,7 @@ from nats.js import api
 
 from pelton import errors
 from pelton.drivers.nats.link import Link, lower_keys, status_of
-from pelton.drivers.nats.pull import Pull
+from pelton.drivers.nats.pull import Pull, finish_all
 from pelton.ports import Delivery, Message
 from pelton.quantity import parse_duration
 
@@ -268,6 +268,10 @@ class JetStreamBus(Link):
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             await pull.close()
+
+    async def finish_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge several deliveries of this bus at once; raises DeliveryError."""
+        await finish_all(deliveries)
 
     def _consumer_config(
         self, topic: str, durable: str, max_in_flight: int, options: Mapping[str, str]

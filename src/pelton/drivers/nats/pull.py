@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import Sequence
 from typing import Final
 
 import nats.errors
@@ -24,7 +25,7 @@ from pelton.drivers.nats.link import ANSWER_S, Link, status_of
 from pelton.log import get
 from pelton.ports import Delivery, Message
 
-__all__ = ["Pull"]
+__all__ = ["Pull", "finish_all"]
 
 _BATCH: Final = 256
 _WINDOW_BYTES: Final = 64 * 1024 * 1024
@@ -64,6 +65,20 @@ class _Delivery:
         """Restart the broker's redelivery timer; not confirmed."""
         with contextlib.suppress(nats.errors.Error, ConnectionError):
             await self._pull.link.client().publish(self.reply, b"+WPI")
+
+
+async def finish_all(deliveries: Sequence[Delivery]) -> None:
+    """Acknowledge deliveries, each at the consumer that it came by; confirmed as `ack` is.
+
+    Raises:
+        DeliveryError: Some are not confirmed.
+    """
+    by_source: dict[Pull, list[_Delivery]] = {}
+    for delivery in deliveries:
+        if isinstance(delivery, _Delivery):
+            by_source.setdefault(delivery._pull, []).append(delivery)
+    for source, own in by_source.items():
+        await source.finish_all(own, b"+ACK")
 
 
 class Pull:
@@ -140,18 +155,23 @@ class Pull:
 
     async def finish(self, delivery: _Delivery, ending: bytes) -> None:
         """End a delivery, confirmed by the broker; all endings of one loop turn share a round trip."""
+        await self.finish_all([delivery], ending)
+
+    async def finish_all(self, deliveries: Sequence[_Delivery], ending: bytes) -> None:
+        """End several; as `finish`."""
         if not self._endings:
             self._ended = asyncio.get_running_loop().create_future()
             task = asyncio.create_task(self._confirm())
             self._enders.add(task)
             task.add_done_callback(self._enders.discard)
-        self._endings.append((delivery.reply, ending))
         ended = self._ended
-        if self._held.get(delivery.key) is delivery:
-            del self._held[delivery.key]
-            self._held_bytes -= len(delivery.message.data)
-            if not self._asked:
-                self._changed.set()
+        for delivery in deliveries:
+            self._endings.append((delivery.reply, ending))
+            if self._held.get(delivery.key) is delivery:
+                del self._held[delivery.key]
+                self._held_bytes -= len(delivery.message.data)
+                if not self._asked:
+                    self._changed.set()
         if ended is not None:
             await asyncio.shield(ended)
 

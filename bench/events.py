@@ -1,0 +1,355 @@
+"""Events: brokers to functions and functions to brokers, beside loops over the bare client libraries.
+
+A platform and a Kafka of the benchmark's own. Each turn gives a fresh topic with records to a fresh Function
+(its source is built once) and to the bare loop, one after the other; all records are there from the start.
+Ours is timed by the runtime's count of acknowledged events, from the first tenth on (until then the worker
+is started and sync code moves to the loop), the loop by its own clock over the same share. The function
+parses its record and checks that a key's numbers only rise, so a lost order or a lost record ends the run.
+The bare loops call the same function: with `poll()` and automatic commits for Kafka, with `fetch` and an ack
+per message for JetStream.
+Run: python -m bench.events [--profile]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from bench.peers import write_function
+from bench.platform import Platform, platform
+from bench.table import Row, render, spread
+from pelton.dataplane import wire
+from pelton.plan.function import CONVENTION
+
+__all__ = ["rows"]
+
+PARTITIONS: Final = 4
+KEYS: Final = 64
+RECORDS: Final = {100: 200_000, 1000: 100_000}
+MESSAGES: Final = 20_000
+ROUNDS: Final = 3
+WARM: Final = 0.1
+"""Share of a turn's records that is not timed."""
+
+HANDLER = """
+    import json
+
+    last = {}
+
+    def handle(data):
+        record = json.loads(data)
+        key, number = record["key"], record["number"]
+        if number <= last.get(key, -1):
+            raise ValueError(f"{key}: {number} after {last[key]}")
+        last[key] = number
+
+    def count(context: "UserContext"):
+        handle(context.get_binding_request().data)
+
+    def count_topic(context: "UserContext"):
+        json.loads(context.get_topic_event().Data())["number"]
+"""
+
+
+def record(number: int, size: int) -> bytes:
+    """Return a JSON record of `size` bytes; numbers of one key rise."""
+    body = json.dumps({"key": number % KEYS, "number": number, "pad": ""})
+    return f'{body[:-2]}{"x" * (size - len(body))}"}}'.encode()
+
+
+class Broker:
+    """A Kafka with topics full of records."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._topics = 0
+
+    def topic(self, records: int, size: int) -> str:
+        """Return a new topic with PARTITIONS partitions, filled."""
+        from confluent_kafka import Producer
+        from confluent_kafka.admin import AdminClient
+        from confluent_kafka.cimpl import NewTopic
+
+        self._topics += 1
+        name = f"bench-{self._topics}"
+        client: dict[str, str | int | float | bool] = {"bootstrap.servers": self.address, "log_level": 2}
+        admin = AdminClient(client)  # named, since it must live until the answer
+        admin.create_topics([NewTopic(name, PARTITIONS, 1)])[name].result()
+        queue = {"linger.ms": 5, "queue.buffering.max.messages": 1_000_000, "enable.idempotence": True}
+        producer = Producer({**client, **queue})
+        for number in range(records):
+            producer.produce(name, record(number, size), key=str(number % KEYS))
+        producer.flush()
+        return name
+
+    def bare(self, topic: str, records: int, source: Path) -> float:
+        """Read a topic with the client library alone; returns records a second."""
+        return float(_alone("kafka", self.address, topic, records, source))
+
+
+def _alone(kind: str, address: str, topic: str, count: int, source: Path) -> str:
+    """Run a bare loop in a process of its own, where nothing else takes the interpreter's lock."""
+    command = [sys.executable, "-m", "bench.events", "--bare", kind, address, topic, str(count), str(source)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=120).stdout
+
+
+def bare_kafka(address: str, topic: str, count: int, source: str) -> float:
+    """Consume in a loop around the function; returns records a second after the first tenth."""
+    from confluent_kafka import Consumer
+
+    handle = _handler(source)
+    settings = {"bootstrap.servers": address, "group.id": f"bare-{topic}", "auto.offset.reset": "earliest"}
+    consumer = Consumer({**settings, "log_level": 2})
+    consumer.subscribe([topic])
+    first, seen, began = int(count * WARM), 0, 0.0
+    while seen < count:
+        message = consumer.poll(1.0)
+        if message is None or message.error() is not None:
+            continue
+        handle(message.value())
+        seen += 1
+        if seen == first:
+            began = time.perf_counter()
+    took = time.perf_counter() - began
+    consumer.close()
+    return (count - first) / took
+
+
+async def bare_nats(url: str, topic: str, count: int) -> float:
+    """The same with nats-py's pull subscription, each message acknowledged."""
+    import nats
+
+    client = await nats.connect(url)
+    subscription = await client.jetstream().pull_subscribe(topic, f"bare-{topic}")
+    first, seen, began = int(count * WARM), 0, 0.0
+    while seen < count:
+        for message in await subscription.fetch(256, timeout=5):
+            json.loads(message.data)["number"]
+            await message.ack()
+            seen += 1
+            if seen == first:
+                began = time.perf_counter()
+    await client.flush()
+    took = time.perf_counter() - began
+    await client.close()
+    return (count - first) / took
+
+
+def _handler(source: str) -> Any:
+    space: dict[str, Any] = {}
+    exec(compile((Path(source) / "main.py").read_text(), source, "exec"), space)
+    return space["handle"]
+
+
+class Runtime:
+    """Asks the runtime process what has been delivered."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._path = str(platform.home.run_directory() / "runtime.sock")
+
+    async def __aenter__(self) -> Runtime:
+        """Connect."""
+        self._peer = await wire.connect(self._path, name="bench")
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        """Close."""
+        await self._peer.close()
+
+    async def counters(self, function: str) -> Mapping[str, Any]:
+        """Return the counters of a function's subscription; {} before it is there."""
+        stats = await self._peer.call("stats", {})
+        return next((item for item in stats["subscriptions"] if item["function"] == function), {})
+
+    async def rate(self, function: str, count: int) -> float:
+        """Return events a second from the first tenth to the last of `count`."""
+        first, at, seen = int(count * WARM), 0.0, 0
+        async with asyncio.timeout(90):
+            while True:
+                counters = await self.counters(function)
+                now = time.perf_counter()
+                delivered = counters.get("delivered", 0)
+                if counters.get("failed"):
+                    raise RuntimeError(f"{function}: {counters['failed']} events failed: lost order")
+                if not at and delivered >= first:
+                    at, seen = now, delivered
+                if delivered >= count:
+                    if delivered > count:
+                        raise RuntimeError(f"{function}: {delivered} of {count} events delivered")
+                    return float((delivered - seen) / (now - at))
+                await asyncio.sleep(0.01)
+
+
+def manifest(
+    name: str, source: Path, trigger: Mapping[str, Any], *, target: str, workers: int, **serving: Any
+) -> dict[str, Any]:
+    """Return a Function with one Dapr trigger and a fixed number of instances."""
+    return {
+        "apiVersion": "core.openfunction.io/v1beta2",
+        "kind": "Function",
+        "metadata": {"name": name, "namespace": "default", "annotations": {CONVENTION: "openfunction"}},
+        "spec": {
+            "version": "v1",
+            "image": f"localhost/{name}:latest",
+            "build": {"builder": "pelton", "env": {"FUNC_NAME": target}, "srcRepo": {"url": source.as_uri()}},
+            "serving": {
+                "triggers": {"dapr": [trigger]},
+                "scaleOptions": {"minReplicas": workers, "maxReplicas": workers},
+                **serving,
+            },
+        },
+    }
+
+
+def kafka_input(broker: str, topic: str) -> dict[str, Any]:
+    """Return the component of an input binding."""
+    metadata = {
+        "brokers": broker,
+        "topics": topic,
+        "consumerGroup": f"ours-{topic}",
+        "initialOffset": "oldest",
+        "authType": "none",
+    }
+    items = [{"name": name, "value": value} for name, value in metadata.items()]
+    return {"type": "bindings.kafka", "version": "v1", "metadata": items}
+
+
+async def kafka_rows(running: Platform, runtime: Runtime, broker: Broker, source: Path) -> list[Row]:
+    """Kafka to a function."""
+    found: list[Row] = []
+    for size, workers in ((100, 1), (100, 2), (1000, 1), (1000, 2)):
+        ours: list[float] = []
+        peer: list[float] = []
+        for _ in range(ROUNDS):
+            count = RECORDS[size]
+            topic = await asyncio.to_thread(broker.topic, count, size)
+            peer.append(await asyncio.to_thread(broker.bare, topic, count, source))
+            function = f"k-{topic}"
+            made = manifest(
+                function,
+                source,
+                {"name": "in", "type": "bindings.kafka"},
+                target="count",
+                workers=workers,
+                bindings={"in": kafka_input(broker.address, topic)},
+            )
+            async with deployed(running, made):
+                ours.append(await runtime.rate(function, count))
+            print(f"{function}: {size} bytes, {workers}: {ours[-1]:.0f} {peer[-1]:.0f}", file=sys.stderr)
+        note = f"{PARTITIONS} partitions, {RECORDS[size]} records, in order per key"
+        found.append(
+            Row(
+                f"Kafka to a function, {size} bytes, {workers} worker{'s' if workers > 1 else ''}",
+                statistics.median(ours),
+                statistics.median(peer),
+                "1/s",
+                ">= 0.6",
+                spread(ours, peer),
+                note,
+            )
+        )
+    return found
+
+
+async def nats_rows(running: Platform, runtime: Runtime, source: Path) -> list[Row]:
+    """JetStream to a function."""
+    import nats
+
+    ours: list[float] = []
+    peer: list[float] = []
+    url = running.endpoints["nats"]
+    client = await nats.connect(url)
+    try:
+        for turn in range(ROUNDS):
+            topic = f"bench{turn}"
+            stream = client.jetstream()
+            await stream.add_stream(name=topic, subjects=[topic])
+            for first in range(0, MESSAGES, 500):
+                await asyncio.gather(
+                    *(stream.publish(topic, record(number, 100)) for number in range(first, first + 500))
+                )
+            peer.append(float(await asyncio.to_thread(_alone, "nats", url, topic, MESSAGES, source)))
+            function = f"n-{topic}"
+            made = manifest(
+                function,
+                source,
+                {"name": "in", "type": "pubsub.jetstream", "topic": topic},
+                target="count_topic",
+                workers=1,
+                pubsub={"in": {"type": "pubsub.jetstream", "version": "v1", "metadata": []}},
+            )
+            async with deployed(running, made):
+                ours.append(await runtime.rate(function, MESSAGES))
+            print(f"{function}: {ours[-1]:.0f} {peer[-1]:.0f}", file=sys.stderr)
+    finally:
+        await client.close()
+    note = f"{MESSAGES} messages of 100 bytes"
+    return [
+        Row(
+            "JetStream to a function, 1 worker",
+            statistics.median(ours),
+            statistics.median(peer),
+            "1/s",
+            ">= 0.6",
+            spread(ours, peer),
+            note,
+        )
+    ]
+
+
+@contextlib.asynccontextmanager
+async def deployed(running: Platform, made: dict[str, Any]) -> AsyncIterator[None]:
+    """Have a Function for a while."""
+    name = made["metadata"]["name"]
+    async with running.api() as api:
+        await api.create(made)
+    try:
+        yield
+    finally:
+        async with running.api() as api:
+            await api.delete(name)
+
+
+async def measure() -> list[Row]:
+    """Run all sections on one platform and one broker."""
+    from tests.services.table import SERVERS, started
+
+    if reason := SERVERS["kafka"].missing():
+        return [Row("events", None, None, "1/s", note=f"Kafka cannot be started: {reason}")]
+    os.environ["PELTON_KAFKA_JIT"] = "1"
+    with started("kafka") as server:
+        broker = Broker(server.address)
+        async with platform() as running, Runtime(running) as runtime:
+            source = write_function(running.root / "source", HANDLER)
+            found = await kafka_rows(running, runtime, broker, source)
+            found += await nats_rows(running, runtime, source)
+            return found
+
+
+def rows() -> list[Row]:
+    """Measure and return the lines for the table."""
+    return asyncio.run(measure())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bare", nargs=5, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.bare:
+        kind, address, topic, count, source = options.bare
+        if kind == "kafka":
+            print(bare_kafka(address, topic, int(count), source))
+        else:
+            print(asyncio.run(bare_nats(address, topic, int(count))))
+    else:
+        print(render(rows()))

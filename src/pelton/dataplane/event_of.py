@@ -1,0 +1,97 @@
+"""What a function gets for a message of a broker: the event, unwrapped when it is a CloudEvent. Pure.
+
+Called by `dispatcher.py` once per event and attempt, so it looks at headers only where they can say
+something.
+Source: `dapr-runtime` contract, section 3; CloudEvents 1.0.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pelton.model import cloudevent
+from pelton.model.desired import Subscription
+from pelton.model.invocation import Event
+from pelton.ports import Message
+
+__all__ = ["to_event"]
+
+
+def to_event(subscription: Subscription, message: Message, *, key: str, attempt: int) -> Event:
+    """Return what a function gets for a message: unwrapped when it is a CloudEvent, as it is otherwise.
+
+    Args:
+        subscription: Names component and topic.
+        message: As the broker has it.
+        key: Identity of the delivery: the id of an event that brings none.
+        attempt: 1 for the first.
+    """
+    component = subscription.component
+    headers, data = message.headers, message.data
+    metadata = {**headers, "Topic": message.topic}
+    if "__offset" not in metadata:
+        offset = key.rpartition(":")[2]
+        if offset.isdecimal():
+            metadata["__offset"] = offset
+    if subscription.deferred:
+        return Event(
+            kind="deferred",
+            component=component.name,
+            component_type=component.type,
+            topic="",
+            data=data,
+            content_type=headers.get("Content-Type", ""),
+            attributes={"id": headers.get("Nats-Msg-Id") or message.id or key},
+            metadata=metadata,
+            attempt=attempt,
+        )
+    attributes: dict[str, Any] = {}
+    silent = headers.keys() <= cloudevent.BROKER_HEADERS
+    looks = data[:1] == b"{" and b'"specversion"' in data
+    found = None if silent and not looks else cloudevent.from_message(headers, data)
+    if found is not None:
+        data, content_type = found.data, found.content_type
+        if subscription.topic:
+            attributes = found.attributes()
+    else:
+        content_type = _content_type({} if silent else headers, data)
+        if subscription.topic:
+            attributes = {
+                "specversion": "1.0",
+                "id": headers.get("Nats-Msg-Id") or message.id or key,
+                "source": f"{component.namespace}/{component.name}",
+                "type": cloudevent.DAPR_TYPE,
+                "datacontenttype": content_type,
+            }
+    if not subscription.topic:
+        return Event(
+            kind="binding",
+            component=component.name,
+            component_type=component.type,
+            topic="",
+            data=data,
+            content_type=content_type,
+            metadata=metadata,
+            attempt=attempt,
+        )
+    attributes.setdefault("topic", message.topic)
+    attributes.setdefault("pubsubname", component.name)
+    return Event(
+        kind="topic",
+        component=component.name,
+        component_type=component.type,
+        topic=message.topic,
+        data=data,
+        content_type=content_type,
+        attributes=attributes,
+        metadata=metadata,
+        attempt=attempt,
+    )
+
+
+def _content_type(headers: Mapping[str, str], data: bytes) -> str:
+    for name, value in headers.items():
+        if value and name.lower() == "content-type":
+            return value
+    return "application/json" if data[:1] in {b"{", b"["} else "application/octet-stream"

@@ -3,6 +3,7 @@ import uuid
 from contextlib import aclosing
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from pelton.drivers.kafka import KafkaBinding, KafkaBus
@@ -55,9 +56,8 @@ class _Scoped:
         async with aclosing(batches) as iterator:
             async for batch in iterator:
                 for delivery in batch:
-                    object.__setattr__(
-                        delivery.message, "topic", delivery.message.topic.removeprefix(self.prefix)
-                    )
+                    topic = delivery.message.topic.removeprefix(self.prefix)
+                    delivery.message = msgspec.structs.replace(delivery.message, topic=topic)
                 yield batch
 
     async def pending(self, topic, *, consumer):

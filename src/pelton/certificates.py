@@ -14,7 +14,7 @@ from typing import Final
 
 from pelton.errors import ComponentError
 
-__all__ = ["client_context", "is_pem", "pem_text"]
+__all__ = ["PemFiles", "client_context", "is_pem", "pem_text"]
 
 _BEGIN: Final = "-----BEGIN"
 
@@ -70,6 +70,28 @@ def client_context(
     return context
 
 
+class PemFiles:
+    """Paths for libraries that take no text; they are valid until this is closed."""
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+
+    def path(self, text: str) -> str | None:
+        """Return a path for PEM text or a path; None for ""."""
+        if not is_pem(text):
+            return _path(text)
+        fd = os.memfd_create("pem", os.MFD_CLOEXEC)
+        self._fds.append(fd)
+        os.write(fd, text.encode())
+        return f"/proc/self/fd/{fd}"
+
+    def close(self) -> None:
+        """Let go of them; safe to repeat."""
+        fds, self._fds = self._fds, []
+        for fd in fds:
+            os.close(fd)
+
+
 def _path(text: str) -> str | None:
     return text.strip() if text.strip() and not is_pem(text) else None
 
@@ -77,12 +99,8 @@ def _path(text: str) -> str | None:
 @contextmanager
 def _file(text: str) -> Iterator[str | None]:
     """Yield a path for a setting; keys that came as text never reach a disk, though only files are loaded."""
-    if not is_pem(text):
-        yield _path(text)
-        return
-    fd = os.memfd_create("pem", os.MFD_CLOEXEC)
+    files = PemFiles()
     try:
-        os.write(fd, text.encode())
-        yield f"/proc/self/fd/{fd}"
+        yield files.path(text)
     finally:
-        os.close(fd)
+        files.close()

@@ -11,6 +11,9 @@ import time
 
 __all__ = ["get", "setup"]
 
+# They tell each request's URL at INFO, and a URL may hold a secret, as chat webhooks' do.
+_SILENT = ("httpx", "httpcore")
+
 
 class _Line(logging.Formatter):
     @staticmethod
@@ -30,6 +33,8 @@ def setup(part: str, level: str = "INFO") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    for name in _SILENT:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def get(name: str) -> logging.Logger:

@@ -1,7 +1,12 @@
 import asyncio
+import base64
+import binascii
+import json
 import logging
+import subprocess
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pelton.drivers.nats import JetStreamBus, is_embedded
 from pelton.errors import ComponentError, DeliveryError
@@ -211,3 +216,74 @@ async def test_tail_sees_new_messages_only(bus):
 )
 def test_embedded_bus_is_meant_by_no_address_or_its_own(metadata, expected):
     assert is_embedded(metadata, "nats://127.0.0.1:4222") is expected
+
+
+class Keys:
+    """A pair of NATS keys, and tokens signed with it."""
+
+    def __init__(self, kind):
+        self._prefix = {"O": 14 << 3, "A": 0, "U": 20 << 3}[kind]
+        self.key = Ed25519PrivateKey.generate()
+        public = self.key.public_key().public_bytes_raw()
+        self.public = self._written(bytes([self._prefix]) + public)
+        head = bytes([18 << 3 | self._prefix >> 5, (self._prefix & 31) << 3])
+        self.seed = self._written(head + self.key.private_bytes_raw())
+
+    @staticmethod
+    def _written(raw):
+        checked = raw + binascii.crc_hqx(raw, 0).to_bytes(2, "little")
+        return base64.b32encode(checked).decode().rstrip("=")
+
+    def token(self, subject, nats):
+        claims = {"jti": "x", "iat": 1, "iss": self.public, "name": "test", "sub": subject, "nats": nats}
+        parts = [{"typ": "JWT", "alg": "ed25519-nkey"}, claims]
+        text = ".".join(self._url(json.dumps(part).encode()) for part in parts)
+        return f"{text}.{self._url(self.key.sign(text.encode()))}"
+
+    @staticmethod
+    def _url(raw):
+        return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+async def test_users_of_an_operator_come_in_by_jwt_and_seed(tmp_path, caplog):
+    operator, account, system, user = Keys("O"), Keys("A"), Keys("A"), Keys("U")
+    few = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)
+    store = dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), -1)
+    may = {"type": "account", "version": 2, "limits": {**few, **store, "wildcards": True}}
+    issuer = operator.token(
+        operator.public, {"type": "operator", "version": 2, "system_account": system.public}
+    )
+    accounts = {
+        account.public: operator.token(account.public, may),
+        system.public: operator.token(
+            system.public, {"type": "account", "version": 2, "limits": {**few, "wildcards": True}}
+        ),
+    }
+    preload = "\n".join(f"{key}: {text}" for key, text in accounts.items())
+    (tmp_path / "nats.conf").write_text(
+        f"port: -1\nports_file_dir: {json.dumps(str(tmp_path))}\noperator: {issuer}\n"
+        f"system_account: {system.public}\nresolver: MEMORY\nresolver_preload: {{\n{preload}\n}}\n"
+        f"jetstream {{ store_dir: {json.dumps(str(tmp_path / 'store'))} }}\n"
+    )
+    with (tmp_path / "log").open("ab") as log:
+        process = subprocess.Popen(server.command(str(tmp_path / "nats.conf")), stderr=log)
+    try:
+        _, port = await server.wait_ready(pid=process.pid, ports_file_dir=str(tmp_path), port=0)
+        limits = {"pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1, "type": "user", "version": 2}
+        jwt = account.token(user.public, limits)
+        url = f"nats://127.0.0.1:{port}"
+        async with JetStreamBus(url, settings={"jwt": jwt, "seedKey": user.seed}) as bus:
+            await bus.publish(Message(topic="orders", data=b"x"))
+            assert texts(await take(bus, "orders", 1)) == ["x"]
+
+        wrong = JetStreamBus(url, settings={"jwt": jwt, "seedKey": Keys("U").seed})
+        with pytest.raises(ComponentError, match="no connection"):
+            await wrong.open(timeout_s=2)
+        for bad in ("", user.seed[:-1] + "A", "no seed"):
+            with pytest.raises(ComponentError, match="seedKey"):
+                await JetStreamBus(url, settings={"jwt": jwt, "seedKey": bad}).open()
+        for secret in (user.seed, jwt):
+            assert secret not in caplog.text
+    finally:
+        process.kill()
+        process.wait()

@@ -235,6 +235,32 @@ class TestRabbitMqBinding(BindingContract):
         await settled(source, "", 0)
         await source.close()
 
+    async def test_queue_is_declared_once_and_again_when_it_is_gone(self, binding, settings):
+        source = RabbitMqQueue(settings, clock=SystemClock())
+        await binding.invoke("create", b"1", {})
+        declared, link = [], binding._link
+        declare = link.declare_once
+
+        async def spy(name, make):
+            async def counted(channel):
+                declared.append(name)
+                return await make(channel)
+
+            await declare(name, counted)
+
+        link.declare_once = spy
+        await binding.invoke("create", b"2", {})
+        assert declared == []
+
+        channel = await link.channel()
+        await channel.queue_delete(settings.metadata["queueName"])
+        await channel.close()
+        await binding.invoke("create", b"3", {})
+
+        assert declared == [settings.metadata["queueName"]]
+        assert texts(await take(source, "", 1)) == ["3"]
+        await source.close()
+
     async def test_number_that_is_none_is_refused(self, binding):
         with pytest.raises(ComponentError, match="priority"):
             await binding.invoke("create", b"", {"priority": "high"})

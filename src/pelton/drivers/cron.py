@@ -10,8 +10,9 @@ import asyncio
 import heapq
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
+from zoneinfo import ZoneInfo
 
 from croniter import croniter
 
@@ -22,6 +23,7 @@ from pelton.quantity import parse_duration
 
 __all__ = ["CronBus", "next_time"]
 
+_ZONE: Final = re.compile(r"(?:CRON_)?TZ=(\S+)\s+")
 _EVERY: Final = re.compile(r"@every\s+(\S+)$")
 _PENDING_LIMIT: Final = 1000
 """Unfinished events of one schedule; beyond that new ones are dropped and counted."""
@@ -31,7 +33,8 @@ def next_time(schedule: str, after: datetime) -> datetime:
     """Return the first due time after a moment (UTC).
 
     Args:
-        schedule: `@every 10s`, `@hourly` and kin, five fields, or six with seconds first.
+        schedule: `@every 10s`, `@hourly` and kin, five fields, or six with seconds first; fields are in UTC
+            unless `TZ=Europe/Berlin` or `CRON_TZ=...` comes before them.
         after: The moment.
 
     Raises:
@@ -47,11 +50,14 @@ def next_time(schedule: str, after: datetime) -> datetime:
         if seconds < 1:
             raise _not_a_schedule(schedule, "the interval is shorter than one second")
         return after + timedelta(seconds=seconds)
+    zone = _ZONE.match(text)
     try:
-        found: datetime = croniter(text, after, second_at_beginning=True).get_next(datetime)
+        begin = after.astimezone(ZoneInfo(zone[1])) if zone else after
+        fields = text[zone.end() :] if zone else text
+        found: datetime = croniter(fields, begin, second_at_beginning=True).get_next(datetime)
     except (ValueError, KeyError, TypeError) as exc:
         raise _not_a_schedule(schedule, str(exc)) from exc
-    return found
+    return found.astimezone(UTC)
 
 
 def _not_a_schedule(schedule: str, why: str) -> ComponentError:
@@ -135,11 +141,13 @@ class CronBus:
             if self._due:
                 waits.append(self._due[0][0] - self._clock.monotonic())
             self._changed.clear()
+            first = (self._changed.wait(), self._clock.sleep(max(0.0, min(waits))))
+            either = [asyncio.ensure_future(each) for each in first]
             try:
-                async with asyncio.timeout(max(0.0, min(waits))):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for each in either:
+                    each.cancel()
 
     def _offer(self, tick: _Tick) -> None:
         if len(self._open) >= _PENDING_LIMIT:

@@ -15,6 +15,7 @@ from typing import Final
 import httpx
 
 from pelton import errors
+from pelton.certificates import client_context
 from pelton.log import get
 from pelton.model.desired import Component
 from pelton.model.invocation import Delivered
@@ -78,6 +79,8 @@ class HttpBinding:
         self._own_headers = {}
         if settings.get("securitytoken") and settings.get("securitytokenheader"):
             self._own_headers[settings["securitytokenheader"]] = settings["securitytoken"]
+        if settings.get("mtlsrenegotiation", "RenegotiateNever").lower() != "renegotiatenever":
+            _log.warning("%s: MTLSRenegotiation has no effect: TLS 1.3 knows none", self._where)
         self._settings = settings
         self._client: httpx.AsyncClient | None = None
 
@@ -111,8 +114,9 @@ class HttpBinding:
                 for known in [name for name in headers if name.lower() == key.lower()]:
                     del headers[known]
                 headers[key] = value
-        strict = _true(metadata["errorIfNot2XX"]) if "errorIfNot2XX" in metadata else self._error_if_not_2xx
-        url = self._joined(metadata.get("path", ""))
+        given = {key.lower(): value for key, value in metadata.items() if not key[:1].isupper()}
+        strict = _true(given["errorifnot2xx"]) if "errorifnot2xx" in given else self._error_if_not_2xx
+        url = self._joined(given.get("path", ""))
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await self._send(method, url, b"" if method in _BODILESS else data, headers, strict)
@@ -182,20 +186,7 @@ class HttpBinding:
         root = self._settings.get("mtlsrootca", "")
         certificate = self._settings.get("mtlsclientcert", "")
         key = self._settings.get("mtlsclientkey", "")
-        try:
-            if root.lstrip().startswith("-----BEGIN"):
-                context = ssl.create_default_context(cadata=root)
-            else:
-                context = ssl.create_default_context(cafile=root or None)
-            if certificate:
-                context.load_cert_chain(certificate, key or None)
-        except (OSError, ssl.SSLError) as exc:
-            raise errors.ComponentError(
-                f"a certificate cannot be used: {exc}",
-                where=self._where,
-                hint="MTLSClientCert and MTLSClientKey name files; MTLSRootCA is a file or PEM text.",
-            ) from exc
-        return context
+        return client_context(where=self._where, ca=root, cert=certificate, key=key)
 
     def _joined(self, path: str) -> str:
         return f"{self._url}/{path.lstrip('/')}" if path else self._url

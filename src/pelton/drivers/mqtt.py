@@ -31,7 +31,7 @@ from pelton.holding import Holding
 from pelton.log import get
 from pelton.model.desired import Component
 from pelton.model.invocation import Delivered
-from pelton.model.settings import ComponentSettings, truthy
+from pelton.model.settings import ComponentSettings, consumer_name, truthy
 from pelton.ports import Delivery, Message
 
 __all__ = ["MqttBinding", "MqttBus"]
@@ -111,11 +111,7 @@ class _Link:
         id would not do as the default: several inputs of one app would end each other's connections.
         """
         text = self.settings.text("consumerID") or consumer
-        for template in ("{uuid}", "{podName}"):
-            if template in text:
-                seed = f"{socket.gethostname()}/{self.where}/{consumer}"
-                text = text.replace(template, str(uuid.uuid5(uuid.NAMESPACE_URL, seed)))
-        return text[:_LONGEST_ID]
+        return consumer_name(text, f"{socket.gethostname()}/{self.where}/{consumer}")[:_LONGEST_ID]
 
     def refused(self, code: Any) -> PeltonError:
         """Return the error for an answer to CONNECT that says no."""

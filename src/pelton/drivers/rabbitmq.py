@@ -10,9 +10,10 @@ Source: `dapr-components` contract, section 2 (`pubsub.rabbitmq`); the binding's
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -24,10 +25,12 @@ from aio_pika.exceptions import (
     ChannelNotFoundEntity,
     ChannelPreconditionFailed,
     ProbableAuthenticationError,
+    PublishError,
 )
 from yarl import URL
 
 from pelton.autoscale.scalers.rabbitmq import QueueStats, RabbitMqScaling, measure
+from pelton.certificates import client_context
 from pelton.clock import Clock
 from pelton.errors import ComponentError, DeliveryError, ScalerError
 from pelton.holding import Holding
@@ -35,7 +38,7 @@ from pelton.log import get
 from pelton.model.desired import Component
 from pelton.model.invocation import Delivered
 from pelton.model.scaler import ScalerReading
-from pelton.model.settings import ComponentSettings, truthy
+from pelton.model.settings import ComponentSettings, consumer_name, truthy
 from pelton.ports import Delivery, Message
 
 __all__ = ["RabbitMqBinding", "RabbitMqBus", "RabbitMqQueue", "RabbitMqQueueScaler"]
@@ -64,6 +67,7 @@ class _Link:
         self._connection: Any = None
         self._publisher: Any = None
         self._exchanges: dict[str, Any] = {}
+        self._declared: set[str] = set()
         self._lock = asyncio.Lock()
         self.name = f"rabbitmq at {self._url.host}:{self._url.port}"
 
@@ -82,7 +86,10 @@ class _Link:
         async with asyncio.timeout(_ANSWER_S), self._lock:
             if self._publisher is None or self._publisher.is_closed:
                 self._exchanges.clear()
-                self._publisher = await (await self._connect()).channel(publisher_confirms=True)
+                self._declared.clear()
+                self._publisher = await (await self._connect()).channel(
+                    publisher_confirms=True, on_return_raises=True
+                )
             if name not in self._exchanges:
                 self._exchanges[name] = (
                     await self._publisher.declare_exchange(name, kind, durable=True)
@@ -96,6 +103,24 @@ class _Link:
         with self.translated():
             found = await self.exchange(exchange, kind)
             await found.publish(message, routing_key, mandatory=not exchange, timeout=_ANSWER_S)
+
+    async def declare_once(self, name: str, declare: Callable[[Any], Awaitable[Any]]) -> None:
+        """Declare a queue that is published to, once per connection. Raises DeliveryError, ComponentError."""
+        with self.translated():
+            await self.exchange("", "")  # forgets what is declared when the connection is a new one
+        if name in self._declared:
+            return
+        channel = await self.channel()
+        try:
+            await declare(channel)
+            self._declared.add(name)
+        finally:
+            if not channel.is_closed:
+                await channel.close()
+
+    def undeclared(self, name: str) -> None:
+        """Say that a queue may be gone: it is declared again with the next message."""
+        self._declared.discard(name)
 
     async def close(self) -> None:
         """Close the connection; safe to repeat."""
@@ -118,6 +143,8 @@ class _Link:
                 where=self.where,
                 hint="Make the metadata equal to what exists, or delete what exists.",
             ) from exc
+        except PublishError as exc:
+            raise DeliveryError(f"{self.name} has no queue that takes the message", where=self.where) from exc
         except (AMQPError, OSError, TimeoutError, asyncio.InvalidStateError, RuntimeError) as exc:
             if isinstance(exc, RuntimeError | OSError) and not isinstance(exc, ChannelClosed):
                 self._connection = self._publisher = None  # it may not know yet that it is dead
@@ -160,17 +187,12 @@ class _Link:
 
     def _tls(self) -> ssl.SSLContext:
         settings = self.settings
-        root = settings.text("caCert")
-        try:
-            pem = root.lstrip().startswith("-----BEGIN")
-            context = ssl.create_default_context(
-                cadata=root if pem else None, cafile=root if root and not pem else None
-            )
-            if settings.text("clientCert"):
-                context.load_cert_chain(settings.text("clientCert"), settings.text("clientKey") or None)
-        except (OSError, ssl.SSLError) as exc:
-            raise ComponentError(f"a certificate cannot be used: {exc}", where=self.where) from exc
-        return context
+        return client_context(
+            where=self.where,
+            ca=settings.text("caCert"),
+            cert=settings.text("clientCert"),
+            key=settings.text("clientKey"),
+        )
 
 
 class _Subscription:
@@ -332,7 +354,9 @@ class RabbitMqBus:
         return await _waiting(self._link, name) + len(self._holdings.get(name, ()))
 
     def _queue_name(self, topic: str, consumer: str) -> str:
-        return self._link.settings.text("queueName").strip() or f"{self._consumer or consumer}-{topic}"
+        seed = f"{socket.gethostname()}/{self._link.where}/{consumer}"
+        name = consumer_name(self._consumer or consumer, seed)
+        return self._link.settings.text("queueName").strip() or f"{name}-{topic}"
 
     async def _declare(self, channel: Any, topic: str, name: str, options: Mapping[str, str]) -> Any:
         given = {key.lower(): value for key, value in options.items()}
@@ -456,13 +480,15 @@ async def _send(
         mode=mode,
         where=link,
     )
-    channel = await link.channel()
-    try:
-        await _declare_queue(link, channel, queue)
-    finally:
-        if not channel.is_closed:
-            await channel.close()
-    await link.publish("", "", packed, queue)
+    for last in (False, True):
+        await link.declare_once(queue, lambda channel: _declare_queue(link, channel, queue))
+        try:
+            await link.publish("", "", packed, queue)
+            return
+        except DeliveryError as exc:
+            link.undeclared(queue)
+            if last or not isinstance(exc.__cause__, PublishError):
+                raise
 
 
 async def _declare_queue(link: _Link, channel: Any, name: str) -> Any:

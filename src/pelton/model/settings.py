@@ -8,13 +8,14 @@ Source: `dapr-components` contract, head of the page.
 from __future__ import annotations
 
 import re
+import uuid
 from typing import Final
 
 from pelton.errors import ComponentError
 from pelton.model.desired import Component
 from pelton.quantity import parse_duration
 
-__all__ = ["TRUE", "ComponentSettings", "truthy"]
+__all__ = ["TRUE", "ComponentSettings", "consumer_name", "truthy"]
 
 TRUE: Final = frozenset({"true", "1", "t", "y", "yes", "on"})
 _PLAIN: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
@@ -23,6 +24,22 @@ _PLAIN: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
 def truthy(text: str) -> bool:
     """Tell whether a text is one of the ways to write true."""
     return text.strip().lower() in TRUE
+
+
+def consumer_name(text: str, seed: str) -> str:
+    """Return a consumer's name with `{uuid}` and `{podName}` filled in.
+
+    A name stands for a position or a session at a broker, so it has to be the same after a restart: what
+    Dapr draws anew each time is made of the seed here.
+
+    Args:
+        text: As the metadata say.
+        seed: Differs between machines and consumers.
+    """
+    for template in ("{uuid}", "{podName}"):
+        if template in text:
+            text = text.replace(template, str(uuid.uuid5(uuid.NAMESPACE_URL, seed)))
+    return text
 
 
 class ComponentSettings:

@@ -171,5 +171,5 @@ def test_bad_metadata_is_refused_when_the_component_is_made(metadata, message):
 
 
 async def test_missing_certificate_file_is_told(make):
-    with pytest.raises(ComponentError, match="certificate cannot be used"):
+    with pytest.raises(ComponentError, match="certificate or key cannot be used"):
         await make(MTLSRootCA="/nonexistent.pem").invoke("post", b"", {})

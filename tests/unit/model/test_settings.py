@@ -2,7 +2,7 @@ import pytest
 
 from pelton.errors import ComponentError
 from pelton.model.desired import Component
-from pelton.model.settings import ComponentSettings
+from pelton.model.settings import ComponentSettings, consumer_name
 
 
 def settings(**metadata):
@@ -50,3 +50,12 @@ def test_number_does_not_show_what_was_written():
     with pytest.raises(ComponentError) as caught:
         settings(poolSize="hunter2").number("poolSize", 1)
     assert "hunter2" not in str(caught.value)
+
+
+def test_names_of_consumers_are_filled_in_the_same_way_each_time():
+    first = consumer_name("app-{uuid}", "machine/one")
+
+    assert first == consumer_name("app-{uuid}", "machine/one")
+    assert first != consumer_name("app-{uuid}", "machine/two")
+    assert len(first) == len("app-") + 36
+    assert consumer_name("app", "machine/one") == "app"

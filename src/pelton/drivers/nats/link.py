@@ -7,9 +7,9 @@ are sent again as soon as the server is back. Called by `bus.py` and `pull.py` b
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
-import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -20,6 +20,8 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
 from pelton import errors
+from pelton.certificates import client_context
+from pelton.drivers.nats.keys import signing_key
 from pelton.log import get
 
 __all__ = ["ANSWER_S", "Link", "lower_keys", "status_of"]
@@ -139,24 +141,18 @@ class Link:
             options |= {"user": self._user, "password": self._password}
         if token := self.settings.get("token"):
             options["token"] = token
-        if "jwt" in self.settings or "seedkey" in self.settings:
-            raise errors.ComponentError(
-                "jwt and seedKey are not supported",
-                where=self.where,
-                hint="Use token or a client certificate.",
-            )
-        certificate, key = self.settings.get("tls_client_cert"), self.settings.get("tls_client_key")
-        if bool(certificate) != bool(key):
+        jwt, seed = self.settings.get("jwt", ""), self.settings.get("seedkey", "")
+        if bool(jwt) != bool(seed):
+            raise errors.ComponentError("jwt and seedKey go together", where=self.where)
+        if jwt:
+            key = signing_key(seed, where=self.where)
+            options["user_jwt_cb"] = lambda: bytearray(jwt.strip().encode())
+            options["signature_cb"] = lambda nonce: base64.b64encode(key.sign(nonce.encode()))
+        certificate, secret = self.settings.get("tls_client_cert"), self.settings.get("tls_client_key")
+        if bool(certificate) != bool(secret):
             raise errors.ComponentError("tls_client_cert and tls_client_key go together", where=self.where)
         if certificate:
-            context = ssl.create_default_context()
-            try:
-                context.load_cert_chain(certificate, key)
-            except (OSError, ssl.SSLError) as exc:
-                raise errors.ComponentError(
-                    f"the client certificate cannot be used: {exc}", where=self.where
-                ) from exc
-            options["tls"] = context
+            options["tls"] = client_context(where=self.where, cert=certificate, key=secret or "")
         return options
 
     async def _keep(self, options: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from pelton.drivers.redis.link import BLOCK_S, RedisLink
 from pelton.errors import DeliveryError
 from pelton.holding import Holding
 from pelton.model.desired import Component
+from pelton.model.settings import consumer_name
 from pelton.ports import Delivery, Message
 
 __all__ = ["RedisBus"]
@@ -92,13 +94,13 @@ class RedisBus:
     ) -> AsyncIterator[Sequence[Delivery]]:
         """Iterate over batches of a group; see `ports.Bus`."""
         del options  # the same metadata as the component's
-        stream = _Stream(self, topic, self._group or consumer, max_in_flight)
+        stream = _Stream(self, topic, self._name(consumer), max_in_flight)
         async for batch in stream.batches():
             yield batch
 
     async def pending(self, topic: str, *, consumer: str) -> int:
         """Return entries that the group has not finished; 0 for an unknown one."""
-        group = self._group or consumer
+        group = self._name(consumer)
         with self._link.translated():
             try:
                 groups = await self._link.client.xinfo_groups(topic)
@@ -114,6 +116,9 @@ class RedisBus:
                         lag = len(await self._link.client.xrange(topic, min=start, count=_LAG_LIMIT))
                     return int(lag) + int(found["pending"])
         return 0
+
+    def _name(self, consumer: str) -> str:
+        return consumer_name(self._group or consumer, f"{socket.gethostname()}/{self._link.where}/{consumer}")
 
 
 class _Stream:

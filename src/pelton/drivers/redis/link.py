@@ -16,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 
+from pelton.certificates import PemFiles, client_context
 from pelton.errors import ComponentError, DeliveryError, PeltonError
 from pelton.log import get
 from pelton.model.desired import Component
@@ -68,6 +69,7 @@ class RedisLink:
             "protocol": 2,
             "decode_responses": False,
         }
+        self._pem = PemFiles()
         if settings.flag("enableTLS"):
             options |= self._tls(settings)
         self.name = f"redis at {host}:{port}"
@@ -77,6 +79,7 @@ class RedisLink:
     async def close(self) -> None:
         """Close the connections; safe to repeat."""
         await self.client.aclose()
+        self._pem.close()
 
     @contextmanager
     def translated(self, kind: type[PeltonError] = DeliveryError) -> Iterator[None]:
@@ -123,14 +126,20 @@ class RedisLink:
                 f"metadata `redisType`: {kind} is not supported", where=settings.where, hint="Use node."
             )
 
-    @staticmethod
-    def _tls(settings: ComponentSettings) -> dict[str, Any]:
+    def _tls(self, settings: ComponentSettings) -> dict[str, Any]:
+        # Made once only to say at once what is wrong with a certificate; the library makes its own.
+        client_context(
+            where=self.where,
+            ca=settings.text("caCert"),
+            cert=settings.text("clientCert"),
+            key=settings.text("clientKey"),
+        )
         options: dict[str, Any] = {"ssl": True}
         if settings.flag("insecureSkipTLSVerify"):
             options |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
         if settings.text("caCert"):
-            options["ssl_ca_data"] = settings.text("caCert")
+            options["ssl_ca_certs"] = self._pem.path(settings.text("caCert"))
         if settings.text("clientCert"):
-            options["ssl_certfile"] = settings.text("clientCert")
-            options["ssl_keyfile"] = settings.text("clientKey")
+            options["ssl_certfile"] = self._pem.path(settings.text("clientCert"))
+            options["ssl_keyfile"] = self._pem.path(settings.text("clientKey") or settings.text("clientCert"))
         return options

@@ -106,6 +106,8 @@ class Components:
         self._lingering: dict[asyncio.TimerHandle, _Open] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._listeners: list[Callable[[frozenset[str]], None]] = []
+        self.generation = 0
+        """Grows whenever a port that `get` gave may be closed soon, so that whoever keeps one asks again."""
 
     def listen(self, heard: Callable[[frozenset[str]], None]) -> None:
         """Call `heard` with the names of components that came, went or changed, after each `sync`."""
@@ -130,6 +132,7 @@ class Components:
 
     def refresh(self, names: frozenset[str]) -> None:
         """Open these anew with their next use, as after a change of a secret that they refer to."""
+        self.generation += 1
         for key in [key for key in self._open if key[2] in names]:
             self._retire(self._open.pop(key))
         for key in [key for key in self._opening if key[2] in names]:
@@ -139,7 +142,8 @@ class Components:
             heard(names)
 
     def forget(self, app: App) -> None:
-        """Close what was open for an app that is gone."""
+        """Close what was open for an app that is gone, or that has changed."""
+        self.generation += 1
         for key in [key for key in self._open if key[0] == app.key]:
             self._retire(self._open.pop(key))
         for resolved in [key for key in self._resolved if key[0] == app.key]:

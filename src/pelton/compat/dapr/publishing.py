@@ -87,7 +87,7 @@ class Publishing:
         self._traces = traces
         # What is looked up once for each app and topic: the component, its open bus, whether it is allowed.
         self._topics: dict[tuple[str, str, str], _Topic] = {}
-        components.listen(lambda _names: self._topics.clear())
+        self._generation = components.generation
 
     async def publish(
         self,
@@ -157,6 +157,9 @@ class Publishing:
         }
 
     async def _open(self, app: App, pubsub: str, topic: str) -> _Topic:
+        if self._generation != self._components.generation:
+            self._generation = self._components.generation
+            self._topics.clear()
         known = self._topics.get((app.key, pubsub, topic))
         if known is not None:
             return known
@@ -184,7 +187,7 @@ class Publishing:
         found = _Topic(
             pubsub=pubsub, topic=topic, broker_topic=broker_topic, type=resource.spec.type, bus=bus
         )
-        if self._components.find(app, pubsub) is resource:  # it did not change meanwhile
+        if self._generation == self._components.generation:  # it did not change meanwhile
             if len(self._topics) >= _KNOWN_TOPICS:
                 self._topics.clear()
             self._topics[app.key, pubsub, topic] = found

@@ -60,7 +60,7 @@ class States:
         self._guard = guard
         self._query = query
         self._stores: dict[tuple[str, str], _Store] = {}
-        components.listen(lambda _names: self._stores.clear())
+        self._generation = components.generation
 
     async def get(self, app: App, store: str, keys: Sequence[str]) -> list[StateItem]:
         """Return an item per key in their order, keys as the app knows them; without data where none is.
@@ -134,6 +134,9 @@ class States:
     # -- inside ----------------------------------------------------------------------------------------------
 
     async def _open(self, app: App, name: str) -> _Store:
+        if self._generation != self._components.generation:
+            self._generation = self._components.generation
+            self._stores.clear()
         known = self._stores.get((app.key, name))
         if known is not None:
             return known
@@ -150,7 +153,7 @@ class States:
             return _Store(name=name, prefix=key_prefix(component, app), port=port)
 
         found = await self._run(app, name, attempt, "ERR_STATE_GET", f"state store {name} cannot be used")
-        if self._components.find(app, name) is resource:
+        if self._generation == self._components.generation:
             self._stores[app.key, name] = found
         return found
 

@@ -2,12 +2,14 @@
 
 import base64
 import json
+import threading
 
 import httpx
 import pytest
 
 from pelton.compat.dapr.apps import App
 from pelton.model.dapr import ApiRule, DaprConfiguration, SecretScope
+from pelton.model.invocation import Reply
 from tests.conformance.dapr_api import Api, component
 
 LIMITED = App(
@@ -428,3 +430,52 @@ def test_browsers_may_call(http):
 
     assert (asked.status_code, asked.headers["access-control-allow-methods"]) == (204, "POST")
     assert answer.headers["access-control-allow-origin"] == "*"
+
+
+# ---- changes of settings -----------------------------------------------------------------------------------
+
+
+class Channel:
+    """An app that is told of changes; refuses the first of them."""
+
+    def __init__(self):
+        self.calls = []
+        self.heard = threading.Event()
+
+    async def invoke(self, call):
+        self.calls.append((call.method, call.target.decode(), json.loads(call.body)))
+        if len(self.calls) > 1:
+            self.heard.set()
+        return Reply(status=500 if len(self.calls) == 1 else 200)
+
+
+def test_app_is_told_of_changes_until_it_unsubscribes(http, api):
+    channel = api.registered["a"].channel = Channel()
+
+    async def put(value):
+        api.opened["settings"].put("color", value)
+
+    try:
+        subscribed = http.get("/v1.0/configuration/settings/subscribe?key=color").json()
+        api.call(put("green||8"))
+        wait_until(lambda: channel.calls)
+        api.call(put("blue||9"))
+        assert channel.heard.wait(10)
+        ended = http.get(f"/v1.0/configuration/settings/{subscribed['id']}/unsubscribe")
+    finally:
+        api.registered["a"].channel = None
+        api.call(put("red||7"))
+
+    method, path, body = channel.calls[-1]
+    assert (method, path) == ("POST", "/configuration/settings/color")
+    assert body == {"id": subscribed["id"], "items": {"color": {"value": "blue", "version": "9"}}}
+    assert ended.json() == {"ok": True}
+
+
+def wait_until(test):
+    waiting = threading.Event()
+    for _ in range(500):
+        if test():
+            return
+        waiting.wait(0.02)
+    raise AssertionError("it did not happen")

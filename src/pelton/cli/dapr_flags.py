@@ -87,7 +87,7 @@ _APP: Final[dict[str, Flag]] = {
     "dapr-internal-grpc-port": Flag(kind="int", doc="", short="I", default=0, used=False),
     "placement-host-address": Flag(kind="text", doc="", default="", used=False),
     "scheduler-host-address": Flag(kind="text", doc="", default="", used=False),
-    "read-buffer-size": Flag(kind="text", doc="", default="", used=False),
+    "read-buffer-size": Flag(kind="size", doc="Largest head of a request: 4Ki, or a number.", default=4096),
 }
 
 RUN: Final[Mapping[str, Flag]] = {
@@ -117,7 +117,7 @@ DAPRD: Final[Mapping[str, Flag]] = {
     "enable-metrics": Flag(kind="bool", doc="", default=True, used=False),
     "enable-mtls": Flag(kind="bool", doc="", default=False, used=False),
     "wait": Flag(kind="bool", doc="", default=False, used=False),
-    "allowed-origins": Flag(kind="text", doc="", default="*", used=False),
+    "allowed-origins": Flag(kind="text", doc="Origins that browsers may call from.", default="*"),
     "dapr-public-port": Flag(kind="text", doc="", default="", used=False),
     "dapr-public-listen-address": Flag(kind="text", doc="", default="", used=False),
     "dapr-internal-grpc-listen-address": Flag(kind="text", doc="", default="", used=False),

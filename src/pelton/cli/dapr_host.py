@@ -251,7 +251,14 @@ class DaprHost:
             grpc = server.port
         if ports.http >= 0:
             sock = _bound(ports, f"dapr-{app.app_id}-http.socket")
-            api = HttpApi(self.runtime, registered.identify, body_limit_bytes=app.body_limit_bytes)
+            api = HttpApi(
+                self.runtime,
+                registered.identify,
+                own=registered,
+                body_limit_bytes=app.body_limit_bytes,
+                header_limit_bytes=app.header_limit_bytes,
+                allowed_origins=app.allowed_origins,
+            )
             await stack.enter_async_context(ApiServer(api, sock))
             http = 0 if ports.sockets else sock.getsockname()[1]
         return AppPorts(host=ports.host, http=http, grpc=grpc, sockets=ports.sockets)

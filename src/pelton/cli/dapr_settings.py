@@ -95,6 +95,8 @@ def settings_of(
         app_token=environment.get("APP_API_TOKEN", ""),
         configuration=configuration or DaprConfiguration(),
         body_limit_bytes=values["max-body-size"],
+        header_limit_bytes=values["read-buffer-size"],
+        allowed_origins=tuple(each.strip() for each in values.get("allowed-origins", "*").split(",")),
     )
     disabled = {word.strip() for word in str(values.get("disable-init-endpoints", "")).split(",")}
     return AppSettings(

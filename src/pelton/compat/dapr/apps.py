@@ -43,6 +43,8 @@ class App:
         app_token: What it is shown as `dapr-api-token` by the runtime; "" for nothing. Never logged.
         configuration: What it may do.
         body_limit_bytes: Largest request that it may send, and largest call that it gets.
+        header_limit_bytes: Largest head of a request that it may send.
+        allowed_origins: Origins of browsers that may call its runtime; `*` for all.
     """
 
     app_id: str
@@ -57,6 +59,8 @@ class App:
     app_token: str = field(default="", repr=False)
     configuration: DaprConfiguration = field(default_factory=DaprConfiguration)
     body_limit_bytes: int = 4 * 1024 * 1024
+    header_limit_bytes: int = 4096
+    allowed_origins: tuple[str, ...] = ("*",)
 
     @property
     def key(self) -> str:

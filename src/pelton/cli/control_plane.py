@@ -41,6 +41,7 @@ from pelton.manifest import kinds
 from pelton.model.build import BuildResult
 from pelton.model.desired import BuildRun
 from pelton.model.function import Function
+from pelton.plan.aliases import Aliases
 from pelton.plan.attachment import Pair
 from pelton.plan.eventing import Facts
 from pelton.plan.function import asked_convention
@@ -152,6 +153,7 @@ class ControlPlane:
             trigger_types=TRIGGER_TYPES,
             output_types=OUTPUT_TYPES,
             state_types=frozenset(STATES),
+            aliases=Aliases(self._settings.aliases),
         )
         gateway = f"http://{self._settings.gateway_host}:{self._settings.gateway_port}"
 

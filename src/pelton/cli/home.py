@@ -12,7 +12,7 @@ import json
 import os
 import stat
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +26,10 @@ MARKER: Final = "PELTON_PLATFORM"
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """What endpoints.json holds: URLs or paths, and the pid of `up`; `https` is "" without --tls."""
+    """What endpoints.json holds: URLs or paths, and the pid of `up`; `https` is "" without --tls.
+
+    `aliases` are host names and the addresses that they stand for.
+    """
 
     gateway: str
     api: str
@@ -37,6 +40,7 @@ class Endpoints:
     pid: int
     internal: str = ""
     https: str = ""
+    aliases: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,7 @@ class Settings:
         otlp_url: Where spans are posted as OTLP, "" for nowhere.
         otlp_headers: Further headers of those requests, `name=value,name=value`.
         trace_percent: Share of the requests and events without a trace that begin one, 0 to 100.
+        aliases: Host names and the addresses that they stand for.
     """
 
     home: str
@@ -76,6 +81,7 @@ class Settings:
     otlp_url: str = ""
     otlp_headers: str = ""
     trace_percent: float = 0.0
+    aliases: dict[str, str] = field(default_factory=dict)
 
     def save(self) -> Path:
         """Write it for the parts; returns the path."""
@@ -195,6 +201,11 @@ class Home:
     def endpoints_file(self) -> Path:
         """Where the running platform can be reached."""
         return self.path / "endpoints.json"
+
+    @property
+    def aliases_file(self) -> Path:
+        """Host names and the addresses that they stand for, a line each; users write it."""
+        return self.path / "aliases"
 
     @property
     def secrets_file(self) -> Path:

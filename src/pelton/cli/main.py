@@ -102,6 +102,13 @@ def up(
     trace_percent: Annotated[
         float, typer.Option(min=0, max=100, help="Share of requests and events that are traced for it.")
     ] = 100.0,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=HOST:PORT",
+            help="Host name in components that stands for another address; may be repeated.",
+        ),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready; it goes on.")] = False,
 ) -> None:
     """Start the platform on this machine; Ctrl-C ends it."""
@@ -110,6 +117,7 @@ def up(
     from pelton.cli.up import UpOptions
     from pelton.cli.up import up as run
     from pelton.errors import UsageError
+    from pelton.plan.aliases import Aliases
 
     if durability not in ("process", "power"):
         raise UsageError(f"--durability {durability!r} is not known", hint="one of: process, power")
@@ -128,6 +136,7 @@ def up(
         otlp_endpoint=otlp_endpoint,
         otlp_headers=otlp_headers,
         trace_percent=trace_percent,
+        aliases=Aliases.of_options(alias or ()),
     )
     _exit(detached(Home(), sys.argv[1:]) if detach else run(Home(), options))
 

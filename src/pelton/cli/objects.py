@@ -29,6 +29,7 @@ from pelton.errors import (
 )
 from pelton.manifest import kinds, openfunction_core, text
 from pelton.model.desired import BuildRun
+from pelton.plan.aliases import Aliases
 from pelton.plan.function import SOURCE_DIGEST, build_hash
 
 __all__ = [
@@ -67,6 +68,7 @@ def apply(home: Home, files: Sequence[str], *, wait: bool, dry_run: bool, timeou
     for error in errors:
         complain(error)
         failed = True
+    aliases = Aliases(home.endpoints().aliases)
     with Client(home) as client:
         for document in documents:
             try:
@@ -77,6 +79,8 @@ def apply(home: Home, files: Sequence[str], *, wait: bool, dry_run: bool, timeou
                 continue
             applied.append((kind, obj))
             print(f"{_called(kind)}/{obj['metadata']['name']} {done}")
+            for name, address in aliases.within(obj.get("spec")):
+                print(f"note: {name} stands for {address} (pelton up --alias)", file=sys.stderr)
         if wait and not dry_run:
             for kind, obj in applied:
                 if kind.kind == "Function":

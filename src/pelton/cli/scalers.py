@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 
 from pelton.autoscale.scalers.rabbitmq import RabbitMqScaling
 from pelton.autoscale.scalers.table import read_settings
@@ -10,6 +11,7 @@ from pelton.cli.tables import resolve_scaler
 from pelton.clock import Clock
 from pelton.errors import PeltonError
 from pelton.model.scaler import ScalerReading, ScalerTrigger
+from pelton.plan.aliases import NO_ALIASES, Aliases
 from pelton.ports import Scaler
 
 __all__ = ["TriggerScaler", "make_scaler"]
@@ -44,14 +46,20 @@ class TriggerScaler:
         await self._scaler.close()
 
 
-def make_scaler(trigger: ScalerTrigger, clock: Clock) -> TriggerScaler:
-    """Return the scaler of a trigger, not connected yet.
+def make_scaler(trigger: ScalerTrigger, clock: Clock, aliases: Aliases = NO_ALIASES) -> TriggerScaler:
+    """Return the scaler of a trigger, not connected yet; `aliases` are applied to its addresses.
 
     Raises:
         ScalerError: The trigger's metadata cannot be used.
         ComponentError: The library that its driver needs is not installed.
     """
-    settings = read_settings(trigger)
+    settings = read_settings(
+        replace(
+            trigger,
+            metadata=aliases.metadata(trigger.metadata)[0],
+            params=aliases.metadata(trigger.params)[0],
+        )
+    )
     kind = trigger.type
     if isinstance(settings, RabbitMqScaling) and settings.http:
         kind = "rabbitmq+http"

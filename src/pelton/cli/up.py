@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +28,8 @@ from pelton.cli.ports_owner import claim
 from pelton.clock import SystemClock
 from pelton.dataplane import wire
 from pelton.dataplane.link import Link
-from pelton.errors import PeltonError
+from pelton.errors import PeltonError, UsageError
+from pelton.plan.aliases import NO_ALIASES, Aliases
 from pelton.sdk.trace_export import endpoint_url
 from pelton.targets.local import nats
 from pelton.targets.local.supervisor import Part, Supervisor
@@ -61,6 +62,7 @@ class UpOptions:
         access_log: `all`, `failures` or `off`.
         otlp_endpoint, otlp_headers: Where traces go, as OpenTelemetry's variables have it; "" for nowhere.
         trace_percent: Share of requests and events that begin a trace when there is an endpoint.
+        aliases: Host names that stand for other addresses, besides those of the home's file.
     """
 
     gateway: tuple[str, int]
@@ -73,6 +75,7 @@ class UpOptions:
     otlp_endpoint: str = ""
     otlp_headers: str = ""
     trace_percent: float = 100.0
+    aliases: Aliases = NO_ALIASES
 
 
 def up(home: Home, options: UpOptions) -> int:
@@ -82,6 +85,7 @@ def up(home: Home, options: UpOptions) -> int:
     log.setup("up", "WARNING" if sys.stderr.isatty() else "INFO")
     _sweep(home)
     try:
+        options = replace(options, aliases=options.aliases.over(_aliases_of(home)))
         return uvloop.run(_Platform(home, options).run())
     finally:
         home.withdraw()
@@ -163,6 +167,7 @@ class _Platform:
             otlp_url=endpoint_url(self._options.otlp_endpoint) if self._options.otlp_endpoint else "",
             otlp_headers=self._options.otlp_headers,
             trace_percent=self._options.trace_percent if self._options.otlp_endpoint else 0.0,
+            aliases=dict(self._options.aliases.table),
         )
         # Bound, not listening, as long as we live: parts bind the same ports beside us (SO_REUSEADDR), and
         # nobody else is given one of them as a free port meanwhile, nor while a part is being restarted.
@@ -191,6 +196,7 @@ class _Platform:
             pid=os.getpid(),
             internal=_url("http", "127.0.0.1", settings.internal_port),
             https=_url("https", settings.https_host, settings.https_port) if settings.https_port else "",
+            aliases=settings.aliases,
         )
         cyclic_gc.rarely()
         self._home.publish(self._endpoints)
@@ -320,6 +326,17 @@ class _Platform:
             _log.warning("not all parts ended within %g s; what is left is killed", _STOP_S)
             await self._supervisor.kill()
         shutil.rmtree(self._run, ignore_errors=True)
+
+
+def _aliases_of(home: Home) -> Aliases:
+    """Read the home's file of aliases, if there is one; raises UsageError."""
+    try:
+        text = home.aliases_file.read_text()
+    except FileNotFoundError:
+        return NO_ALIASES
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"{home.aliases_file} cannot be read: {exc}") from exc
+    return Aliases.parse(text, where=str(home.aliases_file))
 
 
 def _announce(home: Home, endpoints: Endpoints) -> None:

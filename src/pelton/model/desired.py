@@ -361,6 +361,7 @@ class Desired:
         outputs: Where it may send; may be empty.
         states: State stores that it may use, the default one first; may be empty.
         partial: (field path, sentence) for each field that this target accepts but cannot honour.
+        aliases: (address as written, address that it stands for) in its components.
         others: Further revisions that share the traffic or have a tag. They have no subscriptions, for events
             go to one revision, and no others.
     """
@@ -372,6 +373,7 @@ class Desired:
     outputs: tuple[OutputBinding, ...] = ()
     states: tuple[StateBinding, ...] = ()
     partial: tuple[tuple[str, str], ...] = ()
+    aliases: tuple[tuple[str, str], ...] = ()
     others: tuple[Desired, ...] = ()
 
     @property

@@ -24,7 +24,7 @@ __all__ = ["Phase", "function_status", "of_problems"]
 LOG_LINES = 20
 _SETTLED = {"Succeeded", "Running", "Skipped"}
 _BROKEN = {"Failed", "Timeout", "Canceled", "UnknownRuntime"}
-_OWN = ("Ready", "LocalTarget", "RolledOut", "ScaledByObject")
+_OWN = ("Ready", "LocalTarget", "RolledOut", "ScaledByObject", "HostAliases")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +138,7 @@ def function_status(
     own = [_ready(build, serving, live), _local_target(partial)]
     own += [_rolled_out(rollout)] if rollout is not None else []
     own += [_scaled_by(live.scaling.owner)] if live is not None and live.scaling.owner else []
+    own += [_aliases(live.aliases)] if live is not None and live.aliases else []
     status["conditions"] = _conditions(previous, own, generation, now)
     return status
 
@@ -215,6 +216,11 @@ def _scaled_by(owner: str) -> dict[str, str]:
     kind, _, name = owner.partition(" ")
     message = f"{kind} {name} decides how many instances there are; scaleOptions and annotations do not"
     return {"type": "ScaledByObject", "status": "True", "reason": kind, "message": message}
+
+
+def _aliases(aliases: Iterable[tuple[str, str]]) -> dict[str, str]:
+    message = "\n".join(f"{name} stands for {address}" for name, address in aliases)
+    return {"type": "HostAliases", "status": "True", "reason": "Resolved", "message": message}
 
 
 def _conditions(

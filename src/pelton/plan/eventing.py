@@ -16,6 +16,7 @@ from pelton.model.desired import DEFERRED_NAME, Component, OutputBinding, Scaled
 from pelton.model.function import DaprInput, DaprOutput, DaprTrigger, Function, Serving
 from pelton.model.openfunction_gateway import OpenFunctionGateway
 from pelton.plan import names
+from pelton.plan.aliases import NO_ALIASES, Aliases, Renamed
 from pelton.plan.problem import Problem
 
 __all__ = [
@@ -51,6 +52,7 @@ class Facts:
         gateway: The Gateway that the Function's route names; None while there is no such object.
         created: RFC 3339 time at which the Function was created; "" while it is unknown.
         scaled_by: The object that scales it instead of its own options; None for none.
+        aliases: Host names that stand for other addresses.
     """
 
     components: Mapping[str, ComponentResource] = field(default_factory=dict)
@@ -62,6 +64,7 @@ class Facts:
     gateway: OpenFunctionGateway | None = None
     created: str = ""
     scaled_by: ScaledBy | None = None
+    aliases: Aliases = NO_ALIASES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +77,7 @@ class Link:
         type: Component type; "" when nothing says it.
         component: The component with its secrets, or None.
         why: (reason, sentence) when there is no component, else None.
+        renamed: Addresses in its metadata that stand for others.
     """
 
     path: str
@@ -81,6 +85,7 @@ class Link:
     type: str
     component: Component | None = None
     why: tuple[str, str] | None = None
+    renamed: tuple[Renamed, ...] = ()
 
 
 def component_names(function: Function) -> frozenset[str]:
@@ -165,9 +170,11 @@ def _link(
         spec = resource.spec
     kind = kind or spec.type
     component, missing = _resolve(function, name, spec, facts)
-    if missing:
+    if component is None:
         return Link(path=path, name=name, type=kind, why=("SecretNotFound", missing))
-    return Link(path=path, name=name, type=kind, component=component)
+    metadata, renamed = facts.aliases.metadata(component.metadata)
+    component = replace(component, metadata=metadata)
+    return Link(path=path, name=name, type=kind, component=component, renamed=renamed)
 
 
 def _resolve(

@@ -280,6 +280,9 @@ def _desired(
             outputs=sends,
             states=keeps,
             partial=tuple(partial),
+            aliases=tuple(
+                sorted({each for named in found for link in named.values() for each in link.renamed})
+            ),
         ),
         tuple(partial),
     )

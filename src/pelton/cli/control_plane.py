@@ -25,6 +25,8 @@ from pelton.apiserver.tokens import either, fixed
 from pelton.builders.build import build
 from pelton.builders.collect import BUNDLE_GRACE_S, Collector
 from pelton.cli import metrics
+from pelton.cli.dapr_feed import DaprFeed, SecretEntries
+from pelton.cli.dapr_ports import AppPortBook
 from pelton.cli.home import Home, Settings
 from pelton.cli.pods import PodMirror, logs_of, replicas_of
 from pelton.cli.receivers import ReceiverFeed, Secrets
@@ -66,6 +68,7 @@ class ControlPlane:
         target: Where desired state goes.
         clock: Time.
         receivers_changed: Called with all Receivers and their Secrets, at the start and after changes.
+        dapr_changed: The same for resources of Dapr.
         observe: Returns what `pelton status` is made of, for `/metrics`.
     """
 
@@ -78,6 +81,7 @@ class ControlPlane:
         target: LocalTarget,
         clock: Clock,
         receivers_changed: Callable[[list[dict[str, Any]], Secrets], Awaitable[None]],
+        dapr_changed: Callable[[list[dict[str, Any]], SecretEntries], Awaitable[None]],
         observe: Callable[[], Awaitable[dict[str, Any]]],
     ) -> None:
         self._home = home
@@ -86,6 +90,7 @@ class ControlPlane:
         self._target = target
         self._clock = clock
         self._receivers_changed = receivers_changed
+        self._dapr_changed = dapr_changed
         self._observe = observe
         self._freed = asyncio.Event()
 
@@ -129,6 +134,7 @@ class ControlPlane:
                     asyncio.create_task(
                         ReceiverFeed(store, self._receivers_changed, self._clock).run(), name="receivers"
                     ),
+                    asyncio.create_task(DaprFeed(store, self._dapr_changed, self._clock).run(), name="dapr"),
                     asyncio.create_task(
                         PodMirror(store, self._target.instances, self._clock).run(), name="pods"
                     ),
@@ -178,6 +184,7 @@ class ControlPlane:
             built=_still_there,
             pruned=self._freed.set,
             scaled_by=targets.of,
+            dapr=AppPortBook(self._home).of,
         )
         return reconciler, targets
 

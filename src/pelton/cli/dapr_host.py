@@ -61,8 +61,7 @@ class AppPorts:
 @dataclass(slots=True, eq=False)
 class _Open:
     registered: RegisteredApp
-    stack: AsyncExitStack
-    ports: AppPorts
+    stacks: dict[str, AsyncExitStack]
     replicas: Replicas | None = None
 
 
@@ -159,15 +158,24 @@ class DaprHost:
         self.callbacks.refresh()
 
     async def serve(
-        self, app: App, replicas: Replicas | None, ports: AppPorts, settings: Settings | None = None
+        self,
+        app: App,
+        replicas: Replicas | None,
+        ports: AppPorts,
+        settings: Settings | None = None,
+        *,
+        name: str = "",
+        owns: bool = True,
     ) -> AppPorts:
-        """Serve an app: open its ports, ask what it wants, bring it that. One that is served is changed.
+        """Serve an app that is not served yet: open its ports, ask what it wants, bring it that.
 
         Args:
             app: Who.
-            replicas: The way to it, closed by this host; None for an app that is never called.
+            replicas: The way to it; None for an app that is never called.
             ports: Where it reaches the runtime.
             settings: How it is asked.
+            name: Whose ports these are, where an app has several instances.
+            owns: Whether `replicas` are closed when the app is left.
 
         Returns:
             The ports with their numbers.
@@ -175,23 +183,41 @@ class DaprHost:
         Raises:
             PortInUseError: Somebody else has one of them.
         """
-        known = self._open.get(app.key)
-        if known is not None and known.registered.app == app and known.ports == ports:
-            return known.ports
-        if known is not None:
-            await self.leave(app.key)
         registered = self.runtime.apps.put(app)
         registered.channel = replicas
-        stack = AsyncExitStack()
+        found = self._open[app.key] = _Open(registered, {}, replicas if owns else None)
         try:
-            bound = await self._listen(registered, ports, stack)
+            bound = await self.open_ports(app.key, name, ports)
         except BaseException:
-            await stack.aclose()
+            del self._open[app.key]
             self.runtime.apps.remove(app.app_id, app.namespace)
+            if found.replicas is not None:
+                await found.replicas.close()
             raise
-        self._open[app.key] = _Open(registered, stack, bound, replicas=replicas)
         self.callbacks.serve(registered, settings or Settings())
         return bound
+
+    async def open_ports(self, key: str, name: str, ports: AppPorts) -> AppPorts:
+        """Open ports for a further instance of an app. Raises PortInUseError."""
+        found = self._open[key]
+        stack = AsyncExitStack()
+        try:
+            bound = await self._listen(found.registered, ports, stack)
+        except BaseException:
+            await stack.aclose()
+            raise
+        found.stacks[name] = stack
+        return bound
+
+    async def close_ports(self, key: str, name: str) -> bool:
+        """Close an instance's ports; returns whether others are open."""
+        found = self._open.get(key)
+        if found is None:
+            return False
+        stack = found.stacks.pop(name, None)
+        if stack is not None:
+            await stack.aclose()
+        return bool(found.stacks)
 
     def find(self, key: str) -> RegisteredApp | None:
         """Return a served app by `namespace/app_id`."""
@@ -205,7 +231,8 @@ class DaprHost:
             return
         self._cached_policies.pop(key, None)
         await self.callbacks.leave(key)
-        await found.stack.aclose()
+        for stack in found.stacks.values():
+            await stack.aclose()
         app = found.registered.app
         self.runtime.apps.remove(app.app_id, app.namespace)
         if found.replicas is not None:

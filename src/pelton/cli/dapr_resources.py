@@ -18,7 +18,15 @@ from pelton.model.component import ComponentResource
 from pelton.model.dapr import DaprConfiguration, DaprSubscription, HttpEndpoint
 from pelton.model.resiliency import Resiliency
 
-__all__ = ["Resources", "configuration_of", "decoded", "default_folder", "load_folders", "stamp"]
+__all__ = [
+    "Resources",
+    "configuration_of",
+    "decoded",
+    "default_folder",
+    "load_folders",
+    "sorted_resources",
+    "stamp",
+]
 
 _GROUP: Final = "dapr.io"
 _TABLES: Final = {
@@ -124,7 +132,7 @@ def load_folders(folders: Sequence[Path], *, namespace: str) -> tuple[Resources,
             continue
         seen[key] = document.where("metadata.name")
         found.append(model)
-    return _sorted(found), errors
+    return sorted_resources(found), errors
 
 
 def configuration_of(files: Sequence[Path]) -> DaprConfiguration:
@@ -150,7 +158,8 @@ def stamp(folders: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
     )
 
 
-def _sorted(found: Iterable[Any]) -> Resources:
+def sorted_resources(found: Iterable[Any]) -> Resources:
+    """Return models by their kinds; a Configuration is none of them."""
     of: dict[type, list[Any]] = {}
     for model in found:
         of.setdefault(type(model), []).append(model)

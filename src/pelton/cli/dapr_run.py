@@ -1,6 +1,7 @@
 """`pelton dapr run` and `pelton daprd`: an app beside its runtime, as Dapr's own commands have it.
 
-The runtime is in this process (`dapr_alone.py`), and others find its app by a file (`dapr_peers.py`).
+With a platform running, the app joins the platform's runtime, which all apps share (`dapr_join.py`); without one
+the runtime is in this process (`dapr_alone.py`), and others find its app by a file (`dapr_peers.py`).
 `dapr_app.py` keeps the program. What is printed is what scripts look for.
 Source: contracts, Dapr HTTP, sections 5 to 7.
 """
@@ -185,7 +186,21 @@ async def _daprd(parsed: Parsed) -> int:
 
 @asynccontextmanager
 async def _served(parsed: Parsed) -> AsyncIterator[Served]:
-    """Serve the app by a runtime in this process."""
+    """Serve the app: by the platform's runtime where there is one, else by one in this process."""
+    from pelton.cli.home import Home
+    from pelton.errors import NotRunningError
+
+    home = Home()
+    try:
+        home.endpoints()
+    except NotRunningError:
+        pass
+    else:
+        from pelton.cli.dapr_join import joined
+
+        async with joined(home, parsed) as served:
+            yield served
+        return
     from pelton.cli.dapr_alone import alone
 
     async with alone(parsed) as served:

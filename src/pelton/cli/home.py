@@ -163,6 +163,11 @@ class Home:
         return self.path / "alert-groups.db"
 
     @property
+    def dapr_apps(self) -> Path:
+        """What apps of Dapr said that they want."""
+        return self.path / "dapr-apps.json"
+
+    @property
     def pki(self) -> Path:
         """CA and leaf of the API server."""
         return self.path / "pki"

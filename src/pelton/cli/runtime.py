@@ -24,6 +24,7 @@ from pelton import log
 from pelton.apiserver.server import ApiServer
 from pelton.cli import cyclic_gc
 from pelton.cli.buses import open_bus
+from pelton.cli.dapr_platform import DaprPlatform
 from pelton.cli.home import Home, Settings
 from pelton.cli.receivers import manager_of, secret_namespace
 from pelton.cli.tables import SENDERS, resolve_driver, resolve_sender, resolve_state
@@ -129,6 +130,17 @@ class Runtime:
                 (ref.namespace or self._secret_namespace, ref.name, ref.key)
             ),
         )
+        self._apps = DaprPlatform(
+            run=self._run,
+            folder=Home(Path(settings.home)).states,
+            kept=Home(Path(settings.home)).dapr_apps,
+            kubeconfig=Home(Path(settings.home)).kubeconfig,
+            bus_of=self._bus_of,
+            ledger=self._bus,
+            clock=self._clock,
+            traces=traces,
+            on_pending=self._pending,
+        )
         home = Path(settings.home)
         self._follower = SpoolFollower(
             home / "spool", home / "logs", publish=self._publish_log, clock=self._clock
@@ -170,6 +182,7 @@ class Runtime:
             stack.push_async_callback(self._states.close)
             stack.push_async_callback(self._close_buses)
             stack.push_async_callback(self._dispatcher.stop, 1.0)
+            await stack.enter_async_context(self._apps)
             server = await wire.serve(
                 str(self._run / "runtime.sock"),
                 {
@@ -177,6 +190,8 @@ class Runtime:
                     "apply": self._apply,
                     "remove": self._remove,
                     "receivers": self._receivers,
+                    "dapr": self._dapr,
+                    "dapr-join": self._apps.join,
                     "stats": self._stats,
                 },
                 name="runtime-client",
@@ -194,6 +209,7 @@ class Runtime:
             self._outputs.apply(desired)
             self._states.apply(desired)
         await self._dispatcher.sync(wanted)
+        await self._apps.sync(wanted)
         return {}
 
     async def _apply(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
@@ -202,12 +218,14 @@ class Runtime:
         self._outputs.apply(desired)
         self._states.apply(desired)
         await self._dispatcher.apply(desired)
+        await self._apps.apply(desired)
         return {}
 
     async def _remove(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
         namespace, name = body["namespace"], body["name"]
         self._wanted.pop(f"{namespace}/{name}", None)
         await self._dispatcher.remove(namespace, name)
+        await self._apps.remove(namespace, name)
         self._invoker.forget(namespace, name)
         self._outputs.remove(namespace, name)
         self._states.remove(namespace, name)
@@ -237,6 +255,10 @@ class Runtime:
             silences=found["Silence"],
             manager=next(iter(found["NotificationManager"]), None),
         )
+        return {}
+
+    async def _dapr(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
+        self._apps.resources(body["items"], body["secrets"])
         return {}
 
     async def _stats(self, _peer: wire.Peer, _body: Any) -> dict[str, Any]:
@@ -277,6 +299,10 @@ class Runtime:
 
     async def _endpoints(self, _peer: wire.Peer, body: dict[str, Any]) -> None:
         revision, listed = body["revision"], body["instances"]
+        self._apps.endpoints(
+            f"{body['namespace']}/{body['name']}",
+            [(item["id"], item["ctl"]) for item in listed if item["revision"] == revision],
+        )
         self._invoker.update(
             body["namespace"],
             body["name"],

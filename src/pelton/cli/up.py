@@ -108,6 +108,7 @@ class _Platform:
         )
         self._target = LocalTarget(self._node, self._runtime)
         self._receivers: dict[str, Any] | None = None  # None: not known yet
+        self._dapr: dict[str, Any] | None = None
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         environment[MARKER] = home.tag
         self._supervisor = Supervisor(logs_dir=home.platform_logs, clock=self._clock, environment=environment)
@@ -273,6 +274,7 @@ class _Platform:
             target=self._target,
             clock=self._clock,
             receivers_changed=self._push_receivers,
+            dapr_changed=self._push_dapr,
             observe=lambda: self._status(None, {}),
         )
         return await stack.enter_async_context(plane.serving(api_socket, self._options.api[0]))
@@ -285,6 +287,8 @@ class _Platform:
     async def _runtime_up(self, peer: wire.Peer) -> None:
         if self._receivers is not None:
             await peer.call("receivers", self._receivers, timeout=30)
+        if self._dapr is not None:
+            await peer.call("dapr", self._dapr, timeout=30)
         await peer.call("sync", self._target.snapshot(), timeout=120)
 
     async def _push_receivers(
@@ -292,6 +296,12 @@ class _Platform:
     ) -> None:
         self._receivers = {"items": items, "secrets": secrets}
         await self._runtime.call("receivers", self._receivers)
+
+    async def _push_dapr(
+        self, items: list[dict[str, Any]], secrets: list[tuple[str, str, dict[str, str]]]
+    ) -> None:
+        self._dapr = {"items": items, "secrets": secrets}
+        await self._runtime.call("dapr", self._dapr)
 
     # -- status ----------------------------------------------------------------------------------------------
 

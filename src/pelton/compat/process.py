@@ -139,6 +139,8 @@ class _Child:
         named = {"K_SERVICE": request.name, "K_REVISION": request.revision}
         env = {name: value for name, value in named.items() if value and name not in os.environ}
         env.update({"PORT": str(port), "PELTON_SOCKET": path})
+        if "DAPR_GRPC_PORT" in os.environ:
+            env["APP_PORT"] = str(port)  # what Dapr's SDKs and examples listen at
         self._program = program = Program(
             self._argv, env=env, cwd=request.bundle, port=port, socket=path, on_exit=self._ended
         )

@@ -26,7 +26,9 @@ from pelton.controlplane.work import FUNCTIONS, Failures, Guard, Statuses, Super
 from pelton.errors import ConflictError, NotFoundError, PeltonError
 from pelton.manifest import openfunction_core
 from pelton.model.build import BuildResult
+from pelton.model.dapr_app import DaprPorts
 from pelton.model.desired import ScaledBy
+from pelton.model.function import Function
 from pelton.plan.eventing import Facts
 from pelton.plan.function import plan
 from pelton.plan.names import FINALIZER
@@ -52,6 +54,7 @@ class Reconciler:
         internal: Returns that of its internal port.
         facts: What holds for all Functions: component types that can be used, environment variables.
         scaled_by: Returns what scales a Function instead of its own options, by `namespace/name`.
+        dapr: Returns where a Function that is an app of Dapr reaches the runtime; None for the others.
         built: Whether what a recorded build left behind still exists; else it is built again.
         pruned: Called when bundles or environments may have become free.
         parallel: Most Functions worked on at once.
@@ -70,6 +73,7 @@ class Reconciler:
         internal: Callable[[], str] = lambda: "",
         facts: Facts | None = None,
         scaled_by: Callable[[str], ScaledBy | None] = lambda _key: None,
+        dapr: Callable[[Function], DaprPorts | None] = lambda _function: None,
         built: Callable[[BuildResult], bool] = lambda _result: True,
         pruned: Callable[[], None] = lambda: None,
         parallel: int = 32,
@@ -81,6 +85,7 @@ class Reconciler:
         self._resync_s = resync_s
         self._pruned = pruned
         self._scaled_by = scaled_by
+        self._dapr = dapr
         self._facts = FactsReader(store, facts or Facts())
         self._revisions = Revisions(store)
         self._children = Children(store)
@@ -265,7 +270,10 @@ class Reconciler:
             return None
         created = str(obj["metadata"].get("creationTimestamp") or "")
         facts = replace(
-            await self._facts.read(function), created=created, scaled_by=self._scaled_by(function.key)
+            await self._facts.read(function),
+            created=created,
+            scaled_by=self._scaled_by(function.key),
+            dapr=self._dapr(function),
         )
         observed, seen = await self._target.observe(namespace, name)
         record = await self._revisions.load(namespace, name) or Record()

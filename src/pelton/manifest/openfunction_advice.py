@@ -79,8 +79,9 @@ def _annotations(annotations: Mapping[str, str], path: tuple[str, ...]) -> Itera
     if "dapr.io/enabled" in annotations:
         yield Problem(
             render_path((*path, "dapr.io/enabled")),
-            'has no effect: openfunction.io/enable-dapr: "false" turns Dapr off, and '
-            "openfunction.io/dapr-service-mode: sidecar asks for a sidecar",
+            "makes it an app of Dapr on one machine; on a cluster it has no effect: there "
+            'openfunction.io/enable-dapr: "false" turns Dapr off, and openfunction.io/dapr-service-mode: '
+            "sidecar asks for a sidecar",
         )
     mode = annotations.get("openfunction.io/dapr-service-mode")
     if mode is not None and mode not in ("standalone", "sidecar"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pelton.model.dapr_app import DaprApp
 from pelton.model.limits import Limits
 from pelton.model.routing import Rule
 from pelton.model.scaling import HttpScaling, KedaPolicy
@@ -362,6 +363,7 @@ class Desired:
         states: State stores that it may use, the default one first; may be empty.
         partial: (field path, sentence) for each field that this target accepts but cannot honour.
         aliases: (address as written, address that it stands for) in its components.
+        dapr: The app of Dapr that it is; None for none.
         others: Further revisions that share the traffic or have a tag. They have no subscriptions, for events
             go to one revision, and no others.
     """
@@ -375,6 +377,7 @@ class Desired:
     partial: tuple[tuple[str, str], ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
     others: tuple[Desired, ...] = ()
+    dapr: DaprApp | None = None
 
     @property
     def revision(self) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from pelton.model.component import ComponentResource, ComponentSpec
 from pelton.model.convention import DEFERRED
+from pelton.model.dapr_app import DaprPorts
 from pelton.model.desired import DEFERRED_NAME, Component, OutputBinding, ScaledBy, Subscription
 from pelton.model.function import DaprInput, DaprOutput, DaprTrigger, Function, Serving
 from pelton.model.openfunction_gateway import OpenFunctionGateway
@@ -53,6 +54,7 @@ class Facts:
         created: RFC 3339 time at which the Function was created; "" while it is unknown.
         scaled_by: The object that scales it instead of its own options; None for none.
         aliases: Host names that stand for other addresses.
+        dapr: Where it reaches Dapr's runtime, should it be an app; None where none is served.
     """
 
     components: Mapping[str, ComponentResource] = field(default_factory=dict)
@@ -65,6 +67,7 @@ class Facts:
     created: str = ""
     scaled_by: ScaledBy | None = None
     aliases: Aliases = NO_ALIASES
+    dapr: DaprPorts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,13 @@ from urllib.parse import quote
 
 from pelton.model.build import BuildResult
 from pelton.model.convention import ALIASES, DEFERRED, serial_limit
+from pelton.model.dapr_app import DaprApp
 from pelton.model.desired import BuildRun, Desired, Route, Workload
 from pelton.model.function import Build, Function, Serving
 from pelton.model.limits import Limits
 from pelton.plan import names, rollout, traffic
 from pelton.plan.context import DEFAULT_PORT, function_context, to_text
+from pelton.plan.dapr_app import app_env, dapr_app
 from pelton.plan.eventing import (
     Facts,
     Link,
@@ -266,7 +268,8 @@ def _desired(
         return None, tuple(partial)
     partial += only_openfunctions(serving, convention)
     found = (triggers, input_links(function, facts), destinations, stores)
-    workload = _workload(function, serving, built, convention, limits, concurrency, found)
+    app = dapr_app(function, facts.dapr, convention=convention, problems=problems)
+    workload = _workload(function, serving, built, convention, limits, concurrency, found, app)
     subscribed += deferred(function, convention, max_attempts=limits.max_attempts)
     route, left_out = _route(function, serving, limits, workload, facts)
     partial += left_out
@@ -283,6 +286,7 @@ def _desired(
             aliases=tuple(
                 sorted({each for named in found for link in named.values() for each in link.renamed})
             ),
+            dapr=app,
         ),
         tuple(partial),
     )
@@ -351,6 +355,7 @@ def _workload(
     limits: _Limits,
     concurrency: int,
     found: tuple[dict[str, Link], dict[str, Link], dict[str, Link], dict[str, Link]],
+    app: DaprApp | None,
 ) -> Workload:
     context = function_context(function, *found)
     http = serving.triggers.http if serving.triggers else None
@@ -383,12 +388,14 @@ def _workload(
         concurrency=concurrency,
         request_timeout_s=limits.request_timeout_s,
         body_limit_bytes=limits.body_limit_bytes,
-        options=_options(function, serving, built, convention),
+        options=_options(function, serving, built, convention, app),
         limits=limits.instance,
     )
     # The digest stands for the bundle, so that moving the home directory makes no new revision of it.
     revision = names.revision_name(function.name, replace(workload, bundle=built.digest))
-    return replace(workload, revision=revision, env={**env, "K_REVISION": revision})
+    # Ports and token are this machine's: they make no new revision either.
+    told = app_env(app) if app is not None else {}
+    return replace(workload, revision=revision, env={**env, **told, "K_REVISION": revision})
 
 
 def asked_convention(function: Function) -> str:
@@ -401,7 +408,9 @@ def _convention(function: Function, built: BuildResult | None) -> str:
     return asked_convention(function) or (built.convention if built is not None else "")
 
 
-def _options(function: Function, serving: Serving, built: BuildResult, convention: str) -> dict[str, str]:
+def _options(
+    function: Function, serving: Serving, built: BuildResult, convention: str, app: DaprApp | None
+) -> dict[str, str]:
     """Return how the convention serves it: what detection found, then the annotations that are not ours."""
     found = dict(built.options)
     # Who defers invocations tells their last attempt from the others.
@@ -414,6 +423,8 @@ def _options(function: Function, serving: Serving, built: BuildResult, conventio
                 if name.startswith(_PREFIX) and name not in own
             }
         )
+    if app is not None and app.protocol == "grpc" and convention == "process":
+        found.setdefault("protocol", "h2c")
     return found
 
 

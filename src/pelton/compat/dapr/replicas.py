@@ -114,14 +114,11 @@ class Replicas:
             return await channel.invoke(invocation)
 
     async def is_healthy(self, path: str, *, timeout_s: float) -> bool:
-        """Probe all; one that is healthy is enough."""
-        found = await asyncio.gather(
-            *(
-                each.channel.is_healthy(path, timeout_s=timeout_s)
-                for each in self._instances.values() or ([self._fallback] if self._fallback else [])
-            )
-        )
-        return any(found)
+        """Probe all; one that is healthy is enough. An app that is only started for calls is not probed."""
+        if not self._instances:
+            return self._fallback is not None
+        probes = [each.channel.is_healthy(path, timeout_s=timeout_s) for each in self._instances.values()]
+        return any(await asyncio.gather(*probes))
 
     async def close(self) -> None:
         """Close all channels."""

@@ -1,0 +1,480 @@
+"""Apps of Dapr on the platform: Functions that are apps, and programs that `pelton dapr run` brings along.
+
+One host serves them all; programs with resources of their own share one with all that name the same folders.
+Events and calls reach a Function at its instances' sockets, and at zero through the activator, which starts
+one; what a revision said that it wants is kept, so that nobody has to be started to be asked again. Made by the
+runtime process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from pelton.cli.dapr_host import AppPorts, DaprHost, channel_for
+from pelton.cli.dapr_resources import configuration_of, decoded, load_folders, sorted_resources
+from pelton.cli.dapr_settings import AppSettings
+from pelton.clock import Clock
+from pelton.compat.dapr.apps import App, AppHealth
+from pelton.compat.dapr.callbacks import Learned, Settings
+from pelton.compat.dapr.channel import AppChannel
+from pelton.compat.dapr.channel_grpc import GrpcChannel
+from pelton.compat.dapr.channel_http import HttpChannel
+from pelton.compat.dapr.invocation import Target
+from pelton.compat.dapr.replicas import Replicas
+from pelton.dataplane import wire
+from pelton.dataplane.event_traces import EventTraces
+from pelton.errors import ConflictError, PeltonError
+from pelton.log import get
+from pelton.model.dapr import DaprConfiguration
+from pelton.model.dapr_app import DaprApp
+from pelton.model.desired import Component, Desired
+from pelton.plan import names
+from pelton.ports import Bus, Ledger
+
+__all__ = ["DaprPlatform"]
+
+_log = get(__name__)
+_AGAIN_S: Final = 2.0
+
+
+class _Function:
+    """One function as a target: its instances' sockets, and the activator's for when there is none."""
+
+    def __init__(self, namespace: str, name: str, run: Path, *, grpc: bool, limit: int) -> None:
+        self.grpc = grpc
+        self._made: dict[str, AppChannel] = {}
+        key = f"{namespace}/{name}"
+        fallback: AppChannel
+        if grpc:
+            word = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
+            fallback = GrpcChannel(str(run / "h2c" / f"{word}.sock"), ask_s=65.0)
+        else:
+            fallback = HttpChannel(
+                str(run / "activator.sock"), headers=[(b"x-pelton-function", key.encode())], ask_s=65.0
+            )
+        self.replicas = Replicas(max_concurrency=limit, fallback=fallback)
+
+    def update(self, instances: Iterable[tuple[str, str]]) -> None:
+        """Take over the list of instances: (id, control socket) each."""
+        listed = {name: f"{ctl.removesuffix('.ctl')}.http" for name, ctl in instances}
+        self._made = {name: channel for name, channel in self._made.items() if name in listed}
+        for name, path in listed.items():
+            if name not in self._made:
+                self._made[name] = GrpcChannel(path) if self.grpc else HttpChannel(path)
+        self.replicas.sync(self._made)
+
+
+class DaprPlatform:
+    """All apps of the platform; an async context manager.
+
+    Args:
+        run: The run directory, where sockets are.
+        folder: Where state stores keep files.
+        kept: File for what apps said that they want.
+        kubeconfig: For components that keep their secrets in the API server.
+        bus_of: Returns the bus of a component.
+        ledger: Keeps retries and dead letters.
+        clock: Time.
+        traces: Takes hops.
+        on_pending: Told how many events wait for a function: namespace, name, number.
+    """
+
+    def __init__(
+        self,
+        *,
+        run: Path,
+        folder: Path,
+        kept: Path,
+        kubeconfig: Path,
+        bus_of: Callable[[Component], Awaitable[Bus]],
+        ledger: Ledger,
+        clock: Clock,
+        traces: EventTraces,
+        on_pending: Callable[[str, str, int], None],
+    ) -> None:
+        self._run = run
+        self._folder = folder
+        self._kubeconfig = kubeconfig
+        self._bus_of = bus_of
+        self._ledger = ledger
+        self._clock = clock
+        self._traces = traces
+        self._on_pending = on_pending
+        self._book = _Book(kept)
+        self._configurations: dict[tuple[str, str], DaprConfiguration] = {}
+        self._secrets: dict[tuple[str, str], dict[str, str]] = {}
+        self._desired: dict[str, Desired] = {}
+        self._instances: dict[str, list[tuple[str, str]]] = {}
+        self._functions: dict[str, _Function] = {}
+        self._ids: dict[str, str] = {}  # namespace/app id -> namespace/name of the Function
+        self._joined: dict[str, tuple[DaprHost, Replicas, dict[str, AppChannel]]] = {}
+        self._hosts: dict[tuple[str, ...], DaprHost] = {}
+        self._lock = asyncio.Lock()
+        self._retries: set[asyncio.Task[None]] = set()
+        self._main = self._host(())
+
+    async def __aenter__(self) -> DaprPlatform:
+        await self._main.__aenter__()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        for task in self._retries:
+            task.cancel()
+        await asyncio.gather(*(host.close(1.0) for host in self._hosts.values()))
+        await asyncio.gather(*(each.replicas.close() for each in self._functions.values()))
+
+    # -- resources -------------------------------------------------------------------------------------------
+
+    def resources(self, items: Iterable[Mapping[str, Any]], secrets: Iterable[tuple[Any, ...]]) -> None:
+        """Make these objects of the API the resources; what cannot be used is logged and left out."""
+        found: list[Any] = []
+        for item in items:
+            try:
+                model = decoded(item)
+            except PeltonError as exc:
+                _log.warning("%s %s is left out: %s", item.get("kind"), item["metadata"].get("name"), exc)
+                continue
+            if model is not None:
+                found.append(model)
+        old = self._secrets
+        self._secrets = {(namespace, name): dict(entries) for namespace, name, entries in secrets}
+        self._configurations = {
+            (each.namespace, each.name): each for each in found if isinstance(each, DaprConfiguration)
+        }
+        self._main.sync(sorted_resources(found))
+        changed = {key for key in old.keys() | self._secrets.keys() if old.get(key) != self._secrets.get(key)}
+        if changed:
+            named = {name for _, name in changed}
+            self._main.runtime.components.refresh(
+                frozenset(
+                    each.name
+                    for each in sorted_resources(found).components
+                    if any(
+                        item.secret_key_ref is not None and item.secret_key_ref.name in named
+                        for item in each.spec.metadata
+                    )
+                )
+            )
+        for desired in list(self._desired.values()):
+            self._spawn(self.apply(desired))
+
+    async def _secret(self, namespace: str, name: str) -> Mapping[str, str] | None:
+        return self._secrets.get((namespace, name))
+
+    # -- functions -------------------------------------------------------------------------------------------
+
+    async def apply(self, desired: Desired) -> None:
+        """Serve a function's app, or stop serving it; idempotent. A port that is taken is tried again."""
+        key = desired.workload.key
+        self._desired[key] = desired
+        app = desired.dapr
+        async with self._lock:
+            if self._desired.get(key) is not desired:
+                return
+            target = self._target(desired)
+            old = next((app_key for app_key, function in self._ids.items() if function == key), None)
+            wanted = f"{desired.workload.namespace}/{app.app_id}" if app is not None else None
+            if old is not None and old != wanted:
+                await self._main.leave(old)
+                del self._ids[old]
+            if app is None or wanted is None:
+                return
+            holder = self._ids.get(wanted)
+            if holder is not None and holder != key:
+                _log.error("%s: the app id %s is that of %s", key, app.app_id, holder)
+                return
+            self._ids[wanted] = key
+            try:
+                await self._serve(desired, app, target)
+            except PeltonError as exc:
+                _log.error("app %s cannot be served yet: %s", wanted, exc)
+                self._spawn(self._later(desired))
+
+    async def remove(self, namespace: str, name: str) -> None:
+        """Forget a function. Idempotent."""
+        key = f"{namespace}/{name}"
+        async with self._lock:
+            self._desired.pop(key, None)
+            self._instances.pop(key, None)
+            for app_key in [each for each, function in self._ids.items() if function == key]:
+                await self._main.leave(app_key)
+                del self._ids[app_key]
+                self._book.forget(app_key)
+            function = self._functions.pop(key, None)
+            if function is not None:
+                await function.replicas.close()
+
+    async def sync(self, wanted: Iterable[Desired]) -> None:
+        """Make the whole set these."""
+        listed = {desired.workload.key: desired for desired in wanted}
+        for key in [key for key in self._desired if key not in listed]:
+            await self.remove(*key.split("/", 1))
+        for desired in listed.values():
+            await self.apply(desired)
+
+    def endpoints(self, key: str, instances: list[tuple[str, str]]) -> None:
+        """Take over a function's instances, (id, control socket) each."""
+        self._instances[key] = instances
+        if key in self._functions:
+            self._functions[key].update(instances)
+
+    def _target(self, desired: Desired) -> _Function:
+        key, app = desired.workload.key, desired.dapr
+        grpc = desired.route.h2c if desired.route is not None else False
+        known = self._functions.get(key)
+        if known is not None and known.grpc == grpc:
+            return known
+        if known is not None:
+            self._spawn(known.replicas.close())
+        made = self._functions[key] = _Function(
+            desired.workload.namespace,
+            desired.workload.name,
+            self._run,
+            grpc=grpc,
+            limit=app.max_concurrency if app is not None else -1,
+        )
+        made.update(self._instances.get(key, []))
+        return made
+
+    async def _serve(self, desired: Desired, told: DaprApp, target: _Function) -> None:
+        namespace, revision = desired.workload.namespace, desired.revision
+        configuration = self._configurations.get((namespace, told.configuration), DaprConfiguration())
+        app = App(
+            app_id=told.app_id,
+            namespace=namespace,
+            protocol=told.protocol,
+            socket=str(self._run / "activator.sock"),
+            max_concurrency=told.max_concurrency,
+            health=AppHealth(
+                path=told.health_path,
+                interval_s=told.health_interval_s,
+                timeout_s=told.health_timeout_s,
+                threshold=told.health_threshold,
+            )
+            if told.health_path
+            else None,
+            api_token=told.ports.token,
+            configuration=configuration,
+            body_limit_bytes=told.body_limit_bytes,
+        )
+        known = self._book.get(app.key, revision)
+        registered = self._main.find(app.key)
+        if registered is not None and registered.app == app and self._book.asked(app.key) == revision:
+            return
+        self._book.ask(app.key, revision)
+        if registered is not None:
+            await self._main.leave(app.key)
+
+        def learned(found: Learned) -> None:
+            self._book.put(app.key, revision, found)
+
+        await self._main.serve(
+            app,
+            target.replicas,
+            AppPorts(http=told.ports.http, grpc=told.ports.grpc),
+            Settings(known=known, learned=learned, ask=told.asked),
+            owns=False,
+        )
+
+    async def _later(self, desired: Desired) -> None:
+        await self._clock.sleep(_AGAIN_S)
+        await self.apply(desired)
+
+    async def _find(self, namespace: str, app_id: str) -> Target | None:
+        """Return an app of another host, or a function by its name or its app id."""
+        for host in self._hosts.values():
+            registered = host.find(f"{namespace}/{app_id}")
+            if registered is not None and registered.channel is not None:
+                return Target(
+                    app_id=app_id,
+                    namespace=namespace,
+                    channel=registered.channel,
+                    speaks_grpc=registered.app.speaks_grpc,
+                    healthy=registered.healthy,
+                    access=registered.app.configuration.access_control,
+                )
+        for desired in self._desired.values():
+            workload = desired.workload
+            if workload.namespace == namespace and app_id in (
+                workload.name,
+                names.app_id(namespace, workload.name),
+            ):
+                function = self._target(desired)
+                return Target(
+                    app_id=app_id, namespace=namespace, channel=function.replicas, speaks_grpc=function.grpc
+                )
+        return None
+
+    def _pending(self, namespace: str, app_id: str, count: int) -> None:
+        key = self._ids.get(f"{namespace}/{app_id}")
+        if key is not None:
+            self._on_pending(namespace, key.partition("/")[2], count)
+
+    # -- programs that join ----------------------------------------------------------------------------------
+
+    async def join(self, peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
+        """Serve a program for as long as its connection lasts; further ones of the same app take turns.
+
+        Returns:
+            `host`, `http` and `grpc`: where it reaches the runtime.
+        """
+        settings = msgspec.convert(body, AppSettings)
+        app = settings.app
+        async with self._lock:
+            if app.key in self._ids:
+                raise ConflictError(f"the app id {app.app_id} is that of a Function")
+            host = await self._host_for(settings)
+            known = self._joined.get(app.key)
+            channel = channel_for(app)
+            name = f"{id(peer)}"
+            if known is not None:
+                _, replicas, channels = known
+                registered = known[0].find(app.key)
+                if registered is None or known[0] is not host:
+                    raise ConflictError(f"the app id {app.app_id} is taken by one with other resources")
+                if channel is not None:
+                    channels[name] = channel
+                    replicas.sync(channels)
+                ports = await host.open_ports(app.key, name, _ports(settings))
+            else:
+                configuration = configuration_of([Path(each) for each in settings.configuration])
+                app = replace(app, configuration=configuration)
+                channels = {} if channel is None else {name: channel}
+                replicas = Replicas(max_concurrency=app.max_concurrency)
+                replicas.sync(channels)
+                asked: asyncio.Event = asyncio.Event()
+                ports = await host.serve(
+                    app,
+                    replicas if channel is not None else None,
+                    _ports(settings),
+                    Settings(ask=settings.ask, learned=lambda _found: _ready(peer, asked)),
+                    name=name,
+                )
+                self._joined[app.key] = (host, replicas, channels)
+        self._spawn(self._until_closed(peer, app.key, name))
+        return {"host": ports.host, "http": ports.http, "grpc": ports.grpc}
+
+    async def _until_closed(self, peer: wire.Peer, app_key: str, name: str) -> None:
+        await peer.closed.wait()
+        async with self._lock:
+            found = self._joined.get(app_key)
+            if found is None:
+                return
+            host, replicas, channels = found
+            channels.pop(name, None)
+            replicas.sync(channels)
+            if await host.close_ports(app_key, name):
+                return
+            del self._joined[app_key]
+            await host.leave(app_key)
+
+    async def _host_for(self, settings: AppSettings) -> DaprHost:
+        if not settings.folders:
+            return self._main
+        key = (settings.own_namespace, *settings.folders)
+        host = self._hosts.get(key)
+        if host is None:
+            resources, errors = load_folders(
+                [Path(each) for each in settings.folders], namespace=settings.own_namespace
+            )
+            if errors:
+                raise errors[0]
+            host = self._host(key)
+            await host.__aenter__()
+            host.sync(resources)
+        return host
+
+    def _host(self, key: tuple[str, ...]) -> DaprHost:
+        made = self._hosts[key] = DaprHost(
+            bus_of=self._bus_of,
+            ledger=self._ledger,
+            clock=self._clock,
+            folder=self._folder,
+            kubeconfig=self._kubeconfig,
+            secrets=None if key else self._secret,
+            variables=os.environ if key else {},
+            traces=self._traces,
+            find=self._find,
+            on_pending=self._pending,
+        )
+        return made
+
+    def stats(self) -> list[dict[str, Any]]:
+        """Return the counters of all subscriptions of apps."""
+        return [
+            {"id": name, **found}
+            for host in self._hosts.values()
+            for name, found in host.feeds.stats().items()
+        ]
+
+    def _spawn(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._retries.add(task)
+        task.add_done_callback(self._retries.discard)
+
+
+class _Book:
+    """What apps said that they want, by app and revision; a file that outlives the process."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._asked: dict[str, str] = {}
+        try:
+            self._known: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError):
+            self._known = {}
+
+    def get(self, app_key: str, revision: str) -> Learned | None:
+        """Return what an app's revision said, None where it was not asked."""
+        found = self._known.get(app_key)
+        if not isinstance(found, dict) or found.get("revision") != revision:
+            return None
+        try:
+            return msgspec.convert(found["learned"], Learned)
+        except (KeyError, msgspec.ValidationError):
+            return None
+
+    def put(self, app_key: str, revision: str, learned: Learned) -> None:
+        """Keep what it said."""
+        if self.get(app_key, revision) == learned:
+            return
+        self._known[app_key] = {"revision": revision, "learned": msgspec.to_builtins(learned)}
+        self._save()
+
+    def forget(self, app_key: str) -> None:
+        """Drop an app that is gone."""
+        self._asked.pop(app_key, None)
+        if self._known.pop(app_key, None) is not None:
+            self._save()
+
+    def asked(self, app_key: str) -> str:
+        """Return the revision that is being served."""
+        return self._asked.get(app_key, "")
+
+    def ask(self, app_key: str, revision: str) -> None:
+        """Note that a revision is being served."""
+        self._asked[app_key] = revision
+
+    def _save(self) -> None:
+        fresh = self._path.with_suffix(".new")
+        fresh.write_text(json.dumps(self._known))
+        fresh.replace(self._path)
+
+
+def _ports(settings: AppSettings) -> AppPorts:
+    return AppPorts(host=settings.host, http=settings.http, grpc=settings.grpc, sockets=settings.sockets)
+
+
+def _ready(peer: wire.Peer, asked: asyncio.Event) -> None:
+    if not asked.is_set():
+        asked.set()
+        peer.note("dapr-ready", None)

@@ -47,8 +47,7 @@ _RAW_TYPE: Final = "application/octet-stream"
 _log = get(__name__)
 
 
-@dataclass(slots=True, kw_only=True)
-class AppEvent(Event):
+class AppEvent(Event, kw_only=True):
     """An event with the message that brought it.
 
     Attributes:

@@ -2,8 +2,8 @@
 
 One host serves them all; programs with resources of their own share one with all that name the same folders.
 Events and calls reach a Function at its instances' sockets, and at zero through the activator, which starts
-one; what a revision said that it wants is kept, so that nobody has to be started to be asked again. Made by the
-runtime process.
+one; what a revision said that it wants is kept, so that nobody has to be started to be asked again. Made by
+the runtime process.
 """
 
 from __future__ import annotations

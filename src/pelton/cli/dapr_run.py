@@ -1,6 +1,6 @@
 """`pelton dapr run` and `pelton daprd`: an app beside its runtime, as Dapr's own commands have it.
 
-With a platform running, the app joins the platform's runtime, which all apps share (`dapr_join.py`); without one
+With a platform running, the app joins its runtime, which all apps share (`dapr_join.py`); without one
 the runtime is in this process (`dapr_alone.py`), and others find its app by a file (`dapr_peers.py`).
 `dapr_app.py` keeps the program. What is printed is what scripts look for.
 Source: contracts, Dapr HTTP, sections 5 to 7.

@@ -421,16 +421,26 @@ class SendResult:
         retriable: Whether another attempt can help (transport errors, 429, 5xx).
         retry_after_s: Seconds asked for by Retry-After, or None.
         detail: Status and a short body excerpt, without secrets.
+        refused: Whether it is our credentials that were not accepted.
+        done: Parts of the destination, such as channels, that have the notification, earlier ones included.
+        receipts: Part -> by what its message can be found again, for parts that got one now.
     """
 
     ok: bool
     retriable: bool = True
     retry_after_s: float | None = None
     detail: str = ""
+    refused: bool = False
+    done: tuple[str, ...] = ()
+    receipts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 class Sender(Protocol):
-    """Brings one rendered notification to one destination."""
+    """Brings one rendered notification to one destination.
+
+    Settings have what the receiver says, and `deliveryId`, the same for each attempt. `done` lists parts of
+    the destination that an earlier attempt reached: they are left out.
+    """
 
     async def send(self, settings: Mapping[str, Any], payload: Mapping[str, Any]) -> SendResult:
         """Send once; never raises for what the destination does."""

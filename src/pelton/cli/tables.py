@@ -129,6 +129,9 @@ SENDERS: Final[Mapping[str, str]] = {
     "slack": "pelton.drivers.slack:SlackSender",
     "webhook": "pelton.drivers.webhook:WebhookSender",
     "email": "pelton.drivers.email:EmailSender",
+    "dingtalk": "pelton.drivers.dingtalk:DingTalkSender",
+    "feishu": "pelton.drivers.feishu:FeishuSender",
+    "wechat": "pelton.drivers.wecom:WeComSender",
     "console": "pelton.drivers.console:ConsoleSender",
 }
 """Receiver type -> class that implements Sender."""

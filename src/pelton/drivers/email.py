@@ -13,29 +13,31 @@ import ipaddress
 import smtplib
 import ssl
 import tempfile
-from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from email.message import EmailMessage
 from email.utils import format_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pelton.clock import Clock
+from pelton.outgoing import send_parts
 from pelton.ports import SendResult
 
 __all__ = ["EmailSender"]
 
 _IMPLICIT_TLS = 465
 _EXCERPT = 200
-_REMEMBERED = 4096
 
 
 class EmailSender:
     """Sends one mail per address.
 
     Settings: `{to, from, host, port}`, optionally `hello`, `username`, `identity`, `password`, `secret`,
-    `requireTLS`, `tlsConfig` (as a webhook's) and `format` (`html`, the default, or `text`). `deliveryId`
-    keeps a repeated attempt from reaching again the addresses that have it. Payload: `{subject, text, html}`.
+    `requireTLS`, `tlsConfig` (as a webhook's), `format` (`html`, the default, or `text`) and `cc`, addresses
+    that get it as well and are named to all. `done` are addresses that have it. Payload:
+    `{subject, text, html}`.
 
     Args:
         clock: Time of day for the Date header.
@@ -45,29 +47,17 @@ class EmailSender:
     def __init__(self, clock: Clock, *, timeout_s: float = 15.0) -> None:
         self._clock = clock
         self._timeout_s = timeout_s
-        self._sent: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     async def send(self, settings: Mapping[str, Any], payload: Mapping[str, Any]) -> SendResult:
         """Send to all addresses that do not have it yet; never raises for what the server does."""
-        delivery = str(settings.get("deliveryId") or "")
-        failures: list[SendResult] = []
-        for address in settings.get("to") or ():
-            if (delivery, address) in self._sent:
-                continue
-            result = await self._send_one(settings, address, _mail(settings, address, payload, self._clock))
-            if not result.ok:
-                failures.append(SendResult(ok=False, retriable=result.retriable, detail=result.detail))
-            elif delivery:
-                self._sent[delivery, address] = None
-                if len(self._sent) > _REMEMBERED:
-                    self._sent.popitem(last=False)
-        if not failures:
-            return SendResult(ok=True)
-        return SendResult(
-            ok=False,
-            retriable=any(result.retriable for result in failures),
-            detail="; ".join(dict.fromkeys(result.detail for result in failures))[:500],
-        )
+        addresses = [str(address) for address in (*(settings.get("to") or ()), *(settings.get("cc") or ()))]
+        parts = {
+            address: partial(
+                self._send_one, settings, address, _mail(settings, address, payload, self._clock)
+            )
+            for address in addresses
+        }
+        return await send_parts(parts, done=settings.get("done") or (), named=False)
 
     async def _send_one(self, settings: Mapping[str, Any], address: str, mail: EmailMessage) -> SendResult:
         call = _Call(settings, self._timeout_s)
@@ -81,7 +71,7 @@ class EmailSender:
             code, text = next(iter(error.recipients.values()))
             return _refused(code, text, "the address")
         except smtplib.SMTPAuthenticationError as error:
-            return _refused(error.smtp_code, error.smtp_error, "user name or password")
+            return replace(_refused(error.smtp_code, error.smtp_error, "user name or password"), refused=True)
         except smtplib.SMTPResponseException as error:
             return _refused(error.smtp_code, error.smtp_error, "the mail")
         except (_Unusable, smtplib.SMTPNotSupportedError) as error:
@@ -199,7 +189,12 @@ def _mail(
 ) -> EmailMessage:
     mail = EmailMessage()
     sender = str(settings["from"])
-    mail["From"], mail["To"], mail["Subject"] = sender, address, str(payload["subject"])
+    copies = [str(each) for each in settings.get("cc") or ()]
+    mail["From"], mail["Subject"] = sender, str(payload["subject"])
+    # Whoever gets a copy should see whom it was for; without copies nobody sees the others.
+    mail["To"] = ", ".join(map(str, settings.get("to") or ())) if copies else address
+    if copies:
+        mail["Cc"] = ", ".join(copies)
     mail["Date"] = format_datetime(clock.now())
     # The same for each attempt, so that a mailbox can tell a repetition.
     digest = hashlib.sha256(f"{settings.get('deliveryId')}/{address}".encode()).hexdigest()[:32]

@@ -1,22 +1,17 @@
 """POSTs notifications as JSON to any HTTP address. Implements ports.Sender.
 
 Wired in `cli/`, called by `notify/sending.py`. Addresses and credentials are never logged, and no text of an
-exception or answer leaves here without them being replaced. The few lines it has in common with
-`drivers/slack` are repeated: drivers do not know each other. Source: contracts/log-notification.md 4.3, 8,
+exception or answer leaves here without them being replaced. Source: contracts/log-notification.md 4.3, 8,
 9.1, 10.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import logging
-import re
 import ssl
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,18 +19,12 @@ import httpx
 import msgspec
 
 from pelton.clock import Clock
+from pelton.outgoing import LOCAL, exchange, judge, keep_quiet, secrets_in
 from pelton.ports import SendResult
 
 __all__ = ["WebhookSender", "service_url"]
 
-_ANSWER_LIMIT = 4096
-_EXCERPT = 200
-_TELLING = 8  # shorter parts of an address are words, not secrets
 _CLIENTS = 32
-_TRANSIENT = frozenset({408, 425, 429})
-
-_LOCAL = {"all://localhost": None, "all://127.0.0.1": None, "all://[::1]": None}
-"""Never through a proxy of the environment: a receiver on this machine is not reachable from there."""
 
 
 def service_url(service: Mapping[str, Any]) -> str:
@@ -46,12 +35,12 @@ def service_url(service: Mapping[str, Any]) -> str:
 
 
 class WebhookSender:
-    """POSTs the payload as `application/json`; 2xx is success, redirects are not followed.
+    """POSTs the payload as `application/json`, or the text `raw` where it has that; 2xx is success.
 
-    Settings: `{url}` or `{service}`, and `httpConfig {basicAuth {username, password}, bearerToken, proxyUrl,
-    tlsConfig {rootCA, clientCertificate {cert, key}, serverName, insecureSkipVerify}}` with PEM texts; a
-    bearer token wins over basic authentication. `deliveryId` goes out as header `Idempotency-Key`, since a
-    notification may arrive twice.
+    Redirects are not followed. Settings: `{url}` or `{service}`, and `httpConfig {basicAuth {username,
+    password}, bearerToken, proxyUrl, tlsConfig {rootCA, clientCertificate {cert, key}, serverName,
+    insecureSkipVerify}}` with PEM texts; a bearer token wins over basic authentication. `deliveryId` goes out
+    as header `Idempotency-Key`, since a notification may arrive twice.
 
     Args:
         clock: Time, for Retry-After given as a date.
@@ -74,7 +63,7 @@ class WebhookSender:
 
     async def __aenter__(self) -> Self:
         """Get ready; clients are made when first needed, one per way of connecting."""
-        _keep_quiet()
+        keep_quiet()
         self._open = True
         return self
 
@@ -110,47 +99,14 @@ class WebhookSender:
         elif basic := config.get("basicAuth"):
             auth = httpx.BasicAuth(str(basic.get("username", "")), str(basic.get("password", "")))
         name = (config.get("tlsConfig") or {}).get("serverName")
-        request = {
-            "content": msgspec.json.encode(payload),
+        request: dict[str, Any] = {
+            "content": payload["raw"] if "raw" in payload else msgspec.json.encode(payload),
             "headers": headers,
             "auth": auth,
             "extensions": {"sni_hostname": name} if name else None,
         }
-        status, retry_after_s, text = await self._post(client, url, request)
-        return _judge(status, retry_after_s, _redact(text, _secrets_in(url, config)))
-
-    async def _post(
-        self, client: httpx.AsyncClient, url: str, request: Mapping[str, Any]
-    ) -> tuple[int, float | None, str]:
-        """Return status (0: no answer, -1: not sendable), Retry-After in seconds, beginning of the answer."""
-        status, retry_after_s, body = 0, None, bytearray()
-        try:
-            # The client's own limit is per read; a server that drips bytes would hold us for ever.
-            async with asyncio.timeout(self._timeout_s), client.stream("POST", url, **request) as answer:
-                status, retry_after_s = answer.status_code, self._retry_after(answer)
-                async for chunk in answer.aiter_bytes():
-                    body += chunk
-                    if len(body) >= _ANSWER_LIMIT:
-                        break
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError):
-            return -1, None, "The address or the credentials cannot be used in an HTTP request."
-        except (httpx.HTTPError, TimeoutError, OSError) as error:
-            # Only the kind: the text of a client's error may hold the address. With the status known it
-            # counts, whatever became of the rest: to repeat what was accepted would notify twice.
-            if status == 0:
-                return 0, None, f"No answer: {type(error).__name__}."
-        return status, retry_after_s, bytes(body[:_ANSWER_LIMIT]).decode("utf-8", "replace")
-
-    def _retry_after(self, answer: httpx.Response) -> float | None:
-        text = answer.headers.get("retry-after", "").strip()
-        if not text or answer.status_code not in {429, 503}:
-            return None
-        if text.isascii() and text.isdecimal():
-            return float(text[:9])
-        try:
-            return max(0.0, (parsedate_to_datetime(text) - self._clock.now()).total_seconds())
-        except (ValueError, TypeError):
-            return None
+        answer = await exchange(client, "POST", url, timeout_s=self._timeout_s, clock=self._clock, **request)
+        return judge(answer.without(_secrets_of(url, config)))
 
     def _client_for(self, config: Mapping[str, Any]) -> httpx.AsyncClient:
         tls, proxy = config.get("tlsConfig") or {}, str(config.get("proxyUrl") or "")
@@ -163,7 +119,7 @@ class WebhookSender:
                 timeout=self._timeout_s,
                 verify=_tls_context(tls) if material else True,
                 proxy=proxy or None,
-                mounts=None if proxy else _LOCAL,
+                mounts=None if proxy else dict(LOCAL),
             )
             self._clients[key] = client
             if len(self._clients) > _CLIENTS:
@@ -188,38 +144,7 @@ def _tls_context(tls: Mapping[str, Any]) -> ssl.SSLContext:
     return context
 
 
-def _judge(status: int, retry_after_s: float | None, text: str) -> SendResult:
-    if 200 <= status < 300:
-        return SendResult(ok=True, detail=f"HTTP {status}")
-    if status <= 0:
-        return SendResult(ok=False, retriable=status == 0, detail=text)
-    return SendResult(
-        ok=False,
-        retriable=status >= 500 or status in _TRANSIENT,
-        retry_after_s=retry_after_s,
-        detail=f"HTTP {status} {' '.join(text.split())[:_EXCERPT]}".strip(),
-    )
-
-
-def _secrets_in(url: str, config: Mapping[str, Any]) -> tuple[str, ...]:
+def _secrets_of(url: str, config: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the URL, its telling parts and the credentials: an error page may quote any of them."""
-    try:
-        path = httpx.URL(url).raw_path.decode("ascii", "replace")
-    except httpx.InvalidURL:
-        path = ""
-    parts = [part for part in (path.strip("/"), *re.split(r"[/?&=]", path)) if len(part) >= _TELLING]
     password = (config.get("basicAuth") or {}).get("password")
-    return url, *parts, str(config.get("bearerToken") or ""), str(password or "")
-
-
-def _redact(text: str, secrets: tuple[str, ...]) -> str:
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, "***")
-    return text
-
-
-def _keep_quiet() -> None:
-    # httpx logs each request with its whole URL at INFO.
-    for name in ("httpx", "httpcore"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    return *secrets_in(url), str(config.get("bearerToken") or ""), str(password or "")

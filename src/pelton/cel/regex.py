@@ -21,8 +21,16 @@ class RegexError(ValueError):
 class Match(Protocol):
     """A match."""
 
-    def group(self, group: int = 0, /) -> str:
+    def group(self, group: int | str = 0, /) -> str:
         """Return a group's text."""
+        ...
+
+    def start(self) -> int:
+        """Return where it begins."""
+        ...
+
+    def end(self) -> int:
+        """Return the position behind it."""
         ...
 
 

@@ -20,22 +20,30 @@ from pelton.manifest.fields import (
     Integer,
     Items,
     Mapped,
+    Only,
     Path,
     Problem,
-    Raw,
     Reading,
     Record,
     Text,
     describe,
 )
-from pelton.manifest.notification import (
-    API_VERSION,
+from pelton.manifest.notification import API_VERSION, WEBHOOK, webhook_problems
+from pelton.manifest.notification_chat import (
+    DINGTALK_CONFIG,
+    FEISHU_CONFIG,
+    UNDELIVERED_CONFIGS,
+    WECHAT_CONFIG,
+    config_problems,
+)
+from pelton.manifest.notification_fields import (
     CREDENTIAL,
     SELECTOR,
     TLS,
     credential_problems,
     selector_problems,
 )
+from pelton.manifest.notification_options import OPTIONS, TEMPLATE, option_problems
 from pelton.manifest.notification_timing import manager_timing_problems, timing_problems
 from pelton.manifest.verbs import TableVerbs
 from pelton.model import notification_routing as model
@@ -100,29 +108,19 @@ _DEPLOYMENT = (
     "volumeMounts",
     "volumes",
 )
-_PROCESSING = ("batchMaxSize", "batchMaxWait", "history", "template")
-_OPTIONS = (
-    "dingtalk",
-    "discord",
-    "email",
-    "feishu",
-    "pushover",
-    "sms",
-    "slack",
-    "telegram",
-    "webhook",
-    "wechat",
-)
+_PROCESSING = ("batchMaxSize", "batchMaxWait")
 
 
-def _manager(receivers: dict[str, Any] | None = None, **values: Any) -> model.NotificationManager:
+def _manager(
+    receivers: dict[str, Any] | None = None, history: Any = None, **values: Any
+) -> model.NotificationManager:
     own = dict(receivers or {})
     ineffective = {name: values.pop(name) for name in (*_DEPLOYMENT, *_PROCESSING) if name in values}
     options = own.pop("options", None) or {}
-    cluster = (options.pop("global", None) or {}).get("cluster", "")
-    if options:
-        ineffective["receivers.options"] = options
-    return model.NotificationManager(cluster=cluster, ineffective=ineffective, **own, **values)
+    cluster = (options.get("global") or {}).get("cluster", "")
+    return model.NotificationManager(
+        cluster=cluster, options=options, history=history, ineffective=ineffective, **own, **values
+    )
 
 
 class _ManagerRecord(Record):
@@ -130,10 +128,9 @@ class _ManagerRecord(Record):
 
     def encode(self, value: Any) -> Any:
         """Write the nested form."""
-        ineffective = dict(value.ineffective)
-        options = dict(ineffective.pop("receivers.options", {}))
+        options = dict(value.options)
         if value.cluster:
-            options["global"] = {"cluster": value.cluster}
+            options["global"] = {**options.get("global", {}), "cluster": value.cluster}
         receivers = {
             "tenantKey": value.tenant_key,
             "globalReceiverSelector": {"matchLabels": value.global_selector},
@@ -146,8 +143,10 @@ class _ManagerRecord(Record):
             "defaultSecretNamespace": value.secret_namespace,
             "groupLabels": list(value.group_labels),
             "routePolicy": value.route_policy,
+            "template": value.template,
+            "history": {"webhook": WEBHOOK.encode(value.history)} if value.history is not None else None,
         }
-        return {name: part for name, part in written.items() if part} | ineffective
+        return {name: part for name, part in written.items() if part} | value.ineffective
 
 
 def _pairs(matchLabels: dict[str, str] | None = None, **_: Any) -> dict[str, str]:
@@ -155,7 +154,6 @@ def _pairs(matchLabels: dict[str, str] | None = None, **_: Any) -> dict[str, str
 
 
 _ANY_PAIR = Record(_pairs, (Field("matchLabels", "matchLabels", _LABELS, doc="Labels; any pair suffices."),))
-_GLOBAL_OPTIONS = Record(dict, (Field("cluster", "cluster", _TEXT, doc="Label cluster of alerts without."),))
 _MANAGER_SPEC = _ManagerRecord(
     _manager,
     (
@@ -189,13 +187,7 @@ _MANAGER_SPEC = _ManagerRecord(
                     Field(
                         "options",
                         "options",
-                        Record(
-                            dict,
-                            (
-                                Field("global", "global", _GLOBAL_OPTIONS, doc="For all types."),
-                                *(Field(name, name, Raw(), doc=f"For {name}.") for name in _OPTIONS),
-                            ),
-                        ),
+                        OPTIONS,
                         doc="Options of types of receivers.",
                     ),
                 ),
@@ -215,6 +207,13 @@ _MANAGER_SPEC = _ManagerRecord(
             doc="Who gets an alert that a Router matches.",
             default="All",
         ),
+        Field("template", "template", TEMPLATE, doc="Templates and words for all receivers."),
+        Field(
+            "history",
+            "history",
+            Only("webhook", WEBHOOK, doc="Where to."),
+            doc="Where everything that was sent is told to.",
+        ),
         *(Field(name, name, AnyValue(), doc="For clusters; no effect here.") for name in _DEPLOYMENT),
         *(Field(name, name, AnyValue(), doc="Accepted without effect.") for name in _PROCESSING),
     ),
@@ -222,10 +221,11 @@ _MANAGER_SPEC = _ManagerRecord(
 
 
 def _manager_rules(manager: model.NotificationManager) -> list[Problem]:
-    return [
-        *selector_problems("spec.defaultConfigSelector", manager.config_selector),
-        *manager_timing_problems(manager.annotations),
-    ]
+    problems = list(selector_problems("spec.defaultConfigSelector", manager.config_selector))
+    if manager.history is not None:
+        problems += webhook_problems("spec.history.webhook", manager.history)
+    problems += manager_timing_problems(manager.annotations)
+    return [*problems, *option_problems(manager.options)]
 
 
 NOTIFICATION_MANAGER: TableVerbs[model.NotificationManager] = TableVerbs(
@@ -241,16 +241,21 @@ def manager_advice(manager: model.NotificationManager) -> list[Problem]:
         if name in _DEPLOYMENT
         else Problem(f"spec.{name}", "has no effect in this version")
         for name in manager.ineffective
+    ] + [
+        Problem(f"spec.receivers.options.{kind}.{name}", "has no effect: " + why)
+        for kind, name, why in (
+            ("global", "templateFile", "name a ConfigMap in spec.template.text"),
+            ("email", "deliveryType", "each address gets a mail of its own"),
+        )
+        if name in (manager.options.get(kind) or {})
     ]
 
 
 # ----------------------------------------------------------------------------------------------------- Config
 
-_UNUSED = tuple(name for name in _TYPES if name not in ("slack", "email"))
-
 
 def _config(**values: Any) -> model.Config:
-    unused = {name: values.pop(name) for name in _UNUSED if name in values}
+    unused = {name: values.pop(name) for name in UNDELIVERED_CONFIGS if name in values}
     return model.Config(unused=unused, **values)
 
 
@@ -259,7 +264,7 @@ class _ConfigRecord(Record):
 
     def encode(self, value: Any) -> Any:
         """Write all blocks."""
-        shapes = {"slack": _SLACK, "email": _EMAIL}
+        shapes = {name: self.known[name].shape for name in ("slack", "email", "dingtalk", "feishu", "wechat")}
         blocks = {name: (shape, getattr(value, name)) for name, shape in shapes.items()}
         return {
             name: shape.encode(block) for name, (shape, block) in blocks.items() if block is not None
@@ -320,7 +325,13 @@ _CONFIG_SPEC = _ConfigRecord(
     (
         Field("slack", "slack", _SLACK, doc="For Slack channels."),
         Field("email", "email", _EMAIL, doc="For mails."),
-        *(Field(name, name, Raw(), doc=f"For {name}; nothing is sent by it.") for name in _UNUSED),
+        Field("dingtalk", "dingtalk", DINGTALK_CONFIG, doc="For DingTalk conversations."),
+        Field("feishu", "feishu", FEISHU_CONFIG, doc="For users and departments of Feishu."),
+        Field("wechat", "wechat", WECHAT_CONFIG, doc="For members of WeCom."),
+        *(
+            Field(name, name, shape, doc=f"For {name}; nothing is sent by it.")
+            for name, shape in UNDELIVERED_CONFIGS.items()
+        ),
     ),
 )
 
@@ -330,11 +341,13 @@ def _config_rules(config: model.Config) -> list[Problem]:
 
 
 def _config_problems(config: model.Config) -> Iterator[Problem]:
-    if config.slack is None and config.email is None and not config.unused:
+    blocks = (config.slack, config.email, config.dingtalk, config.feishu, config.wechat)
+    if all(block is None for block in blocks) and not config.unused:
         yield Problem("spec", f"at least one block is required: {', '.join(_TYPES)}")
     if config.email is not None:
         yield from credential_problems("spec.email.authPassword", config.email.password)
         yield from credential_problems("spec.email.authSecret", config.email.secret)
+    yield from config_problems(config)
     if config.slack is None:
         return
     yield from credential_problems("spec.slack.slackTokenSecret", config.slack.token)
@@ -356,7 +369,7 @@ def config_advice(config: model.Config) -> list[Problem]:
     return [
         Problem(f"spec.{name}", "has no effect: webhooks need no Config")
         if name == "webhook"
-        else Problem(f"spec.{name}", "not delivered yet by this version; the block is kept and sends nothing")
+        else Problem(f"spec.{name}", "is not delivered: the block is kept and sends nothing")
         for name in config.unused
     ]
 

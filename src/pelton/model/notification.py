@@ -15,10 +15,13 @@ from typing import Any
 
 __all__ = [
     "BasicAuth",
+    "Chatbot",
     "ConfigMapKey",
     "ConsoleReceiver",
     "Credential",
+    "DingTalkReceiver",
     "EmailReceiver",
+    "FeishuReceiver",
     "HttpConfig",
     "LabelSelector",
     "Receiver",
@@ -27,6 +30,7 @@ __all__ = [
     "ServiceRef",
     "SlackReceiver",
     "TlsConfig",
+    "WeComReceiver",
     "WebhookReceiver",
     "compile_pattern",
     "matches",
@@ -160,6 +164,9 @@ class SlackReceiver:
         enabled, alert_selector, template, template_source, config_selector: As in WebhookReceiver.
         channels: Channel names for the token in a Config; empty only when `webhook` is given.
         webhook: Incoming-webhook URL, or None. Pelton's extension: no Config object is needed then.
+        follow_up: What becomes of later news of alerts that a message in a channel already tells: `thread`
+            brings that message up to date and answers below it, `update` only brings it up to date,
+            `message` posts anew; "" = `thread`. Pelton's extension.
     """
 
     enabled: bool = True
@@ -169,6 +176,7 @@ class SlackReceiver:
     channels: tuple[str, ...] = ()
     webhook: Credential | None = None
     config_selector: LabelSelector | None = None
+    follow_up: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +186,7 @@ class EmailReceiver:
     Attributes:
         enabled, alert_selector, template, template_source, config_selector: As in WebhookReceiver.
         to: Addresses, each of which gets a mail of its own.
+        cc: Further ones, named as copies. Pelton's extension.
         subject_template: Template name; "" = the platform's choice.
         format: `text` or `html`; "" = `html`.
     """
@@ -187,8 +196,98 @@ class EmailReceiver:
     template: str = ""
     template_source: ConfigMapKey | None = None
     to: tuple[str, ...] = ()
+    cc: tuple[str, ...] = ()
     config_selector: LabelSelector | None = None
     subject_template: str = ""
+    format: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chatbot:
+    """A bot of a group chat, reached by an address that is itself a secret.
+
+    Attributes:
+        webhook: The address.
+        secret: Signs messages; None = unsigned. Not of WeCom.
+        keywords: Words, one of which a message must have. Not of WeCom.
+        at_mobiles: Telephone numbers of members to mention. Not of Feishu.
+        at_users: Ids of members to mention. Not of Feishu.
+        at_all: Whether everybody is mentioned. DingTalk only.
+    """
+
+    webhook: Credential | None = None
+    secret: Credential | None = None
+    keywords: tuple[str, ...] = ()
+    at_mobiles: tuple[str, ...] = ()
+    at_users: tuple[str, ...] = ()
+    at_all: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DingTalkReceiver:
+    """Posts to DingTalk by a chatbot, to conversations by the application of a Config, or both.
+
+    Attributes:
+        enabled, alert_selector, template, template_source, config_selector: As in WebhookReceiver.
+        chatbot: None when absent.
+        chats: Ids of conversations.
+        title_template: Template name; "" = the platform's choice.
+        format: `text` or `markdown`; "" = `text`.
+    """
+
+    enabled: bool = True
+    alert_selector: LabelSelector | None = None
+    template: str = ""
+    template_source: ConfigMapKey | None = None
+    config_selector: LabelSelector | None = None
+    chatbot: Chatbot | None = None
+    chats: tuple[str, ...] = ()
+    title_template: str = ""
+    format: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeishuReceiver:
+    """Posts to Feishu or Lark by a chatbot, to users and departments by the application of a Config, or both.
+
+    Attributes:
+        enabled, alert_selector, template, template_source, config_selector: As in WebhookReceiver.
+        chatbot: None when absent.
+        users, departments: Ids, at most 200 of each.
+        format: `text` or `post`; "" = `post`.
+    """
+
+    enabled: bool = True
+    alert_selector: LabelSelector | None = None
+    template: str = ""
+    template_source: ConfigMapKey | None = None
+    config_selector: LabelSelector | None = None
+    chatbot: Chatbot | None = None
+    users: tuple[str, ...] = ()
+    departments: tuple[str, ...] = ()
+    format: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeComReceiver:
+    """Posts to WeCom by a chatbot, to members by the application of a Config, or both.
+
+    Attributes:
+        enabled, alert_selector, template, template_source, config_selector: As in WebhookReceiver.
+        chatbot: None when absent.
+        users, parties, tags: Ids of members, departments and tags.
+        format: `text` or `markdown`; "" = `text`.
+    """
+
+    enabled: bool = True
+    alert_selector: LabelSelector | None = None
+    template: str = ""
+    template_source: ConfigMapKey | None = None
+    config_selector: LabelSelector | None = None
+    chatbot: Chatbot | None = None
+    users: tuple[str, ...] = ()
+    parties: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
     format: str = ""
 
 
@@ -210,7 +309,7 @@ class Receiver:
         name: The resource's.
         labels: Decide whether it is global or a tenant's.
         annotations: As written.
-        webhook, slack, email, console: None when absent.
+        webhook, slack, email, dingtalk, feishu, wechat, console: None when absent.
         undelivered: Blocks of other types, type -> block as written: accepted, nothing is sent.
     """
 
@@ -220,6 +319,9 @@ class Receiver:
     webhook: WebhookReceiver | None = None
     slack: SlackReceiver | None = None
     email: EmailReceiver | None = None
+    dingtalk: DingTalkReceiver | None = None
+    feishu: FeishuReceiver | None = None
+    wechat: WeComReceiver | None = None
     console: ConsoleReceiver | None = None
     undelivered: dict[str, Any] = field(default_factory=dict)
 

@@ -12,17 +12,20 @@ from typing import Any
 
 from croniter import croniter
 
-from pelton.model.notification import Credential, LabelSelector, TlsConfig
+from pelton.model.notification import Credential, LabelSelector, TlsConfig, WebhookReceiver
 
 __all__ = [
     "Config",
+    "DingTalkConfig",
     "EmailConfig",
+    "FeishuConfig",
     "NotificationManager",
     "Router",
     "RouterReceivers",
     "Silence",
     "SlackConfig",
     "TenantChannel",
+    "WeComConfig",
     "scheduled_before",
 ]
 
@@ -41,6 +44,9 @@ class NotificationManager:
         group_labels: Labels whose values make groups within a batch.
         route_policy: `All`, `RouterFirst` or `RouterOnly`.
         secret_namespace: Where a Secret is that is named without a namespace; "" = the platform's default.
+        options: Type of receiver, or `global` -> its options as written.
+        template: `{text, languagePack, language}` as written: ConfigMaps with templates and words.
+        history: Where everything that was sent is told to, or None.
         ineffective: Fields of the spec that change nothing here, as written.
     """
 
@@ -56,6 +62,9 @@ class NotificationManager:
     group_labels: tuple[str, ...] = ()
     route_policy: str = "All"
     secret_namespace: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    template: dict[str, Any] = field(default_factory=dict)
+    history: WebhookReceiver | None = None
     ineffective: dict[str, Any] = field(default_factory=dict)
 
 
@@ -104,12 +113,62 @@ class EmailConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DingTalkConfig:
+    """An application that posts to DingTalk conversations.
+
+    Attributes:
+        labels: Further labels of the block.
+        app_key, app_secret: The application's.
+        api_url: Address of the API without the method; "" = DingTalk's own. Pelton's extension.
+    """
+
+    labels: dict[str, str] = field(default_factory=dict)
+    app_key: Credential | None = None
+    app_secret: Credential | None = None
+    api_url: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeishuConfig:
+    """An application that posts to Feishu users and departments.
+
+    Attributes:
+        labels: Further labels of the block.
+        app_id, app_secret: The application's.
+        api_url: Address of the open platform, e.g. Lark's; "" = Feishu's. Pelton's extension.
+    """
+
+    labels: dict[str, str] = field(default_factory=dict)
+    app_id: Credential | None = None
+    app_secret: Credential | None = None
+    api_url: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeComConfig:
+    """An application that posts to WeCom members.
+
+    Attributes:
+        labels: Further labels of the block.
+        corp_id, agent_id: The company's and the application's ids.
+        secret: The application's.
+        api_url: Address of the API without the method; "" = WeCom's own.
+    """
+
+    labels: dict[str, str] = field(default_factory=dict)
+    corp_id: str = ""
+    agent_id: str = ""
+    secret: Credential | None = None
+    api_url: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Settings that receivers share.
 
     Attributes:
         name, namespace, labels, annotations: The resource's; labels say whose it is and its `priority`.
-        slack, email: None when absent.
+        slack, email, dingtalk, feishu, wechat: None when absent.
         unused: Blocks of types that nothing is sent by, type -> block as written.
     """
 
@@ -119,6 +178,9 @@ class Config:
     annotations: dict[str, str] = field(default_factory=dict)
     slack: SlackConfig | None = None
     email: EmailConfig | None = None
+    dingtalk: DingTalkConfig | None = None
+    feishu: FeishuConfig | None = None
+    wechat: WeComConfig | None = None
     unused: dict[str, Any] = field(default_factory=dict)
 
 

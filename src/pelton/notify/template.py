@@ -1,6 +1,7 @@
 """The default words of a notification: Slack, mail, webhook and console.
 
-Pure: Group in, payload out; `notify/sending.py` calls `RENDERERS`. Users' own templates are not read here.
+Pure: Group in, payload out. `notify/render.py` takes these words where no template of the user's applies, and
+where one fails.
 Lengths are UTF-16 units, which is what Slack counts: an emoji takes two.
 Source: contracts/log-notification.md 7, 8, 8.1.
 """
@@ -19,8 +20,10 @@ __all__ = [
     "console_payload",
     "cut",
     "email_payload",
+    "plain_words",
     "slack_escape",
     "slack_payload",
+    "slack_sections",
     "title",
     "webhook_payload",
 ]
@@ -78,11 +81,24 @@ def slack_payload(group: Group) -> dict[str, Any]:
     """Return `{text, blocks}` for Slack; text within 40,000 units, at most 50 sections of at most 3,000."""
     head = slack_escape(title(group))
     lines = ["• " + slack_escape(line) for line in _lines(group)]
-    sections = _sections([f"*{cut(head, SLACK_SECTION_LIMIT - 2)}*", *lines])
     return {
         "text": cut("\n".join([head, *lines]), SLACK_TEXT_LIMIT),
-        "blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": text}} for text in sections],
+        "blocks": slack_sections([f"*{cut(head, SLACK_SECTION_LIMIT - 2)}*", *lines]),
     }
+
+
+def slack_sections(lines: Sequence[str]) -> list[dict[str, Any]]:
+    """Return blocks for lines that are escaped already; what does not fit is counted in the last one."""
+    return [
+        {"type": "section", "text": {"type": "mrkdwn", "text": text}}
+        for text in _sections(lines)
+        if text.strip()
+    ]
+
+
+def plain_words(group: Group) -> str:
+    """Return the title, then a line per alert, for any place that shows text."""
+    return "\n".join([title(group), *(f"- {line}" for line in _lines(group))])
 
 
 def webhook_payload(group: Group) -> dict[str, Any]:

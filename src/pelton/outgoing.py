@@ -204,10 +204,7 @@ async def send_parts(
     if not failures:
         return SendResult(ok=True, done=tuple(reached), receipts=receipts)
     waits = [result.retry_after_s for result in failures.values() if result.retry_after_s is not None]
-    details = [
-        f"{name}: {result.detail}" if named and len(parts) > 1 else result.detail
-        for name, result in failures.items()
-    ]
+    details = [f"{name}: {result.detail}" if named else result.detail for name, result in failures.items()]
     return SendResult(
         ok=False,
         # As long as one part may still take it, the message goes on; the others are told at the end.

@@ -29,7 +29,7 @@ from pelton.cli.dapr_feed import DaprFeed, SecretEntries
 from pelton.cli.dapr_ports import AppPortBook
 from pelton.cli.home import Home, Settings
 from pelton.cli.pods import PodMirror, logs_of, replicas_of
-from pelton.cli.receivers import ReceiverFeed, Secrets
+from pelton.cli.receivers import ConfigMaps, ReceiverFeed, Secrets
 from pelton.cli.tables import CONVENTIONS, OUTPUT_TYPES, STATES, TRIGGER_TYPES, resolve_convention
 from pelton.cli.token import token_file
 from pelton.clock import Clock
@@ -67,7 +67,8 @@ class ControlPlane:
         token: Bearer token of the administrator.
         target: Where desired state goes.
         clock: Time.
-        receivers_changed: Called with all Receivers and their Secrets, at the start and after changes.
+        receivers_changed: Called with all Receivers, their Secrets and ConfigMaps, at the start and after
+            changes.
         dapr_changed: The same for resources of Dapr.
         observe: Returns what `pelton status` is made of, for `/metrics`.
     """
@@ -80,7 +81,7 @@ class ControlPlane:
         token: str,
         target: LocalTarget,
         clock: Clock,
-        receivers_changed: Callable[[list[dict[str, Any]], Secrets], Awaitable[None]],
+        receivers_changed: Callable[[list[dict[str, Any]], Secrets, ConfigMaps], Awaitable[None]],
         dapr_changed: Callable[[list[dict[str, Any]], SecretEntries], Awaitable[None]],
         observe: Callable[[], Awaitable[dict[str, Any]]],
     ) -> None:

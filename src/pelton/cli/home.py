@@ -168,6 +168,11 @@ class Home:
         return self.path / "dapr-apps.json"
 
     @property
+    def notifications(self) -> Path:
+        """What became of notifications, and where messages are that later news belongs to."""
+        return self.path / "notifications.db"
+
+    @property
     def pki(self) -> Path:
         """CA and leaf of the API server."""
         return self.path / "pki"

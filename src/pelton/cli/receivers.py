@@ -1,8 +1,8 @@
-"""Keeps the runtime's objects of alerts up to date, with the Secrets that they refer to.
+"""Keeps the runtime's objects of alerts up to date, with the Secrets and ConfigMaps that they refer to.
 
 Run by `cli/control_plane.py`; the runtime process has no access to the store, so all Receivers, Configs,
 Routers, Silences and NotificationManagers are sent to it as a whole whenever one of them or one of those
-Secrets changes.
+Secrets and ConfigMaps changes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pelton.clock import Clock
 from pelton.errors import NotFoundError
 from pelton.log import get
 
-__all__ = ["RECEIVERS", "ReceiverFeed", "Secrets", "manager_of", "secret_namespace"]
+__all__ = ["RECEIVERS", "ConfigMaps", "ReceiverFeed", "Secrets", "manager_of", "secret_namespace"]
 
 RECEIVERS = "receivers.notification.kubesphere.io"
 """The store's name of receivers."""
@@ -37,7 +37,11 @@ DEFAULT_NAMESPACE = "default"
 Secrets = list[tuple[str, str, str, str]]
 """(namespace, name, key, text) of every entry that a receiver refers to and that exists."""
 
+ConfigMaps = list[tuple[str, str, dict[str, str]]]
+"""(namespace, name, entries) of every ConfigMap that is referred to and exists."""
+
 _SECRETS = "secrets"
+_CONFIG_MAPS = "configmaps"
 _AGAIN_S = 1.0
 _log = get(__name__)
 
@@ -47,26 +51,27 @@ class ReceiverFeed:
 
     Args:
         store: Where they are.
-        push: Takes all these objects and the secrets; raises when the runtime cannot be reached.
+        push: Takes all these objects, the secrets and the ConfigMaps; raises when the runtime cannot be
+            reached.
         clock: For waiting after a failure.
     """
 
     def __init__(
         self,
         store: ObjectStore,
-        push: Callable[[list[dict[str, Any]], Secrets], Awaitable[None]],
+        push: Callable[[list[dict[str, Any]], Secrets, ConfigMaps], Awaitable[None]],
         clock: Clock,
     ) -> None:
         self._store = store
         self._push = push
         self._clock = clock
-        self._used: set[tuple[str, str]] = set()
+        self._used: set[tuple[str, str, str]] = set()
         self._changed = asyncio.Event()
         self._changed.set()
         store.on_change(self._on_change)
 
     def _on_change(self, resource: str, change: Change) -> None:
-        if resource in _KINDS or (resource == _SECRETS and (change.namespace, change.name) in self._used):
+        if resource in _KINDS or (resource, change.namespace, change.name) in self._used:
             self._changed.set()
 
     async def run(self) -> None:
@@ -86,13 +91,20 @@ class ReceiverFeed:
         items = [item for kind in _KINDS for item in (await self._store.list(kind))[0]]
         default = secret_namespace(items)
         references = {each for item in items for each in _references(item.get("spec"), default)}
-        self._used = {(namespace, name) for namespace, name, _ in references}
+        texts = {each for item in items for each in _texts(item, default)}
+        self._used = {(_SECRETS, namespace, name) for namespace, name, _ in references}
+        self._used |= {(_CONFIG_MAPS, namespace, name) for namespace, name in texts}
         found: Secrets = []
         for namespace, name, key in sorted(references):
             text = self._text(namespace, name, key)
             if text is not None:
                 found.append((namespace, name, key, text))
-        await self._push(items, found)
+        maps = [
+            (namespace, name, entries)
+            for namespace, name in sorted(texts)
+            if (entries := self._entries(namespace, name)) is not None
+        ]
+        await self._push(items, found, maps)
 
     def _text(self, namespace: str, name: str, key: str) -> str | None:
         try:
@@ -100,6 +112,13 @@ class ReceiverFeed:
             return base64.b64decode((secret.get("data") or {})[key], validate=True).decode()
         except (NotFoundError, KeyError, ValueError):
             return None  # the pipeline says which one is missing, per receiver
+
+    def _entries(self, namespace: str, name: str) -> dict[str, str] | None:
+        try:
+            found = decode(self._store.entry(_CONFIG_MAPS, namespace, name).raw)
+        except NotFoundError:
+            return None
+        return {str(key): str(text) for key, text in (found.get("data") or {}).items()}
 
 
 def secret_namespace(items: list[dict[str, Any]]) -> str:
@@ -131,3 +150,16 @@ def _references(value: Any, default: str) -> Iterator[tuple[str, str, str]]:
     elif isinstance(value, list):
         for entry in value:
             yield from _references(entry, default)
+
+
+def _texts(item: dict[str, Any], default: str) -> Iterator[tuple[str, str]]:
+    """Yield (namespace, name) of every ConfigMap with templates or words that an object refers to."""
+    spec = item.get("spec") or {}
+    if item.get("kind") == "Receiver":
+        references = [block.get("tmplText") for block in spec.values() if isinstance(block, dict)]
+    else:
+        template = spec.get("template") or {} if item.get("kind") == "NotificationManager" else {}
+        references = [template.get("text"), *(template.get("languagePack") or ())]
+    for reference in references:
+        if isinstance(reference, dict):
+            yield str(reference.get("namespace") or default), str(reference.get("name", ""))

@@ -41,11 +41,13 @@ from pelton.drivers.nats import JetStreamBus, is_embedded
 from pelton.errors import PeltonError
 from pelton.manifest import notification, notification_routing
 from pelton.model.desired import Component, Desired
+from pelton.model.notification import ConfigMapKey
 from pelton.notify.alert_table import AlertTable
 from pelton.notify.alertmanager import alertmanager_routes
 from pelton.notify.group_store import GroupStore
 from pelton.notify.intake import create_app
 from pelton.notify.pipeline import Options, Pipeline
+from pelton.notify.records import Records
 from pelton.notify.silences import SilenceBook
 from pelton.ports import Binding, Bus, Message, StateStore
 
@@ -115,7 +117,9 @@ class Runtime:
         self._senders = {name: resolve_sender(name)(self._clock) for name in SENDERS}
         # One machine is one cluster; the label is what Notification Manager fills in (contracts, section 5).
         self._secrets: dict[tuple[str, str, str], str] = {}
+        self._config_maps: dict[tuple[str, str], dict[str, str]] = {}
         self._secret_namespace = secret_namespace([])
+        self._records = Records(Home(Path(settings.home)).notifications, self._clock)
         self._alerts = AlertTable()
         self._silences = SilenceBook(Home(Path(settings.home)).silences)
         self._pipeline = Pipeline(
@@ -129,6 +133,8 @@ class Runtime:
             secret=lambda ref: self._secrets.get(
                 (ref.namespace or self._secret_namespace, ref.name, ref.key)
             ),
+            config_map=self._config_map,
+            records=self._records,
         )
         self._apps = DaprPlatform(
             run=self._run,
@@ -158,6 +164,7 @@ class Runtime:
             for sender in self._senders.values():
                 if hasattr(sender, "__aenter__"):
                     await stack.enter_async_context(sender)
+            await stack.enter_async_context(self._records)
             await stack.enter_async_context(self._pipeline)
             sock = socket.create_server((self._settings.notify_host, self._settings.notify_port))
             sock.setblocking(False)
@@ -247,6 +254,7 @@ class Runtime:
             except PeltonError as exc:
                 _log.warning("%s %s is left out: %s", kind, item["metadata"].get("name"), exc.message)
         self._secrets = {(where, name, key): text for where, name, key, text in body.get("secrets", ())}
+        self._config_maps = {(where, name): entries for where, name, entries in body.get("configMaps", ())}
         self._secret_namespace = secret_namespace(items)
         self._pipeline.set_receivers(
             found["Receiver"],
@@ -260,6 +268,12 @@ class Runtime:
     async def _dapr(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
         self._apps.resources(body["items"], body["secrets"])
         return {}
+
+    def _config_map(self, ref: ConfigMapKey) -> dict[str, str] | None:
+        entries = self._config_maps.get((ref.namespace or self._secret_namespace, ref.name))
+        if entries is None or not ref.key:
+            return entries
+        return {ref.key: entries[ref.key]} if ref.key in entries else None
 
     async def _stats(self, _peer: wire.Peer, _body: Any) -> dict[str, Any]:
         owners = {

@@ -23,7 +23,7 @@ from pelton.dataplane import retry
 from pelton.drivers.nats import JetStreamBus, Stored
 from pelton.errors import NotFoundError, UsageError
 from pelton.model import cloudevent
-from pelton.notify.sending import redriven
+from pelton.notify.dead_letters import redriven
 from pelton.ports import Message
 
 __all__ = ["dead_letters", "lag", "publish", "redrive", "show_dead_letter", "tail"]

@@ -25,6 +25,7 @@ from pelton import log
 from pelton.cli import cyclic_gc
 from pelton.cli.home import MARKER, Endpoints, Home, Settings
 from pelton.cli.ports_owner import claim
+from pelton.cli.receivers import ConfigMaps, Secrets
 from pelton.clock import SystemClock
 from pelton.dataplane import wire
 from pelton.dataplane.link import Link
@@ -292,9 +293,9 @@ class _Platform:
         await peer.call("sync", self._target.snapshot(), timeout=120)
 
     async def _push_receivers(
-        self, items: list[dict[str, Any]], secrets: list[tuple[str, str, str, str]]
+        self, items: list[dict[str, Any]], secrets: Secrets, config_maps: ConfigMaps
     ) -> None:
-        self._receivers = {"items": items, "secrets": secrets}
+        self._receivers = {"items": items, "secrets": secrets, "configMaps": config_maps}
         await self._runtime.call("receivers", self._receivers)
 
     async def _push_dapr(

@@ -23,23 +23,33 @@ from pelton import log
 from pelton.clock import Clock
 from pelton.errors import PayloadTooLargeError, ProtocolError
 from pelton.manifest.notification_timing import inhibit_rules, resolve_timeout_s
-from pelton.model.notification import EmailReceiver, Receiver, SecretRef, SlackReceiver
+from pelton.model.notification import ConfigMapKey, ConsoleReceiver, Receiver, SecretRef
 from pelton.model.notification_routing import Config, NotificationManager, Router, Silence
 from pelton.notify.alert import Alert, fingerprint
 from pelton.notify.alert_table import AlertTable, Tracked, track
+from pelton.notify.dead_letters import DEAD_ALERTS, dead_letter
 from pelton.notify.envelope import Batch, Notification, decode_batch, encode, encoded_size
 from pelton.notify.group_store import GroupStore
 from pelton.notify.grouping import aggregate, split
 from pelton.notify.groups import Place, labels_of
 from pelton.notify.inhibition import Inhibition
+from pelton.notify.limits import Limit
 from pelton.notify.muting import KeptBack, Muting, Placed
+from pelton.notify.records import Records
 from pelton.notify.retry import RetryPolicy
 from pelton.notify.routing import Routing, Target, config_for
-from pelton.notify.sending import DEAD_ALERTS, LIMITS, Destination, Limit, dead_letter, topic_of
-from pelton.notify.settings import SecretLookup, blocks_of, settings_of
+from pelton.notify.sending import Destination, topic_of
+from pelton.notify.settings import (
+    CONFIGURED,
+    ConfigMapLookup,
+    Outlet,
+    SecretLookup,
+    Templates,
+    blocks_of,
+    outlet_of,
+)
 from pelton.notify.sharing import Shares, share_out
 from pelton.notify.silences import SilenceBook, SilenceIndex
-from pelton.notify.template import RENDERERS
 from pelton.notify.timed import TimedGroups
 from pelton.ports import Bus, Delivery, Message, Sender
 
@@ -64,7 +74,7 @@ class Options:
             receiver that has timers.
         cluster: Value for the label `cluster` where an alert has none; "" adds nothing.
         policy: How long a destination is tried.
-        limits: Block -> how hard it may be driven.
+        limits: Block -> how hard it may be driven, others any way; None = the providers' limits.
         batch_max_alerts: Alerts per message on the bus, >= 1.
         batch_max_bytes: Bytes of alerts per message. Half of what NATS takes, since a notification repeats
             the labels that its alerts have in common.
@@ -102,6 +112,10 @@ def _no_secret(_: SecretRef) -> str | None:
     return None
 
 
+def _no_config_map(_: ConfigMapKey) -> Mapping[str, str] | None:
+    return None
+
+
 class Pipeline:
     """The way of alerts to receivers; an async context manager that runs its consumers while open.
 
@@ -114,6 +128,8 @@ class Pipeline:
         clock: Time.
         options: Limits.
         secret: Resolves secret references of receivers.
+        config_map: Returns ConfigMaps with templates.
+        records: Where outcomes are noted; None = nowhere.
         book: Silences that were posted; None = there are none.
         store: What groups have to remember; in memory by default.
         table: Is told what was accepted, and what was kept over a restart.
@@ -129,6 +145,8 @@ class Pipeline:
         *,
         options: Options | None = None,
         secret: SecretLookup = _no_secret,
+        config_map: ConfigMapLookup = _no_config_map,
+        records: Records | None = None,
         book: SilenceBook | None = None,
         store: GroupStore | None = None,
         table: AlertTable | None = None,
@@ -139,8 +157,10 @@ class Pipeline:
         self._senders = senders
         self._clock = clock
         self._options = options or Options()
-        self._limits = LIMITS if self._options.limits is None else self._options.limits
+        self._limits = self._options.limits
         self._secret = secret
+        self._config_map = config_map
+        self._records = records
         self._book = book
         self._table = table or AlertTable()
         self._randomness = randomness
@@ -234,15 +254,15 @@ class Pipeline:
         """
         targets: list[Target] = []
         usable = {
-            "slack": [config for config in configs if config.slack is not None],
-            "email": [config for config in configs if config.email is not None],
+            name: [config for config in configs if getattr(config, name) is not None] for name in CONFIGURED
         }
-        settings: dict[str, Mapping[str, Any]] = {}
+        templates = Templates(manager, self._config_map)
+        outlets: dict[str, Outlet] = {}
         unsent: list[str] = []
         for receiver in receivers:
             unsent += [f"{receiver.name}/{block}" for block in receiver.undelivered]
             for block, spec in blocks_of(receiver):
-                if block not in self._senders or block not in RENDERERS:
+                if block not in self._senders:
                     unsent.append(f"{receiver.name}/{block}")
                     continue
                 topic = topic_of(receiver.name, block)
@@ -257,19 +277,24 @@ class Pipeline:
                 )
                 config = (
                     config_for(receiver.labels, spec.config_selector, usable[block], manager)
-                    if isinstance(spec, SlackReceiver | EmailReceiver)
+                    if block in usable and not isinstance(spec, ConsoleReceiver)
                     else None
                 )
-                settings[topic] = settings_of(spec, self._secret, config)
+                outlet = outlet_of(
+                    receiver.name, block, spec, secret=self._secret, config=config, templates=templates
+                )
+                if self._limits is not None:
+                    outlet = replace(outlet, limit=self._limits.get(block, Limit()))
+                outlets[topic] = outlet
                 if topic not in self._destinations:
                     self._destinations[topic] = self._destination(receiver.name, block)
         for topic, destination in list(self._destinations.items()):
-            was, destination.settings = destination.settings, settings.get(topic)
+            was, destination.outlet = destination.outlet, outlets.get(topic)
             if not self._open:
                 continue
             self._run(topic)
             retiring = f"retire {topic}"
-            if was is not None and destination.settings is None and retiring not in self._tasks:
+            if was is not None and destination.outlet is None and retiring not in self._tasks:
                 self._tasks[retiring] = asyncio.create_task(self._retire(topic))
         if unsent and unsent != self._unsent_blocks:
             _log.warning("receivers without a sender, nothing goes there blocks=%s", ",".join(unsent))
@@ -291,7 +316,7 @@ class Pipeline:
 
     def receivers(self) -> list[str]:
         """Return the names of receivers that something can be sent by, sorted."""
-        return sorted({each.receiver for each in self._destinations.values() if each.settings is not None})
+        return sorted({each.receiver for each in self._destinations.values() if each.outlet is not None})
 
     def placing(self) -> Callable[[Alert], Placed]:
         """Return what says of alerts where they would go and what keeps them back, at this moment."""
@@ -336,10 +361,10 @@ class Pipeline:
             clock=self._clock,
             receiver=receiver,
             block=block,
-            limit=self._limits.get(block, Limit()),
             policy=self._options.policy,
             randomness=self._randomness,
             max_in_flight=self._options.in_flight,
+            records=self._records,
         )
 
     def _run(self, topic: str) -> None:
@@ -354,7 +379,7 @@ class Pipeline:
             while True:
                 # Slept first: a batch that was matched before the deletion may still be on its way here.
                 await self._clock.sleep(self._options.retire_check_s)
-                if destination.settings is not None:
+                if destination.outlet is not None:
                     return  # the receiver came back
                 try:
                     left = await self._bus.pending(topic, consumer=destination.consumer)
@@ -363,7 +388,7 @@ class Pipeline:
                     continue
                 if left == 0:
                     break
-            if destination.settings is None:
+            if destination.outlet is None:
                 task = self._tasks.pop(topic, None)
                 del self._destinations[topic]
                 if task is not None:

@@ -33,6 +33,7 @@ _MOST_RECORDS: Final = 20_000
 _MOST_POSTS: Final = 20_000
 _MOST_BUFFERED: Final = 10_000
 _FLUSH_S: Final = 0.5
+_FOLLOWED_S: Final = 86_400.0
 _PRUNE_EVERY: Final = 500
 _BUSY_S: Final = 5.0
 _T = TypeVar("_T")
@@ -47,8 +48,8 @@ CREATE TABLE IF NOT EXISTS posts (
   receiver TEXT NOT NULL, block TEXT NOT NULL, part TEXT NOT NULL, channel TEXT NOT NULL, ts TEXT NOT NULL,
   body BLOB NOT NULL, at REAL NOT NULL, PRIMARY KEY (receiver, block, part, ts));
 CREATE TABLE IF NOT EXISTS post_alerts (
-  receiver TEXT NOT NULL, block TEXT NOT NULL, part TEXT NOT NULL, fingerprint TEXT NOT NULL, ts TEXT NOT NULL,
-  PRIMARY KEY (receiver, block, part, fingerprint));
+  receiver TEXT NOT NULL, block TEXT NOT NULL, part TEXT NOT NULL, fingerprint TEXT NOT NULL,
+  ts TEXT NOT NULL, PRIMARY KEY (receiver, block, part, fingerprint));
 """
 
 
@@ -144,10 +145,14 @@ class Records:
         self._buffer.append(record)
 
     async def posts(self, receiver: str, block: str, fingerprints: Iterable[str]) -> dict[str, Post]:
-        """Return channel -> the one message there that tells all these alerts, where there is such a one."""
+        """Return channel -> the one message there that tells all these alerts, where there is such a one.
+
+        Messages without news for a day are not followed: what fires again then is news.
+        """
         wanted = sorted(set(fingerprints))
+        since = self._clock.now().timestamp() - _FOLLOWED_S
         found: dict[str, Post] = await self._run(
-            "posts", lambda db: _posts(db, receiver, block, wanted), {}
+            "posts", lambda db: _posts(db, receiver, block, wanted, since), {}
         )
         return found
 
@@ -249,7 +254,9 @@ def _write(db: sqlite3.Connection, batch: Sequence[Record], *, prune: bool) -> N
         )
 
 
-def _posts(db: sqlite3.Connection, receiver: str, block: str, wanted: Sequence[str]) -> dict[str, Post]:
+def _posts(
+    db: sqlite3.Connection, receiver: str, block: str, wanted: Sequence[str], since: float
+) -> dict[str, Post]:
     known: dict[str, set[str]] = {}
     count: dict[str, int] = {}
     for fingerprint in wanted:
@@ -265,8 +272,9 @@ def _posts(db: sqlite3.Connection, receiver: str, block: str, wanted: Sequence[s
             continue  # in several messages, or not all told yet: that is news of its own
         (ts,) = messages
         row = db.execute(
-            "SELECT channel, body FROM posts WHERE receiver = ? AND block = ? AND part = ? AND ts = ?",
-            (receiver, block, part, ts),
+            "SELECT channel, body FROM posts "
+            "WHERE receiver = ? AND block = ? AND part = ? AND ts = ? AND at >= ?",
+            (receiver, block, part, ts, since),
         ).fetchone()
         if row is not None:
             group = msgspec.json.decode(row[1], type=Group)
@@ -292,7 +300,8 @@ def _keep(db: sqlite3.Connection, receiver: str, block: str, posts: Sequence[Pos
             (*key, post.channel, post.ts, msgspec.json.encode(post.group), now),
         )
         db.executemany(
-            "INSERT OR REPLACE INTO post_alerts (receiver, block, part, fingerprint, ts) VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO post_alerts (receiver, block, part, fingerprint, ts) "
+            "VALUES (?, ?, ?, ?, ?)",
             [(*key, alert.fingerprint, post.ts) for alert in post.group.alerts],
         )
     (number,) = db.execute("SELECT COUNT(*) FROM posts").fetchone()

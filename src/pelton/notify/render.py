@@ -33,7 +33,17 @@ from pelton.texttemplate.fault import TemplateFault
 from pelton.texttemplate.go_run import GoTemplates
 from pelton.texttemplate.jinja import SUFFIXES, JinjaTemplates
 
-__all__ = ["DEFAULT_NAMES", "Piece", "Style", "TemplateSet", "is_inline", "payload_of", "render"]
+__all__ = [
+    "DEFAULT_NAMES",
+    "Piece",
+    "Style",
+    "TemplateSet",
+    "is_inline",
+    "payload_of",
+    "render",
+    "shorten",
+    "shown",
+]
 
 DEFAULT_NAMES: Mapping[tuple[str, str], str] = {
     ("dingtalk", "text"): "nm.default.text",
@@ -191,7 +201,7 @@ def render(group: Group, style: Style, *, skip: int = 0) -> list[Piece]:
         fits = _fitting(group, rest, style)
         piece = _piece(group, rest[: max(fits, 1)], style)
         if not fits:
-            piece = replace(piece, payload=_shortened(piece.payload, style))
+            piece = replace(piece, payload=shorten(piece.payload, style))
         pieces.append(piece)
         rest = rest[piece.alerts :]
     return pieces
@@ -224,8 +234,10 @@ def _bytes(text: str, *, escaped: bool) -> int:
     return len(msgspec.json.encode(text)) - 2 if escaped else len(text.encode())
 
 
-def _shortened(payload: Mapping[str, Any], style: Style) -> dict[str, Any]:
-    """Return a message of one alert cut to size; rich text becomes plain for that."""
+def shorten(payload: Mapping[str, Any], style: Style) -> dict[str, Any]:
+    """Return a message that is above the style's limit cut to size; rich text becomes plain for that."""
+    if not style.limit or _size(payload, style) < style.limit:
+        return dict(payload)
     if "post" in payload:
         pages = [page for page in payload["post"].values() if isinstance(page, Mapping)]
         parts = [
@@ -249,6 +261,11 @@ def _piece(group: Group, alerts: Sequence[Alert], style: Style) -> Piece:
         return Piece(payload=payload_of(part, style), alerts=len(alerts))
     except TemplateFault as fault:
         return Piece(payload=_plain(part, style, fault), alerts=len(alerts), fault=fault)
+
+
+def shown(group: Group, style: Style) -> dict[str, Any]:
+    """Return one message of a whole group, in plain words where the template fails."""
+    return _piece(group, group.alerts, style).payload
 
 
 def _plain(group: Group, style: Style, fault: TemplateFault) -> dict[str, Any]:

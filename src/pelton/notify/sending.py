@@ -1,53 +1,50 @@
 """One destination: takes its notifications from the bus, renders, sends, and settles each.
 
 `notify/pipeline.py` runs one Destination per receiver and block, each with its own durable consumer, so a
-slow or dead one holds up nobody else. It calls `retry.decide` and a `ports.Sender`. An attempt is an answer
-of the destination, kept in the headers of a copy that is published before the original is acknowledged: it
-survives a kill at any point, and the death of this process or of the broker is no attempt. At-least-once: a
-kill between an answer and its acknowledgement sends again, under the same notification id.
+slow or dead one holds up nobody else. It calls `render`, `retry.decide` and a `ports.Sender`. An attempt is
+an answer of the destination, kept in the headers of a copy that is published before the original is
+acknowledged, with what of the notification has arrived: both survive a kill at any point, and the death of
+this process or of the broker is no attempt. At-least-once: a kill between an answer and its acknowledgement
+sends again, under the same notification id. What waits too long for a turn becomes one digest.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pelton import log
 from pelton.clock import Clock
 from pelton.errors import ProtocolError
+from pelton.notify.alert import Alert
+from pelton.notify.dead_letters import DEAD_NOTIFICATIONS, PROGRESS, dead_letter
+from pelton.notify.digest import digest_payload
 from pelton.notify.envelope import Notification, decode_notification
+from pelton.notify.grouping import Group, group_of
+from pelton.notify.limits import Turnstile
+from pelton.notify.records import DEAD, DIGEST, FAILED, SENT, Post, Record, RecordedAlert, Records
+from pelton.notify.render import Piece, render, shown
 from pelton.notify.retry import Dead, Done, Pause, Retry, RetryPolicy, decide
-from pelton.notify.settings import MISSING
-from pelton.notify.template import RENDERERS
+from pelton.notify.settings import MISSING, Outlet
+from pelton.notify.template import title
 from pelton.ports import Bus, Delivery, Message, Sender, SendResult
 
 __all__ = [
     "ATTEMPT",
-    "DEAD_ALERTS",
-    "DEAD_NOTIFICATIONS",
-    "LIMITS",
     "NOT_BEFORE",
     "Destination",
-    "Limit",
     "consumer_name",
-    "dead_letter",
-    "redriven",
     "topic_of",
 ]
 
 ATTEMPT = "Pelton-Attempt"
 """Header: number of the attempt that a message is for; absent for the first."""
-
-DEAD_NOTIFICATIONS = "pelton.dead.notifications."
-"""Before a receiver's name: topic of its dead letters, kept until they are redriven."""
-
-DEAD_ALERTS = "pelton.dead.alerts."
-"""Before the reason's kind: topic of batches that could not be read."""
 
 NOT_BEFORE = "Pelton-Not-Before"
 """Header: Unix seconds before which an attempt is not made."""
@@ -58,33 +55,12 @@ DELIVERY_ID = "deliveryId"
 _EXTEND_EVERY_S = 10.0
 _SEND_TIMEOUT_S = 60.0  # a Sender has its own, shorter limit; this one is for a Sender that forgot it
 _TROUBLE_S = 1.0
+_STEP_S = 1.0
 _LONGEST_NAME = 200
 _MAX_WAITING = 10_000
 _REMEMBERED = 1_000
-_LONGEST_REASON = 1_000
 
 _log = log.get(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
-    """How hard a kind of destination may be driven.
-
-    Attributes:
-        interval_s: Least seconds between two sends; 0 for none.
-        concurrency: Sends at once, >= 1.
-    """
-
-    interval_s: float = 0.0
-    concurrency: int = 8
-
-
-LIMITS: Mapping[str, Limit] = {
-    "slack": Limit(interval_s=1.0, concurrency=1),
-    "email": Limit(concurrency=2),
-    "console": Limit(concurrency=1),
-}
-"""Block -> limit; contract section 8. Others have `Limit()`."""
 
 
 @dataclass(slots=True)
@@ -97,6 +73,10 @@ class Counters:
     dead: int = 0
     trouble: int = 0
     held: int = 0
+    digests: int = 0
+    digested: int = 0
+    followed: int = 0
+    template_faults: int = 0
     last_error: str = ""
 
 
@@ -111,57 +91,42 @@ def consumer_name(receiver: str, block: str) -> str:
     return f"{name[:_LONGEST_NAME]}-{block}"
 
 
-def dead_letter(
-    delivery: Delivery,
-    *,
-    subscription: str,
-    topic: str,
-    id: str,
-    reason: str,
-    attempts: int,
-    failed_at: float,
-) -> Message:
-    """Return the dead-letter record of a message: its data, why, and where it came from.
+@dataclass(slots=True, eq=False)
+class _Held:
+    """A notification that is here.
 
-    The headers are those of events' dead letters, so that `pelton dlq` lists both; `redriven` leads back.
-
-    Args:
-        delivery: What failed.
-        subscription: What failed on it, as shown to users.
-        topic: Where dead letters of that kind go.
-        id: Identity of the message's content; the delivery's key is added, since a redriven message that
-            fails again within the broker's window must not be taken for a repetition of its first record.
-        reason: One line without secrets.
-        attempts: Answers that the destination gave.
-        failed_at: Unix seconds.
+    Attributes:
+        delivery: As the broker gave it.
+        arrived_at: Monotonic seconds.
+        attempt: Number of the attempt that it is for.
+        sent: Alerts of its group that have arrived.
+        done: Parts of the destination that have the message with the next ones.
+        notification: Once it is read.
     """
-    return Message(
-        topic=topic,
-        data=delivery.message.data,
-        headers={
-            "Pelton-Subscription": subscription,
-            "Pelton-Topic": delivery.message.topic,
-            "Pelton-Key": delivery.key,
-            "Pelton-Attempts": str(attempts),
-            "Pelton-Reason": _header_text(reason) or "no reason given",
-            "Pelton-Failed-At": f"{failed_at:.3f}",
-        },
-        id=f"{id}#dead/{delivery.key}",
-    )
+
+    delivery: Delivery
+    arrived_at: float
+    attempt: int
+    sent: int = 0
+    done: tuple[str, ...] = ()
+    notification: Notification | None = None
+
+    def progress(self) -> str:
+        """Return the text of the header PROGRESS, "" for none."""
+        if not self.sent and not self.done:
+            return ""
+        return json.dumps({"sent": self.sent, "done": list(self.done)})
 
 
-def redriven(letter: Message, *, key: str) -> Message | None:
-    """Return a dead alert or notification as a fresh message, or None when the dead letter is an event's.
-
-    Args:
-        letter: The dead letter, as `dead_letter` made it.
-        key: Distinguishes this redrive from others, e.g. the letter's sequence number.
-    """
-    if not letter.topic.startswith((DEAD_NOTIFICATIONS, DEAD_ALERTS)):
-        return None
-    return Message(
-        topic=letter.headers["Pelton-Topic"], data=letter.data, id=f"redriven/{letter.topic}/{key}"
-    )
+def _held(delivery: Delivery, now: float) -> _Held:
+    headers = delivery.message.headers
+    held = _Held(delivery, now, max(1, int(_number(headers.get(ATTEMPT), 1.0))))
+    try:
+        progress = json.loads(headers.get(PROGRESS) or "{}")
+        held.sent, held.done = int(progress.get("sent", 0)), tuple(map(str, progress.get("done", ())))
+    except (ValueError, TypeError, AttributeError):
+        pass  # at worst something arrives twice
+    return held
 
 
 class Destination:
@@ -172,11 +137,12 @@ class Destination:
         sender: Brings one to its destination.
         clock: Time.
         receiver: Receiver name.
-        block: `slack`, `webhook` or `console`; a key of `template.RENDERERS`.
-        limit: How hard to drive it.
+        block: Name of the block, as `slack`.
         policy: How long to try.
         randomness: Returns 0 <= r < 1, for jitter.
         max_in_flight: Notifications held at once, waiting ones included.
+        records: Where outcomes are noted, and messages that later news belongs to; None = nowhere.
+        on_sent: Told each notification that was accepted, before it is acknowledged.
     """
 
     def __init__(
@@ -187,10 +153,11 @@ class Destination:
         clock: Clock,
         receiver: str,
         block: str,
-        limit: Limit,
         policy: RetryPolicy,
         randomness: Callable[[], float],
         max_in_flight: int = 64,
+        records: Records | None = None,
+        on_sent: Callable[[Notification, Outlet], Awaitable[None]] | None = None,
     ) -> None:
         self._bus = bus
         self._sender = sender
@@ -198,20 +165,25 @@ class Destination:
         self._policy = policy
         self._randomness = randomness
         self._max_in_flight = max_in_flight
-        self._limit = limit
-        self._slots = asyncio.Semaphore(limit.concurrency)
-        self._next_send = float("-inf")
+        self._records = records
+        self._on_sent = on_sent
+        self._turnstile = Turnstile(())
         self._paused_until = float("-inf")
         self._unconfirmed: OrderedDict[str, None] = OrderedDict()
         # By identity: a driver's Delivery need not be hashable.
-        self._held: dict[int, Delivery] = {}
+        self._held: dict[int, _Held] = {}
+        self._pending: deque[_Held] = deque()
+        self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.receiver = receiver
         self.block = block
         self.topic = topic_of(receiver, block)
         self.consumer = consumer_name(receiver, block)
-        self.settings: Mapping[str, Any] | None = None
-        """Settings with secrets resolved; None once the block is deleted: what waits becomes dead letters."""
+        self.outlet: Outlet | None = None
+        """What it is at present; None once the block is deleted: what waits becomes dead letters."""
+        self._refused = ""
+        self._fault = ""
+        self._failing = ""
         self._counters = Counters()
 
     def stats(self) -> dict[str, Any]:
@@ -219,19 +191,34 @@ class Destination:
         self._counters.held = len(self._held)
         return asdict(self._counters)
 
+    def problem(self) -> tuple[str, str]:
+        """Return what keeps it from working: a reason in one word and a sentence, or ("", "")."""
+        outlet = self.outlet
+        if outlet is None:
+            return "", ""
+        if missing := outlet.settings.get(MISSING) or outlet.settings.get("appMissing"):
+            return "NotConfigured", str(missing)
+        if self._refused:
+            return "CredentialsRefused", self._refused
+        if fault := outlet.fault or self._fault:
+            return "TemplateFault", fault
+        return ("NotAccepted", self._failing) if self._failing else ("", "")
+
     async def run(self, *, grace_s: float) -> None:
         """Serve until cancelled.
 
         Cancelling stops taking, lets sends that are under way finish for `grace_s` seconds, and gives the
         rest back.
         """
-        heartbeat = asyncio.create_task(self._heartbeat())
+        helpers = [asyncio.create_task(self._heartbeat()), asyncio.create_task(self._pump())]
         try:
             while True:
                 await self._consume()
                 await self._clock.sleep(_TROUBLE_S)
         finally:
-            heartbeat.cancel()
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
             await self._wind_up(grace_s)
 
     async def _consume(self) -> None:
@@ -245,13 +232,14 @@ class Destination:
         )
         try:
             async for batch in stream:
-                # All are held from now on, so that the heartbeat covers those that wait for a slot.
-                self._held.update((id(delivery), delivery) for delivery in batch)
+                # All are held from now on, so that the heartbeat covers those that wait for their turn.
+                now = self._clock.monotonic()
                 for delivery in batch:
-                    await self._slots.acquire()
-                    task = asyncio.create_task(self._handle(delivery))
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
+                    self._held[id(delivery)] = item = _held(delivery, now)
+                    self._pending.append(item)
+                self._changed.set()
+                while len(self._held) >= self._max_in_flight:
+                    await self._change()
         except Exception as error:  # whatever the broker's client raises, the destination goes on
             self._trouble("subscribe", error)
         finally:
@@ -259,140 +247,343 @@ class Destination:
                 with suppress(Exception):
                     await close()
 
-    async def _handle(self, delivery: Delivery) -> None:
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    # --- whose turn it is ---
+
+    async def _pump(self) -> None:
+        """Take what is pending to its sending, one by one or, where it has to wait too long, as a digest."""
+        while True:
+            outlet = self.outlet
+            if not self._pending or (outlet is not None and len(self._tasks) >= outlet.limit.concurrency):
+                await self._change()
+            elif outlet is None:
+                self._start([self._pending.popleft()], self._settle)
+            elif (wait_s := self._wait_s(outlet)) > 0:
+                # In steps, since meanwhile the limit may change or the receiver go.
+                await self._clock.sleep(min(wait_s, _STEP_S))
+            elif len(merged := self._to_merge(outlet)) > 1:
+                for item in merged:
+                    self._pending.remove(item)
+                self._turnstile.passed(self._clock.monotonic())
+                self._start(merged, self._settle_merged)
+            else:
+                self._take_turn(outlet)
+
+    def _wait_s(self, outlet: Outlet) -> float:
+        """Return how long the destination takes nothing at all; others are given back instead of held."""
+        now = self._clock.monotonic()
+        if self._turnstile.rates != outlet.limit.rates:
+            self._turnstile = Turnstile(outlet.limit.rates)
+        pause_s = self._paused_until - now if outlet.limit.digest_after_s is not None else 0.0
+        return max(self._turnstile.wait_s(now), pause_s, 0.0)
+
+    def _to_merge(self, outlet: Outlet) -> list[_Held]:
+        """Return what becomes one digest now; nothing unless one of them has waited too long."""
+        patience_s = outlet.limit.digest_after_s
+        if patience_s is None or outlet.settings.get(MISSING):
+            return []
+        fresh = [item for item in self._pending if not item.progress() and self._due_s(item) <= 0]
+        oldest = min((item.arrived_at for item in fresh), default=math.inf)
+        return fresh if self._clock.monotonic() - oldest >= patience_s else []
+
+    def _take_turn(self, outlet: Outlet) -> None:
+        item = self._pending.popleft()
+        wait_s = max(self._due_s(item), self._paused_until - self._clock.monotonic())
+        if wait_s > 0:
+            # Bounded: a wall clock that was set back must not hold a notification for years.
+            delay_s = min(wait_s, self._policy.max_pause_s)
+            self._start([item], lambda items: items[0].delivery.nak(delay_s))
+            return
+        if not outlet.settings.get(MISSING):
+            self._turnstile.passed(self._clock.monotonic())
+        self._start([item], self._settle)
+
+    def _due_s(self, item: _Held) -> float:
+        not_before = _number(item.delivery.message.headers.get(NOT_BEFORE), 0.0)
+        return not_before - self._clock.now().timestamp()
+
+    def _start(self, items: list[_Held], settle: Callable[[list[_Held]], Awaitable[None]]) -> None:
+        task = asyncio.create_task(self._handle(items, settle))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _handle(self, items: list[_Held], settle: Callable[[list[_Held]], Awaitable[None]]) -> None:
         try:
-            await self._settle(delivery)
+            await settle(items)
         except Exception as error:  # the broker refused: it redelivers, and the attempt was not counted
             self._trouble("settle", error)
-            with suppress(Exception):
-                await delivery.nak(_TROUBLE_S)
+            for item in items:
+                with suppress(Exception):
+                    await item.delivery.nak(_TROUBLE_S)
         finally:
-            self._slots.release()
+            asyncio.get_running_loop().call_soon(self._changed.set)
         # Not reached when cancelled: what was cut off on closing is still held and is given back there.
-        self._held.pop(id(delivery), None)
+        for item in items:
+            if item not in self._pending:
+                self._held.pop(id(item.delivery), None)
 
-    async def _settle(self, delivery: Delivery) -> None:
-        message = delivery.message
-        attempt = max(1, int(_number(message.headers.get(ATTEMPT), 1.0)))
-        now = self._clock.now().timestamp()
-        due_s = _number(message.headers.get(NOT_BEFORE), 0.0) - now
-        pause_s = self._paused_until - self._clock.monotonic()
-        if (wait_s := max(due_s, pause_s)) > 0 and self.settings is not None:
-            # Bounded: a wall clock that was set back must not hold a notification for years.
-            await delivery.nak(min(wait_s, self._policy.max_pause_s))
+    # --- one notification ---
+
+    async def _settle(self, items: list[_Held]) -> None:
+        (item,) = items
+        outlet = self.outlet
+        if not await self._readable(item, outlet) or item.notification is None or outlet is None:
             return
+        result = await self._send(item, item.notification, outlet)
+        await self._conclude(item, outlet, result)
+
+    async def _readable(self, item: _Held, outlet: Outlet | None) -> bool:
+        """Read a notification; settles one that cannot be read or needs no sending."""
+        delivery = item.delivery
         try:
-            notification = decode_notification(message.data)
+            item.notification = decode_notification(delivery.message.data)
         except ProtocolError as error:
-            await self._bury(delivery, self.topic, error.message, attempt - 1)
+            await self._bury(item, self.topic, error.message, item.attempt - 1)
+            return False
+        if outlet is None:
+            await self._bury(item, item.notification.id, "The receiver was deleted.", item.attempt - 1)
+            return False
+        if item.notification.id in self._unconfirmed:
+            await self._confirm(item)
+            return False
+        return True
+
+    async def _send(self, item: _Held, notification: Notification, outlet: Outlet) -> SendResult:
+        """Send what is left of a notification, message by message."""
+        if missing := outlet.settings.get(MISSING):
+            return SendResult(ok=False, detail=str(missing))  # it may be created any moment
+        try:
+            pieces = render(notification.group, outlet.style, skip=item.sent)
+        except Exception as error:  # the same group fails the same way each time
+            _log.exception("rendering failed receiver=%s id=%s", self.receiver, notification.id)
+            return SendResult(
+                ok=False, retriable=False, detail=f"Rendering failed with {type(error).__name__}."
+            )
+        result = SendResult(ok=True)
+        for number, piece in enumerate(pieces):
+            self._note_fault(notification, piece)
+            if number:
+                await self._await_turn(outlet)
+            alerts = notification.group.alerts[item.sent : item.sent + piece.alerts]
+            id = f"{notification.id}#{item.sent}" if item.sent else notification.id
+            result = await self._call(item, outlet, id, piece.payload, alerts)
+            if not result.ok:
+                item.done = result.done
+                return result
+            item.sent, item.done = item.sent + piece.alerts, ()
+        return result
+
+    async def _call(
+        self, item: _Held, outlet: Outlet, id: str, payload: dict[str, Any], alerts: Sequence[Alert]
+    ) -> SendResult:
+        posts = await self._earlier(outlet, alerts)
+        told: dict[str, Post] = {}
+        if posts:
+            news = merge(next(iter(posts.values())).group, alerts, receiver=self.receiver)
+            told = {part: replace(post, group=news) for part, post in posts.items()}
+            payload = payload | {
+                "posts": {part: {"channel": post.channel, "ts": post.ts} for part, post in posts.items()},
+                "current": shown(news, outlet.style),
+                "followUp": outlet.settings.get("followUp"),
+            }
+        result = await self._ask(outlet, id, payload, item.done)
+        if self._records is not None and (result.receipts or told):
+            made = {
+                part: Post(part=part, channel=at["channel"], ts=at["ts"], group=told_group)
+                for part, at in result.receipts.items()
+                for told_group in [group_of(alerts, receiver=self.receiver, group_labels={})]
+            }
+            kept = {**{part: post for part, post in told.items() if part in result.done}, **made}
+            self._counters.followed += len(kept) - len(made)
+            await self._records.keep(self.receiver, self.block, list(kept.values()))
+        return result
+
+    async def _earlier(self, outlet: Outlet, alerts: Sequence[Alert]) -> dict[str, Post]:
+        """Return messages that tell of these alerts already, by channel."""
+        follows = outlet.settings.get("followUp", "message") != "message"
+        if self._records is None or not follows or not outlet.settings.get("channels"):
+            return {}
+        return await self._records.posts(self.receiver, self.block, [each.fingerprint for each in alerts])
+
+    async def _ask(
+        self, outlet: Outlet, id: str, payload: Mapping[str, Any], done: Sequence[str]
+    ) -> SendResult:
+        settings = {**outlet.settings, DELIVERY_ID: id, "done": list(done)}
+        # One call per channel or address.
+        calls = max(1, len(outlet.channels))
+        timeout_s = min(_SEND_TIMEOUT_S, calls * float(outlet.settings.get("timeoutS") or _SEND_TIMEOUT_S))
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._sender.send(settings, payload)
+        except TimeoutError:
+            return SendResult(ok=False, detail=f"No answer within {timeout_s:g} s.", done=tuple(done))
+        except Exception as error:  # a Sender does not raise; a foreign error's text may hold an address
+            detail = f"The sender failed with {type(error).__name__}."
+            return SendResult(ok=False, detail=detail, done=tuple(done))
+
+    async def _await_turn(self, outlet: Outlet) -> None:
+        while (wait_s := self._turnstile.wait_s(self._clock.monotonic())) > 0:
+            await self._clock.sleep(wait_s)
+        self._turnstile.passed(self._clock.monotonic())
+
+    # --- many in one ---
+
+    async def _settle_merged(self, items: list[_Held]) -> None:
+        """Send one digest in place of several notifications; each is settled by its outcome."""
+        outlet = self.outlet
+        # Gone from the list are those that needed no sending.
+        left = [item for item in items if await self._readable(item, outlet)]
+        if outlet is None or not left:
             return
-        if self.settings is None:
-            await self._bury(delivery, notification.id, "The receiver was deleted.", attempt - 1)
+        groups = [item.notification.group for item in left if item.notification is not None]
+        first = left[0].notification
+        payload = digest_payload(groups, outlet.limit, outlet.style)
+        result = await self._ask(outlet, f"{first.id if first else ''}#digest", payload, ())
+        if result.ok:
+            self._counters.digests += 1
+            self._counters.digested += len(left)
+            _log.warning(
+                "notifications merged into a digest receiver=%s block=%s notifications=%d",
+                self.receiver, self.block, len(left),
+            )  # fmt: skip
+        for item in left:
+            # A digest is one message: parts that have it must not be taken for parts that have the rest.
+            await self._conclude(item, outlet, replace(result, done=()), merged=True)
+
+    # --- what follows ---
+
+    async def _conclude(
+        self, item: _Held, outlet: Outlet, result: SendResult, *, merged: bool = False
+    ) -> None:
+        notification = item.notification
+        if notification is None:
             return
-        if notification.id in self._unconfirmed:
-            await self._confirm(delivery, notification.id)
-            return
-        result = await self._send(notification, self.settings)
+        now = self._clock.now().timestamp()
         step = decide(
             result,
-            attempt=attempt,
+            attempt=item.attempt,
             age_s=max(0.0, now - notification.created_at),
             policy=self._policy,
             randomness=self._randomness(),
         )
+        self._refused = result.detail if result.refused else "" if result.ok else self._refused
         if isinstance(step, Done):
             self._counters.sent += 1
-            await self._confirm(delivery, notification.id)
+            self._failing = ""
+            if self._on_sent is not None:
+                await self._on_sent(notification, outlet)
+            self._note(notification, DIGEST if merged else SENT, item.attempt, result.detail)
+            await self._confirm(item)
             return
-        self._counters.last_error = result.detail
+        self._counters.last_error = self._failing = result.detail
         if isinstance(step, Pause):
             self._counters.pauses += 1
             self._paused_until = max(self._paused_until, self._clock.monotonic() + step.delay_s)
-            await delivery.nak(step.delay_s)
+            self._note(notification, FAILED, item.attempt, result.detail)
+            if outlet.limit.digest_after_s is None:
+                await item.delivery.nak(step.delay_s)
+            else:
+                self._pending.appendleft(item)
             return
         self._counters.failed_attempts += 1
         if isinstance(step, Dead):
-            await self._bury(delivery, notification.id, step.reason, attempt)
+            self._note(notification, DEAD, item.attempt, step.reason)
+            await self._bury(item, notification.id, step.reason, item.attempt)
         else:
-            await self._again(delivery, notification, attempt, step)
+            self._note(notification, FAILED, item.attempt, result.detail)
+            await self._again(item, notification, step)
 
-    async def _send(self, notification: Notification, settings: Mapping[str, Any]) -> SendResult:
-        try:
-            payload = RENDERERS[self.block](notification.group)
-        except Exception as error:  # the same group fails the same way each time
-            return SendResult(
-                ok=False, retriable=False, detail=f"Rendering failed with {type(error).__name__}."
-            )
-        if missing := settings.get(MISSING):
-            return SendResult(ok=False, detail=str(missing))  # it may be created any moment
-        await self._await_turn()
-        try:
-            async with asyncio.timeout(_SEND_TIMEOUT_S):
-                return await self._sender.send({**settings, DELIVERY_ID: notification.id}, payload)
-        except Exception as error:  # a Sender does not raise; a foreign error's text may hold an address
-            return SendResult(ok=False, detail=f"The sender failed with {type(error).__name__}.")
-
-    async def _await_turn(self) -> None:
-        if self._limit.interval_s <= 0:
-            return
-        now = self._clock.monotonic()
-        turn = max(now, self._next_send)
-        self._next_send = turn + self._limit.interval_s
-        if turn > now:
-            await self._clock.sleep(turn - now)
-
-    async def _confirm(self, delivery: Delivery, id: str) -> None:
+    async def _confirm(self, item: _Held) -> None:
         """Acknowledge what was accepted; should the broker not hear it, its redelivery is not sent again."""
+        id = item.notification.id if item.notification is not None else ""
         self._unconfirmed[id] = None
         if len(self._unconfirmed) > _REMEMBERED:
             self._unconfirmed.popitem(last=False)
-        await delivery.ack()
+        await item.delivery.ack()
         self._unconfirmed.pop(id, None)
 
-    async def _again(self, delivery: Delivery, notification: Notification, attempt: int, step: Retry) -> None:
+    async def _again(self, item: _Held, notification: Notification, step: Retry) -> None:
         _log.warning(
             "notification not accepted receiver=%s block=%s id=%s attempt=%d next_in_s=%.1f answer=%r",
-            self.receiver, self.block, notification.id, attempt, step.delay_s, self._counters.last_error,
+            self.receiver, self.block, notification.id, item.attempt, step.delay_s, self._counters.last_error,
         )  # fmt: skip
+        progress = item.progress()
         copy = Message(
             topic=self.topic,
-            data=delivery.message.data,
+            data=item.delivery.message.data,
             headers={
-                ATTEMPT: str(attempt + 1),
+                ATTEMPT: str(item.attempt + 1),
                 NOT_BEFORE: f"{self._clock.now().timestamp() + step.delay_s:.3f}",
+                **({PROGRESS: progress} if progress else {}),
             },
             # Found again by the broker when we die before the acknowledgement and fail this attempt once
             # more.
-            id=f"{notification.id}#{attempt + 1}",
+            id=f"{notification.id}#{item.attempt + 1}",
         )
         await self._bus.publish(copy)
-        await delivery.ack()
+        await item.delivery.ack()
 
-    async def _bury(self, delivery: Delivery, id: str, reason: str, attempts: int) -> None:
+    async def _bury(self, item: _Held, id: str, reason: str, attempts: int) -> None:
         _log.error(
             "notification became a dead letter receiver=%s block=%s id=%s attempts=%d reason=%r",
             self.receiver, self.block, id, attempts, reason,
         )  # fmt: skip
         await self._bus.publish(
             dead_letter(
-                delivery,
+                item.delivery,
                 subscription=f"notifications.{self.receiver}.{self.block}",
                 topic=DEAD_NOTIFICATIONS + self.receiver,
                 id=id,
                 reason=reason,
                 attempts=attempts,
                 failed_at=self._clock.now().timestamp(),
+                progress=item.progress(),
             )
         )
         self._counters.dead += 1
-        await delivery.term()
+        await item.delivery.term()
+
+    def _note(self, notification: Notification, outcome: str, attempt: int, detail: str) -> None:
+        if self._records is None:
+            return
+        alerts = tuple(
+            RecordedAlert(
+                fingerprint=alert.fingerprint, name=alert.labels.get("alertname", ""), status=alert.status
+            )
+            for alert in notification.group.alerts
+        )
+        self._records.add(
+            Record(
+                at=self._clock.now().timestamp(),
+                id=notification.id,
+                receiver=self.receiver,
+                block=self.block,
+                outcome=outcome,
+                attempt=attempt,
+                detail=detail,
+                title=title(notification.group),
+                alerts=alerts,
+            )
+        )
+
+    def _note_fault(self, notification: Notification, piece: Piece) -> None:
+        self._fault = str(piece.fault) if piece.fault is not None else ""
+        if piece.fault is not None:
+            self._counters.template_faults += 1
+            _log.warning(
+                "template failed, plain words are sent receiver=%s block=%s id=%s fault=%s",
+                self.receiver, self.block, notification.id, piece.fault,
+            )  # fmt: skip
 
     async def _heartbeat(self) -> None:
         while True:
             await self._clock.sleep(_EXTEND_EVERY_S)
-            for delivery in list(self._held.values()):
+            for item in list(self._held.values()):
                 try:
-                    await delivery.extend()
+                    await item.delivery.extend()
                 except Exception as error:  # at worst it is delivered twice
                     self._trouble("extend", error)
 
@@ -407,9 +598,10 @@ class Destination:
         with suppress(Exception):
             async with asyncio.timeout(1.0):
                 await asyncio.gather(
-                    *(delivery.nak(0.0) for delivery in self._held.values()), return_exceptions=True
+                    *(item.delivery.nak(0.0) for item in self._held.values()), return_exceptions=True
                 )
         self._held.clear()
+        self._pending.clear()
 
     def _trouble(self, doing: str, error: Exception) -> None:
         self._counters.trouble += 1
@@ -419,10 +611,11 @@ class Destination:
         )  # fmt: skip
 
 
-def _header_text(text: str) -> str:
-    """Return one line that any broker takes as a header: a destination's answer may hold anything."""
-    line = " ".join(text.split())[:_LONGEST_REASON]
-    return "".join(character if " " <= character <= "~" else "?" for character in line)
+def merge(earlier: Group, news: Sequence[Alert], *, receiver: str) -> Group:
+    """Return an earlier group with the newer state of its alerts."""
+    newer = {alert.fingerprint: alert for alert in news}
+    alerts = [newer.pop(alert.fingerprint, alert) for alert in earlier.alerts]
+    return group_of([*alerts, *newer.values()], receiver=receiver, group_labels=earlier.group_labels)
 
 
 def _number(text: str | None, default: float) -> float:

@@ -8,9 +8,10 @@ never put on the bus.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import msgspec
+from ruamel.yaml import YAML, YAMLError
 
 from pelton.model.notification import (
     Chatbot,
@@ -38,11 +39,13 @@ __all__ = [
     "MISSING",
     "Block",
     "ConfigMapLookup",
+    "Outlet",
     "SecretLookup",
     "Templates",
     "blocks_of",
     "channels_of",
     "limit_of",
+    "outlet_of",
     "settings_of",
     "style_fault",
 ]
@@ -368,13 +371,12 @@ class Templates:
         return sorted(entries.items())
 
     def _add_words(self, name: str, text: str) -> None:
-        """Take up a language pack: a list of `{name, dictionary}`, in YAML that was turned into JSON."""
+        """Take up a language pack: a list of `{name, dictionary}` in YAML."""
         try:
-            packs = msgspec.json.decode(text)
-            for pack in packs:
+            for pack in YAML(typ="safe").load(text):
                 words = {str(key).lower(): str(word) for key, word in pack["dictionary"].items()}
                 self._words.setdefault(str(pack["name"]).lower(), {}).update(words)
-        except (msgspec.DecodeError, TypeError, KeyError, AttributeError):
+        except (YAMLError, TypeError, KeyError, AttributeError):
             self._missing.append(f"The language pack {name} is no list of names with dictionaries.")
 
 
@@ -423,6 +425,55 @@ def _size_limit(name: str, block: Block, form: str, options: Mapping[str, Any]) 
         # Keywords and mentions are added to the text.
         around = sum(len(word.encode()) + 4 for word in (*bot.keywords, *bot.at_users, *bot.at_mobiles))
     return max(min(limits, default=_SHORTEST_LIMIT) - around, _SHORTEST_LIMIT), name != "wechat"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlet:
+    """What a destination is at present.
+
+    Attributes:
+        settings: What its Sender reads, secrets resolved.
+        style: How its messages look.
+        limit: How many it takes.
+        channels: Whom it reaches, for history.
+        fault: What is known to be wrong with its templates, or "".
+    """
+
+    settings: Mapping[str, Any]
+    style: Style
+    limit: Limit
+    channels: tuple[str, ...] = ()
+    fault: str = ""
+
+
+def outlet_of(
+    receiver: str,
+    name: str,
+    block: Block,
+    *,
+    secret: SecretLookup,
+    config: Config | None,
+    templates: Templates,
+) -> Outlet:
+    """Return what a receiver's block leads to.
+
+    Args:
+        receiver: Name of the Receiver.
+        name: The block's.
+        block: The block.
+        secret: Resolves secrets.
+        config: The Config chosen for it, if any.
+        templates: Templates and options of the moment.
+    """
+    options = templates.options_of(name)
+    style = templates.style_of(receiver, name, block)
+    return Outlet(
+        settings=settings_of(block, secret, config, options=options),
+        style=style,
+        limit=limit_of(name, block, options),
+        channels=tuple(channels_of(block)),
+        fault=style_fault(style),
+    )
 
 
 # --- secrets ---

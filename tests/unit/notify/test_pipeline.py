@@ -25,7 +25,7 @@ from pelton.notify.alert import FIRING, Alert
 from pelton.notify.muting import KeptBack, Placed
 from pelton.notify.pipeline import ALERTS_TOPIC, Options, Pipeline
 from pelton.notify.retry import RetryPolicy
-from pelton.notify.sending import redriven
+from pelton.notify.dead_letters import redriven
 from pelton.notify.silences import PostedSilence, SilenceBook
 from pelton.ports import Message, SendResult
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import uvloop
@@ -25,7 +25,6 @@ from pelton import log
 from pelton.cli import cyclic_gc
 from pelton.cli.home import MARKER, Endpoints, Home, Settings
 from pelton.cli.ports_owner import claim
-from pelton.cli.receivers import ConfigMaps, Secrets
 from pelton.clock import SystemClock
 from pelton.dataplane import wire
 from pelton.dataplane.link import Link
@@ -35,6 +34,9 @@ from pelton.sdk.trace_export import endpoint_url
 from pelton.targets.local import nats
 from pelton.targets.local.supervisor import Part, Supervisor
 from pelton.targets.local.target import LocalTarget
+
+if TYPE_CHECKING:
+    from pelton.cli.receivers import ConfigMaps, Secrets
 
 __all__ = ["UpOptions", "up"]
 

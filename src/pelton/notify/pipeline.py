@@ -13,7 +13,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -337,6 +337,14 @@ class Pipeline:
     def silences_changed(self) -> None:
         """Look soon at what is held back: silences were posted or ended."""
         self._timed.look_soon()
+
+    def problems(self) -> dict[tuple[str, str], tuple[str, str]]:
+        """Return (receiver, block) -> what keeps it from working, as `Destination.problem` says it."""
+        return {
+            (each.receiver, each.block): each.problem()
+            for each in self._destinations.values()
+            if each.outlet is not None
+        }
 
     def stats(self) -> dict[str, Any]:
         """Return counters since the start: totals, `receivers` by `<receiver>/<block>`, `without_sender`."""

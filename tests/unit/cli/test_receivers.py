@@ -42,7 +42,7 @@ async def store():
 async def test_secrets_go_along_and_a_changed_one_is_pushed_again(store):
     pushed: asyncio.Queue[tuple[int, list[tuple[str, ...]]]] = asyncio.Queue()
 
-    async def push(items, secrets):
+    async def push(items, secrets, config_maps):
         pushed.put_nowait((len(items), secrets))
 
     running = asyncio.create_task(ReceiverFeed(store, push, FakeClock()).run())
@@ -77,7 +77,7 @@ async def test_secret_that_cannot_be_read_is_left_out(store, reference):
     await store.create(RECEIVERS, receiver(**reference))
     told = []
 
-    async def push(items, secrets):
+    async def push(items, secrets, config_maps):
         told.append((len(items), secrets))
 
     await ReceiverFeed(store, push, FakeClock()).push()
@@ -89,7 +89,7 @@ async def test_push_that_fails_is_repeated(store):
     clock = FakeClock()
     tries: list[int] = []
 
-    async def push(items, secrets):
+    async def push(items, secrets, config_maps):
         tries.append(len(tries))
         if len(tries) == 1:
             raise ConnectionError("restarting")
@@ -125,7 +125,7 @@ def test_the_oldest_manager_counts():
 async def test_secrets_are_taken_from_the_namespace_of_the_manager(store):
     pushed = []
 
-    async def push(items, secrets):
+    async def push(items, secrets, config_maps):
         pushed.append((sorted(item["kind"] for item in items), secrets))
 
     await store.create("secrets", secret("one", "alerts"))
@@ -134,3 +134,44 @@ async def test_secrets_are_taken_from_the_namespace_of_the_manager(store):
     await ReceiverFeed(store, push, FakeClock()).push()
 
     assert pushed == [(["NotificationManager", "Receiver"], [("alerts", "hook", "url", "one")])]
+
+
+async def test_config_maps_with_templates_go_along_and_a_changed_one_is_pushed_again(store):
+    pushed: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def push(items, secrets, config_maps):
+        pushed.put_nowait(config_maps)
+
+    named = receiver()
+    named["spec"]["slack"]["tmplText"] = {"name": "texts", "key": "a.tmpl"}
+    chief = manager("m", "2026-01-01T00:00:00Z")
+    chief["spec"]["template"] = {
+        "text": {"name": "shared", "namespace": "alerts"},
+        "languagePack": [{"name": "words", "namespace": "alerts"}],
+    }
+    await store.create(RECEIVERS, named)
+    await store.create(MANAGERS, chief)
+    running = asyncio.create_task(ReceiverFeed(store, push, FakeClock()).run())
+    try:
+        async with asyncio.timeout(4):
+            seen = [await pushed.get()]
+            for namespace, name in (("default", "texts"), ("alerts", "words"), ("default", "other")):
+                await store.create("configmaps", config_map(namespace, name, x="1"))
+                if name != "other":
+                    seen.append(await pushed.get())
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    words, texts = ("alerts", "words", {"x": "1"}), ("default", "texts", {"x": "1"})
+    assert seen == [[], [texts], [words, texts]]
+    assert pushed.empty()
+
+
+def config_map(namespace: str, name: str, **data: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": namespace},
+        "data": data,
+    }

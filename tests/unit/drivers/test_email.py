@@ -210,3 +210,16 @@ def test_html_is_escaped_and_text_is_not():
     assert "&lt;b&gt;&amp; Bcc: x" in payload["html"]
     assert "team=&lt;i&gt;" in payload["html"]
     assert "\n" not in payload["subject"]
+
+
+async def test_copies_get_the_mail_and_are_named_to_all(serve):
+    box = Mailbox("250 ok")
+    settings = (await serve(box)) | {"to": ["a@example.org", "b@example.org"], "cc": ["c@example.org"]}
+
+    result = await sender().send(settings, PAYLOAD)
+
+    assert result.ok
+    assert box.to == ["a@example.org", "b@example.org", "c@example.org"]
+    assert {(mail["To"], mail["Cc"]) for mail in box.mails} == {
+        ("a@example.org, b@example.org", "c@example.org")
+    }

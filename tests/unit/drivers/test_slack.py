@@ -239,3 +239,59 @@ async def test_token_with_a_line_break_is_refused_without_being_shown():
 async def test_sender_used_while_closed_says_so():
     with pytest.raises(RuntimeError):
         await sender().send({"webhook": "http://127.0.0.1:1/"}, PAYLOAD)
+
+
+POST = {"channel": "C1", "ts": "1.1"}
+FOLLOW = {"text": "resolved", "posts": {"#a": POST}, "current": {"text": "now"}, "followUp": "thread"}
+
+
+async def test_new_message_of_a_channel_is_told_by_where_it_is():
+    async with Receiver(api({"ok": True, **POST})) as slack, sender(api_base=slack.url) as made:
+        result = await made.send({"channels": ["#a"], "token": "xoxb-1"}, PAYLOAD)
+
+    assert (result.done, result.receipts) == (("#a",), {"#a": POST})
+
+
+async def test_follow_up_changes_the_message_and_answers_below_it():
+    async with Receiver(api({"ok": True, **POST})) as slack, sender(api_base=slack.url) as made:
+        result = await made.send({"channels": ["#a"], "token": "xoxb-1"}, FOLLOW)
+
+    assert (result.ok, result.receipts) == (True, {})
+    assert [(path, json.loads(body)) for path, _, body in slack.requests] == [
+        ("/chat.update", {"channel": "C1", "ts": "1.1", "text": "now"}),
+        ("/chat.postMessage", {"channel": "C1", "thread_ts": "1.1", "text": "resolved"}),
+    ]
+
+
+async def test_follow_up_by_update_only_posts_nothing():
+    async with Receiver(api({"ok": True})) as slack, sender(api_base=slack.url) as made:
+        await made.send({"channels": ["#a"], "token": "xoxb-1"}, {**FOLLOW, "followUp": "update"})
+
+    assert [path for path, _, _ in slack.requests] == ["/chat.update"]
+
+
+async def test_follow_up_of_a_message_that_is_gone_is_posted_anew():
+    gone, new = (
+        api({"ok": False, "error": "message_not_found"}),
+        api({"ok": True, "channel": "C1", "ts": "2.2"}),
+    )
+    async with Receiver(gone, new) as slack, sender(api_base=slack.url) as made:
+        result = await made.send({"channels": ["#a"], "token": "xoxb-1"}, FOLLOW)
+
+    assert result.receipts == {"#a": {"channel": "C1", "ts": "2.2"}}
+    assert json.loads(slack.requests[1][2]) == {"channel": "#a", "text": "resolved"}
+
+
+async def test_channels_after_one_that_asks_to_wait_are_left_for_later():
+    good, limited = api({"ok": True}), api({}, 429, **{"retry-after": "3"})
+    async with Receiver(good, limited, good) as slack, sender(api_base=slack.url) as made:
+        result = await made.send({"channels": ["#a", "#b", "#c"], "token": "xoxb-1"}, PAYLOAD)
+
+    assert (result.retry_after_s, result.done, len(slack.requests)) == (3.0, ("#a",), 2)
+
+
+async def test_token_that_is_not_accepted_is_told_as_refused():
+    async with Receiver(api({"ok": False, "error": "invalid_auth"})) as slack, sender() as made:
+        result = await made.send({"channels": ["#a"], "token": "xoxb-1", "apiBase": slack.url}, PAYLOAD)
+
+    assert (result.ok, result.retriable, result.refused) == (False, False, True)

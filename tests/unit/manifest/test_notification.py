@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from pelton.errors import InvalidError
 from pelton.manifest import notification
 from pelton.manifest.kinds import admit
 from pelton.model.notification import (
@@ -75,10 +76,84 @@ def test_console_needs_nothing():
 
 
 def test_blocks_of_other_types_are_kept_and_warned_about():
-    admitted = admit(receiver(feishu={"user": ["a"]}, dingtalk={"any": 1}))
+    telegram, discord = {"channels": ["a"]}, {"webhook": {"value": "https://discord.example/x"}}
 
-    assert admitted.obj["spec"]["feishu"] == {"user": ["a"]}
-    assert [line.partition(":")[0] for line in admitted.warnings] == ["spec.feishu", "spec.dingtalk"]
+    admitted = admit(receiver(telegram=telegram, discord=discord))
+
+    assert (admitted.obj["spec"]["telegram"], admitted.obj["spec"]["discord"]) == (telegram, discord)
+    assert [line.partition(":")[0] for line in admitted.warnings] == ["spec.telegram", "spec.discord"]
+
+
+def test_blocks_of_other_types_are_checked():
+    assert paths(
+        sms={"phoneNumbers": ["+49 170"]},
+        pushover={"profiles": [{"userKey": "short", "sound": "drum"}]},
+        telegram={"channels": []},
+    ) == [
+        "spec.sms.phoneNumbers[0]",
+        "spec.pushover.profiles[0].userKey",
+        "spec.pushover.profiles[0].sound",
+        "spec.telegram.channels",
+    ]
+
+
+def test_chats_are_decoded_with_all_their_fields():
+    chatbot = {"webhook": {"value": "https://bot.example/x"}, "keywords": ["a"], "secret": {"value": "s"}}
+    spec = {
+        "dingtalk": {
+            "chatbot": {**chatbot, "atMobiles": ["1"], "atUsers": ["u"], "atAll": True},
+            "conversation": {"chatids": ["c"]},
+            "titleTemplate": "t",
+            "tmplType": "markdown",
+            "dingtalkConfigSelector": {"matchLabels": {"a": "b"}},
+        },
+        "feishu": {"user": ["u"], "department": ["d"], "chatbot": chatbot, "tmplType": "text"},
+        "wechat": {
+            "toUser": ["u"],
+            "toParty": ["p"],
+            "toTag": ["t"],
+            "chatbot": {"webhook": {"value": "https://bot.example/x"}, "atUsers": ["u"]},
+        },
+    }
+
+    found, warnings = notification.decode(receiver(**spec))
+
+    assert warnings == []
+    assert found.dingtalk is not None and found.feishu is not None and found.wechat is not None
+    assert (found.dingtalk.chats, found.dingtalk.format, found.dingtalk.title_template) == (
+        ("c",),
+        "markdown",
+        "t",
+    )
+    assert found.dingtalk.chatbot is not None
+    assert (found.dingtalk.chatbot.at_mobiles, found.dingtalk.chatbot.at_all) == (("1",), True)
+    assert (found.feishu.users, found.feishu.departments, found.feishu.format) == (("u",), ("d",), "text")
+    assert (found.wechat.users, found.wechat.parties, found.wechat.tags) == (("u",), ("p",), ("t",))
+    again, _ = notification.decode(notification.encode(found))
+    assert again == found
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        ({"dingtalk": {}}, "spec.dingtalk"),
+        ({"feishu": {}}, "spec.feishu"),
+        ({"wechat": {"tmplType": "text"}}, "spec.wechat"),
+        ({"feishu": {"user": ["u"] * 201}}, "spec.feishu.user"),
+        ({"dingtalk": {"chatbot": {"keywords": []}}}, "spec.dingtalk.chatbot.webhook"),
+        ({"wechat": {"chatbot": {"webhook": {"value": "ftp://x"}}}}, "spec.wechat.chatbot.webhook"),
+        ({"feishu": {"user": ["u"], "tmplType": "markdown"}}, "spec.feishu.tmplType"),
+    ],
+)
+def test_chats_need_somebody_to_reach(spec, path):
+    assert path in paths(**spec)
+
+
+def test_address_of_a_bot_is_a_secret_and_in_no_message():
+    with pytest.raises(InvalidError) as raised:
+        admit(receiver(wechat={"chatbot": {"webhook": {"value": "gopher://key=693a91f6"}}}))
+
+    assert "693a91f6" not in str(raised.value)
 
 
 def test_mails_need_addresses():
@@ -89,13 +164,23 @@ def test_mails_need_addresses():
     ]
 
 
-def test_templates_are_named_as_without_effect():
-    admitted = admit(receiver(email={"to": ["a@example.org"], "template": "x", "subjectTemplate": "y"}))
+def test_templates_of_the_receiver_are_read_on_admission():
+    with pytest.raises(InvalidError) as raised:
+        admit(
+            receiver(
+                email={
+                    "to": ["a@example.org"],
+                    "template": "x\n{{ range .Alerts }}",
+                    "subjectTemplate": "nm.x",
+                },
+                slack={"webhook": "https://x.example/y", "template": "{{ .Status | upper }}"},
+            )
+        )
 
-    assert [line.partition(":")[0] for line in admitted.warnings] == [
-        "spec.email.template",
-        "spec.email.subjectTemplate",
-    ]
+    assert raised.value.causes == (
+        ("spec.slack.template", "line 1, column 14: function upper is not defined"),
+        ("spec.email.template", "line 2, column 1: has no {{end}}"),
+    )
 
 
 def test_unknown_blocks_are_dropped_with_the_nearest_name():

@@ -22,10 +22,10 @@ from pelton.model.notification import (
 )
 from pelton.model.notification_routing import Config, EmailConfig, NotificationManager, Silence, SlackConfig
 from pelton.notify.alert import FIRING, Alert
+from pelton.notify.dead_letters import redriven
 from pelton.notify.muting import KeptBack, Placed
 from pelton.notify.pipeline import ALERTS_TOPIC, Options, Pipeline
 from pelton.notify.retry import RetryPolicy
-from pelton.notify.dead_letters import redriven
 from pelton.notify.silences import PostedSilence, SilenceBook
 from pelton.ports import Message, SendResult
 

@@ -34,6 +34,10 @@ why_app = typer.Typer(help="Ask for the reasons of a decision.", no_args_is_help
 app.add_typer(why_app, name="why")
 rollout_app = typer.Typer(help="Bring a new revision in by steps, or take it back.", no_args_is_help=True)
 app.add_typer(rollout_app, name="rollout")
+notify_app = typer.Typer(
+    help="Notifications: try receivers out, see what became of alerts.", no_args_is_help=True
+)
+app.add_typer(notify_app, name="notify")
 scaler_app = typer.Typer(help="What triggers read, and the replicas it gives.", no_args_is_help=True)
 app.add_typer(scaler_app, name="scaler")
 token_app = typer.Typer(help="Tokens for others to use the API with.", no_args_is_help=True)
@@ -652,6 +656,40 @@ def dlq_redrive(
             "which dead letters?", hint="numbers from `pelton dlq list`, --function NAME, or --all"
         )
     _exit(run(Home(), letters or (), function=function, namespace=namespace))
+
+
+@notify_app.command("test")
+def notify_test(
+    receiver: Annotated[str, typer.Argument(help="Name of a Receiver; default: those of the files.")] = "",
+    file: Annotated[
+        list[str] | None, typer.Option("-f", "--file", help="Manifests that are taken first; - for stdin.")
+    ] = None,
+    alert_file: Annotated[
+        str, typer.Option(help="Alerts to send, JSON as functions send them; - for stdin.")
+    ] = "",
+    block: Annotated[str, typer.Option("--type", help="Only this type: slack, email, ...")] = "",
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+) -> None:
+    """Send a test alert by a receiver, and show what was sent and what came back."""
+    from pelton.cli.notify import send_test
+
+    output = _one_of(output, "table", "json")
+    _exit(send_test(Home(), receiver, files=file or (), alert_file=alert_file, block=block, output=output))
+
+
+@notify_app.command("history")
+def notify_history(
+    receiver: Annotated[str, typer.Option(help="Only this receiver's.")] = "",
+    alert: Annotated[str, typer.Option(help="Only with this alert: name or fingerprint.")] = "",
+    outcome: Annotated[str, typer.Option(help="Only these: sent, digest, failed or dead.")] = "",
+    limit: Annotated[int, typer.Option(help="Most lines.")] = 50,
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+) -> None:
+    """Show what became of notifications, the newest first."""
+    from pelton.cli.notify import history
+
+    output = _one_of(output, "table", "json")
+    _exit(history(Home(), receiver=receiver, alert=alert, outcome=outcome, limit=limit, output=output))
 
 
 @app.command()

@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +25,7 @@ from pelton.cli import cyclic_gc
 from pelton.cli.buses import open_bus
 from pelton.cli.dapr_platform import DaprPlatform
 from pelton.cli.home import Home, Settings
-from pelton.cli.receivers import manager_of, secret_namespace
+from pelton.cli.runtime_alerts import AlertObjects
 from pelton.cli.tables import SENDERS, resolve_driver, resolve_sender, resolve_state
 from pelton.clock import SystemClock
 from pelton.dataplane import wire
@@ -38,10 +37,7 @@ from pelton.dataplane.outputs import Outputs
 from pelton.dataplane.states import States
 from pelton.drivers.logs import SpoolFollower
 from pelton.drivers.nats import JetStreamBus, is_embedded
-from pelton.errors import PeltonError
-from pelton.manifest import notification, notification_routing
 from pelton.model.desired import Component, Desired
-from pelton.model.notification import ConfigMapKey
 from pelton.notify.alert_table import AlertTable
 from pelton.notify.alertmanager import alertmanager_routes
 from pelton.notify.group_store import GroupStore
@@ -49,19 +45,13 @@ from pelton.notify.intake import create_app
 from pelton.notify.pipeline import Options, Pipeline
 from pelton.notify.records import Records
 from pelton.notify.silences import SilenceBook
+from pelton.notify.verify import verify_routes
 from pelton.ports import Binding, Bus, Message, StateStore
 
 __all__ = ["Runtime", "main"]
 
 _CLUSTER: Final = "default"
 _SWITCH_S: Final = 0.0005
-_NOTIFICATION_KINDS: Final[Mapping[str, Callable[[dict[str, Any]], tuple[Any, list[Any]]]]] = {
-    "Receiver": notification.decode,
-    "Config": notification_routing.CONFIG.decode,
-    "Router": notification_routing.ROUTER.decode,
-    "Silence": notification_routing.SILENCE.decode,
-    "NotificationManager": notification_routing.NOTIFICATION_MANAGER.decode,
-}
 _log = log.get(__name__)
 
 
@@ -116,9 +106,7 @@ class Runtime:
         )
         self._senders = {name: resolve_sender(name)(self._clock) for name in SENDERS}
         # One machine is one cluster; the label is what Notification Manager fills in (contracts, section 5).
-        self._secrets: dict[tuple[str, str, str], str] = {}
-        self._config_maps: dict[tuple[str, str], dict[str, str]] = {}
-        self._secret_namespace = secret_namespace([])
+        self._objects = AlertObjects(self._senders)
         self._records = Records(Home(Path(settings.home)).notifications, self._clock)
         self._alerts = AlertTable()
         self._silences = SilenceBook(Home(Path(settings.home)).silences)
@@ -130,10 +118,8 @@ class Runtime:
             book=self._silences,
             store=GroupStore(Home(Path(settings.home)).alert_groups, power=settings.durability == "power"),
             table=self._alerts,
-            secret=lambda ref: self._secrets.get(
-                (ref.namespace or self._secret_namespace, ref.name, ref.key)
-            ),
-            config_map=self._config_map,
+            secret=self._objects.secret,
+            config_map=self._objects.config_map,
             records=self._records,
         )
         self._apps = DaprPlatform(
@@ -171,14 +157,22 @@ class Runtime:
             app = create_app(
                 self._pipeline.accept,
                 clock=self._clock,
-                further=alertmanager_routes(
-                    table=self._alerts,
-                    book=self._silences,
-                    receivers=self._pipeline.receivers,
-                    placing=self._pipeline.placing,
-                    silences_changed=self._pipeline.silences_changed,
-                    clock=self._clock,
-                ),
+                further=[
+                    *alertmanager_routes(
+                        table=self._alerts,
+                        book=self._silences,
+                        receivers=self._pipeline.receivers,
+                        placing=self._pipeline.placing,
+                        silences_changed=self._pipeline.silences_changed,
+                        clock=self._clock,
+                    ),
+                    *verify_routes(
+                        try_out=self._objects.try_out,
+                        stored=lambda: self._objects.items,
+                        tenant_of=self._objects.tenant_of,
+                        clock=self._clock,
+                    ),
+                ],
             )
             app.state.stopping = asyncio.Event()
             await stack.enter_async_context(ApiServer(app, sock))
@@ -199,6 +193,7 @@ class Runtime:
                     "receivers": self._receivers,
                     "dapr": self._dapr,
                     "dapr-join": self._apps.join,
+                    "problems": self._problems,
                     "stats": self._stats,
                 },
                 name="runtime-client",
@@ -239,29 +234,13 @@ class Runtime:
         return {}
 
     async def _receivers(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
-        items: list[dict[str, Any]] = body["items"]
-        counts = manager_of(items)
-        found: dict[str, list[Any]] = {kind: [] for kind in _NOTIFICATION_KINDS}
-        for item in items:
-            kind = item["kind"]
-            if kind == notification_routing.NOTIFICATION_MANAGER.kind and item is not counts:
-                _log.warning(
-                    "NotificationManager %s is not used: there is an older one", item["metadata"]["name"]
-                )
-                continue
-            try:
-                found[kind].append(_NOTIFICATION_KINDS[kind](item)[0])
-            except PeltonError as exc:
-                _log.warning("%s %s is left out: %s", kind, item["metadata"].get("name"), exc.message)
-        self._secrets = {(where, name, key): text for where, name, key, text in body.get("secrets", ())}
-        self._config_maps = {(where, name): entries for where, name, entries in body.get("configMaps", ())}
-        self._secret_namespace = secret_namespace(items)
+        self._objects.take(body)
         self._pipeline.set_receivers(
-            found["Receiver"],
-            configs=found["Config"],
-            routers=found["Router"],
-            silences=found["Silence"],
-            manager=next(iter(found["NotificationManager"]), None),
+            self._objects.receivers,
+            configs=self._objects.configs,
+            routers=self._objects.routers,
+            silences=self._objects.silences,
+            manager=self._objects.manager,
         )
         return {}
 
@@ -269,11 +248,9 @@ class Runtime:
         self._apps.resources(body["items"], body["secrets"])
         return {}
 
-    def _config_map(self, ref: ConfigMapKey) -> dict[str, str] | None:
-        entries = self._config_maps.get((ref.namespace or self._secret_namespace, ref.name))
-        if entries is None or not ref.key:
-            return entries
-        return {ref.key: entries[ref.key]} if ref.key in entries else None
+    async def _problems(self, _peer: wire.Peer, _body: Any) -> list[list[str]]:
+        """Return [receiver, block, reason, sentence] per destination; the latter are "" without a problem."""
+        return [[*place, *problem] for place, problem in self._pipeline.problems().items()]
 
     async def _stats(self, _peer: wire.Peer, _body: Any) -> dict[str, Any]:
         owners = {

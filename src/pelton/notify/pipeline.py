@@ -23,7 +23,7 @@ from pelton import log
 from pelton.clock import Clock
 from pelton.errors import PayloadTooLargeError, ProtocolError
 from pelton.manifest.notification_timing import inhibit_rules, resolve_timeout_s
-from pelton.model.notification import ConfigMapKey, ConsoleReceiver, Receiver, SecretRef
+from pelton.model.notification import ConfigMapKey, Receiver, SecretRef
 from pelton.model.notification_routing import Config, NotificationManager, Router, Silence
 from pelton.notify.alert import Alert, fingerprint
 from pelton.notify.alert_table import AlertTable, Tracked, track
@@ -37,20 +37,13 @@ from pelton.notify.limits import Limit
 from pelton.notify.muting import KeptBack, Muting, Placed
 from pelton.notify.records import Records
 from pelton.notify.retry import RetryPolicy
-from pelton.notify.routing import Routing, Target, config_for
+from pelton.notify.routing import Routing, Target
 from pelton.notify.sending import Destination, topic_of
-from pelton.notify.settings import (
-    CONFIGURED,
-    ConfigMapLookup,
-    Outlet,
-    SecretLookup,
-    Templates,
-    blocks_of,
-    outlet_of,
-)
+from pelton.notify.settings import ConfigMapLookup, Outlet, SecretLookup, blocks_of
 from pelton.notify.sharing import Shares, share_out
 from pelton.notify.silences import SilenceBook, SilenceIndex
 from pelton.notify.timed import TimedGroups
+from pelton.notify.trial import Outlets
 from pelton.ports import Bus, Delivery, Message, Sender
 
 __all__ = ["ALERTS_TOPIC", "Options", "Pipeline"]
@@ -253,10 +246,7 @@ class Pipeline:
         dead letters. Call it again when a secret changed.
         """
         targets: list[Target] = []
-        usable = {
-            name: [config for config in configs if getattr(config, name) is not None] for name in CONFIGURED
-        }
-        templates = Templates(manager, self._config_map)
+        makes = Outlets(configs, manager, secret=self._secret, config_map=self._config_map)
         outlets: dict[str, Outlet] = {}
         unsent: list[str] = []
         for receiver in receivers:
@@ -275,14 +265,7 @@ class Pipeline:
                         annotations=receiver.annotations,
                     )
                 )
-                config = (
-                    config_for(receiver.labels, spec.config_selector, usable[block], manager)
-                    if block in usable and not isinstance(spec, ConsoleReceiver)
-                    else None
-                )
-                outlet = outlet_of(
-                    receiver.name, block, spec, secret=self._secret, config=config, templates=templates
-                )
+                outlet = makes.outlet(receiver, block, spec)
                 if self._limits is not None:
                     outlet = replace(outlet, limit=self._limits.get(block, Limit()))
                 outlets[topic] = outlet

@@ -420,7 +420,7 @@ def undelivered_problems(blocks: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the rules that blocks kept as written break."""
     for name, block in blocks.items():
         for key in ("alertSelector", f"{name}ConfigSelector"):
-            if isinstance(selector := block.get(key), dict):
+            if isinstance(selector := (block or {}).get(key), dict):
                 for index, item in enumerate(selector.get("matchExpressions") or ()):
                     pattern = item.get("regexValue", "") if isinstance(item, dict) else ""
                     if not _compiles(pattern):

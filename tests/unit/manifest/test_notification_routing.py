@@ -31,7 +31,7 @@ SPECS: dict[str, dict[str, Any]] = {
             "requireTLS": True,
             "tls": {"serverName": "mail.example"},
         },
-        "feishu": {"appID": {"value": "x"}},
+        "feishu": {"appID": {"value": "x"}, "appSecret": {"value": "y"}},
     },
     "Router": {
         "alertSelector": {"matchLabels": {"a": "b"}},

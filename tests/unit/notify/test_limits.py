@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pelton.notify.alert import FIRING, RESOLVED, Alert
@@ -12,6 +12,7 @@ from pelton.notify.limits import Limit, Rate, Turnstile
 from pelton.notify.render import Style
 
 
+@settings(deadline=None)
 @given(
     gaps=st.lists(st.floats(0, 3), max_size=60),
     rates=st.lists(st.tuples(st.integers(1, 5), st.floats(0.5, 10)), min_size=1, max_size=3),

@@ -245,7 +245,7 @@ def test_post_above_the_limit_is_split_and_a_huge_alert_becomes_text():
     assert pieces[2].payload["text"].endswith(" …[cut]")
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     messages=st.lists(st.text(max_size=300), min_size=1, max_size=12),
     limit=st.integers(200, 2000),

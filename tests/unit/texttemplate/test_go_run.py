@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pelton.texttemplate.fault import TemplateFault
@@ -216,6 +216,7 @@ def test_text_that_cannot_be_read_leaves_the_set_as_it_was():
     assert templates.run("x", None) == "1"
 
 
+@settings(deadline=None)
 @given(st.text(alphabet='{}-/*$.|()="`\\ abrange if end with define_12\n', max_size=60))
 def test_any_text_is_read_or_refused_with_a_fault(text):
     try:
@@ -224,6 +225,7 @@ def test_any_text_is_read_or_refused_with_a_fault(text):
         assert fault.message
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_text_without_actions_is_written_as_it_is(text):
     if "{{" not in text:

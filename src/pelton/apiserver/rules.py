@@ -117,8 +117,9 @@ def check_metadata(obj: Obj, *, where: str) -> None:
 
 
 def _is_finalizer(mark: object) -> bool:
+    # KEDA's own, `finalizer.keda.sh`, is a domain without a path: custom resources may have such ones.
     return isinstance(mark, str) and (
-        mark in _STANDARD_FINALIZERS or ("/" in mark and _KEY.fullmatch(mark) is not None)
+        mark in _STANDARD_FINALIZERS or (("/" in mark or "." in mark) and _KEY.fullmatch(mark) is not None)
     )
 
 

@@ -199,6 +199,11 @@ class Keda:
         decision.steps = (*look.steps, *self._cooling(now, look, decision.desired), *decision.steps)
         return decision
 
+    @property
+    def failures(self) -> dict[str, int]:
+        """Trigger name -> how many times in a row it could not be read."""
+        return dict(self._failures)
+
     def cooling(self, now: float) -> bool:
         """Return whether nothing is active and the cooldown has not ended."""
         return not self.seen.active and self._left(now)[1] > 0

@@ -33,11 +33,13 @@ from pelton.cli.receivers import ConfigMaps, ReceiverFeed, Secrets
 from pelton.cli.tables import CONVENTIONS, OUTPUT_TYPES, STATES, TRIGGER_TYPES, resolve_convention
 from pelton.cli.token import token_file
 from pelton.clock import Clock
+from pelton.controlplane.decisions import DecisionLog
 from pelton.controlplane.http_scaling import HttpTargets
 from pelton.controlplane.reconciler import Reconciler
 from pelton.controlplane.routes import Routes
 from pelton.controlplane.services import ServiceKeeper
 from pelton.controlplane.tls import pair_of_files
+from pelton.controlplane.trigger_targets import TriggerTargets
 from pelton.log import get
 from pelton.manifest import kinds
 from pelton.model.build import BuildResult
@@ -126,9 +128,10 @@ class ControlPlane:
                     ).encode(),
                 )
                 await namespaces.ensure(store, [NAMESPACE])
-                reconciler, targets = self._reconciler(store)
+                reconciler, targets, triggers = self._reconciler(store)
                 # Before the first pass, which else would apply options that an object replaces.
                 await targets.begin()
+                await triggers.begin()
                 tasks = [
                     asyncio.create_task(reconciler.run(), name="reconciler"),
                     asyncio.create_task(self._routes(store).run(), name="routes"),
@@ -142,6 +145,7 @@ class ControlPlane:
                     asyncio.create_task(self._services(store).run(), name="services"),
                     asyncio.create_task(self._collect(reconciler), name="collector"),
                     asyncio.create_task(targets.run(), name="intercepted workloads"),
+                    asyncio.create_task(triggers.run(), name="triggers"),
                 ]
                 try:
                     yield server.url
@@ -154,7 +158,7 @@ class ControlPlane:
         gateway = (self._settings.gateway_host, self._settings.gateway_port)
         return ServiceKeeper(store, gateway=gateway, clock=self._clock)
 
-    def _reconciler(self, store: SqliteStore) -> tuple[Reconciler, HttpTargets]:
+    def _reconciler(self, store: SqliteStore) -> tuple[Reconciler, HttpTargets, TriggerTargets]:
         facts = Facts(
             variables=dict(os.environ),
             trigger_types=TRIGGER_TYPES,
@@ -173,6 +177,15 @@ class ControlPlane:
             clock=self._clock,
             changed=kick,
         )
+        triggers = TriggerTargets(
+            store=store,
+            rounds=self._target.scalers,
+            clock=self._clock,
+            decisions=DecisionLog(self._home.decisions, self._clock.now),
+            changed=kick,
+            variables=os.environ,
+            files=self._home.trigger_files,
+        )
         reconciler = Reconciler(
             store=store,
             build=self._build,
@@ -184,10 +197,11 @@ class ControlPlane:
             facts=facts,
             built=_still_there,
             pruned=self._freed.set,
-            scaled_by=targets.of,
             dapr=AppPortBook(self._home).of,
+            trigger_files=self._home.trigger_files,
+            scaled_by=lambda key: targets.of(key) or triggers.of(key),
         )
-        return reconciler, targets
+        return reconciler, targets, triggers
 
     async def _collect(self, reconciler: Reconciler) -> None:
         """Remove what dropped revisions needed, some time later; costs nothing while none was dropped."""

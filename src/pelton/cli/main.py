@@ -800,7 +800,9 @@ def why_detect(
 
 @why_app.command("scale")
 def why_scale(
-    name: Annotated[str, typer.Argument(help="Name of the function.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of the function; deployment/NAME for what a ScaledObject scales.")
+    ],
     namespace: Namespace = "default",
     at: Annotated[
         str | None, typer.Option(help="Time (RFC 3339), seconds since 1970, or how long ago, such as 5m.")

@@ -23,12 +23,13 @@ import uvloop
 from pelton import log
 from pelton.autoscale.decision import Decision
 from pelton.autoscale.kpa import TICK_S, mode
+from pelton.autoscale.scalers.joined import Readings
 from pelton.cli import cyclic_gc
 from pelton.cli.home import Home, Settings
 from pelton.cli.node_gateway import Way, explain, find_way, listens_beyond, make_gateway, take_routes
 from pelton.cli.node_interceptor import Interception
 from pelton.clock import SystemClock
-from pelton.controlplane.autoscaler import OBSERVE_EVERY_S, Autoscaler
+from pelton.controlplane.autoscaler import OBSERVE_EVERY_S, Autoscaler, active_in, asks
 from pelton.controlplane.decisions import DecisionLog
 from pelton.dataplane import wire
 from pelton.dataplane.activator import Activator
@@ -38,6 +39,7 @@ from pelton.dataplane.span_store import SpanStore
 from pelton.dataplane.usage import read_usage
 from pelton.errors import PeltonError
 from pelton.model.desired import Desired, Route, Workload, revision_key
+from pelton.model.scaler import ScalerReading
 from pelton.model.span import SpanRecord
 from pelton.sdk.trace_sender import pairs
 
@@ -84,6 +86,7 @@ class Node:
             activator_socket=str(self._run / "activator.sock"),
         )
         self._autoscaler = Autoscaler(self._clock)
+        self._readings: dict[str, dict[str, list[ScalerReading] | None]] = {}
         self._decisions = DecisionLog(Home(Path(settings.home)).decisions, self._clock.now)
         # Keys whose requests go through the activator though instances are ready, and since when.
         self._proxied: dict[str, float] = {}
@@ -101,6 +104,7 @@ class Node:
             "watch": self._watch,
             "wake": self._wake,
             "pending": self._pending,
+            "triggers": self._take_triggers,
             "spans": self._add_spans,
             "trace": self._trace,
             "decision": self._decision,
@@ -218,6 +222,7 @@ class Node:
             self._autoscaler.forget(known)
             self._proxied.pop(known, None)
         await self._instances.remove(key)
+        self._readings.pop(key, None)
         self._decisions.forget(key)
         return {}
 
@@ -277,6 +282,15 @@ class Node:
 
     async def _pending(self, _peer: wire.Peer, body: dict[str, Any]) -> None:
         self._instances.set_pending(f"{body['namespace']}/{body['name']}", body["count"])
+
+    async def _take_triggers(self, _peer: wire.Peer, body: dict[str, Any]) -> None:
+        """Take what scalers read for a function; `readings` None when nothing is read for it any more."""
+        key, readings = f"{body['namespace']}/{body['name']}", body["readings"]
+        if readings is None:
+            self._readings.pop(key, None)
+        else:
+            self._readings[key] = msgspec.convert(readings, dict[str, list[ScalerReading] | None])
+        self._instances.look_at(key)
 
     async def _add_spans(self, _peer: wire.Peer, body: Any) -> None:
         self._spans.add(msgspec.convert(body, list[SpanRecord]))
@@ -348,7 +362,8 @@ class Node:
         """Every 100 ms: observe what is active, decide, scale. A wake from zero does not wait for this."""
         while True:
             waiting = (self._instances.canonical(key) for key in self._activator.waiting())
-            keys = {*self._instances.active(), *waiting}
+            asking = [key for key, read in self._readings.items() if self._is_asked(key, read)]
+            keys = {*self._instances.active(), *waiting, *asking}
             if not keys:  # nothing runs, nothing waits: no tick, no cost
                 await self._instances.until_busy()
             for key in keys:
@@ -359,6 +374,10 @@ class Node:
             await self._instances.take_down_overrun()
             await self._clock.sleep(OBSERVE_EVERY_S)
 
+    def _is_asked(self, key: str, read: Readings) -> bool:
+        desired = self._instances.desired(key)
+        return desired is not None and asks(desired.scaling, read)
+
     async def _scale(self, key: str) -> None:
         desired = self._instances.desired(key)
         if desired is None:
@@ -367,7 +386,8 @@ class Node:
         count = self._instances.count(key)
         queued = sum(self._activator.queued(name) for name in self._instances.names_of(key))
         pending = self._instances.pending(key)
-        if not (count or queued or pending or scaling.floor):
+        read = self._readings.get(key)
+        if not (count or queued or pending or scaling.floor or asks(scaling, read)):
             self._autoscaler.forget(key)
             self._proxied.pop(key, None)
             rest = _at_rest(scaling.owner)
@@ -383,7 +403,8 @@ class Node:
             queued=queued,
             pending=pending,
             ready=ready,
-            usage=self._usage(key) if scaling.metric in ("cpu", "memory") else None,
+            usage=self._usage(key) if scaling.goes_by_usage else None,
+            triggers=read,
         )
         in_flight = sum(reading.in_flight for reading in readings.values())
         seen = {
@@ -392,6 +413,7 @@ class Node:
             "inFlight": in_flight,
             "queued": queued,
             "pending": pending,
+            **({"triggersActive": active_in(read)} if read is not None else {}),
         }
         self._decisions.note(key, decision, seen)
         self._instances.explain(key, decision.desired, lambda: decision.reason)

@@ -26,6 +26,7 @@ from pelton.cli.buses import open_bus
 from pelton.cli.dapr_platform import DaprPlatform
 from pelton.cli.home import Home, Settings
 from pelton.cli.runtime_alerts import AlertObjects
+from pelton.cli.scalers import make_scaler
 from pelton.cli.tables import SENDERS, resolve_driver, resolve_sender, resolve_state
 from pelton.clock import SystemClock
 from pelton.dataplane import wire
@@ -34,10 +35,12 @@ from pelton.dataplane.event_traces import EventTraces
 from pelton.dataplane.invoker import WorkerInvoker
 from pelton.dataplane.link import Link
 from pelton.dataplane.outputs import Outputs
+from pelton.dataplane.scaler_pool import Round, ScalerPool, plain
 from pelton.dataplane.states import States
 from pelton.drivers.logs import SpoolFollower
 from pelton.drivers.nats import JetStreamBus, is_embedded
 from pelton.model.desired import Component, Desired
+from pelton.model.scaler import ScalerTrigger
 from pelton.notify.alert_table import AlertTable
 from pelton.notify.alertmanager import alertmanager_routes
 from pelton.notify.group_store import GroupStore
@@ -52,6 +55,9 @@ __all__ = ["Runtime", "main"]
 
 _CLUSTER: Final = "default"
 _SWITCH_S: Final = 0.0005
+_FUNCTION: Final = "Function "
+_OBJECT: Final = "Scaled"
+"""How owners of triggers begin: Functions, whose scaling the node decides, and other objects."""
 _log = log.get(__name__)
 
 
@@ -138,6 +144,7 @@ class Runtime:
             home / "spool", home / "logs", publish=self._publish_log, clock=self._clock
         )
         self._wanted: dict[str, Desired] = {}
+        self._scalers = ScalerPool(make=make_scaler, clock=self._clock, heard=self._read)
 
     async def run(self) -> None:
         """Serve until SIGTERM."""
@@ -182,6 +189,7 @@ class Runtime:
             stack.push_async_callback(self._outputs.close)
             stack.push_async_callback(self._states.close)
             stack.push_async_callback(self._close_buses)
+            stack.push_async_callback(self._scalers.close)
             stack.push_async_callback(self._dispatcher.stop, 1.0)
             await stack.enter_async_context(self._apps)
             server = await wire.serve(
@@ -195,6 +203,7 @@ class Runtime:
                     "dapr-join": self._apps.join,
                     "problems": self._problems,
                     "stats": self._stats,
+                    "scalers": self._read_for,
                 },
                 name="runtime-client",
             )
@@ -210,6 +219,8 @@ class Runtime:
         for desired in wanted:
             self._outputs.apply(desired)
             self._states.apply(desired)
+            self._scale_by(desired)
+        self._scalers.keep_only({_owner(key) for key in self._wanted}, prefix=_FUNCTION)
         await self._dispatcher.sync(wanted)
         await self._apps.sync(wanted)
         return {}
@@ -219,6 +230,7 @@ class Runtime:
         self._wanted[desired.workload.key] = desired
         self._outputs.apply(desired)
         self._states.apply(desired)
+        self._scale_by(desired)
         await self._dispatcher.apply(desired)
         await self._apps.apply(desired)
         return {}
@@ -226,6 +238,7 @@ class Runtime:
     async def _remove(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
         namespace, name = body["namespace"], body["name"]
         self._wanted.pop(f"{namespace}/{name}", None)
+        self._scalers.drop(_owner(f"{namespace}/{name}"))
         await self._dispatcher.remove(namespace, name)
         await self._apps.remove(namespace, name)
         self._invoker.forget(namespace, name)
@@ -278,6 +291,8 @@ class Runtime:
         for key, due in self._due().items():
             namespace, _, name = key.partition("/")
             peer.note("pending", {"namespace": namespace, "name": name, "count": due})
+        for owner, found in self._scalers.rounds().items():
+            self._read(owner, found)
 
     def _due(self) -> dict[str, int]:
         """Return what waits per function, for a node that has just started and knows nothing."""
@@ -310,6 +325,38 @@ class Runtime:
     def _pending(self, namespace: str, name: str, count: int) -> None:
         self._node.note("pending", {"namespace": namespace, "name": name, "count": count})
 
+    # -- triggers for scaling --------------------------------------------------------------------------------
+
+    def _scale_by(self, desired: Desired) -> None:
+        """Read a Function's triggers; the node decides by them."""
+        policy, load = desired.scaling.triggered, desired.workload
+        triggers = desired.scalers if policy is not None else ()
+        if not triggers and self._scalers.last(_owner(load.key)) is not None:
+            self._tell_node(load.namespace, load.name, None)
+        self._scalers.put(_owner(load.key), triggers, polling_s=policy.polling_s if policy else 0.0)
+
+    async def _read_for(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
+        """Read the triggers of other objects, all of them named; returns their last rounds."""
+        owners: dict[str, Any] = body["owners"]
+        for key, item in owners.items():
+            if item is not None:  # None: the same as before
+                self._scalers.put(
+                    key,
+                    msgspec.convert(item["triggers"], list[ScalerTrigger]),
+                    polling_s=item["polling_s"],
+                    cached=item["cached"],
+                )
+        self._scalers.keep_only(set(owners), prefix=_OBJECT)
+        return {key: self._scalers.to_plain(key) for key in owners}
+
+    def _read(self, owner: str, found: Round) -> None:
+        if owner.startswith(_FUNCTION):
+            namespace, _, name = owner.removeprefix(_FUNCTION).partition("/")
+            self._tell_node(namespace, name, plain(found)["readings"])
+
+    def _tell_node(self, namespace: str, name: str, readings: dict[str, Any] | None) -> None:
+        self._node.note("triggers", {"namespace": namespace, "name": name, "readings": readings})
+
     # -- drivers ---------------------------------------------------------------------------------------------
 
     async def _bus_of(self, component: Component) -> Bus:
@@ -339,6 +386,11 @@ class Runtime:
 
     async def _publish_log(self, subject: str, data: bytes, message_id: str) -> None:
         await self._bus.publish(Message(topic=subject, data=data, id=message_id))
+
+
+def _owner(key: str) -> str:
+    """Return under which name a Function's triggers are read."""
+    return f"{_FUNCTION}{key}"
 
 
 def _binding(component: Component) -> Binding:

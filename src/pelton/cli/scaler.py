@@ -24,11 +24,10 @@ from pelton.cli.objects import complain, read_documents
 from pelton.cli.printing import print_columns
 from pelton.cli.scalers import make_scaler
 from pelton.clock import SystemClock
-from pelton.controlplane.scaler_triggers import Subject, resolve
+from pelton.controlplane.scaler_triggers import Subject, cluster_namespace, resolve
 from pelton.errors import NotFoundError, NotRunningError, PeltonError, UsageError
 from pelton.manifest import kinds
 from pelton.model.scaler import ScalerReading, ScalerTrigger
-from pelton.plan.gateways import NAMESPACE
 
 __all__ = ["check"]
 
@@ -151,7 +150,7 @@ async def _one(obj: Obj, get: Any, root: Path) -> _Result:
             in_formula=formula,
         ),
         get,
-        cluster_namespace=os.environ.get("KEDA_CLUSTER_OBJECT_NAMESPACE", NAMESPACE),
+        cluster_namespace=cluster_namespace(os.environ),
         files=root,
     )
     found = await asyncio.gather(*(_read(trigger) for trigger in resolved.triggers))

@@ -15,7 +15,7 @@ from typing import Any
 from pelton.cli.home import Home
 from pelton.cli.printing import print_columns
 from pelton.clock import SystemClock, rfc3339
-from pelton.controlplane.decisions import in_effect, read_changes
+from pelton.controlplane.decisions import in_effect, read_changes, target_key
 from pelton.dataplane import wire
 from pelton.errors import NotFoundError, PeltonError, UsageError
 from pelton.quantity import parse_duration
@@ -31,7 +31,8 @@ def why_scale(home: Home, name: str, *, namespace: str, at: str | None, output: 
 
     Args:
         home: Whose records.
-        name: The function's; `NAME:REVISION` for one that serves beside the first.
+        name: The function's; `NAME:REVISION` for one that serves beside the first, `deployment/NAME` or
+            `statefulset/NAME` for what a ScaledObject scales.
         namespace: The function's.
         at: RFC 3339 time, seconds since 1970, or a duration ago; None for now.
         output: `table` or `json`.
@@ -39,7 +40,8 @@ def why_scale(home: Home, name: str, *, namespace: str, at: str | None, output: 
     Raises:
         NotFoundError: Nothing was decided about such a function, or not yet at that time.
     """
-    key = f"{namespace}/{name}"
+    kind, slash, target = name.partition("/")
+    key = target_key(kind, f"{namespace}/{target}") if slash else f"{namespace}/{name}"
     moment = SystemClock().now() if at is None else _moment(at)
     changes = [change for change in read_changes(home.decisions, key) if change["key"] == key]
     change = in_effect(changes, moment)
@@ -48,8 +50,8 @@ def why_scale(home: Home, name: str, *, namespace: str, at: str | None, output: 
         known = f"the first change was at {changes[0]['time']}" if changes else "no change was recorded"
         raise NotFoundError(
             f"nothing is known about its scaling{'' if at is None else ' at ' + rfc3339(moment)}",
-            where=f"Function {key}",
-            hint=f"{known}; `pelton status` lists functions",
+            where=f"{kind.capitalize()} {namespace}/{target}" if slash else f"Function {key}",
+            hint=f"{known}; `pelton status` lists functions, `pelton get scaledobjects` what else is scaled",
         )
     shown = [one for one in changes if one["at"] <= moment.timestamp()]
     if output == "json":

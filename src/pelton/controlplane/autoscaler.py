@@ -2,8 +2,9 @@
 
 The node calls `observe` every 100 ms for each function that has instances or work, and `forget` for one at
 zero with nothing waiting, so an idle function costs nothing. Arithmetic is in `autoscale/`: for requests the
-KPA, the HPA or KEDA's HTTP add-on, for waiting events KEDA; the larger number counts. What may only happen at
-the original's boundaries (2 s, 15 s, the polling interval) is told by the slots that are kept here.
+KPA, the HPA or KEDA's HTTP add-on, for waiting events and for triggers that scalers read KEDA; the largest
+number counts. What may only happen at the original's boundaries (2 s, 15 s, the polling interval) is told by
+the slots that are kept here.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pelton.autoscale.http import HttpScaler
 from pelton.autoscale.keda import Keda
 from pelton.autoscale.keep import Keeper
 from pelton.autoscale.kpa import TICK_S, Kpa, ToZero
+from pelton.autoscale.scalers.joined import Readings, joined
 from pelton.autoscale.window import Window
 from pelton.clock import Clock
 from pelton.model.desired import Scaling
@@ -36,7 +38,16 @@ from pelton.model.scaling import (
 )
 from pelton.model.snapshot import LoadReading
 
-__all__ = ["OBSERVE_EVERY_S", "Autoscaler", "Usage", "event_policy", "kpa_policy"]
+__all__ = [
+    "OBSERVE_EVERY_S",
+    "Autoscaler",
+    "Usage",
+    "event_policy",
+    "kpa_policy",
+    "trigger_policy",
+    "active_in",
+    "asks",
+]
 
 OBSERVE_EVERY_S = 0.1
 """Seconds between two observations of an active function."""
@@ -108,6 +119,33 @@ def event_policy(scaling: Scaling) -> KedaPolicy:
     )
 
 
+def active_in(readings: Readings) -> int:
+    """Return how many triggers are active."""
+    return sum(any(one.active for one in metrics or ()) for metrics in readings.values())
+
+
+def asks(scaling: Scaling, readings: Readings | None) -> bool:
+    """Return whether what scalers read may ask for an instance of a function that has none."""
+    policy = scaling.triggered
+    if policy is None or readings is None:
+        return False
+    if policy.modifiers is not None:
+        return True  # only the formula knows
+    failed = policy.fallback is not None and any(metrics is None for metrics in readings.values())
+    return failed or active_in(readings) > 0
+
+
+def trigger_policy(scaling: Scaling) -> KedaPolicy:
+    """Return how triggers that scalers read scale a function; at Pelton's pace when nobody wrote another."""
+    policy = scaling.triggered
+    if policy is None:
+        raise ValueError("no triggers are read")
+    if not scaling.own_pace:
+        return policy
+    pace = event_policy(replace(scaling, keda=None))
+    return replace(policy, behavior=pace.behavior)
+
+
 def hpa_policy(scaling: Scaling) -> HpaPolicy:
     """Return the HPA that Knative makes for the class hpa: one metric, the window for both directions."""
     usual = Behavior()
@@ -138,6 +176,10 @@ class _State:
     hpa: Hpa | None = None
     http: HttpScaler | None = None
     events: Keda | None = None
+    triggers: Keda | None = None
+    by_triggers: Decision | None = None  # what triggers asked for last
+    heard: Readings | None = None  # the round that `joined` comes from
+    joined: dict[str, Reading | None] | None = None
     waiting: int = 0  # requests that waited at the last look
     by_requests: int = 0  # what requests asked for last
     by_events: int = 0
@@ -182,6 +224,7 @@ class Autoscaler:
         pending: int,
         ready: int,
         usage: Usage | None = None,
+        triggers: Readings | None = None,
     ) -> Decision:
         """Take one look at a function and decide.
 
@@ -193,6 +236,7 @@ class Autoscaler:
             pending: Events waiting at the broker.
             ready: Ready instances.
             usage: What instances used of processor and memory; needed where the HPA goes by these.
+            triggers: What scalers read last, one object per round; None for nothing yet.
         """
         now = self._clock.monotonic()
         state = self._states.get(key)
@@ -224,7 +268,8 @@ class Autoscaler:
             first = False
         http = self._requests(state, now, ready, arrived, usage, scaling.initial_scale if first else 0)
         events = None if scaling.is_paused else self._events(state, now, pending)
-        decision = _joined(http, events)
+        read = self._triggers(state, now, triggers, usage, ready)
+        decision = read if scaling.is_paused and read else _joined(_joined(http, events), read)
         state.by_requests, state.by_events = http.desired, events.desired if events else 0
         if scaling.owner:
             decision = replace(decision, steps=(*decision.steps, ("owner", scaling.owner)))
@@ -316,6 +361,42 @@ class Autoscaler:
             chain=True,
         )
 
+    def _triggers(
+        self, state: _State, now: float, readings: Readings | None, usage: Usage | None, ready: int
+    ) -> Decision | None:
+        """Return what the triggers ask for that scalers read; None when there are none."""
+        policy, keda = state.scaling.triggered, state.triggers
+        if policy is None or keda is None:
+            return None
+        fresh = readings is not state.heard or state.joined is None
+        if fresh or state.joined is None:
+            state.heard = readings
+            policy, values = joined(trigger_policy(state.scaling), readings or {})
+            state.joined = values
+            keda.adopt(policy)
+        policy, values = keda.policy, dict(state.joined)
+        resources = [one for one in policy.triggers if one.is_resource]
+        if resources:
+            cpu = usage is not None and any(one.type == "cpu" for one in resources)
+            if cpu and usage is not None and state.boundary(now, "triggers-cpu", HPA_TICK_S):
+                _measure(state, now, usage)
+            values |= {one.name: _resource(state, one, usage) for one in resources}
+        last = state.by_triggers
+        failed = any(value is None for value in values.values())
+        if failed and not fresh and last is not None:
+            return last  # failures count by the rounds of reading, not by these looks
+        own = state.scaling.own_pace
+        state.by_triggers = keda.decide(
+            now=now,
+            values=values,
+            current=state.decision.desired if state.scaling.is_paused or last is None else last.desired,
+            ready=ready or None,
+            poll=state.boundary(now, "triggers", policy.polling_s),
+            boundary=state.boundary(now, "triggers-hpa", TICK_S if own else HPA_TICK_S),
+            chain=True,
+        )
+        return state.by_triggers
+
     def decision(self, key: str) -> Decision | None:
         """Return the last decision on a function; None when it was forgotten or never observed."""
         state = self._states.get(key)
@@ -363,6 +444,9 @@ def _new_state(scaling: Scaling, *, now: float, ready: int) -> _State:
         events=Keda(event_policy(scaling), now=now),
         by_requests=ready,
     )
+    if scaling.triggered is not None:
+        state.triggers = Keda(trigger_policy(scaling), now=now)
+        state.decision = Decision(desired=ready)
     if ready:
         state.keeper.remember(now, ready)
     _choose(state, now=now, ready=ready)
@@ -421,6 +505,11 @@ def _rescale(state: _State, scaling: Scaling, *, now: float, ready: int) -> None
     state.keeper.spare, state.keeper.cooldown_s = scaling.spare_instances, scaling.hold_s
     if state.events is not None:
         state.events.adopt(event_policy(scaling))
+    state.joined = None
+    if scaling.triggered is None:
+        state.triggers = state.by_triggers = None
+    elif state.triggers is None:
+        state.triggers = Keda(trigger_policy(scaling), now=now)
     _choose(state, now=now, ready=ready)
 
 
@@ -448,6 +537,23 @@ def _measure(state: _State, now: float, usage: Usage) -> None:
         for name, (cpu_s, _) in usage.items()
         if name in before
     }
+
+
+def _resource(state: _State, trigger: TriggerTarget, usage: Usage | None) -> Reading | None:
+    """Return what instances use of a resource, in the unit of the target; None while nobody knows."""
+    if trigger.type == "cpu":
+        if not state.cpu:
+            return None
+        cores = state.scaling.request / 100.0
+        share = 1.0 if trigger.metric_type == "Utilization" else cores
+        return Reading(pods=tuple(percent * share for percent in state.cpu.values()))
+    used = [float(size) for _, size in (usage or {}).values()]
+    if not used:
+        return None
+    request = state.scaling.memory_request
+    if trigger.metric_type == "Utilization":
+        return Reading(pods=tuple(100.0 * size / request for size in used)) if request else None
+    return Reading(pods=tuple(used))
 
 
 def _record(state: _State, *, now: float, busy_s: float, waiting: int, active: bool) -> None:

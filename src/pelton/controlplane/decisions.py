@@ -1,9 +1,9 @@
 """The record of scaling: every change of a function's number of instances, and the decision behind it.
 
-The node (`cli/node.py`) notes changes as they happen; `pelton why scale` (`cli/why_scale.py`) reads them,
-also when no platform runs. One JSON line per change, one file per function, rotated once, so that a function
-keeps its last thousand changes or so whatever its neighbours do. A disk that takes no more costs records,
-never a decision.
+The node (`cli/node.py`) notes changes as they happen, `controlplane/trigger_targets.py` those of Deployments
+and StatefulSets; `pelton why scale` (`cli/why_scale.py`) reads them, also when no platform runs. One JSON
+line per change, one file per function, rotated once, so that a function keeps its last thousand changes or so
+whatever its neighbours do. A disk that takes no more costs records, never a decision.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pelton.autoscale.decision import Decision
 from pelton.clock import rfc3339
 from pelton.log import get
 
-__all__ = ["DecisionLog", "in_effect", "read_changes"]
+__all__ = ["DecisionLog", "in_effect", "read_changes", "target_key"]
 
 LIMIT_BYTES: Final = 256 * 1024
 """Size from which a file makes room for the next one; one older file is kept."""
@@ -102,6 +102,17 @@ class DecisionLog:
         path = _path(self._directory, key)
         for file in (path, _older(path)):
             file.unlink(missing_ok=True)
+
+
+def target_key(kind: str, target: str) -> str:
+    """Return under which key changes of another target's number are recorded: `default/deployment.web`.
+
+    Args:
+        kind: Of the target.
+        target: `namespace/name`.
+    """
+    namespace, _, name = target.partition("/")
+    return f"{namespace}/{kind.lower()}.{name}"
 
 
 def read_changes(directory: Path, key: str) -> list[dict[str, Any]]:

@@ -9,14 +9,17 @@ import base64
 import binascii
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
+from pelton.controlplane.scaler_triggers import RESOURCES, Subject, cluster_namespace, getter, resolve
 from pelton.errors import NotFoundError, PeltonError
 from pelton.manifest import dapr, openfunction_networking
 from pelton.model.component import ComponentResource
-from pelton.model.function import Function, GatewayRef
+from pelton.model.function import Function, GatewayRef, KedaTrigger
 from pelton.model.openfunction_gateway import OpenFunctionGateway
 from pelton.plan.eventing import Facts, component_names, secret_names
+from pelton.plan.scaling import read_triggers
 from pelton.ports import Store
 
 __all__ = ["COMPONENTS", "GATEWAYS", "SECRETS", "FactsReader"]
@@ -24,6 +27,8 @@ __all__ = ["COMPONENTS", "GATEWAYS", "SECRETS", "FactsReader"]
 COMPONENTS = "components.dapr.io"
 SECRETS = "secrets"
 GATEWAYS = "gateways.networking.openfunction.io"
+
+_CONTAINER: Final = "function"
 
 Reference = tuple[str, str, str]  # resource, namespace, name
 
@@ -34,9 +39,11 @@ class FactsReader:
     Args:
         store: Where Components and Secrets are.
         given: Facts that hold for all Functions: types that can be used, environment variables.
+        trigger_files: Directory of the files that a ClusterTriggerAuthentication names.
     """
 
-    def __init__(self, store: Store, given: Facts) -> None:
+    def __init__(self, store: Store, given: Facts, *, trigger_files: Path = Path()) -> None:
+        self._trigger_files = trigger_files
         self._store = store
         self._given = given
         self._uses: dict[str, frozenset[Reference]] = {}
@@ -60,9 +67,41 @@ class FactsReader:
         )
         secrets = secret_names(function, facts)
         if secrets:
-            self._note(function.key, references | {(SECRETS, namespace, name) for name in secrets})
+            references |= {(SECRETS, namespace, name) for name in secrets}
+            self._note(function.key, references)
             facts = replace(facts, secrets=await self._secrets(namespace, secrets))
-        return facts
+        return await self._scalers(function, facts, references)
+
+    async def _scalers(self, function: Function, facts: Facts, references: set[Reference]) -> Facts:
+        """Return the facts with the triggers of the Function's options that scalers read."""
+        places = read_triggers(function)
+        serving = function.serving
+        options = serving.scale_options if serving is not None else None
+        if not places or serving is None or options is None or options.keda is None:
+            return facts
+        resolved = await resolve(
+            Subject(
+                namespace=function.namespace,
+                name=function.name,
+                triggers=[_written(trigger) for trigger in options.keda.triggers],
+                places=frozenset(places),
+                pod_spec=serving.template,
+                container=_CONTAINER,
+                variables=serving.params,
+            ),
+            getter(self._store),
+            cluster_namespace=cluster_namespace(self._given.variables),
+            files=self._trigger_files,
+        )
+        used = {(RESOURCES[kind], namespace, name) for kind, namespace, name in resolved.used}
+        self._note(function.key, references | used)
+        problems = {
+            name: f"{error.message}; {error.hint}" if error.hint else error.message
+            for name, error in resolved.problems.items()
+        }
+        # cpu and memory are measured by the node.
+        scalers = tuple(one for one in resolved.triggers if one.type not in ("cpu", "memory"))
+        return replace(facts, scalers=scalers, scaler_problems=problems)
 
     def users(self, resource: str, namespace: str, name: str) -> frozenset[str]:
         """Return the keys of Functions that refer to an object, whether it exists or not."""
@@ -124,6 +163,17 @@ class FactsReader:
             for key, value in _values(obj).items():
                 found[name, key] = value
         return found
+
+
+def _written(trigger: KedaTrigger) -> dict[str, Any]:
+    reference = trigger.authentication_ref
+    return {
+        "type": trigger.type,
+        "name": trigger.name,
+        "metadata": trigger.metadata,
+        "metricType": trigger.metric_type,
+        "authenticationRef": {"name": reference.name, "kind": reference.kind} if reference else None,
+    }
 
 
 def _gateway_of(function: Function) -> GatewayRef | None:

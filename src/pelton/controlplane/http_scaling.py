@@ -8,13 +8,14 @@ in the conditions of its ScaledObject. Source: contracts, autoscaling, sections 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pelton.autoscale.http import Counts, HttpScaler
-from pelton.clock import Clock, rfc3339
+from pelton.clock import Clock
 from pelton.controlplane.scaled_objects import FUNCTIONS, SKIP, Found, Wanted, find, key_of, target_of
+from pelton.controlplane.scaled_status import conditions, refusal, write_status
 from pelton.errors import AlreadyExistsError, ConflictError, NotFoundError, PeltonError
 from pelton.log import get
 from pelton.model.desired import ScaledBy
@@ -30,7 +31,6 @@ _TICK_S: Final = 0.5
 _IDLE_S: Final = 2.0
 _HPA_S: Final = 15.0
 _ORPHAN: Final = "httpscaledobject.keda.sh/orphan-scaledobject"
-_OURS: Final = ("Ready", "Active", "Fallback", "Paused")
 
 _log = get(__name__)
 
@@ -126,7 +126,8 @@ class HttpTargets:
             key = key_of(obj)
             problem = found.problems.get(key, "")
             if problem or key in shown:
-                await self._tell(obj, _conditions(shown.get(key), problem, now))
+                said = _conditions(shown.get(key), problem, now)
+                await write_status(self._store, self._clock, SCALED_OBJECTS, obj, said)
         return bool(wanted)
 
     async def look(self) -> Found:
@@ -179,25 +180,6 @@ class HttpTargets:
             return None
         self._away = False
         return reports
-
-    async def _tell(self, obj: Obj, said: Iterable[Obj]) -> None:
-        """Write the conditions of a ScaledObject where they changed."""
-        status = obj.get("status") or {}
-        before = {one.get("type"): one for one in status.get("conditions") or ()}
-        now, written = rfc3339(self._clock.now()), []
-        for one in said:
-            old = before.get(one["type"], {})
-            kept = old.get("lastTransitionTime") if old.get("status") == one["status"] else None
-            written.append({**one, "lastTransitionTime": kept or now})
-        written += [one for kind, one in before.items() if kind not in _OURS]
-        if written == (status.get("conditions") or []):
-            return
-        try:
-            await self._store.update(
-                SCALED_OBJECTS, {**obj, "status": {**status, "conditions": written}}, subresource="status"
-            )
-        except (ConflictError, NotFoundError):
-            return  # the next look finds it
 
     async def _list(self, resource: str) -> list[Obj]:
         return [
@@ -306,38 +288,14 @@ def _place(one: Wanted) -> tuple[str, str, str, str]:
 
 
 def _conditions(scaler: _Scaler | None, problem: str, now: float) -> list[Obj]:
-    """Return the conditions of a ScaledObject in KEDA's words."""
+    """Return the conditions of a ScaledObject."""
     if scaler is None or problem:
-        return [_condition("Ready", "False", "ScaledObjectCheckFailed", problem)]
-    keda, seen = scaler.wanted.policy.keda, scaler.decider.seen
-    ready = _condition("Ready", "True", "ScaledObjectReady", scaler.wanted.ignored)
-    if seen.failed and not seen.fallback:
-        message = "intercepted requests cannot be counted; the node does not answer"
-        status, reason = ("Unknown", "PartialTriggerError") if seen.active else ("False", "TriggerError")
-        ready = _condition("Ready", status, reason, message)
-    active = _condition("Active", "False", "ScalerNotActive", "no trigger is active")
-    if scaler.active is None:
-        active = _condition("Active", "Unknown", "ScalerNotActive", "not looked at yet")
-    elif scaler.active:
-        active = _condition("Active", "True", "ScalerActive", "a trigger is active")
-    elif scaler.decider.cooling(now):
-        active = _condition("Active", "False", "ScalerCooldown", "no trigger is active; the cooldown runs")
-    fallback = _condition("Fallback", "False", "NoFallbackFound", "")
-    if seen.fallback:
-        message = "counts could not be read too often; the fallback answers"
-        fallback = _condition("Fallback", "True", "FallbackExists", message)
-    notes = {
-        "paused": keda.paused,
-        "paused-replicas": keda.paused_replicas is not None,
-        "paused-scale-in": keda.paused_in,
-        "paused-scale-out": keda.paused_out,
-    }
-    held = [f"autoscaling.keda.sh/{name}" for name, given in notes.items() if given]
-    paused = _condition("Paused", "False", "ScaledObjectUnpaused", "")
-    if held:
-        paused = _condition("Paused", "True", "ScaledObjectPaused", f"by annotation {', '.join(held)}")
-    return [ready, active, fallback, paused]
-
-
-def _condition(kind: str, status: str, reason: str, message: str) -> Obj:
-    return {"type": kind, "status": status, "reason": reason, "message": message}
+        return refusal(problem)
+    return conditions(
+        scaler.wanted.policy.keda,
+        scaler.decider.seen,
+        active=scaler.active,
+        cooling=scaler.decider.cooling(now),
+        failed="intercepted requests cannot be counted; the node does not answer",
+        ignored=scaler.wanted.ignored,
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pelton import log
@@ -21,6 +22,7 @@ from pelton.controlplane.events import Recorder
 from pelton.controlplane.facts import COMPONENTS, GATEWAYS, SECRETS, FactsReader
 from pelton.controlplane.queue import KeyQueue
 from pelton.controlplane.revisions import Record, Revisions
+from pelton.controlplane.scaler_triggers import RESOURCES
 from pelton.controlplane.serving import Checker, Serving
 from pelton.controlplane.work import FUNCTIONS, Failures, Guard, Statuses, SupersededError, Work
 from pelton.errors import ConflictError, NotFoundError, PeltonError
@@ -56,6 +58,7 @@ class Reconciler:
         scaled_by: Returns what scales a Function instead of its own options, by `namespace/name`.
         dapr: Returns where a Function that is an app of Dapr reaches the runtime; None for the others.
         built: Whether what a recorded build left behind still exists; else it is built again.
+        trigger_files: Directory of the files that a ClusterTriggerAuthentication names.
         pruned: Called when bundles or environments may have become free.
         parallel: Most Functions worked on at once.
         resync_s: Seconds between two looks at everything.
@@ -76,6 +79,7 @@ class Reconciler:
         dapr: Callable[[Function], DaprPorts | None] = lambda _function: None,
         built: Callable[[BuildResult], bool] = lambda _result: True,
         pruned: Callable[[], None] = lambda: None,
+        trigger_files: Path = Path(),
         parallel: int = 32,
         resync_s: float = 300.0,
     ) -> None:
@@ -86,7 +90,7 @@ class Reconciler:
         self._pruned = pruned
         self._scaled_by = scaled_by
         self._dapr = dapr
-        self._facts = FactsReader(store, facts or Facts())
+        self._facts = FactsReader(store, facts or Facts(), trigger_files=trigger_files)
         self._revisions = Revisions(store)
         self._children = Children(store)
         self._failures = Failures(clock)
@@ -134,7 +138,7 @@ class Reconciler:
             group.create_task(self._watch(FUNCTIONS, self._on_function))
             for resource in (BUILDERS, SERVINGS):
                 group.create_task(self._watch(resource, self._on_child(resource)))
-            for resource in (COMPONENTS, SECRETS, GATEWAYS):
+            for resource in dict.fromkeys((COMPONENTS, SECRETS, GATEWAYS, *RESOURCES.values())):
                 group.create_task(self._watch(resource, self._on_reference(resource)))
             group.create_task(self._resync())
             group.create_task(self._expire())

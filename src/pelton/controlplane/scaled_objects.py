@@ -1,8 +1,9 @@
 """Which workload is scaled by which intercepted requests, and by whose rules.
 
 Reads HTTPScaledObjects, ScaledObjects and InterceptorRoutes as they are stored into policies of `autoscale/`.
-`controlplane/http_scaling` calls it at each look and carries the answer out. Pure. Source: contracts,
-autoscaling, sections 1.1, 1.2, 5.1 and 5.2.
+`controlplane/http_scaling` calls it at each look and carries the answer out; ScaledObjects that have other
+triggers alone are those of `controlplane/trigger_targets`. Pure. Source: contracts, autoscaling, sections
+1.1, 1.2, 5.1 and 5.2.
 """
 
 from __future__ import annotations
@@ -19,21 +20,31 @@ from pelton.model.keda import ScaledObjectResource
 from pelton.model.keda_http import InterceptorRoute
 from pelton.model.scaling import HttpScaling, KedaPolicy
 
-__all__ = ["FUNCTIONS", "SKIP", "Found", "Wanted", "find", "key_of", "paused", "target_of"]
+__all__ = [
+    "FUNCTIONS",
+    "NOT_FOLLOWED",
+    "SKIP",
+    "Found",
+    "Wanted",
+    "find",
+    "follows_requests",
+    "key_of",
+    "paused",
+    "refused",
+    "resource_of",
+    "target_of",
+]
 
 FUNCTIONS: Final = "functions.core.openfunction.io"
 FUNCTION_VERSION: Final = "core.openfunction.io/v1beta2"
 SKIP: Final = "httpscaledobject.keda.sh/skip-scaledobject-creation"
-_RESOURCES: Final = {
+RESOURCES: Final = {
     ("apps", "Deployment"): "deployments.apps",
     ("apps", "StatefulSet"): "statefulsets.apps",
     ("core.openfunction.io", "Function"): FUNCTIONS,
 }
 _KEYS: Final = {"interceptorRoute": "InterceptorRoute", "httpScaledObject": "HTTPScaledObject"}
-_NOT_FOLLOWED: Final = (
-    "not followed on this machine: requests of InterceptorRoutes and HTTPScaledObjects scale Deployments, "
-    "StatefulSets and Functions; other triggers of a Function stand in its scaleOptions.keda"
-)
+NOT_FOLLOWED: Final = "not followed on this machine, where Deployments, StatefulSets and Functions are scaled"
 
 Obj = dict[str, Any]
 
@@ -86,7 +97,8 @@ def find(
         functions: `namespace/name` of HTTPScaledObjects whose target is a Function, though they do not say
             its kind.
     """
-    found = Found(problems=_refused(scaled))
+    followed = {key_of(obj) for obj in scaled if follows_requests(obj)}
+    found = Found(problems={key: why for key, why in refused(scaled).items() if key in followed})
     own: dict[str, HttpScaling] = {}
     stored = {key_of(obj): obj for obj in scaled}
     shown = set()
@@ -117,7 +129,7 @@ def find(
     known = {key_of(obj): obj for obj in routes}
     for obj in scaled:
         key = key_of(obj)
-        if key in shown or key in found.problems:
+        if key in shown or key in found.problems or not follows_requests(obj):
             continue
         problem = _by_its_own(found, obj, own, known)
         if problem:
@@ -130,8 +142,6 @@ def _by_its_own(found: Found, obj: Obj, own: Mapping[str, HttpScaling], routes: 
     namespace, key = obj["metadata"]["namespace"], key_of(obj)
     triggers = obj["spec"].get("triggers") or []
     index, kind, name = _chosen(obj)
-    if not name:
-        return _NOT_FOLLOWED
     trigger = triggers[index]
     route = f"{namespace}/{name}"
     metrics = own.get(route) if kind == "HTTPScaledObject" else None
@@ -167,7 +177,7 @@ def _by_its_own(found: Found, obj: Obj, own: Mapping[str, HttpScaling], routes: 
         policy=replace(metrics, variable=variable, keda=read.keda),
         ignored="; ".join(others),
     )
-    return "" if added else _NOT_FOLLOWED
+    return "" if added else NOT_FOLLOWED
 
 
 def _notes(obj: Obj) -> dict[str, str]:
@@ -177,9 +187,7 @@ def _notes(obj: Obj) -> dict[str, str]:
 
 
 def _add(found: Found, *, target: Mapping[str, Any], owner: str, **values: Any) -> bool:
-    kind = target.get("kind") or "Deployment"
-    group = (target.get("apiVersion") or _version(kind)).rpartition("/")[0]
-    resource = _RESOURCES.get((group, kind))
+    resource = resource_of(target)
     if resource is None:
         return False
     found.wanted[owner] = Wanted(owner=owner, resource=resource, name=target["name"], **values)
@@ -208,7 +216,7 @@ def key_of(obj: Obj) -> str:
     return f"{obj['metadata']['namespace']}/{obj['metadata']['name']}"
 
 
-def _refused(stored: Collection[Obj]) -> dict[str, str]:
+def refused(stored: Collection[Obj]) -> dict[str, str]:
     """Return ScaledObjects that cannot be followed beside older ones: `namespace/name` -> why."""
     refused: dict[str, str] = {}
     accepted: list[ScaledObjectResource] = []
@@ -232,6 +240,17 @@ def _chosen(obj: Obj) -> tuple[int, str, str]:
             if metadata.get(key):
                 return index, kind, str(metadata[key])
     return 0, "", ""
+
+
+def follows_requests(obj: Obj) -> bool:
+    """Return whether a ScaledObject goes by intercepted requests; else scalers read its triggers."""
+    return bool(_chosen(obj)[2])
+
+
+def resource_of(target: Mapping[str, Any]) -> str | None:
+    """Return the resource of a scaleTargetRef; None when such a thing cannot be scaled here."""
+    kind = target.get("kind") or "Deployment"
+    return RESOURCES.get(((target.get("apiVersion") or _version(kind)).rpartition("/")[0], kind))
 
 
 def _metrics(route: InterceptorRoute) -> HttpScaling:

@@ -18,17 +18,36 @@ from pelton.autoscale.scalers.authentication import parameters_of
 from pelton.autoscale.scalers.environment import container_variables, referred
 from pelton.autoscale.scalers.joined import names_of
 from pelton.autoscale.scalers.table import read_settings
-from pelton.errors import PeltonError, ScalerError
+from pelton.errors import NotFoundError, PeltonError, ScalerError
 from pelton.manifest.keda import CLUSTER_TRIGGER_AUTHENTICATION, TRIGGER_AUTHENTICATION
 from pelton.model.keda import TriggerAuthentication
 from pelton.model.scaler import ScalerTrigger
+from pelton.plan.gateways import NAMESPACE
+from pelton.ports import Store
 
-__all__ = ["Getter", "Resolved", "Subject", "resolve", "values_of"]
+__all__ = [
+    "RESOURCES",
+    "Getter",
+    "Resolved",
+    "Subject",
+    "cluster_namespace",
+    "getter",
+    "resolve",
+    "values_of",
+]
 
 Getter = Callable[[str, str, str], Awaitable[dict[str, Any] | None]]
 """(kind, namespace, name) -> the object; None where there is none."""
 
 Obj = dict[str, Any]
+
+RESOURCES: Final[Mapping[str, str]] = {
+    "ClusterTriggerAuthentication": "clustertriggerauthentications.keda.sh",
+    "ConfigMap": "configmaps",
+    "Secret": "secrets",
+    "TriggerAuthentication": "triggerauthentications.keda.sh",
+}
+"""Kind -> resource of what triggers refer to."""
 
 _CLUSTER: Final = "ClusterTriggerAuthentication"
 
@@ -40,6 +59,7 @@ class Subject:
     Attributes:
         namespace, name: Of the object that has them; an external scaler is told both.
         triggers: As written.
+        places: Of the triggers that count; None for all.
         pod_spec: Of what is scaled, for its environment; None when there is none.
         container: Whose environment; "" for the first one's.
         variables: Further variables, which those of the container overwrite.
@@ -49,6 +69,7 @@ class Subject:
     namespace: str
     name: str
     triggers: Sequence[Mapping[str, Any]]
+    places: frozenset[int] | None = None
     pod_spec: Any = None
     container: str = ""
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -124,6 +145,8 @@ async def resolve(subject: Subject, get: Getter, *, cluster_namespace: str, file
         for kind, name in referred(subject.pod_spec, container):
             await fetch_entries(kind, subject.namespace, name)
     for index, (written, name) in enumerate(zip(subject.triggers, names_of(subject.triggers), strict=True)):
+        if subject.places is not None and index not in subject.places:
+            continue
         try:
             reference = written.get("authenticationRef") or {}
             resource = written.get("type") in ("cpu", "memory")
@@ -146,6 +169,23 @@ async def resolve(subject: Subject, get: Getter, *, cluster_namespace: str, file
         else:
             made.triggers.append(trigger)
     return made
+
+
+def getter(store: Store) -> Getter:
+    """Return a way to the objects of a store."""
+
+    async def get(kind: str, namespace: str, name: str) -> Obj | None:
+        try:
+            return await store.get(RESOURCES[kind], namespace, name)
+        except NotFoundError:
+            return None
+
+    return get
+
+
+def cluster_namespace(variables: Mapping[str, str]) -> str:
+    """Return where ClusterTriggerAuthentications take Secrets and ConfigMaps from."""
+    return variables.get("KEDA_CLUSTER_OBJECT_NAMESPACE") or NAMESPACE
 
 
 def values_of(obj: Obj) -> dict[str, str]:

@@ -392,6 +392,11 @@ class InstanceManager:
             function.pending = count
             self._busy.set()
 
+    def look_at(self, key: str) -> None:
+        """Let scaling look at a function: what it goes by has changed."""
+        if key in self._functions:
+            self._busy.set()
+
     def pending(self, key: str) -> int:
         """Return how many events wait; they wait for the primary only."""
         function = self._functions.get(key)

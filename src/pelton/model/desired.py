@@ -12,6 +12,7 @@ from typing import Any
 from pelton.model.dapr_app import DaprApp
 from pelton.model.limits import Limits
 from pelton.model.routing import Rule
+from pelton.model.scaler import ScalerTrigger
 from pelton.model.scaling import HttpScaling, KedaPolicy
 
 __all__ = [
@@ -103,10 +104,19 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaledBy:
-    """An object that scales a Function instead of its own options, e.g. `HTTPScaledObject default/web`."""
+    """An object that scales a Function instead of its own options, e.g. `HTTPScaledObject default/web`.
+
+    Attributes:
+        owner: Kind, namespace and name of the object.
+        policy: How intercepted requests scale it; None when triggers do.
+        triggered: How triggers that scalers read scale it; None when requests do.
+        scalers: Those triggers.
+    """
 
     owner: str
-    policy: HttpScaling
+    policy: HttpScaling | None = None
+    triggered: KedaPolicy | None = None
+    scalers: tuple[ScalerTrigger, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +133,8 @@ class Scaling:
         target: Concurrent invocations, or requests per second, per instance, before `utilization`; for `hpa`
             percent of `request` for `cpu`, bytes for `memory`.
         utilization: Fraction of `target` to fill, 0 < u <= 1.
-        request: For `hpa` on `cpu`: cores that 100 percent stand for.
+        request: For `hpa` and triggers on `cpu`: cores that 100 percent stand for.
+        memory_request: For triggers on `memory`: bytes that 100 percent stand for; 0 when nobody says.
         window_s: Stable window, seconds (6 to 3600).
         panic_window_percentage: Panic window as percent of the stable window.
         panic_threshold_percentage: Panic when the panic window wants this percent of the ready instances.
@@ -139,9 +150,12 @@ class Scaling:
         keda: How waiting events scale when the Function has a ScaledObject's settings; None for Pelton's own
             pace. Bounds and thresholds are those above.
         http: How requests scale by KEDA's HTTP add-on; None for another algorithm.
+        triggered: How triggers that scalers read scale it, with stand-ins for targets; None for no triggers.
+        own_pace: Whether `triggered` follows its values at Pelton's own pace, for nobody wrote another one.
         spare_instances: Instances on top of what is asked for, while anything is.
         hold_s: Seconds that a number is kept after it was last asked for; covers every step down.
-        owner: Kind, namespace and name of the object that `http` comes from; "" for the Function itself.
+        owner: Kind, namespace and name of the object that `http` or `triggered` comes from; "" for the
+            Function itself.
     """
 
     min_replicas: int = 0
@@ -153,6 +167,7 @@ class Scaling:
     target: float = 100.0
     utilization: float = 0.7
     request: float = 1.0
+    memory_request: float = 0.0
     window_s: float = 60.0
     panic_window_percentage: float = 10.0
     panic_threshold_percentage: float = 200.0
@@ -167,27 +182,44 @@ class Scaling:
     cooldown_s: float = 60.0
     keda: KedaPolicy | None = None
     http: HttpScaling | None = None
+    triggered: KedaPolicy | None = None
+    own_pace: bool = False
     spare_instances: int = 0
     hold_s: float = 0.0
     owner: str = ""
 
     @property
+    def goes_by_usage(self) -> bool:
+        """Whether it needs to know what instances use of processor and memory."""
+        triggers = self.triggered.triggers if self.triggered is not None else ()
+        return self.metric in ("cpu", "memory") or any(one.is_resource for one in triggers)
+
+    @property
+    def handed(self) -> KedaPolicy | None:
+        """The policy of the object that scales it; None for none."""
+        if not self.owner:
+            return None
+        if self.triggered is not None:
+            return self.triggered
+        return self.http.keda if self.http is not None else None
+
+    @property
     def is_paused(self) -> bool:
         """Whether annotations hold the number, wherever it is."""
-        return self.http is not None and (self.http.keda.paused or self.http.keda.paused_replicas is not None)
+        keda = self.handed
+        return keda is not None and (keda.paused or keda.paused_replicas is not None)
 
     @property
     def is_asleep(self) -> bool:
         """Whether nothing may be started where no instance is."""
-        return self.http is not None and (
-            self.http.keda.paused or self.http.keda.paused_out or self.http.keda.paused_replicas == 0
-        )
+        keda = self.handed
+        return keda is not None and (keda.paused or keda.paused_out or keda.paused_replicas == 0)
 
     @property
     def floor(self) -> int:
         """Instances that there are whatever the load; the HPA never goes to zero."""
-        if self.owner and self.http is not None:
-            keda = self.http.keda
+        keda = self.handed
+        if keda is not None:
             if keda.paused_replicas is not None:
                 return keda.paused_replicas
             if keda.force_active and not (keda.paused or keda.paused_out):
@@ -361,6 +393,7 @@ class Desired:
         subscriptions: Events that drive it; may be empty.
         outputs: Where it may send; may be empty.
         states: State stores that it may use, the default one first; may be empty.
+        scalers: Triggers that are read for it; may be empty. Those of `others` are not read.
         partial: (field path, sentence) for each field that this target accepts but cannot honour.
         aliases: (address as written, address that it stands for) in its components.
         dapr: The app of Dapr that it is; None for none.
@@ -374,6 +407,7 @@ class Desired:
     subscriptions: tuple[Subscription, ...] = ()
     outputs: tuple[OutputBinding, ...] = ()
     states: tuple[StateBinding, ...] = ()
+    scalers: tuple[ScalerTrigger, ...] = ()
     partial: tuple[tuple[str, str], ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
     others: tuple[Desired, ...] = ()

@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["ScalerReading", "ScalerTrigger"]
+__all__ = ["ScalerReading", "ScalerTrigger", "trigger_name"]
+
+
+def trigger_name(index: int, kind: str, name: str) -> str:
+    """Return what a trigger is called: as written, else `s<index>-<type>`."""
+    return name or f"s{index}-{kind}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

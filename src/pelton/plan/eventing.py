@@ -16,6 +16,7 @@ from pelton.model.dapr_app import DaprPorts
 from pelton.model.desired import DEFERRED_NAME, Component, OutputBinding, ScaledBy, Subscription
 from pelton.model.function import DaprInput, DaprOutput, DaprTrigger, Function, Serving
 from pelton.model.openfunction_gateway import OpenFunctionGateway
+from pelton.model.scaler import ScalerTrigger
 from pelton.plan import names
 from pelton.plan.aliases import NO_ALIASES, Aliases, Renamed
 from pelton.plan.problem import Problem
@@ -55,6 +56,8 @@ class Facts:
         scaled_by: The object that scales it instead of its own options; None for none.
         aliases: Host names that stand for other addresses.
         dapr: Where it reaches Dapr's runtime, should it be an app; None where none is served.
+        scalers: Triggers of its options that scalers read, complete.
+        scaler_problems: Trigger name -> why it cannot be read.
     """
 
     components: Mapping[str, ComponentResource] = field(default_factory=dict)
@@ -68,6 +71,8 @@ class Facts:
     scaled_by: ScaledBy | None = None
     aliases: Aliases = NO_ALIASES
     dapr: DaprPorts | None = None
+    scalers: tuple[ScalerTrigger, ...] = ()
+    scaler_problems: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,7 @@ from pelton.plan.limits import ANNOTATIONS, instance_limits
 from pelton.plan.partial import environment_of, only_openfunctions, unhonoured
 from pelton.plan.problem import Problem
 from pelton.plan.references import resolve_rules
-from pelton.plan.scaling import handed_over, plan_scaling
+from pelton.plan.scaling import handed_over, plan_scaling, scaler_notes
 from pelton.plan.states import states
 from pelton.quantity import parse_bytes, parse_seconds
 
@@ -250,8 +250,12 @@ def _desired(
         function,
         serial=serial_limit(convention, {**environment_of(serving.template), **serving.params}),
     )
+    scalers = facts.scalers
     if facts.scaled_by is not None:
         scaling = handed_over(scaling, facts.scaled_by)
+        scalers = facts.scaled_by.scalers
+    elif scaling.triggered is not None:
+        partial += scaler_notes(function, facts.scaler_problems)
     problems += bad
     partial += more
     triggers, destinations = links(function, facts)
@@ -282,6 +286,7 @@ def _desired(
             subscriptions=subscribed,
             outputs=sends,
             states=keeps,
+            scalers=scalers,
             partial=tuple(partial),
             aliases=tuple(
                 sorted({each for named in found for link in named.values() for each in link.renamed})

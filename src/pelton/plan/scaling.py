@@ -7,6 +7,8 @@ ranges are those of `model/kpa_settings`. Called by `plan/function`; read by `co
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from math import isfinite
 from typing import Any
 
@@ -16,8 +18,10 @@ from pelton.model.function import (
     Function,
     HpaBehavior,
     KedaOptions,
+    KedaTrigger,
     ScaledObject,
     ScaleOptions,
+    Serving,
 )
 from pelton.model.kpa_settings import (
     ANNOTATIONS,
@@ -32,14 +36,35 @@ from pelton.model.kpa_settings import (
     Settings,
     check_bounds,
 )
-from pelton.model.scaling import Behavior, DirectionRules, HttpScaling, KedaPolicy, RateLimit
+from pelton.model.scaler import trigger_name
+from pelton.model.scaling import (
+    Behavior,
+    DirectionRules,
+    FallbackPolicy,
+    HttpScaling,
+    KedaPolicy,
+    RateLimit,
+    TriggerTarget,
+)
 from pelton.plan.problem import Problem
 from pelton.quantity import parse_quantity
 
-__all__ = ["CONCURRENCY", "DOMAIN", "annotations_of", "handed_over", "plan_scaling"]
+__all__ = [
+    "CONCURRENCY",
+    "DOMAIN",
+    "annotations_of",
+    "handed_over",
+    "plan_scaling",
+    "read_triggers",
+    "scaler_notes",
+]
 
 CONCURRENCY = "container-concurrency"
 _LAG_SCALERS = frozenset({"kafka", "apache-kafka", "nats-jetstream", "stan"})
+_KAFKA_SCALERS = frozenset({"kafka", "apache-kafka"})
+_RESOURCES = ("cpu", "memory")
+_KEDA = "spec.serving.scaleOptions.keda"
+_MOST = 2**31 - 1
 _HTTP_TARGET, _HTTP_COOLDOWN_S, _HTTP_POLLING_S = 100, 300, 15  # defaults of KEDA's HTTP add-on
 _COOLDOWN_S, _POLLING_S = 300, 30  # defaults of a ScaledObject
 _RPS_TARGET = 200.0
@@ -86,9 +111,17 @@ def plan_scaling(
     concurrency = notes.whole(CONCURRENCY, 0) or serial
     values: dict[str, Any] = _windows(notes) | _bounds(options, notes)
     values |= _target(function, keda, notes, concurrency, partial)
-    values |= _events(keda, problems, values.get("window_s", Scaling().window_s), partial)
+    read = read_triggers(function)
+    values |= _events(keda, problems, values.get("window_s", Scaling().window_s), partial, read)
     triggers = function.serving.triggers if function.serving else None
-    if "keda" in values and (triggers is None or triggers.http is None):
+    if read:
+        values |= _triggered(keda, read, values)
+        kinds = {keda.triggers[index].type for index in read}
+        if "cpu" in kinds:
+            values["request"] = _request(function, "cpu") or 1.0
+        if "memory" in kinds:
+            values["memory_request"] = _request(function, "memory")
+    if ("keda" in values or read) and (triggers is None or triggers.http is None):
         values["algorithm"] = "keda"
     values["spare_instances"] = own.whole("spare-instances", 0)
     values["hold_s"] = own.number("cooldown", 0.0)
@@ -118,7 +151,20 @@ def handed_over(scaling: Scaling, by: ScaledBy) -> Scaling:
     """Return the scaling by another object; of the Function's own only what its events say stays.
 
     Events go on waking a function, so that none is left waiting; the object's bounds hold for them, too.
+    Where triggers are read, so do requests.
     """
+    if by.triggered is not None:
+        policy = by.triggered
+        return replace(
+            scaling,
+            min_replicas=policy.min_replicas,
+            max_replicas=policy.max_replicas,
+            owner=by.owner,
+            triggered=policy,
+            own_pace=False,
+        )
+    if by.policy is None:
+        return scaling
     keda = by.policy.keda
     return Scaling(
         min_replicas=keda.min_replicas,
@@ -217,7 +263,7 @@ def _hpa_target(
     values: dict[str, Any] = {"algorithm": "hpa", "metric": metric, "utilization": 1.0}
     if metric == "cpu":
         percent = float(wanted) if wanted is not None else _CPU_TARGET
-        return values | {"target": float(-int(-percent // 1)), "request": _cpu_request(function)}
+        return values | {"target": float(-int(-percent // 1)), "request": _request(function, "cpu") or 1.0}
     if metric == "memory":
         if wanted is None:
             notes.refuse("metric", "memory needs the annotation target: MiB per instance")
@@ -230,40 +276,127 @@ def _hpa_target(
     return values | {"target": usual if wanted is None else float(wanted)}
 
 
-def _cpu_request(function: Function) -> float:
-    """Return the cores that the container asks for, one when it does not say."""
+def _request(function: Function, resource: str) -> float:
+    """Return how much of a resource the container asks for, or is limited to; 0 when it does not say."""
     template = (function.serving.template if function.serving else None) or {}
     for container in template.get("containers") or ():
         if isinstance(container, dict) and container.get("name") == "function":
             resources = container.get("resources") or {}
             for part in ("requests", "limits"):
-                text = (resources.get(part) or {}).get("cpu")
+                text = (resources.get(part) or {}).get(resource)
                 try:
-                    cores = float(parse_quantity(str(text))) if text is not None else 0.0
+                    amount = float(parse_quantity(str(text))) if text is not None else 0.0
                 except ValueError:
-                    cores = 0.0
-                if cores > 0:
-                    return cores
-    return 1.0
+                    amount = 0.0
+                if amount > 0:
+                    return amount
+    return 0.0
+
+
+def read_triggers(function: Function) -> tuple[int, ...]:
+    """Return the places of the triggers that scalers have to read, in order.
+
+    The others count the events that wait for the function itself, which its subscriptions tell as they come:
+    triggers by a broker's lag, unless they name a topic of Kafka that none of its subscriptions has.
+    """
+    serving = function.serving
+    options = serving.scale_options if serving else None
+    triggers = options.keda.triggers if options is not None and options.keda is not None else ()
+    dapr = serving.triggers.dapr if serving is not None and serving.triggers is not None else ()
+    topics = _topics(serving) if serving is not None else frozenset()
+    found = []
+    for index, trigger in enumerate(triggers):
+        own = bool(dapr) and trigger.type in _LAG_SCALERS
+        asked = {part.strip() for part in trigger.metadata.get("topic", "").split(",") if part.strip()}
+        if own and trigger.type in _KAFKA_SCALERS and topics and asked:
+            own = bool(asked & topics)
+        if not own:
+            found.append(index)
+    return tuple(found)
+
+
+def _topics(serving: Serving) -> frozenset[str]:
+    """Return the topics of Kafka that a Function is subscribed to, as far as it says them itself."""
+    found: set[str] = set()
+    for trigger in serving.triggers.dapr if serving.triggers is not None else ():
+        component = serving.component(trigger.name)
+        kind = trigger.type or (component.type if component is not None else "")
+        if kind == "pubsub.kafka" and trigger.topic:
+            found.add(trigger.topic)
+        elif kind == "bindings.kafka" and component is not None:
+            listed = next((one.text for one in component.metadata if one.name.lower() == "topics"), "")
+            found |= {part.strip() for part in listed.split(",") if part.strip()}
+    return frozenset(found)
+
+
+def scaler_notes(function: Function, problems: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return (path, sentence) for each trigger that cannot be read."""
+    options = function.serving.scale_options if function.serving else None
+    triggers = options.keda.triggers if options is not None and options.keda is not None else ()
+    return [
+        (f"{_KEDA}.triggers[{index}]", problems[name])
+        for index, trigger in enumerate(triggers)
+        if (name := trigger_name(index, trigger.type, trigger.name)) in problems
+    ]
+
+
+def _triggered(keda: KedaOptions, read: tuple[int, ...], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how the triggers that scalers read scale a Function; targets are known when they are read."""
+    paced = values.get("keda")
+    policy = paced if isinstance(paced, KedaPolicy) else KedaPolicy(cooldown_s=values["cooldown_s"])
+    given = keda.scaled_object.fallback if keda.scaled_object is not None else None
+    targets = []
+    for index in read:
+        trigger = keda.triggers[index]
+        resource = trigger.type in _RESOURCES
+        targets.append(
+            TriggerTarget(
+                name=trigger_name(index, trigger.type, trigger.name),
+                type=trigger.type,
+                target=_resource_target(trigger) if resource else 1.0,
+                metric_type=trigger.metric_type or ("Utilization" if resource else "AverageValue"),
+            )
+        )
+    return {
+        "triggered": replace(
+            policy,
+            triggers=tuple(targets),
+            min_replicas=values.get("min_replicas", 0),
+            max_replicas=values.get("max_replicas", Scaling().max_replicas) or _MOST,
+            fallback=FallbackPolicy(failure_threshold=given.failure_threshold, replicas=given.replicas)
+            if given is not None
+            else None,
+        ),
+        "own_pace": paced is None,
+    }
+
+
+def _resource_target(trigger: KedaTrigger) -> float:
+    """Return the target of a cpu or memory trigger; wrong ones are told when the trigger is made."""
+    try:
+        return float(parse_quantity(trigger.metadata.get("value", "").strip())) or 1.0
+    except ValueError:
+        return 1.0
 
 
 def _events(
-    keda: KedaOptions, problems: list[Problem], window_s: float, partial: list[tuple[str, str]]
+    keda: KedaOptions,
+    problems: list[Problem],
+    window_s: float,
+    partial: list[tuple[str, str]],
+    read: tuple[int, ...],
 ) -> dict[str, Any]:
     """Read thresholds from the first trigger that counts waiting events; cooldown defaults to the window."""
-    root = "spec.serving.scaleOptions.keda"
+    root = _KEDA
     values: dict[str, Any] = {"cooldown_s": window_s}
     if keda.scaled_object is not None:
-        values |= _scaled_object(keda.scaled_object, f"{root}.scaledObject", partial)
+        values |= _scaled_object(keda.scaled_object, f"{root}.scaledObject", partial, read=bool(read))
     if keda.scaled_job is not None:
         partial.append((f"{root}.scaledJob", "instances run as long-lived workers, not as jobs"))
     found = False
     for index, trigger in enumerate(keda.triggers):
         path = f"{root}.triggers[{index}]"
-        if trigger.type not in _LAG_SCALERS:
-            partial.append(
-                (path, f"the {trigger.type} scaler is not available; load and waiting events count")
-            )
+        if index in read:
             continue
         if found:
             continue
@@ -292,15 +425,17 @@ def _events(
     return values
 
 
-def _scaled_object(scaled: ScaledObject, path: str, partial: list[tuple[str, str]]) -> dict[str, Any]:
-    """Return KEDA's pace; a fallback is not honoured, since counts come from the runtime and never fail."""
+def _scaled_object(
+    scaled: ScaledObject, path: str, partial: list[tuple[str, str]], *, read: bool
+) -> dict[str, Any]:
+    """Return KEDA's pace; a fallback needs triggers that are read: counts of the runtime never fail."""
     advanced = scaled.advanced
     config = advanced.horizontal_pod_autoscaler_config if advanced else None
     if advanced is not None and advanced.restore_to_original_replica_count:
         partial.append(
             (f"{path}.advanced.restoreToOriginalReplicaCount", "a function that is deleted has no instances")
         )
-    if scaled.fallback is not None:
+    if scaled.fallback is not None and not read:
         partial.append((f"{path}.fallback", "waiting events are counted here and can always be read"))
     cooldown = scaled.cooldown_period_s
     polling = scaled.polling_interval_s

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from pelton.autoscale.decision import Decision
-from pelton.controlplane.autoscaler import OBSERVE_EVERY_S, STEADY_S, Autoscaler
+from pelton.controlplane.autoscaler import OBSERVE_EVERY_S, STEADY_S, Autoscaler, asks
 from pelton.model.desired import Scaling
-from pelton.model.scaling import FormulaPolicy, HttpScaling, KedaPolicy
+from pelton.model.scaler import ScalerReading
+from pelton.model.scaling import FallbackPolicy, FormulaPolicy, HttpScaling, KedaPolicy, TriggerTarget
 from pelton.model.snapshot import LoadReading
 from pelton.testing.clock import FakeClock
 
@@ -26,10 +27,27 @@ class Watched:
         self.autoscaler = Autoscaler(self.clock)
         self.scaling = scaling
 
-    async def look(self, readings=None, *, queued=0, pending=0, ready=0, after_s=OBSERVE_EVERY_S, usage=None):
+    async def look(
+        self,
+        readings=None,
+        *,
+        queued=0,
+        pending=0,
+        ready=0,
+        after_s=OBSERVE_EVERY_S,
+        usage=None,
+        triggers=None,
+    ):
         await self.clock.advance(after_s)
         return self.autoscaler.observe(
-            KEY, self.scaling, readings or {}, queued=queued, pending=pending, ready=ready, usage=usage
+            KEY,
+            self.scaling,
+            readings or {},
+            queued=queued,
+            pending=pending,
+            ready=ready,
+            usage=usage,
+            triggers=triggers,
         )
 
     async def idle(self, seconds: float, *, ready: int, pending: int = 0):
@@ -397,3 +415,88 @@ async def test_history_follows_a_revision_to_another_key():
 
     assert watched.autoscaler.decision(KEY) is None
     assert watched.autoscaler.decision(f"{KEY}:v1") is not None
+
+
+# ------------------------------------------------------------------------------- triggers that scalers read
+
+
+def by_triggers(**more) -> Scaling:
+    policy = {"triggers": (TriggerTarget(name="jobs", type="redis"),), "cooldown_s": 30.0, **more}
+    return Scaling(algorithm="keda", triggered=KedaPolicy(**policy), own_pace=True)
+
+
+def read(value, *, active=None, target=10.0):
+    active = value > 0 if active is None else active
+    return {"jobs": [ScalerReading(metric="m", value=value, target=target, active=active)]}
+
+
+async def test_triggers_scale_from_zero_at_once_and_back_after_the_cooldown():
+    watched = Watched(by_triggers())
+    busy, rest = read(45.0), read(0.0)
+
+    assert (await watched.look(triggers=busy)).desired == 5
+    ready = [5]
+    for _ in range(600):
+        ready.append((await watched.look(triggers=rest, ready=ready[-1])).desired)
+
+    assert sorted(ready, reverse=True) == ready
+    assert ready[100] == 5
+    assert ready[-1] == 0
+
+
+async def test_most_of_requests_events_and_triggers_counts():
+    watched = Watched(Scaling(lag_threshold=10.0, triggered=by_triggers().triggered, own_pace=True))
+
+    decision = await watched.look(triggers=read(20.0), pending=70, queued=1)
+    assert decision.desired == 7
+    assert {"events", "jobs"} <= {proposal.source for proposal in decision.proposals}
+    assert (await watched.look(triggers=read(95.0), pending=70, ready=7)).desired == 10
+
+
+async def test_failures_of_triggers_count_by_rounds():
+    scaling = by_triggers(fallback=FallbackPolicy(failure_threshold=1, replicas=3))
+    watched = Watched(scaling)
+    first = {"jobs": None}
+    for _ in range(20):
+        assert (await watched.look(triggers=first)).desired == 0
+
+    assert asks(scaling, first)
+    assert (await watched.look(triggers={"jobs": None})).desired == 3
+
+
+@pytest.mark.parametrize(
+    ("pause", "expected"), [({"paused": True}, 2), ({"paused_replicas": 4}, 4), ({"paused_out": True}, 2)]
+)
+async def test_pause_of_a_scaled_object_holds_requests_and_events_too(pause, expected):
+    policy = KedaPolicy(triggers=(TriggerTarget(name="jobs"),), min_replicas=2, **pause)
+    scaling = Scaling(algorithm="keda", triggered=policy, owner="ScaledObject n/s", min_replicas=2)
+    watched = Watched(scaling)
+
+    decision = await watched.look(triggers=read(90.0), ready=2)
+
+    assert decision.desired == expected
+    assert decision.steps[-1] == ("owner", "ScaledObject n/s")
+
+
+async def test_cpu_trigger_goes_by_what_instances_use():
+    trigger = TriggerTarget(name="cpu", type="cpu", target=50.0, metric_type="Utilization")
+    policy = KedaPolicy(triggers=(trigger,), min_replicas=1)
+    watched = Watched(Scaling(algorithm="keda", triggered=policy, min_replicas=1, own_pace=True))
+    await watched.look({"a": reading()}, ready=1, usage={"a": (0.0, 0.0)})
+
+    decision = await watched.look({"a": reading()}, ready=1, usage={"a": (20.0, 0.0)}, after_s=20.0)
+
+    assert decision.desired == 2
+
+
+def test_what_is_read_asks_for_an_instance_only_where_something_is_active():
+    plain = by_triggers()
+
+    assert [asks(plain, one) for one in (None, read(0.0), {"jobs": None}, read(1.0))] == [
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert asks(by_triggers(modifiers=FormulaPolicy(formula="jobs", target=1.0)), read(0.0))
+    assert not asks(Scaling(), read(1.0))

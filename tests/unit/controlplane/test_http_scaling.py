@@ -165,9 +165,12 @@ def condition(one):
 
 
 async def test_scaled_objects_say_whether_they_are_followed(store, targets):
-    kafka = {"scaleTargetRef": {"name": "shop"}, "triggers": [{"type": "kafka", "metadata": {}}]}
-    await store.create(SCALED_OBJECTS, obj("keda.sh/v1alpha1", "ScaledObject", "queue", kafka))
-    await store.create(SCALED_OBJECTS, obj("keda.sh/v1alpha1", "ScaledObject", "second", kafka))
+    push = [{"type": "external-push", "metadata": {"interceptorRoute": "none"}}]
+    other = {"scaleTargetRef": {"name": "shop", "kind": "Rollout", "apiVersion": "x/v1"}, "triggers": push}
+    await store.create(SCALED_OBJECTS, obj("keda.sh/v1alpha1", "ScaledObject", "queue", other))
+    await store.create(SCALED_OBJECTS, obj("keda.sh/v1alpha1", "ScaledObject", "second", other))
+    kafka = {"scaleTargetRef": {"name": "other"}, "triggers": [{"type": "kafka", "metadata": {}}]}
+    await store.create(SCALED_OBJECTS, obj("keda.sh/v1alpha1", "ScaledObject", "third", kafka))
     await store.create(HTTP_SCALED_OBJECTS, scaled(scaleTargetRef={"name": "b", "service": "b", "port": 80}))
 
     await targets.tick()
@@ -176,7 +179,8 @@ async def test_scaled_objects_say_whether_they_are_followed(store, targets):
     names = ("queue", "second", "web")
     first, second, web = [condition(await store.get(SCALED_OBJECTS, "n", name)) for name in names]
     assert (first["status"], first["reason"]) == ("False", "ScaledObjectCheckFailed")
-    assert "not followed on this machine" in first["message"]
+    assert "there is no InterceptorRoute n/none" in first["message"]
+    assert not (await store.get(SCALED_OBJECTS, "n", "third")).get("status")  # other triggers are not its own
     assert "is scaled by ScaledObject queue already" in second["message"]
     assert (web["status"], web["reason"]) == ("True", "ScaledObjectReady")
     version = (await store.get(SCALED_OBJECTS, "n", "web"))["metadata"]["resourceVersion"]
@@ -408,6 +412,7 @@ async def test_the_rules_for_a_function_are_handed_on_until_they_are_gone(store,
 
     by = targets.of("n/f")
     assert by is not None
+    assert by.policy is not None
     assert by.owner == "ScaledObject n/s"
     assert (by.policy.concurrency_target, by.policy.keda.min_replicas, by.policy.keda.max_replicas) == (
         5,

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from pelton.model.component import ComponentSpec
 from pelton.model.desired import ScaledBy, Scaling
 from pelton.model.function import (
     BehaviorRules,
+    DaprTrigger,
     Fallback,
     Function,
     HpaBehavior,
@@ -26,9 +28,11 @@ from pelton.model.function import (
     Triggers,
 )
 from pelton.model.scaling import Behavior, DirectionRules, HttpScaling, KedaPolicy, RateLimit
-from pelton.plan.scaling import handed_over, plan_scaling
+from pelton.plan.scaling import handed_over, plan_scaling, read_triggers
 
 DOMAIN = "autoscaling.knative.dev/"
+
+EVENTS = (DaprTrigger(name="in", topic="a"),)
 
 
 def scaling(
@@ -36,6 +40,7 @@ def scaling(
     *,
     own: dict[str, str] | None = None,
     engine: str = "",
+    dapr: tuple[DaprTrigger, ...] = (),
     **options: Any,
 ):
     function = Function(
@@ -43,7 +48,7 @@ def scaling(
         namespace="d",
         annotations={DOMAIN + key: value for key, value in (own or {}).items()},
         serving=Serving(
-            triggers=Triggers(http=HttpTrigger(port=8080, engine=engine)),
+            triggers=Triggers(http=HttpTrigger(port=8080, engine=engine), dapr=dapr),
             annotations={DOMAIN + key: value for key, value in (notes or {}).items()},
             scale_options=ScaleOptions(**options) if options else None,
         ),
@@ -172,6 +177,7 @@ def test_http_add_on_sets_target_and_cooldown():
 
 def test_lag_comes_from_the_first_trigger_that_counts_events():
     made, _, problems, partial = scaling(
+        dapr=EVENTS,
         keda=KedaOptions(
             triggers=(
                 KedaTrigger(type="cron"),
@@ -179,12 +185,66 @@ def test_lag_comes_from_the_first_trigger_that_counts_events():
                 KedaTrigger(type="stan", metadata={"lagThreshold": "50"}),
             ),
             scaled_object=ScaledObject(polling_interval_s=15, cooldown_period_s=30),
-        )
+        ),
     )
 
     assert problems == []
     assert (made.lag_threshold, made.activation_lag_threshold, made.cooldown_s) == (20.0, 3.0, 30.0)
-    assert [path for path, _ in partial] == ["spec.serving.scaleOptions.keda.triggers[0]"]
+    assert partial == []
+    assert made.triggered is not None
+    assert [(one.name, one.type) for one in made.triggered.triggers] == [("s0-cron", "cron")]
+    assert (made.triggered.cooldown_s, made.triggered.polling_s, made.own_pace) == (30.0, 15.0, False)
+
+
+KAFKA = ComponentSpec(type="pubsub.kafka", version="v1")
+
+
+@pytest.mark.parametrize(
+    ("dapr", "metadata", "read"),
+    [
+        ((), {}, True),
+        ((DaprTrigger(name="in", topic="a"),), {}, False),
+        ((DaprTrigger(name="in", topic="a"),), {"topic": "a"}, False),
+        ((DaprTrigger(name="in", topic="a"),), {"topic": "other"}, True),
+        ((DaprTrigger(name="elsewhere", topic="a"),), {"topic": "other"}, False),
+    ],
+)
+def test_lag_of_what_the_function_takes_is_counted_and_not_read(dapr, metadata, read):
+    function = Function(
+        name="f",
+        namespace="d",
+        serving=Serving(
+            triggers=Triggers(dapr=dapr),
+            pubsub={"in": KAFKA},
+            scale_options=ScaleOptions(
+                keda=KedaOptions(triggers=(KedaTrigger(type="kafka", metadata=metadata),))
+            ),
+        ),
+    )
+
+    assert read_triggers(function) == ((0,) if read else ())
+    assert (plan_scaling(function)[0].triggered is not None) is read
+
+
+def test_triggers_keep_the_functions_bounds_and_fallback():
+    made, *_ = scaling(
+        min_replicas=1,
+        max_replicas=4,
+        keda=KedaOptions(
+            triggers=(KedaTrigger(type="prometheus"), KedaTrigger(type="cpu", metadata={"value": "60"})),
+            scaled_object=ScaledObject(fallback=Fallback(failure_threshold=3, replicas=2)),
+        ),
+    )
+
+    policy = made.triggered
+    assert policy is not None
+    assert policy.fallback is not None
+    assert (policy.min_replicas, policy.max_replicas, policy.fallback.replicas) == (1, 4, 2)
+    assert [(one.type, one.target, one.metric_type) for one in policy.triggers] == [
+        ("prometheus", 1.0, "AverageValue"),
+        ("cpu", 60.0, "Utilization"),
+    ]
+    assert (made.goes_by_usage, made.request) == (True, 1.0)
 
 
 def test_cooldown_follows_the_window_unless_it_is_given():
@@ -194,7 +254,7 @@ def test_cooldown_follows_the_window_unless_it_is_given():
 @pytest.mark.parametrize("text", ["0", "-1", "many", "inf"])
 def test_bad_lag_threshold_is_a_problem(text):
     _, _, (problem,), _ = scaling(
-        keda=KedaOptions(triggers=(KedaTrigger(type="kafka", metadata={"lagThreshold": text}),))
+        dapr=EVENTS, keda=KedaOptions(triggers=(KedaTrigger(type="kafka", metadata={"lagThreshold": text}),))
     )
 
     assert problem.path == "spec.serving.scaleOptions.keda.triggers[0].metadata.lagThreshold"

@@ -12,7 +12,7 @@ from typing import Any
 
 from pelton.autoscale.hpa import Reading
 from pelton.autoscale.policy import read_policy
-from pelton.model.scaler import ScalerReading
+from pelton.model.scaler import ScalerReading, trigger_name
 from pelton.model.scaling import KedaPolicy, TriggerTarget
 
 __all__ = ["Readings", "joined", "names_of", "policy_of"]
@@ -26,7 +26,8 @@ _RESOURCES = ("cpu", "memory")
 def names_of(triggers: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Return a name per trigger as written: its own, else `s<index>-<type>`."""
     return tuple(
-        str(one.get("name") or f"s{index}-{one.get('type', '')}") for index, one in enumerate(triggers)
+        trigger_name(index, str(one.get("type") or ""), str(one.get("name") or ""))
+        for index, one in enumerate(triggers)
     )
 
 

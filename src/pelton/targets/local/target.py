@@ -96,6 +96,15 @@ class LocalTarget:
         found: dict[str, dict[str, int]] = await self._node.call("intercepted", {}, timeout_s=5.0)
         return found
 
+    async def scalers(self, owners: dict[str, Any]) -> dict[str, Any]:
+        """Have triggers read, those of all owners; returns owner -> last round.
+
+        Args:
+            owners: Owner -> triggers, polling_s and cached; None for the same as before.
+        """
+        found: dict[str, Any] = await self._runtime.call("scalers", {"owners": owners}, timeout_s=5.0)
+        return found
+
     def routes(self) -> dict[str, Route]:
         """Return the routes of functions that were applied, by `namespace/name`."""
         return {one.route.key: one.route for one in self._applied.values() if one.route is not None}

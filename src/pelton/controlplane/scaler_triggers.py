@@ -1,7 +1,7 @@
 """Triggers with everything that other objects add to them: authentications, Secrets, ConfigMaps, environment.
 
 `resolve` fetches the objects and hands them to `autoscale/scalers`, which says what they mean. Called by
-`cli/scaler.py` with files and, where a platform runs, its objects.
+`controlplane/facts.py` and `controlplane/trigger_targets.py` with the store, by `cli/scaler.py` with files.
 Source: contracts, autoscaling section 1.4.
 """
 

@@ -77,6 +77,7 @@ class _Scaled:
     boundary_at: float = 0.0
     active: bool | None = None
     active_since: str = ""  # RFC 3339 time of the last activity
+    missing: bool = False  # whether there is no such target
     original: int | None = None  # the target's number before the first decision
 
     @property
@@ -216,7 +217,8 @@ class TriggerTargets:
         notes = {key: text for key, text in (metadata.get("annotations") or {}).items() if ".keda.sh/" in key}
         seen_as = (metadata.get("uid"), spec, notes)
         now = self._clock.monotonic()
-        if known is not None and known.seen_as == seen_as and now - known.looked_at < _LOOK_AGAIN_S:
+        again_s = _TICK_S if known is not None and known.missing else _LOOK_AGAIN_S
+        if known is not None and known.seen_as == seen_as and now - known.looked_at < again_s:
             known.obj = obj
             return known
         resource = resource_of(spec["scaleTargetRef"])
@@ -225,22 +227,23 @@ class TriggerTargets:
         policy, problems = policy_of(spec, notes)
         if problems:
             raise _RefusedError("; ".join(f"spec.{path}: {message}" for path, message in problems))
-        resolved = await self._resolve(obj, resource)
+        target = await self._get(resource, metadata["namespace"], spec["scaleTargetRef"]["name"])
+        resolved = await self._resolve(obj, resource, target)
         if known is None or known.seen_as[0] != seen_as[0]:
             made = _Scaled(obj, policy, resource, resolved, seen_as, now, Keda(policy, now=now))
+            made.missing = target is None
             await self._recorder.record(obj, "KEDAScalersStarted", "Started scalers watch")
             return made
         if known.resolved.triggers != resolved.triggers or known.policy != policy:
             known.known, known.number = False, 0
             known.keda.adopt(policy)
         known.obj, known.policy, known.resource, known.resolved = obj, policy, resource, resolved
-        known.seen_as, known.looked_at = seen_as, now
+        known.seen_as, known.looked_at, known.missing = seen_as, now, target is None
         return known
 
-    async def _resolve(self, obj: Obj, resource: str) -> Resolved:
+    async def _resolve(self, obj: Obj, resource: str, target: Obj | None) -> Resolved:
         metadata, spec = obj["metadata"], obj["spec"]
         reference = spec["scaleTargetRef"]
-        target = await self._get(resource, metadata["namespace"], reference["name"])
         inner = (target or {}).get("spec") or {}
         pod_spec = (inner.get("template") or {}).get("spec")
         if resource == FUNCTIONS:
@@ -369,7 +372,10 @@ class TriggerTargets:
             failed="; ".join([*one.errors.values(), *problems]) or "a trigger could not be read",
             ignored="; ".join(problems),
         )
-        if problems and (one.resource == FUNCTIONS or one.number == 0):
+        if one.missing:
+            kind = one.obj["spec"]["scaleTargetRef"].get("kind") or "Deployment"
+            said[0] = refusal(f"there is no {kind} {one.target}")[0]
+        elif problems and (one.resource == FUNCTIONS or one.number == 0):
             said[0] = refusal("; ".join(problems))[0]
         elif one.resource == FUNCTIONS and one.errors:
             partial = "Unknown" if one.active else "False"

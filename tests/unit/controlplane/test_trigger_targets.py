@@ -233,6 +233,15 @@ async def test_secret_and_environment_reach_the_trigger(store, targets, runtime)
 async def test_function_gets_rules_and_triggers_and_nothing_is_written(store, targets, runtime, changed):
     function = {"name": "f", "kind": "Function", "apiVersion": "core.openfunction.io/v1beta2"}
     await create(store, scaleTargetRef=function, minReplicaCount=1, maxReplicaCount=4)
+    await store.create(
+        "functions.core.openfunction.io",
+        {
+            "apiVersion": "core.openfunction.io/v1beta2",
+            "kind": "Function",
+            "metadata": {"name": "f", "namespace": "n"},
+            "spec": {"image": "i"},
+        },
+    )
     runtime.read(25.0, owner="Function n/f")
 
     await targets.tick()
@@ -303,10 +312,11 @@ async def test_formula_and_targets_of_several_metrics(store, targets, runtime):
     ("spec", "said"),
     [
         ({"scaleTargetRef": {"name": "x", "kind": "Rollout", "apiVersion": "a/v1"}}, "not followed"),
-        ({"triggers": [{"type": "kafak", "metadata": {}}]}, 'there is no scaler "kafak"'),
+        ({"triggers": [REDIS]}, "there is no Deployment n/shop"),
     ],
 )
 async def test_what_is_not_followed_says_why(store, targets, spec, said):
+    """A trigger's own problems are told by the tests of authentications above."""
     await create(store, **spec)
 
     await targets.tick()

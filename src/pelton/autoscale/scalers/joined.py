@@ -1,7 +1,8 @@
 """From a ScaledObject's spec to a policy, and from what scalers read to the values that it decides by.
 
 Targets are known when a trigger has been read: an external scaler names its own. So a policy is made with
-stand-ins, and `joined` puts the targets in. Called by `cli/scaler`. Pure.
+stand-ins, and `joined` puts the targets in. Called by `controlplane/trigger_targets`,
+`controlplane/autoscaler` and `cli/scaler`. Pure.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The conditions of a ScaledObject in KEDA's words, and how they are written.
 
-Called by `controlplane/http_scaling.py`, `controlplane/trigger_targets.py` and `controlplane/scaled_jobs.py`.
+Called by `controlplane/http_scaling.py` and `controlplane/trigger_targets.py`.
 Source: contracts, autoscaling section 1.1.
 """
 

@@ -25,6 +25,7 @@ from pelton.cli.tables import SCALERS
 from pelton.clock import SystemClock
 from pelton.errors import PeltonError
 from pelton.model.scaler import ScalerTrigger
+from pelton.plan.aliases import Aliases
 from pelton.proto import externalscaler_pb2 as pb
 from tests.contract.nats_server import NatsServer
 from tests.services.server import free_port
@@ -534,6 +535,20 @@ class TestExternal:
             assert "GetMetrics" in await failure("external", {"scalerAddress": address})
         gone = {"scalerAddress": f"127.0.0.1:{free_port()}"}
         assert "UNAVAILABLE" in await failure("external", gone)
+
+
+async def test_alias_stands_for_a_host_of_a_cluster(api):
+    api.answers["/m"] = (200, {"n": 5})
+    metadata = {"url": "http://metrics.team:80/m", "valueLocation": "n", "targetValue": "4"}
+    aliases = Aliases({"metrics.team": api.url.removeprefix("http://")})
+
+    scaler = make_scaler(
+        ScalerTrigger(name="s0", type="metrics-api", metadata=metadata), SystemClock(), aliases
+    )
+
+    (found,) = await scaler.read()
+    await scaler.close()
+    assert found.value == 5.0
 
 
 async def test_cron_reads_the_clock():

@@ -49,6 +49,7 @@ from pelton.notify.pipeline import Options, Pipeline
 from pelton.notify.records import Records
 from pelton.notify.silences import SilenceBook
 from pelton.notify.verify import verify_routes
+from pelton.plan.aliases import Aliases
 from pelton.ports import Binding, Bus, Message, StateStore
 
 __all__ = ["Runtime", "main"]
@@ -144,7 +145,12 @@ class Runtime:
             home / "spool", home / "logs", publish=self._publish_log, clock=self._clock
         )
         self._wanted: dict[str, Desired] = {}
-        self._scalers = ScalerPool(make=make_scaler, clock=self._clock, heard=self._read)
+        aliases = Aliases(settings.aliases)
+        self._scalers = ScalerPool(
+            make=lambda trigger, clock: make_scaler(trigger, clock, aliases),
+            clock=self._clock,
+            heard=self._read,
+        )
 
     async def run(self) -> None:
         """Serve until SIGTERM."""

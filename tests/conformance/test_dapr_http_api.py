@@ -3,13 +3,18 @@
 import base64
 import json
 import threading
+from urllib.parse import quote
 
 import httpx
 import pytest
 
+from pelton.clock import SystemClock
 from pelton.compat.dapr.apps import App
-from pelton.model.dapr import ApiRule, DaprConfiguration, SecretScope
+from pelton.compat.dapr.invocation import AppInvocation
+from pelton.compat.dapr.resiliency import Calls
+from pelton.model.dapr import ApiRule, DaprConfiguration, HttpEndpoint, SecretScope
 from pelton.model.invocation import Reply
+from pelton.plan.resiliency import Policies
 from tests.conformance.dapr_api import Api, component
 
 LIMITED = App(
@@ -479,3 +484,42 @@ def wait_until(test):
             return
         waiting.wait(0.02)
     raise AssertionError("it did not happen")
+
+
+# ---- addresses outside -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def invoking(api):
+    async def set_invocation(value):
+        api.runtime.invocation = value
+
+    async def made():
+        return AppInvocation(
+            api.runtime.apps,
+            policies=lambda app: Policies([], app.app_id),
+            calls=Calls(SystemClock(), lambda: 0.5),
+            endpoints=api.runtime.endpoints,
+        )
+
+    api.call(set_invocation(api.call(made())))
+    yield
+    api.call(set_invocation(None))
+
+
+def test_urls_and_named_endpoints_are_invoked(http, api, invoking):
+    url = api.url("limited")
+    api.runtime.endpoints.known = {("", "near"): HttpEndpoint(name="near", base_url=url)}
+
+    answers = [
+        http.get(f"/v1.0/invoke/{target}/method/v1.0/metadata")
+        for target in (url, quote(url, safe=""), "near")
+    ]
+    by_header = http.get("/v1.0x/healthz", headers={"dapr-app-id": "near"})
+    unknown = http.get("/v1.0/invoke/nobody/method/x")
+    nameless = http.get("/v1.0/invoke/")
+
+    assert [answer.json()["id"] for answer in answers] == ["limited"] * 3
+    assert by_header.json()["message"] == "there is nothing at /v1.0x/healthz"
+    assert fault(unknown) == (500, "ERR_DIRECT_INVOKE", [])
+    assert fault(nameless) == (404, "ERR_DIRECT_INVOKE", [])

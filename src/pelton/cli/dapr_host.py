@@ -133,7 +133,12 @@ class DaprHost:
         )
         self.runtime.streams = self.callbacks.streams
         self.runtime.invocation = AppInvocation(
-            self.runtime.apps, policies=self._policies, calls=calls, find=find, traces=traces
+            self.runtime.apps,
+            policies=self._policies,
+            calls=calls,
+            find=find,
+            endpoints=self.runtime.endpoints,
+            traces=traces,
         )
         self._resources = Resources()
         self._open: dict[str, _Open] = {}

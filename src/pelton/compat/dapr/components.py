@@ -334,8 +334,16 @@ class Components:
         found = await self.component(app, resource.name)
         return found if found is not None else await self._resolve(app, resource)
 
+    async def settings(self, app: App, resource: ComponentResource) -> dict[str, str]:
+        """Return name -> value of metadata as an app has them, secrets and templates filled in.
+
+        Raises:
+            ComponentError: A secret or variable that they refer to is missing.
+        """
+        return {item.name: await self._value(app, resource, item) for item in resource.spec.metadata}
+
     async def _resolve(self, app: App, resource: ComponentResource) -> Component:
-        metadata = {item.name: await self._value(app, resource, item) for item in resource.spec.metadata}
+        metadata = await self.settings(app, resource)
         return Component(
             namespace=resource.namespace or app.namespace,
             name=resource.name,

@@ -23,12 +23,14 @@ from pelton.compat.dapr.access import allows
 from pelton.compat.dapr.apps import App, AppRegistry, RegisteredApp
 from pelton.compat.dapr.channel import AppUnreachableError
 from pelton.compat.dapr.channel_grpc import CALLBACK, GrpcChannel
+from pelton.compat.dapr.endpoints import Endpoints, Outside
 from pelton.compat.dapr.faults import Code, Fault
 from pelton.compat.dapr.grpc_codes import grpc_code
 from pelton.compat.dapr.ports import AsgiReceive, AsgiScope, AsgiSend, Hop, Traces
 from pelton.compat.dapr.proxy import handler_for, passable
 from pelton.compat.dapr.replicas import Replicas
 from pelton.compat.dapr.resiliency import BreakerOpenError, Calls, Failure
+from pelton.errors import PeltonError
 from pelton.model.dapr import AccessControl
 from pelton.model.invocation import Headers, Invocation, Reply
 from pelton.plan.resiliency import SERVICE_RETRIES, Policies
@@ -65,7 +67,7 @@ class Target:
 
     Attributes:
         app_id, namespace: Which.
-        channel: The way to it.
+        channel: The way to it: `replicas.Replicas`, or for calls over HTTP what `endpoints.py` gives.
         speaks_grpc: Whether it is called by OnInvoke.
         healthy: What its probes said.
         access: Who may call it; None for everybody.
@@ -73,7 +75,7 @@ class Target:
 
     app_id: str
     namespace: str
-    channel: Replicas
+    channel: Replicas | Outside
     speaks_grpc: bool = False
     healthy: bool = True
     access: AccessControl | None = None
@@ -85,6 +87,7 @@ class AppInvocation:
     Args:
         registry: Apps of this runtime.
         find: Returns a target elsewhere by namespace and app id, None for an unknown one.
+        endpoints: Addresses outside; None for none.
         policies: Returns the resiliency policies of a calling app.
         calls: Carries calls out under them.
         traces: Begins hops; None traces nothing.
@@ -97,12 +100,14 @@ class AppInvocation:
         policies: Callable[[App], Policies],
         calls: Calls,
         find: Callable[[str, str], Awaitable[Target | None]] | None = None,
+        endpoints: Endpoints | None = None,
         traces: Traces | None = None,
     ) -> None:
         self._registry = registry
         self._policies = policies
         self._calls = calls
         self._find = find
+        self._endpoints = endpoints
         self._traces = traces
 
     # -- HTTP ------------------------------------------------------------------------------------------------
@@ -277,6 +282,8 @@ class AppInvocation:
             target = await self._target(caller.app, name if isinstance(name, str) else name.decode())
             self._check(target, caller.app, method, "")
             found.append(target)
+            if not isinstance(target.channel, Replicas):
+                raise _refused(f"{name!r} is called over HTTP only", code=Code.INVALID_ARGUMENT)
             return target.channel
 
         return handler_for(
@@ -288,6 +295,13 @@ class AppInvocation:
     # -- both ------------------------------------------------------------------------------------------------
 
     async def _target(self, caller: App, name: str) -> Target:
+        if self._endpoints is not None:
+            try:
+                outside = await self._endpoints.channel(caller, name)
+            except PeltonError as exc:
+                raise _refused(f"fail to invoke, id: {name}, err: {exc.message}") from exc
+            if outside is not None:
+                return Target(app_id=name, namespace=caller.namespace, channel=outside)
         app_id, dot, namespace = name.partition(".")
         if "." in namespace or not app_id or (dot and not namespace):
             raise _refused(f"invalid target {name!r}: an app id, or app id and namespace with a dot between")

@@ -56,7 +56,7 @@ def described(runtime: DaprRuntime, registered: RegisteredApp) -> dict[str, Any]
         ],
         "httpEndpoints": [
             {"name": each.name}
-            for each in runtime.endpoints.values()
+            for each in runtime.endpoints.known.values()
             if each.namespace in {"", app.namespace} and (not each.scopes or app.app_id in each.scopes)
         ],
         "resiliencies": [

@@ -13,6 +13,7 @@ from pelton.clock import Clock
 from pelton.compat.dapr.apps import AppRegistry, RegisteredApp
 from pelton.compat.dapr.blocks import Bindings, Configurations, Locks, Secrets
 from pelton.compat.dapr.components import Components
+from pelton.compat.dapr.endpoints import Endpoints
 from pelton.compat.dapr.guard import Guard
 from pelton.compat.dapr.ports import Drivers, Invocation, TopicStreams, Traces
 from pelton.compat.dapr.publishing import Publishing
@@ -45,7 +46,7 @@ class DaprRuntime:
         apps, components: What there is.
         topics, states, bindings, secrets, configurations, locks: The blocks.
         invocation, streams: Set by whoever calls apps; None answers UNIMPLEMENTED.
-        endpoints: HTTPEndpoints by (namespace, name).
+        endpoints: HTTPEndpoints, and the ways to them.
         resiliencies: All Resiliency objects.
         outbound_ready: Whether apps may call; False until the components are known.
         version: As above.
@@ -79,7 +80,7 @@ class DaprRuntime:
         self.locks = Locks(self.components, self._guard)
         self.invocation: Invocation | None = None
         self.streams: TopicStreams | None = None
-        self.endpoints: dict[tuple[str, str], HttpEndpoint] = {}
+        self.endpoints = Endpoints(self.components, {})
         self.resiliencies: tuple[Resiliency, ...] = ()
         self.outbound_ready = False
         self.apps.listen(self._app_changed)
@@ -100,13 +101,14 @@ class DaprRuntime:
         """Make these the resources; what did not change stays as it is. From then on apps may call."""
         self.resiliencies = tuple(resiliencies)
         self._guard.set_policies(self.resiliencies)
-        self.endpoints = {(each.namespace, each.name): each for each in endpoints}
+        self.endpoints.known = {(each.namespace, each.name): each for each in endpoints}
         self.components.sync(components)
         self.outbound_ready = True
 
     async def close(self) -> None:
         """End subscriptions to settings and close all drivers; the ports are closed before."""
         await self.configurations.close()
+        await self.endpoints.close()
         await self.components.close()
 
     def _app_changed(self, registered: RegisteredApp, there: bool) -> None:

@@ -1,8 +1,8 @@
 """The generated pages of docs/reference, and the checks of all pages: links, file names, drift.
 
 `cli.md` is typer's own help, `errors.md` is read from the error classes, `conventions.md` from the FACTS
-of `compat/`; nobody edits them by hand. Run through `scripts/docs`; `tests/test_docs.py` calls the same
-functions.
+of `compat/`, `components.md` from the table of component types; nobody edits them by hand. Run through
+`scripts/docs`; `tests/test_docs.py` calls the same functions.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pelton.apiserver
 from pelton import errors
 from pelton.cli.main import app
 from pelton.cli.tables import CONVENTIONS, resolve_convention
+from pelton.manifest import component_types
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGES: Final = ("*.md", "docs/**/*.md", "examples/**/*.md", "bench/**/*.md")
@@ -173,6 +174,63 @@ def conventions_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def components_page() -> str:
+    """Return docs/reference/components.md: types of components and their metadata."""
+    sections = {
+        "pubsub": "Pub/sub",
+        "bindings": "Bindings",
+        "state": "State stores",
+        "configuration": "Configuration stores",
+        "lock": "Locks",
+        "secretstores": "Secret stores",
+    }
+    parts = [
+        "# Components",
+        _GENERATED.format(source="src/pelton/manifest/component_types.py"),
+        "Types and metadata are Dapr's where nothing else is said. Keys are taken in any case, durations as\n"
+        "Go writes them or as plain seconds, booleans as `true`, `1`, `yes` or `on`. A value is written as\n"
+        "`value`, taken from a Secret by `secretKeyRef`, or from a variable of the platform by `envRef`;\n"
+        "`{namespace}` and `{appID}` in it are filled in. A key that its type does not know has no effect,\n"
+        "and `pelton apply` says so.",
+    ]
+    for category, title in sections.items():
+        parts.append(f"## {title}")
+        if common := component_types.CATEGORIES[category]:
+            parts += ["Every type of this section also takes:", _settings_table(common)]
+        for kind in component_types.TYPES:
+            if kind.names[0].partition(".")[0] == category:
+                parts += _component_type(kind)
+    return "\n\n".join(parts) + "\n"
+
+
+def _component_type(kind: component_types.ComponentType) -> Iterator[str]:
+    first, *others = kind.names
+    yield f"### {first}"
+    said = [kind.does]
+    if kind.roles:
+        said.append(f"Use: {' and '.join(kind.roles)}.")
+    if kind.extra:
+        said.append(f"Needs `pelton[{kind.extra}]`.")
+    if others:
+        said.append(f"Also written {' and '.join(f'`{each}`' for each in others)}.")
+    yield " ".join(said)
+    if kind.settings:
+        yield _settings_table(kind.settings)
+    if kind.request:
+        asked = "; ".join(f"`{key}`: {does}" for key, does in kind.request.items())
+        yield f"Metadata of a request, message or subscription: {asked}."
+
+
+def _settings_table(settings: Sequence[component_types.Setting]) -> str:
+    return _table(
+        ("metadata", "meaning", "default"),
+        [
+            (f"`{each.name}`" + (", required" if each.required else ""), each.does, each.default or " ")
+            for each in settings
+        ],
+    )
+
+
 def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
@@ -183,6 +241,7 @@ def generated() -> dict[str, str]:
     return {
         "docs/reference/cli.md": cli_page(),
         "docs/reference/conventions.md": conventions_page(),
+        "docs/reference/components.md": components_page(),
         "docs/reference/errors.md": errors_page(),
     }
 

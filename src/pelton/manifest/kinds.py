@@ -28,6 +28,7 @@ from pelton.manifest import (
     openfunction_networking,
     openfunction_revisions,
 )
+from pelton.manifest.component_types import component_advice
 from pelton.manifest.fields import (
     Decoded,
     Field,
@@ -245,6 +246,7 @@ KINDS: tuple[Kind, ...] = (
         singular="component",
         columns=(_AGE,),
         verbs=cast(Verbs, dapr),
+        advice=component_advice,
         doc="An outside system by type and settings, which functions refer to by name.",
         spec=dapr.STANDALONE_SPEC,
         beside=dapr.BESIDE,

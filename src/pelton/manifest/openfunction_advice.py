@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pelton.manifest.component_types import metadata_advice
 from pelton.manifest.fields import Problem, describe, either, nearest, render_path
 from pelton.model.function import Build, Function, HttpTrigger, ScaleOptions, Serving
 
@@ -119,6 +120,10 @@ def _build(build: Build) -> Iterator[Problem]:
 
 
 def _serving(serving: Serving) -> Iterator[Problem]:
+    for field in ("bindings", "pubsub", "states"):
+        for name, spec in getattr(serving, field).items():
+            if spec is not None:
+                yield from metadata_advice(spec, render_path(("spec", "serving", field, name)))
     triggers = serving.triggers
     http = triggers.http if triggers is not None else None
     dapr = triggers.dapr if triggers is not None else ()

@@ -24,7 +24,7 @@ from pelton.apiserver.store import SqliteStore
 from pelton.apiserver.tokens import either, fixed
 from pelton.builders.build import build
 from pelton.builders.collect import BUNDLE_GRACE_S, Collector
-from pelton.cli import metrics
+from pelton.cli import kafka_topics, metrics
 from pelton.cli.dapr_feed import DaprFeed, SecretEntries
 from pelton.cli.dapr_ports import AppPortBook
 from pelton.cli.home import Home, Settings
@@ -35,6 +35,7 @@ from pelton.cli.token import token_file
 from pelton.clock import Clock
 from pelton.controlplane.decisions import DecisionLog
 from pelton.controlplane.http_scaling import HttpTargets
+from pelton.controlplane.kafka_topics import KafkaTopics
 from pelton.controlplane.reconciler import Reconciler
 from pelton.controlplane.routes import Routes
 from pelton.controlplane.services import ServiceKeeper
@@ -146,6 +147,7 @@ class ControlPlane:
                     asyncio.create_task(self._collect(reconciler), name="collector"),
                     asyncio.create_task(targets.run(), name="intercepted workloads"),
                     asyncio.create_task(triggers.run(), name="triggers"),
+                    asyncio.create_task(self._kafka_topics(store).run(), name="Kafka topics"),
                 ]
                 try:
                     yield server.url
@@ -218,6 +220,11 @@ class ControlPlane:
                 if not collector.waiting_for_bundles:
                     break
                 await self._clock.sleep(BUNDLE_GRACE_S)
+
+    def _kafka_topics(self, store: SqliteStore) -> KafkaTopics:
+        ensure = kafka_topics.asking(self._target.ask_runtime)
+        aliases = Aliases(self._settings.aliases)
+        return KafkaTopics(store, ensure, aliases=aliases, clock=self._clock)
 
     def _routes(self, store: SqliteStore) -> Routes:
         settings = self._settings

@@ -21,7 +21,7 @@ import uvloop
 
 from pelton import log
 from pelton.apiserver.server import ApiServer
-from pelton.cli import cyclic_gc
+from pelton.cli import cyclic_gc, kafka_topics
 from pelton.cli.buses import open_bus
 from pelton.cli.dapr_platform import DaprPlatform
 from pelton.cli.home import Home, Settings
@@ -210,6 +210,7 @@ class Runtime:
                     "problems": self._problems,
                     "stats": self._stats,
                     "scalers": self._read_for,
+                    "kafka-topic": self._kafka_topic,
                 },
                 name="runtime-client",
             )
@@ -289,6 +290,9 @@ class Runtime:
             if key in owners
         ]
         return {"subscriptions": subscriptions, "notifications": self._pipeline.stats()}
+
+    async def _kafka_topic(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
+        return await kafka_topics.ensured(body)
 
     # -- the node --------------------------------------------------------------------------------------------
 

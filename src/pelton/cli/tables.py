@@ -33,6 +33,7 @@ __all__ = [
     "resolve_scaler",
     "resolve_sender",
     "resolve_state",
+    "resolve_topic_admin",
 ]
 
 CONVENTIONS: Final[Mapping[str, str]] = {
@@ -204,6 +205,11 @@ def resolve_secret_store(component_type: str) -> Any:
 def resolve_scaler(scaler_type: str) -> Any:
     """Import the class for a scaler's type; raises ComponentError that lists the known types."""
     return _attribute(SCALERS, scaler_type, "scaler")
+
+
+def resolve_topic_admin() -> Any:
+    """Import the class that manages Kafka's topics; raises ComponentError when its library is missing."""
+    return _attribute({"KafkaTopic": "pelton.drivers.kafka.topics:TopicAdmin"}, "KafkaTopic", "kind of topic")
 
 
 def resolve_sender(receiver_type: str) -> Any:

@@ -40,6 +40,8 @@ __all__ = ["Dispatcher", "FeedStats", "Unwrap", "to_event"]
 _EXTEND_S: Final = 5.0
 _MEASURE_S: Final = 0.5
 _AGAIN_S: Final = 1.0
+# Brokers that keep an order give a partition's events in a row: while those wait, others should be there.
+_AHEAD: Final = 4
 # Parked events wait as unacked messages of the retry consumer; the broker's window must not end the waiting.
 _RETRY_OPTIONS: Final = {"maxAckPending": "1000000"}
 
@@ -157,7 +159,7 @@ class _Feed:
             batches = bus.subscribe(
                 subscription.topic,
                 consumer=subscription.id,
-                max_in_flight=subscription.max_in_flight,
+                max_in_flight=subscription.max_in_flight * (1 if subscription.ordering == "none" else _AHEAD),
                 options=_options(subscription),
             )
             async with aclosing(cast(Any, batches)) as iterator:

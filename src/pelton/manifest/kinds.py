@@ -27,6 +27,7 @@ from pelton.manifest import (
     openfunction_core,
     openfunction_networking,
     openfunction_revisions,
+    strimzi,
 )
 from pelton.manifest.component_types import component_advice
 from pelton.manifest.fields import (
@@ -300,6 +301,25 @@ KINDS: tuple[Kind, ...] = (
         verbs=cast(Verbs, dapr_resiliency.RESILIENCY),
         doc="How often, how long and when no longer calls between apps and to components are tried.",
         beside=dapr_resiliency.RESILIENCY.beside,
+    ),
+    Kind(
+        group="kafka.strimzi.io",
+        version="v1beta2",
+        kind="KafkaTopic",
+        plural="kafkatopics",
+        singular="kafkatopic",
+        short_names=("kt",),
+        categories=("strimzi",),
+        status=True,
+        columns=(
+            Column("Cluster", "string", r".metadata.labels.strimzi\.io/cluster"),
+            Column("Partitions", "integer", ".spec.partitions"),
+            Column("Replication factor", "integer", ".spec.replicas"),
+            Column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
+        ),
+        verbs=cast(Verbs, strimzi.KAFKA_TOPIC),
+        observed=observed.KAFKA_TOPIC,
+        doc="A topic that has to exist in a Kafka cluster.",
     ),
     Kind(
         group="gateway.networking.k8s.io",

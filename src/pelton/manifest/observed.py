@@ -15,6 +15,7 @@ __all__ = [
     "FUNCTION",
     "GATEWAY",
     "HTTP_SCALED_OBJECT",
+    "KAFKA_TOPIC",
     "SCALED_JOB",
     "SCALED_OBJECT",
     "SERVING",
@@ -54,6 +55,12 @@ _CONDITION = Kept(
 _CONDITIONS = Field("conditions", "conditions", Items(_CONDITION), doc="What holds and what does not.")
 CONDITIONS: Table = (_number("observedGeneration", "Generation that this is about."), _CONDITIONS)
 """For kinds that have conditions only."""
+
+KAFKA_TOPIC: Table = (
+    *CONDITIONS,
+    _text("topicName", "Name of the topic in Kafka."),
+    _text("topicId", "The topic's id in Kafka."),
+)
 
 _PHASE = Kept(
     (

@@ -330,7 +330,7 @@ class Subscription:
     max_attempts: int = 5
     backoff_s: float = 0.5
     max_backoff_s: float = 60.0
-    max_in_flight: int = 4000
+    max_in_flight: int = 1000
     ordering: str = "partition"
     consumer: str = ""
     batch_size: int = 256

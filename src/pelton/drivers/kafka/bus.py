@@ -18,17 +18,16 @@ from typing import Any, Final, TypeVar
 from confluent_kafka import (
     ConsumerGroupTopicPartitions,
     IsolationLevel,
-    KafkaError,
     KafkaException,
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
-from confluent_kafka.cimpl import NewTopic
 
 from pelton import errors
 from pelton.drivers.kafka.consumer import Consumption, finish_all
 from pelton.drivers.kafka.publisher import Publisher
 from pelton.drivers.kafka.settings import KafkaSettings
+from pelton.drivers.kafka.topics import TopicAdmin
 from pelton.log import get
 from pelton.model.desired import Component
 from pelton.model.invocation import Delivered
@@ -75,6 +74,7 @@ class KafkaBus:
         self._settings = KafkaSettings.of(metadata, where=where)
         self._where = where
         self._publisher = Publisher(self._settings, where=where)
+        self._topics = TopicAdmin(metadata, where=where)
         self._active: dict[tuple[str, str], Consumption] = {}
         self._stalls: dict[tuple[str, int], int] = {}
         self._admin: AdminClient | None = None
@@ -178,7 +178,7 @@ class KafkaBus:
         self, name: str, *, partitions: int, replicas: int, config: Mapping[str, str]
     ) -> bool:
         """Create a topic; False when it exists already. Raises DeliveryError."""
-        return await self._ask(self._create_topic, name, partitions, replicas, dict(config))
+        return await self._topics.create(name, partitions=partitions, replicas=replicas, config=config)
 
     async def _ask(self, call: Callable[..., _T], *args: Any) -> _T:
         try:
@@ -231,17 +231,6 @@ class KafkaBus:
             for name, each in found
             if (each.topic, each.partition) in ends
         ]
-
-    def _create_topic(self, name: str, partitions: int, replicas: int, config: dict[str, str]) -> bool:
-        topic = NewTopic(name, num_partitions=partitions, replication_factor=replicas, config=config)
-        future = self._client().create_topics([topic], request_timeout=_ANSWER_S)[name]
-        try:
-            future.result()
-        except KafkaException as exc:
-            if exc.args and exc.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
-                return False
-            raise
-        return True
 
 
 class KafkaBinding:

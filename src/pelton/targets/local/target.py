@@ -66,6 +66,10 @@ class LocalTarget:
         await self._node.call("apply", body, timeout_s=_APPLY_TIMEOUT_S)
         await self._runtime.call("apply", body, timeout_s=_APPLY_TIMEOUT_S)
 
+    async def ask_runtime(self, op: str, body: dict[str, Any]) -> Any:
+        """Call an operation of the runtime; raises PeltonError, ConnectionError or TimeoutError."""
+        return await self._runtime.call(op, body, timeout_s=_APPLY_TIMEOUT_S)
+
     async def remove(self, namespace: str, name: str) -> None:
         """Take all parts of a Function away: first what feeds it, then its workers."""
         self._applied.pop((namespace, name), None)

@@ -33,7 +33,7 @@ async def test_topic_is_made_grows_and_is_configured(kafka, name):
     async with asyncio.timeout(10):
         while True:
             found = await admin.find(name)
-            if found.partitions == 5 and found.config == {"max.message.bytes": "2000000"}:
+            if found and found.partitions == 5 and found.config == {"max.message.bytes": "2000000"}:
                 break
             await asyncio.sleep(0.05)
     assert more["problem"] == more["error"] == ""

@@ -173,6 +173,11 @@ class Home:
         return self.path / "notifications.db"
 
     @property
+    def log_rules(self) -> Path:
+        """What rules on logs have counted."""
+        return self.path / "log-rules.db"
+
+    @property
     def pki(self) -> Path:
         """CA and leaf of the API server."""
         return self.path / "pki"

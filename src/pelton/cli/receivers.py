@@ -29,6 +29,7 @@ _KINDS = (
         f"{plural}.notification.kubesphere.io"
         for plural in ("configs", "notificationmanagers", "routers", "silences")
     ),
+    "logrules.pelton.dev",
 )
 
 DEFAULT_NAMESPACE = "default"
@@ -90,7 +91,12 @@ class ReceiverFeed:
         """Send the present state once."""
         items = [item for kind in _KINDS for item in (await self._store.list(kind))[0]]
         default = secret_namespace(items)
-        references = {each for item in items for each in _references(item.get("spec"), default)}
+        references = {
+            each
+            for item in items
+            # What a LogRule names is in its own namespace; the others have none.
+            for each in _references(item.get("spec"), item["metadata"].get("namespace") or default)
+        }
         texts = {each for item in items for each in _texts(item, default)}
         self._used = {(_SECRETS, namespace, name) for namespace, name, _ in references}
         self._used |= {(_CONFIG_MAPS, namespace, name) for namespace, name in texts}
@@ -144,7 +150,8 @@ def _references(value: Any, default: str) -> Iterator[tuple[str, str, str]]:
         reference = value.get("secretKeyRef")
         if isinstance(reference, dict):
             namespace = str(reference.get("namespace") or default)
-            yield namespace, str(reference.get("name", "")), str(reference.get("key", ""))
+            name = str(reference.get("name", ""))
+            yield namespace, name, str(reference.get("key") or name)
         for entry in value.values():
             yield from _references(entry, default)
     elif isinstance(value, list):

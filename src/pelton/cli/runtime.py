@@ -25,6 +25,7 @@ from pelton.cli import cyclic_gc, kafka_topics
 from pelton.cli.buses import open_bus
 from pelton.cli.dapr_platform import DaprPlatform
 from pelton.cli.home import Home, Settings
+from pelton.cli.rule_brokers import with_brokers
 from pelton.cli.runtime_alerts import AlertObjects
 from pelton.cli.scalers import make_scaler
 from pelton.cli.tables import SENDERS, resolve_driver, resolve_sender, resolve_state
@@ -40,13 +41,16 @@ from pelton.dataplane.states import States
 from pelton.drivers.logs import SpoolFollower
 from pelton.drivers.nats import JetStreamBus, is_embedded
 from pelton.model.desired import Component, Desired
+from pelton.model.matching import parse_matcher
 from pelton.model.scaler import ScalerTrigger
 from pelton.notify.alert_table import AlertTable
 from pelton.notify.alertmanager import alertmanager_routes
 from pelton.notify.group_store import GroupStore
 from pelton.notify.intake import create_app
+from pelton.notify.log_rules import LogRules
 from pelton.notify.pipeline import Options, Pipeline
 from pelton.notify.records import Records
+from pelton.notify.rule_store import RuleStore
 from pelton.notify.silences import SilenceBook
 from pelton.notify.verify import verify_routes
 from pelton.plan.aliases import Aliases
@@ -145,7 +149,14 @@ class Runtime:
             home / "spool", home / "logs", publish=self._publish_log, clock=self._clock
         )
         self._wanted: dict[str, Desired] = {}
-        aliases = Aliases(settings.aliases)
+        self._aliases = aliases = Aliases(settings.aliases)
+        self._log_rules = LogRules(
+            bus=self._bus,
+            bus_of=self._bus_of,
+            accept=self._pipeline.accept,
+            store=RuleStore(Home(Path(settings.home)).log_rules, power=settings.durability == "power"),
+            clock=self._clock,
+        )
         self._scalers = ScalerPool(
             make=lambda trigger, clock: make_scaler(trigger, clock, aliases),
             clock=self._clock,
@@ -190,6 +201,7 @@ class Runtime:
             app.state.stopping = asyncio.Event()
             await stack.enter_async_context(ApiServer(app, sock))
             await stack.enter_async_context(self._follower)
+            await stack.enter_async_context(self._log_rules)
             await self._dispatcher.start()
             stack.push_async_callback(self._invoker.close)
             stack.push_async_callback(self._outputs.close)
@@ -209,6 +221,7 @@ class Runtime:
                     "dapr-join": self._apps.join,
                     "problems": self._problems,
                     "stats": self._stats,
+                    "alert": self._alert,
                     "scalers": self._read_for,
                     "kafka-topic": self._kafka_topic,
                 },
@@ -262,6 +275,9 @@ class Runtime:
             silences=self._objects.silences,
             manager=self._objects.manager,
         )
+        self._log_rules.set_rules(
+            with_brokers(self._objects.log_rules, secret=self._objects.secret, aliases=self._aliases)
+        )
         return {}
 
     async def _dapr(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
@@ -271,6 +287,10 @@ class Runtime:
     async def _problems(self, _peer: wire.Peer, _body: Any) -> list[list[str]]:
         """Return [receiver, block, reason, sentence] per destination; the latter are "" without a problem."""
         return [[*place, *problem] for place, problem in self._pipeline.problems().items()]
+
+    async def _alert(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
+        wanted = [parse_matcher(text) for text in body["matchers"]]
+        return {"alerts": self._pipeline.explain(wanted, body["name"])}
 
     async def _stats(self, _peer: wire.Peer, _body: Any) -> dict[str, Any]:
         owners = {
@@ -289,7 +309,11 @@ class Runtime:
             for key, counters in self._dispatcher.stats().items()
             if key in owners
         ]
-        return {"subscriptions": subscriptions, "notifications": self._pipeline.stats()}
+        return {
+            "subscriptions": subscriptions,
+            "notifications": self._pipeline.stats(),
+            "logRules": self._log_rules.stats(),
+        }
 
     async def _kafka_topic(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
         return await kafka_topics.ensured(body)

@@ -13,7 +13,8 @@ from typing import Any, Final
 from pelton import log
 from pelton.cli.receivers import manager_of, secret_namespace
 from pelton.errors import PeltonError
-from pelton.manifest import notification, notification_routing
+from pelton.manifest import log_rule, notification, notification_routing
+from pelton.model.log_rule import LogRule
 from pelton.model.notification import ConfigMapKey, Credential, Receiver, SecretRef
 from pelton.model.notification_routing import Config, NotificationManager, Router, Silence
 from pelton.notify.alert import Alert
@@ -28,6 +29,7 @@ _DECODERS: Final[Mapping[str, Callable[[dict[str, Any]], tuple[Any, list[Any]]]]
     "Config": notification_routing.CONFIG.decode,
     "Router": notification_routing.ROUTER.decode,
     "Silence": notification_routing.SILENCE.decode,
+    "LogRule": log_rule.LOG_RULE.decode,
     "NotificationManager": notification_routing.NOTIFICATION_MANAGER.decode,
 }
 _log = log.get(__name__)
@@ -51,6 +53,7 @@ class AlertObjects:
         self.configs: list[Config] = []
         self.routers: list[Router] = []
         self.silences: list[Silence] = []
+        self.log_rules: list[LogRule] = []
         self.manager: NotificationManager | None = None
 
     def take(self, body: Mapping[str, Any]) -> None:
@@ -75,6 +78,7 @@ class AlertObjects:
         self._namespace = secret_namespace(items)
         self.receivers, self.configs = found["Receiver"], found["Config"]
         self.routers, self.silences = found["Router"], found["Silence"]
+        self.log_rules = found["LogRule"]
         self.manager = next(iter(found["NotificationManager"]), None)
 
     def secret(self, ref: SecretRef) -> str | None:

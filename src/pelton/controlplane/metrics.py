@@ -84,6 +84,7 @@ class _Collector:
         yield from self._gateway()
         yield from self._events()
         yield from self._alerts()
+        yield from self._log_rules()
         yield from self._parts()
         rows = [((name,), count) for name, count in sorted(self._facts.objects.items())]
         yield _gauge("pelton_objects", "Stored objects.", ("resource",), rows)
@@ -206,6 +207,8 @@ class _Collector:
             ("dead_batches", "Batches of alerts that could not be worked on.", "dead_batches"),
         ):
             yield _counter(f"pelton_alerts_{name}", text, (), [((), counted[key])])
+        if "groups" in counted:
+            yield from self._groups(counted["groups"])
         receivers = sorted(counted["receivers"].items())
         for name, text, key in (
             ("sent", "Notifications that the receiver took.", "sent"),
@@ -216,6 +219,32 @@ class _Collector:
             yield _counter(f"pelton_receiver_{name}", text, ("receiver", "block"), rows)
         held = [(tuple(name.split("/", 1)), counters["held"]) for name, counters in receivers]
         yield _gauge("pelton_receiver_held", "Notifications being sent.", ("receiver", "block"), held)
+
+    def _groups(self, counted: Mapping[str, Any]) -> Iterator[Metric]:
+        for name, text, key in (
+            ("told", "Looks at groups of alerts that told something.", "flushes"),
+            ("overflowed", "Alerts sent ungrouped, since there was no room.", "overflowed"),
+            ("trouble", "Failures of the disk or the bus while looking at groups.", "trouble"),
+        ):
+            yield _counter(f"pelton_alert_groups_{name}", text, (), [((), counted[key])])
+        yield _gauge("pelton_alert_groups", "Groups of alerts that exist.", (), [((), counted["groups"])])
+        yield _gauge("pelton_alert_groups_alerts", "Alerts in groups.", (), [((), counted["alerts"])])
+
+    def _log_rules(self) -> Iterator[Metric]:
+        rules = sorted((self._facts.runtime.get("logRules") or {}).items())
+        labels = ("namespace", "rule")
+        for name, text, key in (
+            ("records", "Log records that a rule looked at.", "records"),
+            ("matched", "Log records that counted.", "matched"),
+            ("failed", "Log records that an expression could not be evaluated for.", "failed"),
+            ("crowded", "Log records that counted but had no room for a group.", "crowded"),
+            ("alerts", "Alerts that began.", "fired"),
+            ("trouble", "Failures of a rule's broker or of the disk.", "trouble"),
+        ):
+            rows = [(tuple(rule.split("/", 1)), counted[key]) for rule, counted in rules]
+            yield _counter(f"pelton_log_rule_{name}", text, labels, rows)
+        firing = [(tuple(rule.split("/", 1)), counted["firing"]) for rule, counted in rules]
+        yield _gauge("pelton_log_rule_firing", "Alerts of a rule that fire.", labels, firing)
 
     def _parts(self) -> Iterator[Metric]:
         parts, usage = self._facts.parts, self._facts.usage

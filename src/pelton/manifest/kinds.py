@@ -21,6 +21,7 @@ from pelton.manifest import (
     keda,
     keda_http,
     keda_rules,
+    log_rule,
     notification,
     notification_routing,
     observed,
@@ -549,6 +550,20 @@ KINDS: tuple[Kind, ...] = (
         advice=keda_rules.authentication_advice,
         doc="Where triggers of all namespaces get their secret settings.",
         observed=observed.TRIGGER_AUTHENTICATION,
+    ),
+    Kind(
+        group="pelton.dev",
+        version="v1alpha1",
+        kind="LogRule",
+        plural="logrules",
+        singular="logrule",
+        columns=(
+            Column("Threshold", "integer", ".spec.threshold"),
+            Column("Window", "string", ".spec.window"),
+            _AGE,
+        ),
+        verbs=cast(Verbs, log_rule.LOG_RULE),
+        doc="Alerts out of log records: which count, and how many in what time make an alert.",
     ),
     Kind(
         group="http.keda.sh",

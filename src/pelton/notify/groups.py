@@ -264,6 +264,11 @@ class Groups:
         values = self._keys.get(key)
         return self._groups.get(values) if values is not None else None
 
+    def find(self, place: Place, alert: Alert) -> tuple[str, AlertGroup | None, Sent | None]:
+        """Return the key of the group that an alert belongs to, the group, and what it told last."""
+        key = group_key(place, labels_of(place, alert))
+        return key, self.get(key), self._sent.get(key)
+
     def last(self, key: str) -> Sent | None:
         """Return what a group told last, whether it still exists or not."""
         return self._sent.get(key)

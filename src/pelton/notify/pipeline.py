@@ -23,12 +23,14 @@ from pelton import log
 from pelton.clock import Clock
 from pelton.errors import PayloadTooLargeError, ProtocolError
 from pelton.manifest.notification_timing import inhibit_rules, resolve_timeout_s
+from pelton.model.matching import Matcher
 from pelton.model.notification import ConfigMapKey, Receiver, SecretRef
 from pelton.model.notification_routing import Config, NotificationManager, Router, Silence
-from pelton.notify.alert import Alert, fingerprint
+from pelton.notify.alert import Alert, identified
 from pelton.notify.alert_table import AlertTable, Tracked, track
 from pelton.notify.dead_letters import DEAD_ALERTS, dead_letter
 from pelton.notify.envelope import Batch, Notification, decode_batch, encode, encoded_size
+from pelton.notify.explaining import explain_all
 from pelton.notify.group_store import GroupStore
 from pelton.notify.grouping import aggregate, split
 from pelton.notify.groups import Place, labels_of
@@ -207,9 +209,7 @@ class Pipeline:
             DeliveryError: The broker did not take them.
         """
         options = self._options
-        manager = self._routing.manager
-        cluster = (manager.cluster if manager is not None else "") or options.cluster
-        alerts = [_identified(alert, cluster) for alert in alerts]
+        alerts = [self._identified(alert) for alert in alerts]
         sizes = {id(alert): encoded_size(alert) for alert in alerts}
         for alert in alerts:
             if (size := sizes[id(alert)]) > options.batch_max_bytes:
@@ -230,6 +230,11 @@ class Pipeline:
             self._counters.accepted_alerts += len(part)
             self._table.note(part, now=now, resolve_timeout_s=self._resolve_timeout_s)
         return alerts
+
+    def _identified(self, alert: Alert) -> Alert:
+        """Return an alert with the label `cluster` and the fingerprint of its labels."""
+        manager = self._routing.manager
+        return identified(alert, (manager.cluster if manager is not None else "") or self._options.cluster)
 
     def set_receivers(
         self,
@@ -316,6 +321,21 @@ class Pipeline:
             return Placed(tuple((receiver, dict(labels)) for receiver, labels in groups), kept)
 
         return placed
+
+    def explain(self, wanted: Sequence[Matcher], name: str = "") -> list[dict[str, Any]]:
+        """Say of alerts why they went where they went, and when they go next: `explaining.explain_all`."""
+        now = self._clock.now()
+        return explain_all(
+            wanted,
+            name,
+            known=[*self._table.firing(now), *self._timed.groups.alerts()],
+            identify=self._identified,
+            routing=self._routing,
+            muting=self._muting(now.timestamp()),
+            groups=self._timed.groups,
+            posted=self._book.get if self._book is not None else lambda _: None,
+            now=now.timestamp(),
+        )
 
     def silences_changed(self) -> None:
         """Look soon at what is held back: silences were posted or ended."""
@@ -557,19 +577,3 @@ class Pipeline:
     def _trouble(self, doing: str, error: Exception) -> None:
         self._counters.trouble += 1
         _log.warning("bus trouble doing=%s error=%s", doing, error)
-
-
-def _identified(alert: Alert, cluster: str) -> Alert:
-    """Return an alert with the label `cluster` and the fingerprint of its labels."""
-    labels = {"cluster": cluster} | alert.labels if cluster else alert.labels
-    # Spelt out: dataclasses.replace takes four times as long.
-    return Alert(
-        status=alert.status,
-        labels=labels,
-        annotations=alert.annotations,
-        starts_at=alert.starts_at,
-        ends_at=alert.ends_at,
-        generator_url=alert.generator_url,
-        fingerprint=fingerprint(labels),
-        upstream=alert.upstream,
-    )

@@ -35,7 +35,19 @@ NOTIFICATIONS = {
     "unmatched_alerts": 1,
     "notifications": 2,
     "dead_batches": 0,
+    "groups": {"flushes": 5, "overflowed": 0, "trouble": 1, "groups": 3, "alerts": 9},
     "receivers": {"ops/slack": {"sent": 2, "failed_attempts": 1, "dead": 0, "held": 1, "last_error": "x"}},
+}
+LOG_RULES = {
+    "shop/errors": {
+        "records": 9,
+        "matched": 4,
+        "failed": 1,
+        "crowded": 0,
+        "fired": 2,
+        "trouble": 0,
+        "firing": 1,
+    }
 }
 
 
@@ -50,7 +62,7 @@ def test_render_tells_what_node_runtime_gateway_and_kernel_said():
         Facts(
             parts=({"name": "node", "pid": 5, "state": "running", "restarts": 2},),
             node={"functions": [FUNCTION], "activator": {"overflowed": 1, "abandoned": 0}},
-            runtime={"subscriptions": [SUBSCRIPTION], "notifications": NOTIFICATIONS},
+            runtime={"subscriptions": [SUBSCRIPTION], "notifications": NOTIFICATIONS, "logRules": LOG_RULES},
             gateway={
                 "cluster.shop/cart.upstream_rq_total": 50,
                 "cluster.shop/cart:cart-1.upstream_rq_active": 2,
@@ -78,6 +90,10 @@ def test_render_tells_what_node_runtime_gateway_and_kernel_said():
         == 1
     )
     assert found["pelton_alerts_accepted_total"] == 4
+    assert found["pelton_alert_groups_told_total"] == 5
+    assert found["pelton_alert_groups_alerts"] == 9
+    assert found['pelton_log_rule_matched_total{namespace="shop",rule="errors"}'] == 4
+    assert found['pelton_log_rule_firing{namespace="shop",rule="errors"}'] == 1
     assert found['pelton_receiver_sent_total{block="slack",receiver="ops"}'] == 2
     assert found['pelton_part_restarts_total{part="node"}'] == 2
     assert found['pelton_part_cpu_seconds_total{part="node"}'] == 2.5

@@ -1,0 +1,87 @@
+"""Alerts out of logs without code, on a whole platform: functions' own output, and the rule on Kafka."""
+
+import json
+import urllib.request
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.connected, pytest.mark.timeout(120)]
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "19-log-alerts-kafka" / "log-rule.yaml"
+CODE = """
+def main(request):
+    print("ERROR cannot reach the database")
+    return "done"
+"""
+RULE = """
+apiVersion: pelton.dev/v1alpha1
+kind: LogRule
+metadata: {name: %(name)s, namespace: default}
+spec:
+  source: {functions: {namespace: default%(function)s}}
+  match: text.contains("ERROR")
+  groupBy: {function: "topic.split('.')[2]"}
+  threshold: %(threshold)d
+  resolveAfter: %(quiet)s
+"""
+
+
+def alerts(platform, name):
+    url = platform.endpoints["notify"] + f"/api/v2/alerts?filter=alertname={name}"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return json.loads(answer.read())
+
+
+def apply(platform, text):
+    return platform.cli("apply", "-f", "-", stdin=text)
+
+
+def test_a_functions_output_becomes_an_alert_that_ends(shared):
+    shared.apply("prints", CODE)
+    apply(shared, RULE % {"name": "many", "function": "", "threshold": 3, "quiet": "2s"})
+    apply(shared, RULE % {"name": "few", "function": ", name: prints", "threshold": 1, "quiet": "10m"})
+
+    def loud():
+        shared.request("prints")
+        return alerts(shared, "many") and alerts(shared, "few")
+
+    (few,) = shared.until("alerts", loud, every_s=0.2)
+
+    assert few["labels"]["function"] == "prints"
+    assert "cannot reach the database" in few["annotations"]["message"]
+    shared.until("the end", lambda: not alerts(shared, "many"))
+    assert alerts(shared, "few")
+    shared.cli("delete", "logrule", "few")
+    shared.until("the end of a rule that is gone", lambda: not alerts(shared, "few"))
+
+
+def test_the_examples_rule_counts_what_comes_by_kafka(shared, kafka):
+    from confluent_kafka import Producer
+
+    producer = Producer({"bootstrap.servers": kafka.address})
+    for number in range(40):
+        code = 500 if number % 4 == 0 else 200
+        record = {
+            "log": f'10.0.0.1 "GET /cart HTTP/1.1" {code} 12\n',
+            "time": datetime.now(UTC).isoformat(),
+            "kubernetes": {"pod_name": "web-1", "namespace_name": "shop"},
+        }
+        producer.produce("logs-e2e-rule", json.dumps(record).encode())
+    producer.produce("logs-e2e-rule", b"\xff not JSON")
+    producer.produce("logs-e2e-rule", None)
+    assert producer.flush(30) == 0
+    text = EXAMPLE.read_text().replace("${KAFKA_BROKERS}", kafka.address)
+
+    apply(shared, text.replace("topic: logs", "topic: logs-e2e-rule"))
+
+    (found,) = shared.until("the alert", lambda: alerts(shared, "ServerErrors"))
+    assert found["labels"] == {
+        "alertname": "ServerErrors",
+        "cluster": "default",
+        "namespace": "shop",
+        "pod": "web-1",
+        "severity": "critical",
+    }
+    assert found["annotations"]["message"].startswith("10 server errors of web-1, the last: 10.0.0.1")

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from pelton.apiserver.server import ApiServer
-from pelton.cli import tables
+from pelton.cli.dapr_drivers import drivers
+from pelton.cli.state_stores import StateStores
 from pelton.clock import SystemClock
 from pelton.compat.dapr.apps import App, RegisteredApp
 from pelton.compat.dapr.grpc_server import GrpcServer
@@ -48,7 +49,7 @@ class Api:
         bus: What `pubsub.in-memory` components publish on.
         ports: app id -> (HTTP port, gRPC port).
         common: Components that tests of a file share.
-        opened: Name of a component -> its driver, of stores.
+        opened: Name of a component -> its driver.
         jetstream: Makes the bus of `pubsub.jetstream` components.
     """
 
@@ -106,26 +107,15 @@ class Api:
 
     async def _serve(self) -> None:
         self.bus = MemoryBus()
-        drivers = Drivers(
-            open={
-                "pubsub": self._bus,
-                "bindings": self._binding,
-                "state": self._opener(tables.resolve_state, folder=self._folder),
-                "secretstores": self._opener(tables.resolve_secret_store),
-                "configuration": self._opener(tables.resolve_configuration),
-                "lock": self._opener(tables.resolve_lock),
-            },
-            types={
-                "pubsub": ["pubsub.in-memory", "pubsub.jetstream"],
-                "bindings": sorted(tables.OUTPUT_TYPES),
-                "state": list(tables.STATES),
-                "secretstores": list(tables.SECRET_STORES),
-                "configuration": list(tables.CONFIGURATIONS),
-                "lock": list(tables.LOCKS),
-            },
-        )
+        clock = SystemClock()
+        found = drivers(bus_of=self._bus, clock=clock, stores=StateStores(clock, self._folder))
+        noting = {category: self._noting(opener) for category, opener in found.open.items()}
         self.runtime = DaprRuntime(
-            drivers, clock=SystemClock(), query=state_query.run, version="1.2.3", **self._more
+            Drivers(open=noting, types=found.types),
+            clock=clock,
+            query=state_query.run,
+            version="1.2.3",
+            **self._more,
         )
         registered = [self.runtime.apps.put(app) for app in self._apps]
         self.registered = {each.app.app_id: each for each in registered}
@@ -158,13 +148,9 @@ class Api:
             return found
         return self.bus
 
-    async def _binding(self, wanted: Component) -> Any:
-        return tables.resolve_driver(wanted.type)(wanted)
-
-    def _opener(self, resolve: Any, **more: Any) -> Any:
+    def _noting(self, opener: Any) -> Any:
         async def opened(wanted: Component) -> Any:
-            found = resolve(wanted.type)(wanted, clock=SystemClock(), **more)
-            self.opened[wanted.name] = found
-            return found
+            self.opened[wanted.name] = await opener(wanted)
+            return self.opened[wanted.name]
 
         return opened

@@ -28,6 +28,7 @@ from pelton.cli.dapr_resources import (
 )
 from pelton.cli.dapr_settings import Served, settings_of
 from pelton.cli.home import Home
+from pelton.cli.state_stores import StateStores
 from pelton.clock import Clock, SystemClock
 from pelton.compat.dapr.apps import RegisteredApp
 from pelton.compat.dapr.callbacks import Settings
@@ -80,7 +81,7 @@ async def alone(parsed: Parsed) -> AsyncIterator[Served]:
                 bus_of=buses.of,
                 ledger=ledger,
                 clock=clock,
-                folder=Path.cwd(),
+                stores=StateStores(clock, Path.cwd()),
                 variables=os.environ,
                 find=others.find,
                 shutdown=shut_down,

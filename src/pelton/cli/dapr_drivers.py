@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from pathlib import Path
 from typing import Any, Final
 
+from pelton.cli.state_stores import StateStores
 from pelton.cli.tables import (
     BUSES,
     CONFIGURATIONS,
@@ -23,7 +24,6 @@ from pelton.cli.tables import (
     resolve_driver,
     resolve_lock,
     resolve_secret_store,
-    resolve_state,
 )
 from pelton.clock import Clock
 from pelton.compat.dapr.ports import Drivers
@@ -42,7 +42,7 @@ def drivers(
     *,
     bus_of: Callable[[Component], Awaitable[Bus]],
     clock: Clock,
-    folder: Path,
+    stores: StateStores,
     kubeconfig: Path | None = None,
 ) -> Drivers:
     """Return what opens components.
@@ -50,7 +50,7 @@ def drivers(
     Args:
         bus_of: Returns the bus of a component; its owner closes it.
         clock: Time.
-        folder: Where state stores with a relative path keep their files.
+        stores: Opens state stores.
         kubeconfig: Of the platform, for its Secrets; None where there is none.
     """
 
@@ -63,7 +63,7 @@ def drivers(
         return resolve_driver(component.type)(component)
 
     async def state(component: Component) -> Any:
-        return resolve_state(component.type)(component, clock=clock, folder=folder)
+        return stores.open(component)
 
     async def secrets(component: Component) -> Any:
         more = {"kubeconfig": kubeconfig} if component.type == "secretstores.kubernetes" else {}

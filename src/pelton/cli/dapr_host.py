@@ -21,6 +21,7 @@ from pelton.apiserver.server import ApiServer
 from pelton.cli.dapr_drivers import BINDING_TRIGGERS, drivers
 from pelton.cli.dapr_feeds import AppFeeds
 from pelton.cli.dapr_resources import Resources
+from pelton.cli.state_stores import StateStores
 from pelton.clock import Clock
 from pelton.compat.dapr.apps import App, RegisteredApp
 from pelton.compat.dapr.callbacks import Callbacks, Settings
@@ -72,7 +73,7 @@ class DaprHost:
         bus_of: Returns the bus of a component that brings events.
         ledger: Keeps retries and dead letters.
         clock: Time.
-        folder: Where state stores keep files.
+        stores: Opens state stores.
         kubeconfig: The platform's, None without one.
         secrets: Entries of the platform's Secrets; None without one.
         variables: What `envRef` may name.
@@ -88,7 +89,7 @@ class DaprHost:
         bus_of: Callable[[Component], Awaitable[Bus]],
         ledger: Ledger,
         clock: Clock,
-        folder: Path,
+        stores: StateStores,
         kubeconfig: Path | None = None,
         secrets: Callable[[str, str], Awaitable[Mapping[str, str] | None]] | None = None,
         variables: Mapping[str, str] | None = None,
@@ -101,7 +102,7 @@ class DaprHost:
         self._bus_of = bus_of
         self._clock = clock
         self.runtime = DaprRuntime(
-            drivers(bus_of=bus_of, clock=clock, folder=folder, kubeconfig=kubeconfig),
+            drivers(bus_of=bus_of, clock=clock, stores=stores, kubeconfig=kubeconfig),
             clock=clock,
             query=state_query.run,
             version=__version__,

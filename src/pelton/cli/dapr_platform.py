@@ -22,6 +22,7 @@ import msgspec
 from pelton.cli.dapr_host import AppPorts, DaprHost, channel_for
 from pelton.cli.dapr_resources import configuration_of, decoded, load_folders, sorted_resources
 from pelton.cli.dapr_settings import AppSettings
+from pelton.cli.state_stores import StateStores
 from pelton.clock import Clock
 from pelton.compat.dapr.apps import App, AppHealth
 from pelton.compat.dapr.callbacks import Learned, Settings
@@ -78,7 +79,7 @@ class DaprPlatform:
 
     Args:
         run: The run directory, where sockets are.
-        folder: Where state stores keep files.
+        stores: Opens state stores, for functions as well.
         kept: File for what apps said that they want.
         kubeconfig: For components that keep their secrets in the API server.
         bus_of: Returns the bus of a component.
@@ -92,7 +93,7 @@ class DaprPlatform:
         self,
         *,
         run: Path,
-        folder: Path,
+        stores: StateStores,
         kept: Path,
         kubeconfig: Path,
         bus_of: Callable[[Component], Awaitable[Bus]],
@@ -102,7 +103,7 @@ class DaprPlatform:
         on_pending: Callable[[str, str, int], None],
     ) -> None:
         self._run = run
-        self._folder = folder
+        self._stores = stores
         self._kubeconfig = kubeconfig
         self._bus_of = bus_of
         self._ledger = ledger
@@ -398,7 +399,7 @@ class DaprPlatform:
             bus_of=self._bus_of,
             ledger=self._ledger,
             clock=self._clock,
-            folder=self._folder,
+            stores=self._stores,
             kubeconfig=self._kubeconfig,
             secrets=None if key else self._secret,
             variables=os.environ if key else {},

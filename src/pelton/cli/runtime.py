@@ -28,7 +28,8 @@ from pelton.cli.home import Home, Settings
 from pelton.cli.rule_brokers import with_brokers
 from pelton.cli.runtime_alerts import AlertObjects
 from pelton.cli.scalers import make_scaler
-from pelton.cli.tables import SENDERS, resolve_driver, resolve_sender, resolve_state
+from pelton.cli.state_stores import StateStores
+from pelton.cli.tables import SENDERS, resolve_driver, resolve_sender
 from pelton.clock import SystemClock
 from pelton.dataplane import wire
 from pelton.dataplane.dispatcher import Dispatcher
@@ -54,7 +55,7 @@ from pelton.notify.rule_store import RuleStore
 from pelton.notify.silences import SilenceBook
 from pelton.notify.verify import verify_routes
 from pelton.plan.aliases import Aliases
-from pelton.ports import Binding, Bus, Message, StateStore
+from pelton.ports import Binding, Bus, Message
 
 __all__ = ["Runtime", "main"]
 
@@ -100,7 +101,8 @@ class Runtime:
             new_id=lambda: str(uuid.uuid4()),
             traces=traces,
         )
-        self._states = States(store_of=self._store)
+        stores = StateStores(self._clock, Home(Path(settings.home)).states)
+        self._states = States(store_of=stores.open)
         self._invoker = WorkerInvoker(
             outputs=self._outputs.send,
             wake=self._wake,
@@ -135,7 +137,7 @@ class Runtime:
         )
         self._apps = DaprPlatform(
             run=self._run,
-            folder=Home(Path(settings.home)).states,
+            stores=stores,
             kept=Home(Path(settings.home)).dapr_apps,
             kubeconfig=Home(Path(settings.home)).kubeconfig,
             bus_of=self._bus_of,
@@ -405,11 +407,6 @@ class Runtime:
             bus = await open_bus(component, clock=self._clock, home=Home(Path(self._settings.home)))
             self._buses[key] = (component, bus)
             return bus
-
-    def _store(self, component: Component) -> StateStore:
-        folder = Home(Path(self._settings.home)).states
-        store: StateStore = resolve_state(component.type)(component, clock=self._clock, folder=folder)
-        return store
 
     async def _close_buses(self) -> None:
         """Leave the brokers properly: what was finished last is told to them."""

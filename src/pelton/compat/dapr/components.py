@@ -28,6 +28,8 @@ CATEGORIES: Final = ("pubsub", "bindings", "state", "secretstores", "configurati
 """Categories of types that are served."""
 
 _INIT_TIMEOUT_S: Final = 5.0
+_PLATFORM: Final = "kubernetes"
+"""Secret store that is always there on a platform, under Dapr's name for it."""
 _LINGER_S: Final = 5.0
 """Seconds that a driver goes on after its component changed, for the calls that have it."""
 
@@ -388,7 +390,8 @@ class Components:
         self, app: App, resource: ComponentResource, name: str, where: str
     ) -> Mapping[str, str] | None:
         """Return the entries of a secret; None where nobody keeps secrets."""
-        if resource.secret_store:
+        own = resource.secret_store == _PLATFORM and self.find(app, _PLATFORM) is None
+        if resource.secret_store and not (own and self._secrets is not None):
             if resource.secret_store == resource.name:
                 raise ComponentError("it is its own secret store", where=where)
             store = await self.get("secretstores", app, resource.secret_store)

@@ -191,6 +191,22 @@ async def test_platform_secret_is_asked_for_without_a_store(opened):
     await components.close()
 
 
+async def test_platform_is_a_secret_store_of_its_own_name(opened):
+    async def secrets(_namespace, _name):
+        return {"key": "v"}
+
+    reference = item("x", secret_key_ref=SecretKeyRef(name="s", key="key"))
+    alone, platform = Components(opened.drivers()), Components(opened.drivers(), secrets=secrets)
+    for components in (alone, platform):
+        components.sync([resource("store", "state.in-memory", reference, secret_store="kubernetes")])
+
+    assert (await platform.get("state", A, "store")).component.metadata == {"x": "v"}
+    with pytest.raises(ComponentError, match="no secret store 'kubernetes'"):
+        await alone.get("state", A, "store")
+    await platform.close()
+    await alone.close()
+
+
 async def test_unknown_type_names_the_known_ones(components):
     components.sync([resource("store", "state.etcd")])
 

@@ -26,12 +26,23 @@ spec:
   threshold: %(threshold)d
   resolveAfter: %(quiet)s
 """
+RECEIVER = """
+apiVersion: notification.kubesphere.io/v2beta2
+kind: Receiver
+metadata: {name: screen}
+spec: {console: {}}
+"""
 
 
 def alerts(platform, name):
     url = platform.endpoints["notify"] + f"/api/v2/alerts?filter=alertname={name}"
     with urllib.request.urlopen(url, timeout=10) as answer:
         return json.loads(answer.read())
+
+
+def why(platform, name, *words):
+    asked = name if len(name) == 16 else f"alertname={name}"
+    return platform.cli("why", "alert", asked, *words).text
 
 
 def apply(platform, text):
@@ -47,12 +58,19 @@ def test_a_functions_output_becomes_an_alert_that_ends(shared):
         shared.request("prints")
         return alerts(shared, "many") and alerts(shared, "few")
 
+    apply(shared, RECEIVER)
     (few,) = shared.until("alerts", loud, every_s=0.2)
 
     assert few["labels"]["function"] == "prints"
     assert "cannot reach the database" in few["annotations"]["message"]
     shared.until("the end", lambda: not alerts(shared, "many"))
     assert alerts(shared, "few")
+    out = shared.until("the answer", lambda: "sent, attempt 1" in why(shared, "few") and why(shared, "few"))
+    assert "screen/console" in out
+    assert "sent as it comes" in out
+    assert json.loads(why(shared, few["fingerprint"], "-o", "json"))["alerts"][0]["labels"] == few["labels"]
+    assert "no such alert is known" in shared.cli("why", "alert", "0123456789abcdef", code=1).text
+    assert "would go so" in why(shared, "elsewhere")
     shared.cli("delete", "logrule", "few")
     shared.until("the end of a rule that is gone", lambda: not alerts(shared, "few"))
 

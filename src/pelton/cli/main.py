@@ -863,6 +863,20 @@ def init(
     _exit(write(name, trigger=trigger, convention=convention or None))
 
 
+@why_app.command("alert")
+def why_alert(
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="ID", help="Fingerprint, or matchers such as alertname=DiskFull."),
+    ],
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+) -> None:
+    """Say where an alert goes, what keeps it back, what was told and when the next comes."""
+    from pelton.cli.why_alert import why_alert as run
+
+    _exit(run(Home(), words, output=_one_of(output, "table", "json")))
+
+
 @why_app.command("route")
 def why_route(
     url: Annotated[

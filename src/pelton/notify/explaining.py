@@ -1,8 +1,7 @@
 """Why an alert went where it went, or did not, and when it goes next: `pelton why alert`'s answer.
 
 Pure: `notify/pipeline.py` calls it with the objects by which it decides, so that the answer is the decision
-and not a retelling. What
-destinations answered is not here.
+and not a retelling. What destinations answered is in `notify/records.py`, which the command reads itself.
 """
 
 from __future__ import annotations

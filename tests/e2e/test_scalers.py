@@ -10,11 +10,24 @@ import pytest
 from redis import Redis
 
 from pelton.proto import externalscaler_pb2 as pb
+from tests.e2e.conftest import Platform
 
 pytestmark = [pytest.mark.connected, pytest.mark.timeout(120)]
 
 HELLO = "def main(request):\n    return 'hello'\n"
 BUILD = {"FUNC_TYPE": "http"}
+
+
+@pytest.fixture(scope="module")
+def shared(scratch):
+    """One platform for all tests here, which also answers a KEDA elsewhere."""
+    platform = Platform(scratch())
+    try:
+        platform.start("--external-scaler", "127.0.0.1:0")
+        yield platform
+        platform.stop()
+    finally:
+        platform.discard()
 
 
 def apply(platform, *objects):
@@ -188,3 +201,32 @@ def test_trigger_that_cannot_be_read_says_why(shared, redis):
         {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "nowhere"}, "spec": spec},
     )
     shared.until("another one", lambda: "127.0.0.1:1 was not reached" in said())
+
+
+def test_keda_elsewhere_scales_on_what_a_function_does(shared):
+    """A client of gRPC asks as KEDA does, while requests run."""
+    shared.apply(
+        "asked", "import time\n\n\ndef main(request):\n    time.sleep(2)\n    return 'x'\n", env=BUILD
+    )
+    with grpc.insecure_channel(shared.endpoints["external_scaler"]) as channel, ThreadPoolExecutor(3) as pool:
+
+        def call(name, request, answer):
+            method = channel.unary_unary(
+                f"/externalscaler.ExternalScaler/{name}",
+                request_serializer=lambda message: message.SerializeToString(),
+                response_deserializer=answer.FromString,
+            )
+            return method(request, timeout=5)
+
+        reference = pb.ScaledObjectRef(name="so", namespace="default", scalerMetadata={"function": "asked"})
+        assert not call("IsActive", reference, pb.IsActiveResponse).result
+        (spec,) = call("GetMetricSpec", reference, pb.GetMetricSpecResponse).metricSpecs
+        assert (spec.metricName, spec.targetSizeFloat) == ("asked-requests", 70.0)
+        running = [pool.submit(shared.request, "asked") for _ in range(3)]
+        asked = pb.GetMetricsRequest(scaledObjectRef=reference, metricName="asked-requests")
+        shared.until(
+            "three in flight",
+            lambda: call("GetMetrics", asked, pb.GetMetricsResponse).metricValues[0].metricValueFloat == 3.0,
+        )
+        assert call("IsActive", reference, pb.IsActiveResponse).result
+        assert {one.result().status_code for one in running} == {200}

@@ -34,6 +34,7 @@ from pelton.cli.tables import CONVENTIONS, OUTPUT_TYPES, STATES, TRIGGER_TYPES, 
 from pelton.cli.token import token_file
 from pelton.clock import Clock
 from pelton.controlplane.decisions import DecisionLog
+from pelton.controlplane.external_metrics import ExternalMetrics
 from pelton.controlplane.http_scaling import HttpTargets
 from pelton.controlplane.kafka_topics import KafkaTopics
 from pelton.controlplane.reconciler import Reconciler
@@ -97,6 +98,7 @@ class ControlPlane:
         self._dapr_changed = dapr_changed
         self._observe = observe
         self._freed = asyncio.Event()
+        self._store: SqliteStore | None = None
 
     @asynccontextmanager
     async def serving(self, sock: socket.socket, host: str) -> AsyncIterator[str]:
@@ -129,6 +131,7 @@ class ControlPlane:
                     ).encode(),
                 )
                 await namespaces.ensure(store, [NAMESPACE])
+                self._store = store
                 reconciler, targets, triggers = self._reconciler(store)
                 # Before the first pass, which else would apply options that an object replaces.
                 await targets.begin()
@@ -155,6 +158,34 @@ class ControlPlane:
                     for task in tasks:
                         task.cancel()
                     await asyncio.gather(*tasks, return_exceptions=True)
+
+    @asynccontextmanager
+    async def answering_keda(self, host: str, port: int) -> AsyncIterator[str]:
+        """Serve values to a KEDA elsewhere while the context lasts, within `serving`; yields host:port.
+
+        Raises:
+            PeltonError: The address cannot be had.
+        """
+        from pelton.compat.keda_external import ExternalScalerServer
+
+        if self._store is None:
+            raise RuntimeError("the store is not open")
+        metrics = ExternalMetrics(
+            store=self._store,
+            intercepted=self._target.intercepted,
+            load=self._target.load,
+            desired=self._target.applied,
+            clock=self._clock,
+        )
+        server = ExternalScalerServer(metrics.measure, healthy=metrics.healthy, clock=self._clock)
+        task = asyncio.create_task(metrics.run(), name="external metrics")
+        try:
+            bound = await server.start(host, port)
+            yield f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await server.close()
 
     def _services(self, store: SqliteStore) -> ServiceKeeper:
         gateway = (self._settings.gateway_host, self._settings.gateway_port)

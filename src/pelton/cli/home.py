@@ -28,7 +28,8 @@ MARKER: Final = "PELTON_PLATFORM"
 class Endpoints:
     """What endpoints.json holds: URLs or paths, and the pid of `up`; `https` is "" without --tls.
 
-    `aliases` are host names and the addresses that they stand for.
+    `external_scaler` is host:port, "" without --external-scaler; `aliases` are host names and the addresses
+    that they stand for.
     """
 
     gateway: str
@@ -40,6 +41,7 @@ class Endpoints:
     pid: int
     internal: str = ""
     https: str = ""
+    external_scaler: str = ""
     aliases: dict[str, str] = field(default_factory=dict)
 
 

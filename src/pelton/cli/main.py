@@ -113,6 +113,10 @@ def up(
             help="Host name in components that stands for another address; may be repeated.",
         ),
     ] = None,
+    external_scaler: Annotated[
+        str,
+        typer.Option(help="HOST:PORT where a KEDA elsewhere asks for values to scale on; default: nowhere."),
+    ] = "",
     detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready; it goes on.")] = False,
 ) -> None:
     """Start the platform on this machine; Ctrl-C ends it."""
@@ -139,6 +143,7 @@ def up(
         access_log=_known("--access-log", access_log, "all", "failures", "off"),
         otlp_endpoint=otlp_endpoint,
         otlp_headers=otlp_headers,
+        external_scaler=parse_address(external_scaler, "--external-scaler") if external_scaler else None,
         trace_percent=trace_percent,
         aliases=Aliases.of_options(alias or ()),
     )

@@ -101,6 +101,7 @@ class Node:
             "observe": self._observe,
             "stats": self._stats,
             "instances": self._list_instances,
+            "load": self._load,
             "watch": self._watch,
             "wake": self._wake,
             "pending": self._pending,
@@ -250,6 +251,20 @@ class Node:
             for function in observed
             for instance in function.instances
         ]
+
+    async def _load(self, _peer: wire.Peer, _body: Any) -> dict[str, dict[str, int]]:
+        """Return what runs and waits per function; those at rest are left out."""
+        keys = {*self._instances.active(), *self._activator.waiting()}
+        found: dict[str, dict[str, int]] = {}
+        for key in keys:
+            name = key.partition(":")[0]
+            load = found.setdefault(
+                name, {"inFlight": 0, "queued": 0, "pending": self._instances.pending(name)}
+            )
+            readings = self._instances.readings(key).values()
+            load["inFlight"] += sum(one.in_flight for one in readings)
+            load["queued"] += self._activator.queued(key) + sum(one.queued for one in readings)
+        return found
 
     async def _stats(self, _peer: wire.Peer, _body: Any) -> dict[str, Any]:
         observed = (self._instances.observe(key) for key in self._instances.keys())  # noqa: SIM118 -- not a dict

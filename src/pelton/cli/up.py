@@ -64,6 +64,7 @@ class UpOptions:
         tls_cert, tls_key: PEM files shown where no Secret fits; "" for the platform's own certificate.
         access_log: `all`, `failures` or `off`.
         otlp_endpoint, otlp_headers: Where traces go, as OpenTelemetry's variables have it; "" for nowhere.
+        external_scaler: Host and port where a KEDA elsewhere asks for values; None for nowhere.
         trace_percent: Share of requests and events that begin a trace when there is an endpoint.
         aliases: Host names that stand for other addresses, besides those of the home's file.
     """
@@ -78,6 +79,7 @@ class UpOptions:
     otlp_endpoint: str = ""
     otlp_headers: str = ""
     trace_percent: float = 100.0
+    external_scaler: tuple[str, int] | None = None
     aliases: Aliases = NO_ALIASES
 
 
@@ -97,6 +99,7 @@ def up(home: Home, options: UpOptions) -> int:
 
 class _Platform:
     def __init__(self, home: Home, options: UpOptions) -> None:
+        self._external_scaler = ""
         self._home = home
         self._options = options
         self._clock = SystemClock()
@@ -201,6 +204,7 @@ class _Platform:
             internal=_url("http", "127.0.0.1", settings.internal_port),
             https=_url("https", settings.https_host, settings.https_port) if settings.https_port else "",
             aliases=settings.aliases,
+            external_scaler=self._external_scaler,
         )
         cyclic_gc.rarely()
         self._home.publish(self._endpoints)
@@ -280,7 +284,12 @@ class _Platform:
             dapr_changed=self._push_dapr,
             observe=lambda: self._status(None, {}),
         )
-        return await stack.enter_async_context(plane.serving(api_socket, self._options.api[0]))
+        url = await stack.enter_async_context(plane.serving(api_socket, self._options.api[0]))
+        if self._options.external_scaler is not None:
+            self._external_scaler = await stack.enter_async_context(
+                plane.answering_keda(*self._options.external_scaler)
+            )
+        return url
 
     # -- bringing parts up to date ---------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ __all__ = [
     "paused",
     "refused",
     "resource_of",
+    "route_metrics",
     "target_of",
 ]
 
@@ -146,7 +147,7 @@ def _by_its_own(found: Found, obj: Obj, own: Mapping[str, HttpScaling], routes: 
     route = f"{namespace}/{name}"
     metrics = own.get(route) if kind == "HTTPScaledObject" else None
     if kind == "InterceptorRoute" and route in routes:
-        metrics = _metrics(INTERCEPTOR_ROUTE.decode(routes[route])[0])
+        metrics = route_metrics(INTERCEPTOR_ROUTE.decode(routes[route])[0])
     if metrics is None:
         return f"spec.triggers[{index}].metadata: there is no {kind} {route}"
     variable = str(trigger.get("name") or "")
@@ -253,7 +254,8 @@ def resource_of(target: Mapping[str, Any]) -> str | None:
     return RESOURCES.get(((target.get("apiVersion") or _version(kind)).rpartition("/")[0], kind))
 
 
-def _metrics(route: InterceptorRoute) -> HttpScaling:
+def route_metrics(route: InterceptorRoute) -> HttpScaling:
+    """Return the targets of an InterceptorRoute."""
     metric = route.metric
     concurrency = metric.concurrency if metric is not None else None
     rate = metric.rate if metric is not None else None

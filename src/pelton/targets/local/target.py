@@ -100,6 +100,16 @@ class LocalTarget:
         found: dict[str, dict[str, int]] = await self._node.call("intercepted", {}, timeout_s=5.0)
         return found
 
+    async def load(self) -> dict[str, dict[str, int]]:
+        """Return what runs and waits: `namespace/name` -> {inFlight, queued, pending}."""
+        found: dict[str, dict[str, int]] = await self._node.call("load", {}, timeout_s=5.0)
+        return found
+
+    def applied(self, key: str) -> Desired | None:
+        """Return what was applied last of a function, by `namespace/name`."""
+        namespace, _, name = key.partition("/")
+        return self._applied.get((namespace, name))
+
     async def scalers(self, owners: dict[str, Any]) -> dict[str, Any]:
         """Have triggers read, those of all owners; returns owner -> last round.
 

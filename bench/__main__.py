@@ -42,6 +42,7 @@ SECTIONS = {
     "cel": 60,
     "elasticity": 120,
     "events": 420,
+    "dapr_api": 120,
 }
 """Section (module of this package with `rows()`) -> seconds after which it is ended; installs included."""
 

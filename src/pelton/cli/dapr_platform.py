@@ -1,15 +1,14 @@
 """Apps of Dapr on the platform: Functions that are apps, and programs that `pelton dapr run` brings along.
 
 One host serves them all; programs with resources of their own share one with all that name the same folders.
-Events and calls reach a Function at its instances' sockets, and at zero through the activator, which starts
-one; what a revision said that it wants is kept, so that nobody has to be started to be asked again. Made by
-the runtime process.
+Events and calls reach a Function at its instances' sockets; at zero the node is asked to start one. What a
+revision said that it wants is kept, so that nobody has to be started to be asked again. Made by the runtime
+process.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -48,21 +47,12 @@ _AGAIN_S: Final = 2.0
 
 
 class _Function:
-    """One function as a target: its instances' sockets, and the activator's for when there is none."""
+    """One function as a target: its instances' sockets, and what starts one when there is none."""
 
-    def __init__(self, namespace: str, name: str, run: Path, *, grpc: bool, limit: int) -> None:
+    def __init__(self, *, grpc: bool, limit: int, wake: Callable[[], Awaitable[None]]) -> None:
         self.grpc = grpc
         self._made: dict[str, AppChannel] = {}
-        key = f"{namespace}/{name}"
-        fallback: AppChannel
-        if grpc:
-            word = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
-            fallback = GrpcChannel(str(run / "h2c" / f"{word}.sock"), ask_s=65.0)
-        else:
-            fallback = HttpChannel(
-                str(run / "activator.sock"), headers=[(b"x-pelton-function", key.encode())], ask_s=65.0
-            )
-        self.replicas = Replicas(max_concurrency=limit, fallback=fallback)
+        self.replicas = Replicas(max_concurrency=limit, wake=wake)
 
     def update(self, instances: Iterable[tuple[str, str]]) -> None:
         """Take over the list of instances: (id, control socket) each."""
@@ -86,6 +76,7 @@ class DaprPlatform:
         ledger: Keeps retries and dead letters.
         clock: Time.
         traces: Takes hops.
+        wake: Starts an instance of a function: namespace, name.
         on_pending: Told how many events wait for a function: namespace, name, number.
     """
 
@@ -100,8 +91,10 @@ class DaprPlatform:
         ledger: Ledger,
         clock: Clock,
         traces: EventTraces,
+        wake: Callable[[str, str], Awaitable[None]],
         on_pending: Callable[[str, str, int], None],
     ) -> None:
+        self._wake = wake
         self._run = run
         self._stores = stores
         self._kubeconfig = kubeconfig
@@ -237,11 +230,9 @@ class DaprPlatform:
         if known is not None:
             self._spawn(known.replicas.close())
         made = self._functions[key] = _Function(
-            desired.workload.namespace,
-            desired.workload.name,
-            self._run,
             grpc=grpc,
             limit=app.max_concurrency if app is not None else -1,
+            wake=lambda: self._wake(desired.workload.namespace, desired.workload.name),
         )
         made.update(self._instances.get(key, []))
         return made

@@ -144,6 +144,7 @@ class Runtime:
             ledger=self._bus,
             clock=self._clock,
             traces=traces,
+            wake=self._wake,
             on_pending=self._pending,
         )
         home = Path(settings.home)

@@ -30,6 +30,7 @@ from pelton.errors import NotRunningError, PeltonError
 __all__ = ["trace"]
 
 _SPANS_WITHIN_S: Final = 1.0
+_FOLLOWED_S: Final = 5.0
 _ASK_S: Final = 5.0
 
 
@@ -261,15 +262,27 @@ async def _ask_platform(
 
 
 async def _spans(node: wire.Peer, trace_id: str, root: str) -> list[dict[str, Any]]:
-    """Wait until what led from this command's span to the function's is known; each hop reports by itself."""
+    """Wait until what led from this command's span to the function's is known; each hop reports by itself.
+
+    Events that were published on the way are followed to whoever takes them, for some seconds.
+    """
     deadline = time.monotonic() + _SPANS_WITHIN_S
+    followed = time.monotonic() + _FOLLOWED_S
     while True:
         spans: list[dict[str, Any]] = await node.call("trace", {"trace_id": trace_id}, timeout=_ASK_S)
         known = {root, *(span["span_id"] for span in spans)}
         parents = {span.get("parent_id", "") for span in spans if span["name"].startswith("invoke ")}
-        if (parents and parents <= known) or time.monotonic() > deadline:
-            return spans
+        now = time.monotonic()
+        if (parents and parents <= known) or now > deadline:
+            published = {_topic(span) for span in spans if span["kind"] == "producer"}
+            taken = {_topic(span) for span in spans if span["kind"] == "consumer"}
+            if published <= taken or now > followed:
+                return spans
         await asyncio.sleep(0.02)
+
+
+def _topic(span: Mapping[str, Any]) -> str:
+    return str((span.get("tags") or {}).get("messaging.destination.name", ""))
 
 
 def _print(report: Mapping[str, Any]) -> None:

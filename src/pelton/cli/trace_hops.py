@@ -17,7 +17,8 @@ class Hop:
     """One step of a request.
 
     Attributes:
-        name: `name`, `listener`, `tls`, `route`, `split`, `priority`, `socket`, `instance` or `function`.
+        name: `name`, `listener`, `tls`, `route`, `split`, `priority`, `socket`, `instance` or `function`; for
+            what the request caused `publish`, `deliver`, `call`, `output`, `activate` or `function`.
         says: What happened there.
         ms: Milliseconds spent there; None where no time passes or nobody measured.
         details: Further lines, e.g. why other rules lost.
@@ -60,8 +61,9 @@ class Facts:
 
 def hops(facts: Facts) -> list[Hop]:
     """Return all hops in the order of the request."""
-    activator = _find(facts.spans, "activate ")
-    worker = _find(facts.spans, "invoke ")
+    spans = sorted(facts.spans, key=lambda span: int(span.get("start_ns", 0)))
+    activator = _find(spans, "activate ")
+    worker = _find(spans, "invoke ")
     found = [_name(facts), _listener(facts)]
     if facts.tls:
         found.append(Hop(name="tls", says=facts.tls, ms=facts.timings.get("tls")))
@@ -76,7 +78,28 @@ def hops(facts: Facts) -> list[Hop]:
         found.append(_instance(activator, worker, instance))
     if worker is not None:
         found.append(_function(worker))
-    return found
+    return found + [_further(span) for span in spans if span is not activator and span is not worker]
+
+
+def _further(span: Mapping[str, Any]) -> Hop:
+    """Return what the request caused: an event on its way, a call of another app, and what took them."""
+    word, _, what = str(span["name"]).partition(" ")
+    tags = span.get("tags") or {}
+    parts = [what]
+    if place := tags.get("messaging.destination.name"):
+        parts.append(f"{tags.get('messaging.system', '')} {place}".strip())
+    if tags.get("pelton.busy", "0") not in ("", "0"):
+        parts.append(f"waited for somebody to take it {tags['pelton.busy']} times")
+    if int(tags.get("pelton.attempt", "1")) > 1:
+        parts.append(f"attempt {tags['pelton.attempt']}")
+    if status := tags.get("http.response.status_code"):
+        parts.append(f"answered {status}")
+    if span.get("error"):
+        parts.append(str(span["error"]))
+    if word == "invoke":
+        word = "function"
+    ms = (int(span.get("end_ns", 0)) - int(span.get("start_ns", 0))) / 1e6
+    return Hop(name=word, says="; ".join(parts), ms=ms)
 
 
 def _name(facts: Facts) -> Hop:

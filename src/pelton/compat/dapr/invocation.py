@@ -348,7 +348,7 @@ class AppInvocation:
             return None, headers
         hop = self._traces.begin(
             given[b"traceparent"],
-            name=f"invoke {found.app_id}",
+            name=f"call {found.app_id}",
             kind="client",
             tags={"rpc.system": "dapr", "peer.service": found.app_id, "url.path": path},
         )

@@ -1,14 +1,14 @@
 """An app of which there may be several instances, or none: the channel that is used for it.
 
-Calls go round the instances. Where none is known, they go to the fallback, which starts one (the activator),
-and without a fallback nothing is reached. The limit of calls at once is that of each instance, as a sidecar
-has it. Made by whoever registers the app; implements `AppChannel` of `channel.py`.
+Calls go round the instances. Where none is known, one is started, if somebody can do that: all calls that
+wait share the one start. The limit of calls at once is that of each instance, as a sidecar has it. Made by
+whoever registers the app; implements `AppChannel` of `channel.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -22,12 +22,14 @@ from pelton.compat.dapr.channel import (
     TopicEvent,
 )
 from pelton.compat.dapr.subscriptions import TopicSubscription
+from pelton.errors import PeltonError
 from pelton.model.invocation import Invocation, Reply
 
 __all__ = ["Replicas"]
 
 _NOBODY: Final = "no instance of the app is there"
 _LINGER_S: Final = 5.0
+_KNOWN_S: Final = 5.0
 
 
 class _Instance:
@@ -43,12 +45,17 @@ class Replicas:
 
     Args:
         max_concurrency: Most calls that one instance gets at once; -1 or 0 for no limit. More wait.
-        fallback: Takes calls while there is no instance, and starts one; None for nobody.
+        wake: Starts an instance and returns when it is ready, which `sync` tells of a moment later; raises
+            PeltonError. None where nobody starts any.
     """
 
-    def __init__(self, *, max_concurrency: int = -1, fallback: AppChannel | None = None) -> None:
+    def __init__(
+        self, *, max_concurrency: int = -1, wake: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self._limit = max_concurrency
-        self._fallback = _Instance(fallback, 0) if fallback is not None else None
+        self._wake = wake
+        self._waking: asyncio.Task[None] | None = None
+        self._known = asyncio.Event()
         self._instances: dict[str, _Instance] = {}
         self._order: list[str] = []
         self._next = 0
@@ -69,6 +76,10 @@ class Replicas:
                     self._retire(known)
                 self._instances[name] = _Instance(channel, self._limit)
         self._order = list(self._instances)
+        if self._order:
+            self._known.set()
+        else:
+            self._known.clear()
 
     def names(self) -> list[str]:
         """Return the names of the instances."""
@@ -116,13 +127,15 @@ class Replicas:
     async def is_healthy(self, path: str, *, timeout_s: float) -> bool:
         """Probe all; one that is healthy is enough. An app that is only started for calls is not probed."""
         if not self._instances:
-            return self._fallback is not None
+            return self._wake is not None
         probes = [each.channel.is_healthy(path, timeout_s=timeout_s) for each in self._instances.values()]
         return any(await asyncio.gather(*probes))
 
     async def close(self) -> None:
         """Close all channels."""
-        left = [*self._instances.values(), *([self._fallback] if self._fallback else [])]
+        left = list(self._instances.values())
+        if self._waking is not None:
+            self._waking.cancel()
         self._instances.clear()
         self._order = []
         for task in self._closing:
@@ -133,17 +146,39 @@ class Replicas:
         if self._order:
             self._next = (self._next + 1) % len(self._order)
             return self._instances[self._order[self._next]]
-        if self._fallback is not None:
-            return self._fallback
         raise AppUnreachableError(_NOBODY, untouched=True)
+
+    async def _started(self) -> None:
+        """Have an instance started, and wait until it is known."""
+        if self._wake is None:
+            return
+        if self._waking is None:
+            self._waking = asyncio.ensure_future(self._start(self._wake))
+            self._waking.add_done_callback(self._woken)
+        try:
+            await asyncio.shield(self._waking)
+        except (PeltonError, OSError, TimeoutError) as exc:
+            raise AppUnreachableError(f"no instance could be started: {exc}", untouched=True) from exc
+
+    async def _start(self, wake: Callable[[], Awaitable[None]]) -> None:
+        await wake()
+        async with asyncio.timeout(_KNOWN_S):
+            await self._known.wait()
+
+    def _woken(self, task: asyncio.Task[None]) -> None:
+        self._waking = None
+        if not task.cancelled():
+            task.exception()  # told to those who wait, if anybody still does
 
     @asynccontextmanager
     async def leased(self) -> AsyncIterator[AppChannel]:
         """Take a place at one instance and give its channel.
 
         Raises:
-            AppUnreachableError: There is no instance.
+            AppUnreachableError: There is no instance, and none could be started.
         """
+        if not self._order:
+            await self._started()
         instance = self._pick()
         if instance.places is None:
             yield instance.channel

@@ -366,7 +366,7 @@ class Callbacks:
                 name=f"dapr-stream.{topic.pubsub}" if streaming else f"dapr.{topic.pubsub}",
                 input_name=topic.pubsub,
                 component=component,
-                topic=topic.topic,
+                topic=self._components.broker_topic(app, topic.pubsub, topic.topic),
                 ordering="none" if topic.bulk else "partition",
                 consumer=app.app_id,
             ),
@@ -384,6 +384,7 @@ class Callbacks:
         route = TopicRoute(
             topic=topic,
             router=router,
+            prefix=self._components.broker_topic(app, topic.pubsub, ""),
             deliver=guarded,
             deliver_bulk=guarded_bulk if topic.bulk is not None else None,
             retriable=lambda code: _retriable(policy.retry, code),

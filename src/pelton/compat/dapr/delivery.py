@@ -89,6 +89,7 @@ class TopicRoute:
     Attributes:
         topic: What the app asked for.
         router: Its rules.
+        prefix: What the broker has before its topics and the app does not see.
         deliver, deliver_bulk: The app's; taken anew for each event, since its instances change.
         retriable: Tells by the code of an answer whether another attempt may be made.
         counts: What became of its events.
@@ -97,6 +98,7 @@ class TopicRoute:
     topic: TopicSubscription
     router: Router
     deliver: Deliver
+    prefix: str = ""
     deliver_bulk: DeliverBulk | None = None
     retriable: Callable[[str], bool] = lambda _code: True
     counts: Counts = field(default_factory=Counts)
@@ -143,6 +145,8 @@ class AppInvoker:
         """Return a message as an event; one that cannot be read says so in `problem`."""
         route = self._routes.get(subscription.id)
         found, problem = None, ""
+        prefix = route.prefix if isinstance(route, TopicRoute) else ""
+        topic = message.topic.removeprefix(prefix)
         if not isinstance(route, BindingRoute):
             try:
                 raw = route is not None and route.topic.raw
@@ -153,13 +157,13 @@ class AppInvoker:
                 problem = exc.message
         attributes = found.attributes() if found is not None else {}
         if found is not None:
-            attributes.setdefault("topic", message.topic)
+            attributes.setdefault("topic", topic)
             attributes.setdefault("pubsubname", subscription.component.name)
         return AppEvent(
             kind="topic" if subscription.topic else "binding",
             component=subscription.component.name,
             component_type=subscription.component.type,
-            topic=message.topic if subscription.topic else "",
+            topic=topic if subscription.topic else "",
             data=found.data if found is not None else message.data,
             content_type=found.content_type if found is not None else "",
             attributes=attributes,
@@ -266,6 +270,7 @@ class AppInvoker:
         """Send an event to the app's dead letter topic; without one a drop is a drop, the rest is buried."""
         topic = route.topic.dead_letter_topic
         if topic:
+            topic = route.prefix + topic
             try:
                 async with asyncio.timeout(_DEAD_LETTER_S):
                     bus = await self._bus_of(subscription.component)

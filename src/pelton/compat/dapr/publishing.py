@@ -202,9 +202,12 @@ class Publishing:
         metadata: Mapping[str, str],
         trace: Trace,
     ) -> None:
+        parent = trace.parent or next(
+            (value for key, value in metadata.items() if key.lower() == "cloudevent.traceparent"), ""
+        )
         hop = (
             self._traces.begin(
-                trace.parent,
+                parent,
                 name=f"publish {where.topic}",
                 kind="producer",
                 tags={
@@ -213,7 +216,7 @@ class Publishing:
                     "pelton.app": app.key,
                 },
             )
-            if self._traces is not None and trace.parent
+            if self._traces is not None and parent
             else None
         )
         error = "cancelled"

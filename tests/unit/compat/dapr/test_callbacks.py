@@ -443,3 +443,16 @@ async def test_streams_take_turns() -> None:
                 client.answer((await client.next()).event_message.id, 0)
         for client in clients:
             await client.close()
+
+
+async def test_component_per_namespace_has_its_topics_behind_the_namespace() -> None:
+    async with bed(resources=[component("bus", clientID="{namespace}")]) as made:
+        app = ScriptedApp(orders(dead_letter_topic="dead"))
+        app.answer = lambda _event: Answer(status=RETRY, reason="no")
+        await made.serve(app)
+        await made.publish("defaultorders")
+        async with asyncio.timeout(5):
+            while not made.bus.messages("defaultdead"):
+                await asyncio.sleep(0)
+
+        assert [event.topic for event in app.got] == ["orders"]

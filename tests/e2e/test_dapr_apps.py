@@ -1,0 +1,122 @@
+"""Apps on Dapr's unmodified Python SDK on the platform: over HTTP and over gRPC, both at zero."""
+
+import json
+import sys
+import textwrap
+
+import pytest
+
+pytestmark = [pytest.mark.connected, pytest.mark.timeout(180)]
+
+HTTP_APP = """
+    import os
+
+    import uvicorn
+    from dapr.clients import DaprClient
+    from dapr.ext.fastapi import DaprApp
+    from fastapi import FastAPI, Request
+
+    app = FastAPI()
+    events = DaprApp(app)
+
+    def publish(topic, data, traceparent):
+        with DaprClient() as client:
+            client.publish_event("bus", topic, data, publish_metadata={"cloudevent.traceparent": traceparent})
+
+    @events.subscribe(pubsub="bus", topic="orders", route="/on-order")
+    async def on_order(request: Request):
+        event = await request.json()
+        print("ORDER", event["data"], event["source"], flush=True)
+        publish("greetings", "from " + event["data"]["name"], request.headers.get("traceparent", ""))
+
+    @app.post("/start")
+    async def start(request: Request):
+        publish("greetings", "traced", request.headers.get("traceparent", ""))
+
+    @app.put("/echo")
+    async def echo(request: Request):
+        return {"body": (await request.body()).decode(), "by": request.headers["dapr-caller-app-id"]}
+
+    uvicorn.run(app, host="127.0.0.1", port=int(os.environ["APP_PORT"]), log_level="warning")
+"""
+GRPC_APP = """
+    import os
+
+    from dapr.ext.grpc import App, InvokeMethodRequest, InvokeMethodResponse
+
+    app = App()
+
+    @app.subscribe(pubsub_name="bus", topic="greetings")
+    def greetings(event):
+        print("GREETING", event.Data().decode(), flush=True)
+
+    @app.method(name="echo")
+    def echo(request: InvokeMethodRequest):
+        caller = dict(request.get_metadata())["dapr-caller-app-id"]
+        return InvokeMethodResponse(request.data + b" by " + caller.encode(), "text/plain")
+
+    app.run(int(os.environ["APP_PORT"]), "127.0.0.1")
+"""
+CLIENT = """
+    from dapr.clients import DaprClient
+
+    with DaprClient() as client:
+        client.publish_event("bus", "orders", '{"name": "client"}', data_content_type="application/json")
+        answer = client.invoke_method("web", "echo", data=b"hi", http_verb="PUT")
+        print("HTTP", answer.status_code, answer.text(), flush=True)
+        answer = client.invoke_method("rpc", "echo", data=b"hi", http_verb="POST")
+        print("GRPC", answer.text(), flush=True)
+"""
+BUS = {
+    "apiVersion": "dapr.io/v1alpha1",
+    "kind": "Component",
+    "metadata": {"name": "bus"},
+    "spec": {"type": "pubsub.jetstream", "version": "v1"},
+}
+
+
+@pytest.fixture(scope="module")
+def apps(shared):
+    """`web` speaks HTTP, `rpc` speaks gRPC; both have said what they want and are at zero."""
+    notes = {"pelton.dev/command": f"{sys.executable} main.py", "dapr.io/enabled": "true"}
+    (shared.root / "bus.json").write_text(json.dumps(BUS))
+    shared.cli("apply", "-f", "bus.json")
+    shared.write("web", HTTP_APP, annotations=notes)
+    shared.write("rpc", GRPC_APP, annotations={**notes, "dapr.io/app-protocol": "grpc"})
+    shared.cli("apply", "-f", "web", "-f", "rpc", "--wait")
+
+    def learned():
+        try:
+            return set(json.loads((shared.home / "dapr-apps.json").read_text())) == {
+                "default/web",
+                "default/rpc",
+            }
+        except (OSError, ValueError):
+            return False
+
+    shared.until("both apps have said what they want", learned, timeout_s=60)
+    for name in ("web", "rpc"):
+        shared.until_at_zero(name)
+    return shared
+
+
+def test_event_wakes_one_app_whose_event_wakes_the_other_and_trace_shows_the_hops(apps):
+    (apps.root / "client.py").write_text(textwrap.dedent(CLIENT))
+    ended = apps.cli("dapr", "run", "--app-id", "client", "--", sys.executable, apps.root / "client.py")
+
+    assert '== APP == HTTP 200 {"body":"hi","by":"client"}' in ended.out
+    assert "== APP == GRPC hi by client" in ended.out
+    apps.until("the order has come", lambda: "ORDER {'name': 'client'} client" in apps.logs("web"))
+    apps.until("the greeting has come", lambda: "GREETING from client" in apps.logs("rpc"))
+
+    apps.until_at_zero("rpc")
+    traced = json.loads(apps.cli("trace", "-X", "POST", "-o", "json", "/default/web/start").out)
+    hops = {hop["name"]: hop for hop in traced["hops"]}
+
+    assert (
+        "greetings" in hops["publish"]["says"] and "default.rpc.dapr.bus.greetings" in hops["deliver"]["says"]
+    )
+    assert hops["publish"]["ms"] > 0 and hops["deliver"]["ms"] > 0
+    assert "GREETING traced" in apps.logs("rpc") or apps.until(
+        "it was printed", lambda: "GREETING traced" in apps.logs("rpc")
+    )

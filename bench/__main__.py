@@ -40,6 +40,7 @@ SECTIONS = {
     "api_watch": 60,
     "apply": 300,
     "cel": 60,
+    "logs": 60,
     "elasticity": 120,
     "events": 420,
     "dapr_api": 120,

@@ -7,11 +7,12 @@ from contextlib import aclosing
 import pytest
 
 from pelton.clock import SystemClock
-from pelton.drivers import mqtt
 from pelton.drivers.mqtt import MqttBinding, MqttBus
+from pelton.drivers.mqtt import bus as driver
 from pelton.errors import ComponentError, DeliveryError
 from pelton.model.desired import Component
 from pelton.ports import Message
+from tests.contract.authority import Authority
 from tests.contract.binding import BindingContract
 from tests.contract.bus import BusContract, fill, take, texts
 from tests.services.server import free_port
@@ -204,7 +205,7 @@ async def test_two_subscriptions_with_one_client_id_are_an_error_and_no_endless_
 
 
 async def test_flood_is_bounded_here_and_the_rest_is_fetched_later(open_bus, topic, monkeypatch):
-    monkeypatch.setattr(mqtt, "KEPT", 5)
+    monkeypatch.setattr(driver, "KEPT", 5)
     bus = open_bus()
     await bus.prepare(topic, consumer="c", options={})
     await fill(bus, topic, 60)
@@ -256,6 +257,29 @@ async def test_rejected_credentials_are_named_and_never_shown(own_server, open_b
         assert SECRET not in f"{caught.value} {caught.value.hint} {caplog.text}"
 
     await fill(open_bus(url=f"tcp://shop:right@{server.address}"), "orders", 1)
+
+
+async def test_tls_with_certificates_of_both_sides(own_server, open_bus, tmp_path):
+    authority = Authority()
+    paths = []
+    for name, text in zip(("ca", "cert", "key"), (authority.pem, *authority.issue("127.0.0.1")), strict=True):
+        (tmp_path / name).write_text(text)
+        paths.append(tmp_path / name)
+    server = own_server("mosquitto", certificates=tuple(paths))
+    cert, key = authority.issue("client")
+    url = f"ssl://{server.address}"
+    bus = open_bus(url=url, caCert=authority.pem, clientCert=cert, clientKey=key)
+    await bus.prepare("orders", consumer="c", options={})
+    # Several in one TLS record: what is decrypted already has to be read as well.
+    await asyncio.gather(*(bus.publish(Message(topic="orders", data=b"x" * 100)) for _ in range(200)))
+    assert len(await take(bus, "orders", 200, consumer="c")) == 200
+
+    for wrong in (
+        {"caCert": Authority().pem, "clientCert": cert, "clientKey": key},
+        {"caCert": authority.pem},
+    ):
+        with pytest.raises(DeliveryError, match=r"was not reached|broke off"):
+            await fill(open_bus(url=url, **wrong), "orders", 1)
 
 
 @pytest.mark.parametrize(

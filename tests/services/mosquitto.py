@@ -17,13 +17,21 @@ class Mosquitto(Server):
     Args:
         directory: Where it keeps everything.
         users: Name -> password; None takes anybody.
+        certificates: (authority, certificate, key), paths of PEM files; None speaks no TLS. Clients need a
+            certificate of that authority as well.
     """
 
     name = "mosquitto"
 
-    def __init__(self, directory: Path, users: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        users: Mapping[str, str] | None = None,
+        certificates: tuple[Path, Path, Path] | None = None,
+    ) -> None:
         super().__init__(directory)
         self._users = users
+        self._certificates = certificates
 
     @classmethod
     def missing(cls) -> str:
@@ -45,8 +53,17 @@ class Mosquitto(Server):
             for name, password in self._users.items():
                 add = [program("mosquitto_passwd"), "-b", str(self.directory / "users"), name, password]
                 subprocess.run(add, check=True, capture_output=True)
+        tls = ""
+        if self._certificates is not None:
+            names = ("ca.pem", "server.pem", "server.key")
+            for path, name in zip(self._certificates, names, strict=True):
+                (self.directory / name).write_bytes(path.read_bytes())
+            tls = (
+                f"cafile {self.directory}/ca.pem\ncertfile {self.directory}/server.pem\n"
+                f"keyfile {self.directory}/server.key\nrequire_certificate true\n"
+            )
         (self.directory / "mosquitto.conf").write_text(
-            f"listener {self.port} {HOST}\n{who}\npersistence true\n"
+            f"listener {self.port} {HOST}\n{who}\n{tls}persistence true\n"
             f"persistence_location {self.directory}/data/\nautosave_interval 1\nautosave_on_changes true\n"
         )
         self._as = self.owned_by("mosquitto")

@@ -1,50 +1,35 @@
 import ssl
-from datetime import UTC, datetime, timedelta
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from pelton.certificates import client_context, is_pem, pem_text
+from pelton.certificates import PemFiles, client_context, is_pem, pem_text
 from pelton.errors import ComponentError
+from tests.contract.authority import Authority
 
 
 @pytest.fixture(scope="module")
-def pair():
-    """A certificate that signs itself, and its key, both as PEM text."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "client")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return made.public_bytes(serialization.Encoding.PEM).decode(), secret.decode()
+def authority():
+    return Authority()
+
+
+@pytest.fixture(scope="module")
+def pair(authority):
+    """A client's certificate and key, as PEM text."""
+    return authority.issue("client")
 
 
 @pytest.mark.parametrize("form", ["text", "files"])
-def test_certificates_are_taken_as_text_and_as_files(pair, form, tmp_path):
+def test_certificates_are_taken_as_text_and_as_files(authority, pair, form, tmp_path):
     cert, key = pair
+    given = {"ca": authority.pem, "cert": cert, "key": key}
     if form == "files":
-        for name, text in (("cert.pem", cert), ("key.pem", key)):
+        for name, text in given.items():
             (tmp_path / name).write_text(text)
-        cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+            given[name] = str(tmp_path / name)
 
-    context = client_context(where="here", ca=cert, cert=cert, key=key)
+    context = client_context(where="here", **given)
 
-    assert [found["serialNumber"] for found in context.get_ca_certs()] == ["01"]
+    assert [found["subject"] for found in context.get_ca_certs()] == [((("commonName", "authority"),),)]
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert context.check_hostname
 
@@ -77,3 +62,18 @@ def test_pem_text_reads_files_and_keeps_text(pair, tmp_path):
     assert pem_text(str(tmp_path / "cert.pem"), where="here") == pair[0]
     assert pem_text(pair[0], where="here") == pair[0]
     assert (pem_text("", where="here"), is_pem(pair[0]), is_pem("/a/b")) == ("", True, False)
+
+
+def test_paths_of_text_are_valid_until_closed(pair, tmp_path):
+    files = PemFiles()
+    path = files.path(pair[0])
+
+    assert path is not None
+    with open(path) as handle:
+        assert handle.read() == pair[0]
+    assert files.path("/a/b") == "/a/b"
+    assert files.path("") is None
+    files.close()
+    files.close()
+    with pytest.raises(FileNotFoundError), open(path):
+        pass

@@ -30,7 +30,7 @@ from pelton.ports import Delivery, Message
 
 __all__ = ["LogsBus"]
 
-_POLL_S: Final = 0.05
+_POLL_S: Final = 0.02
 _SYSTEM: Final = (
     "/boot",
     "/dev",

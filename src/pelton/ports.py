@@ -31,6 +31,9 @@ __all__ = [
     "Lock",
     "Message",
     "OrderedDelivery",
+    "Place",
+    "ReadableBus",
+    "Recorded",
     "SecretStore",
     "PushScaler",
     "Scaler",
@@ -136,6 +139,46 @@ class Bus(Protocol):
 
     async def pending(self, topic: str, *, consumer: str) -> int:
         """Return messages that the consumer has not finished: not delivered yet plus not acked."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A place in a topic: an offset, or else a time; without either the begin, or the end of the moment.
+
+    Attributes:
+        offset: Offset or sequence number; where a topic has partitions, in each of them. -1 for none.
+        time_s: Epoch seconds; 0 for none.
+    """
+
+    offset: int = -1
+    time_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """A message that a topic keeps, its key as of a delivery, and when it was stored, in epoch seconds."""
+
+    key: str
+    time_s: float
+    message: Message
+
+
+class ReadableBus(Bus, Protocol):
+    """A bus whose topics can be read again, without a consumer that anybody else would notice."""
+
+    def read(self, topic: str, *, first: Place, last: Place) -> AsyncIterator[Sequence[Recorded]]:
+        """Iterate over what is stored from `first` on up to and including `last`; it ends there.
+
+        Order is the topic's, where there are partitions within each of them. A time as `last` is exclusive.
+
+        Raises:
+            DeliveryError: The broker did not answer, or the topic is not there.
+        """
+        ...
+
+    def follow(self, topic: str) -> AsyncIterator[Message]:
+        """Iterate over messages that are stored from now on; never ends by itself."""
         ...
 
 

@@ -47,6 +47,9 @@ app.add_typer(dapr_app, name="dapr")
 # Dapr's own flags are read by dapr_flags.py: scripts write them in ways that click does not take.
 _OWN_FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
+Broker = Annotated[
+    str, typer.Option("--component", help="A component that Functions use, by name; default: the bus.")
+]
 Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace of the function.")]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait.")]
 Output = Annotated[str, typer.Option("-o", "--output", help="table, yaml or json.")]
@@ -592,11 +595,23 @@ def topic_publish(
         list[str] | None, typer.Option("-H", "--header", help="`Name: value`; may repeat.")
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Do not wrap the payload in a CloudEvent.")] = False,
+    component: Broker = "",
+    namespace: Namespace = "default",
 ) -> None:
     """Publish messages; returns when the bus has stored them."""
     from pelton.cli.topic import publish as run
 
-    _exit(run(Home(), topic, data, headers=header or (), raw=raw))
+    _exit(
+        run(
+            Home(),
+            topic,
+            data,
+            headers=header or (),
+            raw=raw,
+            component=component,
+            namespace=namespace,
+        )
+    )
 
 
 @topic_app.command("tail")
@@ -606,21 +621,57 @@ def topic_tail(
         str | None, typer.Option(help="Begin with messages of the last 30s, 5m, ...; default: new ones.")
     ] = None,
     count: Annotated[int, typer.Option(help="End after so many; 0 goes on.")] = 0,
+    component: Broker = "",
+    namespace: Namespace = "default",
 ) -> None:
     """Print messages as they come."""
     from pelton.cli.topic import tail as run
 
-    _exit(run(Home(), topic, since=since, count=count))
+    _exit(run(Home(), topic, since=since, count=count, component=component, namespace=namespace))
 
 
 @topic_app.command("lag")
 def topic_lag(
     output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+    component: Broker = "",
+    namespace: Namespace = "default",
 ) -> None:
-    """Show what waits for each function."""
+    """Show what waits for each function, or for each consumer of a component's broker."""
     from pelton.cli.topic import lag as run
 
-    _exit(run(Home(), output=_one_of(output, "table", "json")))
+    form = _one_of(output, "table", "json")
+    _exit(run(Home(), output=form, component=component, namespace=namespace))
+
+
+@topic_app.command("replay")
+def topic_replay(
+    topic: Annotated[str, typer.Argument(help="The topic, of Kafka or JetStream.")],
+    function: Annotated[str, typer.Option(help="The only function that gets the messages.")],
+    first: Annotated[
+        str, typer.Option("--from", help="Offset, RFC 3339 time, or 10m for ten minutes ago; default: begin.")
+    ] = "",
+    last: Annotated[
+        str, typer.Option("--to", help="Offset, inclusive, or a time as above, exclusive; default: now.")
+    ] = "",
+    component: Broker = "",
+    namespace: Namespace = "default",
+) -> None:
+    """Give messages that a topic keeps to one function again."""
+    from pelton.cli.topic_brokers import place_of
+    from pelton.cli.topic_brokers import replay as run
+
+    begin, end = place_of(first, "--from"), place_of(last, "--to")
+    _exit(
+        run(
+            Home(),
+            topic,
+            function=function,
+            namespace=namespace,
+            component=component,
+            first=begin,
+            last=end,
+        )
+    )
 
 
 @dlq_app.command("list")

@@ -227,6 +227,7 @@ class Runtime:
                     "alert": self._alert,
                     "scalers": self._read_for,
                     "kafka-topic": self._kafka_topic,
+                    "components": self._components,
                 },
                 name="runtime-client",
             )
@@ -320,6 +321,15 @@ class Runtime:
 
     async def _kafka_topic(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
         return await kafka_topics.ensured(body)
+
+    async def _components(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
+        """Return what Functions of a namespace take from and send to, with secrets, for our own commands."""
+        namespace = body["namespace"]
+        desired = [one for one in self._wanted.values() if one.workload.namespace == namespace]
+        return {
+            "subscriptions": [each for one in desired for each in one.subscriptions],
+            "outputs": [each for one in desired for each in one.outputs],
+        }
 
     # -- the node --------------------------------------------------------------------------------------------
 

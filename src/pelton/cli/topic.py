@@ -9,7 +9,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from uuid import uuid4
 from pelton.cli.home import Home
 from pelton.cli.logs import seconds_ago
 from pelton.cli.printing import print_columns
+from pelton.cli.topic_brokers import broker, show_lag
 from pelton.clock import SystemClock, rfc3339
 from pelton.dataplane import retry
 from pelton.drivers.nats import JetStreamBus, Stored
-from pelton.errors import NotFoundError, UsageError
+from pelton.errors import ComponentError, NotFoundError, UsageError
 from pelton.model import cloudevent
 from pelton.notify.dead_letters import redriven
-from pelton.ports import Message
+from pelton.ports import Message, Place
 
 __all__ = ["dead_letters", "lag", "publish", "redrive", "show_dead_letter", "tail"]
 
@@ -38,12 +39,26 @@ async def _bus(home: Home) -> AsyncIterator[JetStreamBus]:
         yield bus
 
 
-def publish(home: Home, topic: str, data: Sequence[str], *, headers: Sequence[str], raw: bool) -> int:
-    """Publish messages, as CloudEvents unless `raw`; returns when the bus has stored all of them."""
+def _bus_of(home: Home, component: str, namespace: str) -> AbstractAsyncContextManager[Any]:
+    """Open a component's broker, or the embedded bus where none is named."""
+    return broker(home, component, namespace) if component else _bus(home)
+
+
+def publish(
+    home: Home,
+    topic: str,
+    data: Sequence[str],
+    *,
+    headers: Sequence[str],
+    raw: bool,
+    component: str = "",
+    namespace: str = "default",
+) -> int:
+    """Publish messages, as CloudEvents unless `raw`; returns when the broker has stored all of them."""
     payloads = [payload for item in data for payload in _payloads(item)]
     fields = dict(_header(line) for line in headers)
     try:
-        asyncio.run(_publish(home, topic, payloads, fields, raw=raw))
+        asyncio.run(_publish(_bus_of(home, component, namespace), topic, payloads, fields, raw=raw))
     except ExceptionGroup as group:
         raise _first(group) from None
     print(f"published {len(payloads)} message{'s' if len(payloads) != 1 else ''} on {topic}")
@@ -51,7 +66,12 @@ def publish(home: Home, topic: str, data: Sequence[str], *, headers: Sequence[st
 
 
 async def _publish(
-    home: Home, topic: str, payloads: Sequence[bytes], headers: dict[str, str], *, raw: bool
+    opened: AbstractAsyncContextManager[Any],
+    topic: str,
+    payloads: Sequence[bytes],
+    headers: dict[str, str],
+    *,
+    raw: bool,
 ) -> None:
     slots = asyncio.Semaphore(_WINDOW)
 
@@ -59,7 +79,7 @@ async def _publish(
         async with slots:
             await bus.publish(_message(topic, payload, headers, raw=raw))
 
-    async with _bus(home) as bus, asyncio.TaskGroup() as group:
+    async with opened as bus, asyncio.TaskGroup() as group:
         for payload in payloads:
             group.create_task(one(payload))
 
@@ -112,24 +132,36 @@ def _header(line: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def tail(home: Home, topic: str, *, since: str | None, count: int) -> int:
+def tail(
+    home: Home,
+    topic: str,
+    *,
+    since: str | None,
+    count: int,
+    component: str = "",
+    namespace: str = "default",
+) -> int:
     """Print messages as they come, one line each: topic, then payload."""
-    asyncio.run(_tail(home, topic, since=since, count=count))
+    begin = None if since is None else seconds_ago(since, "--since")
+    asyncio.run(_tail(_bus_of(home, component, namespace), topic, since_s=begin, count=count))
     return 0
 
 
-async def _tail(home: Home, topic: str, *, since: str | None, count: int) -> None:
+async def _tail(
+    opened: AbstractAsyncContextManager[Any], topic: str, *, since_s: float | None, count: int
+) -> None:
     shown = 0
-    async with _bus(home) as bus:
-        if since is not None:
-            begin = seconds_ago(since, "--since")
-            async for stored in bus.stored(topic):
-                if _epoch(stored.time) >= begin:
-                    _print(stored.message)
+    async with opened as bus:
+        if not hasattr(bus, "follow"):
+            raise ComponentError("this broker's messages cannot be read beside its consumers")
+        if since_s is not None:
+            async for batch in bus.read(topic, first=Place(time_s=since_s), last=Place()):
+                for recorded in batch:
+                    _print(recorded.message)
                     shown += 1
                     if shown == count:
                         return
-        async for message in bus.tail(topic):
+        async for message in bus.follow(topic):
             _print(message)
             shown += 1
             if shown == count:
@@ -140,14 +172,10 @@ def _print(message: Message) -> None:
     print(f"{message.topic}  {message.data.decode('utf-8', 'replace')}", flush=True)
 
 
-def _epoch(text: str) -> float:
-    """Read an RFC 3339 time with up to nine fractional digits."""
-    whole, _, fraction = text.rstrip("Z").partition(".")
-    return datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp() + float(f"0.{fraction or 0}")
-
-
-def lag(home: Home, *, output: str) -> int:
-    """Show what waits for each durable consumer."""
+def lag(home: Home, *, output: str, component: str = "", namespace: str = "default") -> int:
+    """Show what waits for each durable consumer, or for those of a component's broker."""
+    if component:
+        return show_lag(home, component, namespace, output=output)
 
     async def ask() -> list[Any]:
         async with _bus(home) as bus:

@@ -26,12 +26,13 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from pelton import errors
 from pelton.drivers.kafka.consumer import Consumption, finish_all
 from pelton.drivers.kafka.publisher import Publisher
+from pelton.drivers.kafka.reader import RecordReader
 from pelton.drivers.kafka.settings import KafkaSettings
 from pelton.drivers.kafka.topics import TopicAdmin
 from pelton.log import get
 from pelton.model.desired import Component
 from pelton.model.invocation import Delivered
-from pelton.ports import Delivery, Message
+from pelton.ports import Delivery, Message, Place, Recorded
 
 __all__ = ["KafkaBinding", "KafkaBus", "PartitionLag"]
 
@@ -146,6 +147,18 @@ class KafkaBus:
         await found.end()
         if self._active.get(where) is found:
             del self._active[where]
+
+    async def read(self, topic: str, *, first: Place, last: Place) -> AsyncIterator[Sequence[Recorded]]:
+        """Iterate over what a topic keeps; see `ports.ReadableBus`."""
+        async with RecordReader(self._settings, topic, where=self._where) as reader:
+            async for batch in reader.read(first, last):
+                yield batch
+
+    async def follow(self, topic: str) -> AsyncIterator[Message]:
+        """Iterate over messages that come from now on; see `ports.ReadableBus`."""
+        async with RecordReader(self._settings, topic, where=self._where) as reader:
+            async for message in reader.follow():
+                yield message
 
     async def pending(self, topic: str, *, consumer: str) -> int:
         """Return records that the group has not finished, in the partitions of this member if it is one."""

@@ -26,7 +26,7 @@ from nats.js import api
 from pelton import errors
 from pelton.drivers.nats.link import Link, lower_keys, status_of
 from pelton.drivers.nats.pull import Pull, finish_all
-from pelton.ports import Delivery, Message
+from pelton.ports import Delivery, Message, Place, Recorded
 from pelton.quantity import parse_duration
 
 __all__ = ["ATTEMPTS_BUCKET", "MAX_PAYLOAD_BYTES", "JetStreamBus", "Lag", "Stored", "is_embedded"]
@@ -364,6 +364,39 @@ class JetStreamBus(Link):
             yield found
             first = found.sequence + 1
 
+    async def read(self, topic: str, *, first: Place, last: Place) -> AsyncIterator[Sequence[Recorded]]:
+        """Iterate over what a subject's stream keeps; see `ports.ReadableBus`. Offsets are sequences."""
+        stream = await self.stream_of(topic)
+        info = await self.manage(f"STREAM.INFO.{stream}", {})
+        end = int(info["state"]["last_seq"])
+        if last.offset >= 0:
+            end = min(end, last.offset)
+        begin = first.offset
+        if begin < 0:
+            begin = await self._sequence_at(topic, first.time_s, end) if first.time_s else 1
+        async for stored in self.stored(topic, first=max(1, begin)):
+            at = _epoch(stored.time)
+            if stored.sequence > end or (last.time_s and last.offset < 0 and at >= last.time_s):
+                return
+            key = f"{stored.stream}:{stored.sequence}"
+            yield [Recorded(key=key, time_s=at, message=stored.message)]
+
+    async def _sequence_at(self, topic: str, time_s: float, end: int) -> int:
+        """Return the sequence from which on messages are not older, by halving; behind the end for none."""
+        low, high = 1, end + 1
+        while low < high:
+            middle = (low + high) // 2
+            found = [stored async for stored in _first(self.stored(topic, first=middle))]
+            if found and _epoch(found[0].time) < time_s:
+                low = found[0].sequence + 1
+            else:
+                high = middle
+        return low
+
+    def follow(self, topic: str) -> AsyncIterator[Message]:
+        """Iterate over messages that come from now on; see `ports.ReadableBus`."""
+        return self.tail(topic)
+
     async def remove(self, stored: Stored) -> None:
         """Delete one message from its stream; safe to repeat."""
         try:
@@ -438,6 +471,18 @@ def _stored(stream: str, raw: Mapping[str, Any]) -> Stored:
             headers[name.strip()] = value.strip()
     message = Message(topic=raw["subject"], data=base64.b64decode(raw.get("data", "")), headers=headers)
     return Stored(stream=stream, sequence=int(raw["seq"]), time=str(raw["time"]), message=message)
+
+
+def _epoch(text: str) -> float:
+    """Read an RFC 3339 time with up to nine fractional digits."""
+    whole, _, fraction = text.rstrip("Z").partition(".")
+    return datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp() + float(f"0.{fraction or 0}")
+
+
+async def _first(messages: AsyncIterator[Stored]) -> AsyncIterator[Stored]:
+    async for stored in messages:
+        yield stored
+        return
 
 
 def _seconds(text: str) -> float:

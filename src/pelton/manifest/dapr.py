@@ -36,6 +36,7 @@ __all__ = [
     "BESIDE",
     "COMPONENT_SPEC",
     "KIND",
+    "METADATA_ITEMS",
     "SECRET_KEY_REF",
     "STANDALONE_SPEC",
     "check_env_ref",
@@ -68,7 +69,7 @@ SECRET_KEY_REF = Record(
     absent=_hollow,
 )
 
-_ITEMS = Items(
+METADATA_ITEMS = Items(
     Record(
         MetadataItem,
         (
@@ -79,6 +80,7 @@ _ITEMS = Items(
         ),
     )
 )
+"""Settings of a component by name, with values or where they are kept."""
 
 
 def _spec(*, complete: bool) -> Record:
@@ -95,7 +97,7 @@ def _spec(*, complete: bool) -> Record:
                 limits={"required": True},  # a rule of standalone Components, so that it is reported once
             ),
             Field("version", "version", _TEXT, required=complete, keep=complete, doc="Version; default v1."),
-            Field("metadata", "metadata", _ITEMS, required=complete, keep=complete, doc="Settings."),
+            Field("metadata", "metadata", METADATA_ITEMS, required=complete, keep=complete, doc="Settings."),
             Field("ignoreErrors", "ignore_errors", Boolean(), doc="Whether it may fail to start."),
             Field("initTimeout", "init_timeout_s", Duration(blank=True), doc="Time allowed to start."),
         ),

@@ -12,6 +12,7 @@ from pelton.manifest.fields import AnyValue, Boolean, Field, Integer, Items, Kep
 __all__ = [
     "BUILDER",
     "CONDITIONS",
+    "EVENTS",
     "FUNCTION",
     "GATEWAY",
     "HTTP_SCALED_OBJECT",
@@ -61,6 +62,26 @@ KAFKA_TOPIC: Table = (
     _text("topicName", "Name of the topic in Kafka."),
     _text("topicId", "The topic's id in Kafka."),
 )
+EVENTS: Table = (
+    _number("observedGeneration", "Generation that this is about."),
+    Field(
+        "conditions",
+        "conditions",
+        Items(
+            Kept(
+                (
+                    _text("timestamp", "When it became so."),
+                    _text("type", "Pending, Created, Ready, Error, Unknown, Terminating or Terminated."),
+                    _text("status", "True, False or Unknown."),
+                    _text("reason", "Why, in one word."),
+                    _text("message", "Why, in a sentence."),
+                )
+            )
+        ),
+        doc="What has happened to it, the latest last.",
+    ),
+)
+"""For kinds of the event framework: conditions are a history."""
 
 _PHASE = Kept(
     (

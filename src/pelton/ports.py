@@ -34,6 +34,7 @@ __all__ = [
     "Place",
     "ReadableBus",
     "Recorded",
+    "Registers",
     "SecretStore",
     "PushScaler",
     "Scaler",
@@ -56,6 +57,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         headers: Name -> value; names are kept as given.
         id: De-duplication id; "" for none.
         metadata: What the publisher asks of the broker, such as `partitionKey`; a broker takes what it knows.
+        at: Epoch seconds at which the broker stored it, for deliveries; 0 where it does not tell.
     """
 
     topic: str
@@ -63,6 +65,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     id: str = ""
     metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
+    at: float = 0.0
 
 
 class Delivery(Protocol):
@@ -452,6 +455,29 @@ class Ledger(Bus, Protocol):
 
     async def delete_attempts(self, owner: str, key: str) -> None:
         """Forget them; safe to repeat. Raises DeliveryError."""
+        ...
+
+
+class Registers(Protocol):
+    """One small value per name, replaced by comparing revisions: state that is shared and survives."""
+
+    async def read_register(self, name: str) -> tuple[bytes, int]:
+        """Return the value and its revision; b"" and 0 where there is none. Raises DeliveryError."""
+        ...
+
+    async def write_register(self, name: str, data: bytes, *, revision: int) -> int:
+        """Replace the value of that revision (0: there is none) and return the new one, once it is stored.
+
+        Cancelling it leaves open whether it was replaced.
+
+        Raises:
+            ConflictError: The value is of another revision.
+            DeliveryError: It was not stored, or is not known to be.
+        """
+        ...
+
+    async def delete_register(self, name: str) -> None:
+        """Forget a value; safe to repeat. Raises DeliveryError."""
         ...
 
 

@@ -111,6 +111,8 @@ class _Feed:
         self.timeout_s = timeout_s
         self.stats = FeedStats()
         self.trouble = ""
+        self.ready = False  # whether its brokers have answered
+        self._troubled_at = 0.0
         self._invoker = invoker
         self._ledger = ledger
         self._bus_of = bus_of
@@ -132,11 +134,11 @@ class _Feed:
     # --- life -----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin fetching."""
-        self._fetchers = [
-            asyncio.create_task(self._fetch_topic(), name=f"feed-{self.subscription.id}"),
-            asyncio.create_task(self._fetch_retries(), name=f"retries-{self.subscription.id}"),
-        ]
+        """Begin fetching; a queue has no topic, only what is put into its retry stream."""
+        name = self.subscription.id
+        self._fetchers = [asyncio.create_task(self._fetch_retries(), name=f"retries-{name}")]
+        if not self.subscription.queued:
+            self._fetchers.append(asyncio.create_task(self._fetch_topic(), name=f"feed-{name}"))
 
     async def stop(self, grace_s: float) -> None:
         """Stop fetching, wait for what is in flight, leave the rest unacked: the broker keeps it."""
@@ -156,6 +158,7 @@ class _Feed:
 
         async def fetch() -> None:
             self._bus = bus = await self._bus_of(subscription.component)
+            self._touched = True
             batches = bus.subscribe(
                 subscription.topic,
                 consumer=subscription.id,
@@ -198,8 +201,13 @@ class _Feed:
                     raise
                 if str(exc) != self.trouble:
                     _log.warning("subscription %s: %s", self.subscription.id, exc)
-                self.trouble = str(exc)
+                self.note(exc)
                 await self._clock.sleep(_AGAIN_S)
+
+    def note(self, exc: Exception) -> None:
+        """Remember what keeps the feed from a broker, until it has worked for a while."""
+        self.trouble = str(exc) or type(exc).__name__
+        self._troubled_at = self._clock.monotonic()
 
     async def _load(self) -> None:
         self._attempts = await self._ledger.load_attempts(self.subscription.id)
@@ -522,6 +530,9 @@ class _Feed:
         return decision
 
     async def _move(self, message: Message, key: str, decision: retry.Decision) -> None:
+        if decision.action == "bury" and self.subscription.dead_letters:
+            await self._hand_over(message, key, decision)
+            return
         now = self._clock.now().timestamp()
         if decision.action == "park":
             moved = retry.park(
@@ -561,6 +572,22 @@ class _Feed:
             )
             await self._insist(lambda: self._ledger.publish(cut))
 
+    async def _hand_over(self, message: Message, key: str, decision: retry.Decision) -> None:
+        """Give an event up to the queues that its subscription names for that."""
+        name = self.subscription.id
+        for queue in self.subscription.dead_letters:
+            given = retry.hand_over(
+                message, name, queue, key=key, attempts=decision.attempts, reason=decision.reason
+            )
+            await self._insist(lambda given=given: self._ledger.publish(given))  # type: ignore[misc]
+        _log.warning(
+            "subscription %s: %s goes to its dead letters after attempt %d: %s",
+            name,
+            key,
+            decision.attempts,
+            decision.reason,
+        )
+
     async def _forget(self, key: str) -> None:
         if self._attempts.pop(key, None) is not None:
             await self._ledger.delete_attempts(self.subscription.id, key)
@@ -570,7 +597,7 @@ class _Feed:
     @property
     def quiet(self) -> bool:
         """Nothing moved since the last measuring, and nothing is left: idle feeds cost nothing."""
-        return not self._touched and not self.stats.pending
+        return not self._touched and not self.stats.pending and not self.trouble
 
     @property
     def hindrance(self) -> str:
@@ -590,6 +617,9 @@ class _Feed:
             fresh = await self._bus.pending(self.subscription.topic, consumer=self.subscription.id)
             if count := getattr(self._bus, "lanes", None):
                 self.stats.lanes = count(self.subscription.topic, consumer=self.subscription.id)
+        self.ready = self._bus is not None or self.subscription.queued
+        if self.trouble and self._clock.monotonic() - self._troubled_at > 2 * _AGAIN_S:
+            self.trouble = ""  # what failed has been tried again since, and did not fail
         self.stats.pending = fresh + parked
         self.stats.due = max(self.stats.in_flight, fresh - len(self._waiting))
 
@@ -639,9 +669,24 @@ class Dispatcher:
 
     async def apply(self, desired: Desired, *, grace_s: float = 30.0) -> None:
         """Make a function's subscriptions these; unchanged ones go on undisturbed. Idempotent."""
-        where = (desired.workload.namespace, desired.workload.name)
-        timeout_s = desired.workload.request_timeout_s
-        wanted = {subscription.id: subscription for subscription in desired.subscriptions}
+        workload = desired.workload
+        await self.feed(
+            (workload.namespace, workload.name),
+            desired.subscriptions,
+            timeout_s=workload.request_timeout_s,
+            grace_s=grace_s,
+        )
+
+    async def feed(
+        self,
+        where: tuple[str, str],
+        subscriptions: Iterable[Subscription],
+        *,
+        timeout_s: float,
+        grace_s: float = 30.0,
+    ) -> None:
+        """Make the subscriptions of (namespace, name) these; as `apply`, for what is no function."""
+        wanted = {subscription.id: subscription for subscription in subscriptions}
         async with self._lock:
             feeds = self._feeds.setdefault(where, {})
             gone = [
@@ -703,6 +748,14 @@ class Dispatcher:
             for name, feed in feeds.items()
         }
 
+    def states(self) -> dict[str, tuple[bool, str]]:
+        """Return subscription id -> (whether its brokers have answered, what keeps it from them or "")."""
+        return {
+            name: (feed.ready, feed.hindrance)
+            for feeds in self._feeds.values()
+            for name, feed in feeds.items()
+        }
+
     async def _measure(self) -> None:
         while True:
             for where, feeds in list(self._feeds.items()):
@@ -713,7 +766,7 @@ class Dispatcher:
                     try:
                         await feed.measure()
                     except (errors.PeltonError, ConnectionError, TimeoutError) as exc:
-                        feed.trouble = str(exc)
+                        feed.note(exc)
                 due = sum(feed.stats.due for feed in feeds.values())
                 if self._reported.get(where) != due:
                     self._reported[where] = due

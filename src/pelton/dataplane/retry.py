@@ -18,6 +18,9 @@ from pelton.model.desired import Subscription
 from pelton.ports import EventResult, Message
 
 __all__ = [
+    "DEAD_ATTEMPTS",
+    "DEAD_FROM",
+    "DEAD_REASON",
     "DEAD_TOPICS",
     "Decision",
     "Letter",
@@ -27,6 +30,7 @@ __all__ = [
     "busy_delay",
     "dead_topic",
     "decide",
+    "hand_over",
     "letter",
     "park",
     "redrive",
@@ -36,6 +40,11 @@ __all__ = [
 
 DEAD_TOPICS: Final = "pelton.dead.>"
 """Subject pattern of all dead letters."""
+
+DEAD_FROM: Final = "Pelton-Dead-From"
+DEAD_REASON: Final = "Pelton-Dead-Reason"
+DEAD_ATTEMPTS: Final = "Pelton-Dead-Attempts"
+"""Headers of what a subscription gave up and handed over."""
 
 LONGEST_NAK_S: Final = 5.0
 """Waits up to this many seconds stay with the broker."""
@@ -179,6 +188,31 @@ def bury(
         headers=headers,
         id=_word(f"{subscription_id}:{key}:dead"),
     )
+
+
+def hand_over(
+    message: Message, subscription_id: str, queue: str, *, key: str, attempts: int, reason: str
+) -> Message:
+    """Return what a subscription gave up as a fresh event, due at once, of the queue of its dead letters.
+
+    Its headers say from where it comes, why, and after how many attempts (`DEAD_FROM` and beside it).
+
+    Args:
+        message: As first delivered.
+        subscription_id: Who gave it up.
+        queue: Id of the subscription that gets it.
+        key: The first delivery's key.
+        attempts: Attempts made.
+        reason: Why the last one failed.
+    """
+    headers = {
+        **message.headers,
+        DEAD_FROM: subscription_id,
+        DEAD_REASON: " ".join(reason.split())[:1000],
+        DEAD_ATTEMPTS: str(attempts),
+    }
+    given = Message(topic=message.topic, data=message.data, headers=headers)
+    return park(given, queue, key=f"{key}:dead", attempts=0, not_before=0.0)
 
 
 def letter(message: Message) -> Letter:

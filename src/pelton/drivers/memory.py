@@ -1,8 +1,8 @@
 """An event bus in this process's memory: for tests and `pelton run`, with the behaviour of the durable one.
 
-Implements `ports.Ledger` (and so `ports.Bus`). Topics follow NATS: words separated by dots, `*` for one
-word and `>` for the rest in subscriptions. Nothing survives the process; what a subscriber left unacked is
-delivered to the next one at once.
+Implements `ports.Ledger` (and so `ports.Bus`) and `ports.Registers`. Topics follow NATS: words separated by
+dots, `*` for one word and `>` for the rest in subscriptions. Nothing survives the process; what a subscriber
+left unacked is delivered to the next one at once.
 """
 
 from __future__ import annotations
@@ -127,6 +127,7 @@ class MemoryBus:
         self._ids: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._consumers: dict[tuple[str, str], _Consumer] = {}
         self._attempts: dict[str, dict[str, int]] = {}
+        self._registers: dict[str, tuple[bytes, int]] = {}
 
     async def __aenter__(self) -> MemoryBus:
         return self
@@ -205,6 +206,22 @@ class MemoryBus:
     async def delete_attempts(self, owner: str, key: str) -> None:
         """Forget attempts."""
         self._attempts.get(owner, {}).pop(key, None)
+
+    async def read_register(self, name: str) -> tuple[bytes, int]:
+        """Return value and revision; see `ports.Registers`."""
+        return self._registers.get(name, (b"", 0))
+
+    async def write_register(self, name: str, data: bytes, *, revision: int) -> int:
+        """Replace the value of a revision; see `ports.Registers`."""
+        if self._registers.get(name, (b"", 0))[1] != revision:
+            raise errors.ConflictError(f"{name} was changed by somebody else")
+        self._sequence += 1
+        self._registers[name] = (data, self._sequence)
+        return self._sequence
+
+    async def delete_register(self, name: str) -> None:
+        """Forget a value; safe to repeat."""
+        self._registers.pop(name, None)
 
     def _consumer(self, topic: str, name: str) -> _Consumer:
         state = self._consumers.get((topic, name))

@@ -17,6 +17,7 @@ from pelton.model.scaling import HttpScaling, KedaPolicy
 
 __all__ = [
     "DEFERRED_NAME",
+    "QUEUE_TYPE",
     "BuildRun",
     "Component",
     "Desired",
@@ -30,6 +31,9 @@ __all__ = [
     "revision_key",
 ]
 
+
+QUEUE_TYPE = "queue"
+"""Component type of a subscription without a broker: the platform itself fills its retry stream."""
 
 DEFERRED_NAME = "pelton-deferred"
 """Name of the subscription and the component of invocations that a function accepted for later."""
@@ -319,6 +323,8 @@ class Subscription:
         consumer: Name under which brokers know it, as Dapr's `consumerID`; "" for the function's app id.
         batch_size: Events that go to a worker together at most, >= 1.
         linger_s: Seconds to wait for more events when fewer than that are there.
+        dead_letters: Ids of subscriptions whose queues get the event when it is given up, in place of the
+            dead letters that `pelton dlq` lists.
     """
 
     namespace: str
@@ -335,11 +341,17 @@ class Subscription:
     consumer: str = ""
     batch_size: int = 256
     linger_s: float = 0.0
+    dead_letters: tuple[str, ...] = ()
 
     @property
     def deferred(self) -> bool:
         """Whether it carries out what the function itself accepted for later."""
         return self.name == DEFERRED_NAME
+
+    @property
+    def queued(self) -> bool:
+        """Whether there is no broker to read: the platform puts events into its retry stream."""
+        return self.component.type == QUEUE_TYPE
 
     @property
     def id(self) -> str:

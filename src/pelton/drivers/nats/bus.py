@@ -26,17 +26,29 @@ from nats.js import api
 from pelton import errors
 from pelton.drivers.nats.link import Link, lower_keys, status_of
 from pelton.drivers.nats.pull import Pull, finish_all
+from pelton.model.settings import truthy
 from pelton.ports import Delivery, Message, Place, Recorded
 from pelton.quantity import parse_duration
 
-__all__ = ["ATTEMPTS_BUCKET", "MAX_PAYLOAD_BYTES", "JetStreamBus", "Lag", "Stored", "is_embedded"]
+__all__ = [
+    "ATTEMPTS_BUCKET",
+    "MAX_PAYLOAD_BYTES",
+    "REGISTERS_BUCKET",
+    "JetStreamBus",
+    "Lag",
+    "Stored",
+    "is_embedded",
+]
 
 ATTEMPTS_BUCKET: Final = "PELTON_ATTEMPTS"
 _ATTEMPTS: Final = f"$KV.{ATTEMPTS_BUCKET}."
+REGISTERS_BUCKET: Final = "PELTON_REGISTERS"
+_REGISTERS: Final = f"$KV.{REGISTERS_BUCKET}."
 MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024 - 64 * 1024
 """Largest payload: the server's limit less room for headers, so that every event fits into a dead letter."""
 
 
+_WRONG_LAST_SEQUENCE: Final = 10071
 _KNOWN_STREAMS: Final = 10_000
 _ACK_WAIT_S: Final = 30.0
 _LEAST_ACK_WAIT_S: Final = 15.0
@@ -52,6 +64,7 @@ _FAMILIES: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
     ("PELTON_RETRY", "pelton.retry.>", {"retention": api.RetentionPolicy.WORK_QUEUE}),
     ("PELTON_DEAD", "pelton.dead.>", {}),
     (f"KV_{ATTEMPTS_BUCKET}", f"{_ATTEMPTS}>", {"max_msgs_per_subject": 1, "max_age": 8 * _DAY_S}),
+    (f"KV_{REGISTERS_BUCKET}", f"{_REGISTERS}>", {"max_msgs_per_subject": 1}),
 )
 _TOPIC_SETTINGS: Final[dict[str, Any]] = {"max_age": 7 * _DAY_S}
 
@@ -97,7 +110,8 @@ class JetStreamBus(Link):
         user: See `Link`.
         password: See `Link`.
         settings: See `Link`.
-        embedded: Whether missing streams are made. An external server's streams are its owner's business.
+        embedded: Whether missing streams are made. An external server's streams are its owner's business,
+            unless the metadata `createStreams` says otherwise.
         where: See `Link`.
     """
 
@@ -113,6 +127,7 @@ class JetStreamBus(Link):
     ) -> None:
         super().__init__(url, user=user, password=password, settings=settings, where=where)
         self._embedded = embedded
+        self._makes_streams = embedded or truthy(self.settings.get("createstreams", ""))
         self._streams: dict[str, str] = {}
         self._consumers: dict[tuple[str, str], tuple[str, str]] = {}
         self._lock = asyncio.Lock()
@@ -132,7 +147,7 @@ class JetStreamBus(Link):
                 await self._create(name, subject, extra)
 
     async def stream_of(self, topic: str) -> str:
-        """Return the name of the stream that stores a topic; makes it on the embedded bus.
+        """Return the name of the stream that stores a topic; makes it where that is ours to do.
 
         Raises:
             ComponentError: No stream, or several, or the topic is not a NATS subject.
@@ -140,6 +155,8 @@ class JetStreamBus(Link):
         """
         if topic.startswith(_ATTEMPTS):
             return f"KV_{ATTEMPTS_BUCKET}"
+        if topic.startswith(_REGISTERS):
+            return f"KV_{REGISTERS_BUCKET}"
         if named := self.settings.get("streamname"):
             return named
         found = self._streams.get(topic)
@@ -167,7 +184,7 @@ class JetStreamBus(Link):
                 )
             if names:
                 return str(names[0])
-            if not self._embedded:
+            if not self._makes_streams:
                 raise errors.ComponentError(
                     f"no stream stores the subject {topic}",
                     where=self.where,
@@ -346,6 +363,43 @@ class JetStreamBus(Link):
 
     def _attempts_subject(self, owner: str, key: str) -> str:
         return f"{_ATTEMPTS}{_safe(owner)}.{_safe(key)}"
+
+    # --- registers ------------------------------------------------------------------------------------------
+
+    async def read_register(self, name: str) -> tuple[bytes, int]:
+        """Return value and revision; see `ports.Registers`."""
+        body = {"last_by_subj": f"{_REGISTERS}{_safe(name)}"}
+        try:
+            answer = await self.manage(f"STREAM.MSG.GET.KV_{REGISTERS_BUCKET}", body)
+        except nats.js.errors.NotFoundError:
+            return b"", 0
+        except nats.errors.Error as exc:
+            raise errors.DeliveryError(f"{name} cannot be read: {exc}", where=self.where) from exc
+        raw = answer["message"]
+        return base64.b64decode(raw.get("data", "")), int(raw["seq"])
+
+    async def write_register(self, name: str, data: bytes, *, revision: int) -> int:
+        """Replace the value of a revision; see `ports.Registers`."""
+        headers = {"Nats-Expected-Last-Subject-Sequence": str(revision)}
+        answer = await self.ask(f"{_REGISTERS}{_safe(name)}", data, headers, deadline_s=_PUBLISH_DEADLINE_S)
+        if status_of(answer) == "503":
+            raise errors.DeliveryError(f"{name} was not stored: no stream takes it", where=self.where)
+        body = json.loads(answer.data)
+        if error := body.get("error"):
+            if error.get("err_code") == _WRONG_LAST_SEQUENCE:
+                raise errors.ConflictError(f"{name} was changed by somebody else", where=self.where)
+            raise errors.DeliveryError(
+                f"{name} was not stored: {error.get('description', error)}", where=self.where
+            )
+        return int(body["seq"])
+
+    async def delete_register(self, name: str) -> None:
+        """Forget a value; safe to repeat."""
+        body = {"filter": f"{_REGISTERS}{_safe(name)}"}
+        try:
+            await self.manage(f"STREAM.PURGE.KV_{REGISTERS_BUCKET}", body)
+        except nats.errors.Error as exc:
+            raise errors.DeliveryError(f"{name} cannot be deleted: {exc}", where=self.where) from exc
 
     # --- looking at what is stored --------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ _HONOURED: Final = frozenset(
         ),
         *("streamname", "durablename", "queuegroupname", "deliverpolicy", "startsequence", "starttime"),
         *("ackwait", "maxackpending", "replicas", "memorystorage", "concurrency", "rawpayload"),
+        *("consumerid", "createstreams"),
     )
 )
 # Meaningful for push consumers only, or decided by Pelton itself (attempts and backoff are a Subscription's).

@@ -276,7 +276,8 @@ class Pull:
             return
         parts = msg.reply.split(".")
         # $JS.ACK[.domain.account].stream.consumer.delivered.sequence.consumer-sequence.time.pending[.random]
-        key = f"{parts[2]}:{parts[5]}" if len(parts) == 9 else f"{parts[4]}:{parts[7]}"
+        short = len(parts) == 9
+        key = f"{parts[2]}:{parts[5]}" if short else f"{parts[4]}:{parts[7]}"
         self._asked = max(0, self._asked - 1)
         if not self._asked:
             self._changed.set()
@@ -284,7 +285,12 @@ class Pull:
         if known is not None:
             known.reply = msg.reply
             return
-        message = Message(topic=msg.subject, data=msg.data, headers=msg.headers or {})
+        message = Message(
+            topic=msg.subject,
+            data=msg.data,
+            headers=msg.headers or {},
+            at=int(parts[7] if short else parts[9]) / 1e9,
+        )
         delivery = self._held[key] = _Delivery(self, msg.reply, key, message)
         self._held_bytes += len(msg.data)
         self._mean_bytes += (len(msg.data) - self._mean_bytes) / 16

@@ -34,6 +34,7 @@ from pelton.cli.tables import CONVENTIONS, OUTPUT_TYPES, STATES, TRIGGER_TYPES, 
 from pelton.cli.token import token_file
 from pelton.clock import Clock
 from pelton.controlplane.decisions import DecisionLog
+from pelton.controlplane.event_framework import EventFrameworkController
 from pelton.controlplane.external_metrics import ExternalMetrics
 from pelton.controlplane.http_scaling import HttpTargets
 from pelton.controlplane.kafka_topics import KafkaTopics
@@ -46,6 +47,7 @@ from pelton.log import get
 from pelton.manifest import kinds
 from pelton.model.build import BuildResult
 from pelton.model.desired import BuildRun
+from pelton.model.event_framework import EventPlan
 from pelton.model.function import Function
 from pelton.plan.aliases import Aliases
 from pelton.plan.attachment import Pair
@@ -74,6 +76,8 @@ class ControlPlane:
         receivers_changed: Called with all Receivers, their Secrets and ConfigMaps, at the start and after
             changes.
         dapr_changed: The same for resources of Dapr.
+        events_changed: Takes what EventSources and Triggers need of the runtime.
+        event_states: Returns how they fare there.
         observe: Returns what `pelton status` is made of, for `/metrics`.
     """
 
@@ -87,6 +91,8 @@ class ControlPlane:
         clock: Clock,
         receivers_changed: Callable[[list[dict[str, Any]], Secrets, ConfigMaps], Awaitable[None]],
         dapr_changed: Callable[[list[dict[str, Any]], SecretEntries], Awaitable[None]],
+        events_changed: Callable[[EventPlan], Awaitable[None]],
+        event_states: Callable[[], Awaitable[dict[str, dict[str, Any]]]],
         observe: Callable[[], Awaitable[dict[str, Any]]],
     ) -> None:
         self._home = home
@@ -96,6 +102,8 @@ class ControlPlane:
         self._clock = clock
         self._receivers_changed = receivers_changed
         self._dapr_changed = dapr_changed
+        self._events_changed = events_changed
+        self._event_states = event_states
         self._observe = observe
         self._freed = asyncio.Event()
         self._store: SqliteStore | None = None
@@ -147,6 +155,16 @@ class ControlPlane:
                         PodMirror(store, self._target.instances, self._clock).run(), name="pods"
                     ),
                     asyncio.create_task(self._services(store).run(), name="services"),
+                    asyncio.create_task(
+                        EventFrameworkController(
+                            store=store,
+                            push=self._events_changed,
+                            states=self._event_states,
+                            clock=self._clock,
+                            aliases=Aliases(self._settings.aliases),
+                        ).run(),
+                        name="event sources and triggers",
+                    ),
                     asyncio.create_task(self._collect(reconciler), name="collector"),
                     asyncio.create_task(targets.run(), name="intercepted workloads"),
                     asyncio.create_task(triggers.run(), name="triggers"),

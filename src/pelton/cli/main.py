@@ -933,6 +933,19 @@ def why_alert(
     _exit(run(Home(), words, output=_one_of(output, "table", "json")))
 
 
+@why_app.command("trigger")
+def why_trigger(
+    name: Annotated[str, typer.Argument(help="Name of the Trigger.")],
+    namespace: Namespace = "default",
+    output: Output = "table",
+) -> None:
+    """Show the inputs of a Trigger, which conditions hold, and what would fire."""
+    from pelton.cli.why_trigger import why_trigger as run
+
+    output = _one_of(output, "table", "yaml", "json")
+    _exit(run(Home(), name, namespace=namespace, output=output))
+
+
 @why_app.command("route")
 def why_route(
     url: Annotated[

@@ -33,15 +33,18 @@ from pelton.cli.tables import SENDERS, resolve_driver, resolve_sender
 from pelton.clock import SystemClock
 from pelton.dataplane import wire
 from pelton.dataplane.dispatcher import Dispatcher
+from pelton.dataplane.event_intake import event_routes
 from pelton.dataplane.event_traces import EventTraces
 from pelton.dataplane.invoker import WorkerInvoker
 from pelton.dataplane.link import Link
 from pelton.dataplane.outputs import Outputs
 from pelton.dataplane.scaler_pool import Round, ScalerPool, plain
 from pelton.dataplane.states import States
+from pelton.dataplane.triggers import EventFramework
 from pelton.drivers.logs import SpoolFollower
 from pelton.drivers.nats import JetStreamBus, is_embedded
 from pelton.model.desired import Component, Desired
+from pelton.model.event_framework import EventPlan
 from pelton.model.matching import parse_matcher
 from pelton.model.scaler import ScalerTrigger
 from pelton.notify.alert_table import AlertTable
@@ -116,6 +119,13 @@ class Runtime:
             clock=self._clock,
             on_pending=self._pending,
             traces=traces,
+        )
+        self._events = EventFramework(
+            ledger=self._bus,
+            registers=self._bus,
+            bus_of=self._bus_of,
+            binding_of=_binding,
+            clock=self._clock,
         )
         self._senders = {name: resolve_sender(name)(self._clock) for name in SENDERS}
         # One machine is one cluster; the label is what Notification Manager fills in (contracts, section 5).
@@ -199,6 +209,9 @@ class Runtime:
                         tenant_of=self._objects.tenant_of,
                         clock=self._clock,
                     ),
+                    *event_routes(
+                        self._events.relay_at, self._events.accept, new_id=lambda: uuid.uuid4().hex
+                    ),
                 ],
             )
             app.state.stopping = asyncio.Event()
@@ -206,11 +219,13 @@ class Runtime:
             await stack.enter_async_context(self._follower)
             await stack.enter_async_context(self._log_rules)
             await self._dispatcher.start()
+            await self._events.start()
             stack.push_async_callback(self._invoker.close)
             stack.push_async_callback(self._outputs.close)
             stack.push_async_callback(self._states.close)
             stack.push_async_callback(self._close_buses)
             stack.push_async_callback(self._scalers.close)
+            stack.push_async_callback(self._events.stop, 1.0)
             stack.push_async_callback(self._dispatcher.stop, 1.0)
             await stack.enter_async_context(self._apps)
             server = await wire.serve(
@@ -223,6 +238,9 @@ class Runtime:
                     "dapr": self._dapr,
                     "dapr-join": self._apps.join,
                     "problems": self._problems,
+                    "events": self._event_plan,
+                    "event_states": self._event_states,
+                    "trigger": self._trigger,
                     "stats": self._stats,
                     "alert": self._alert,
                     "scalers": self._read_for,
@@ -296,6 +314,16 @@ class Runtime:
         wanted = [parse_matcher(text) for text in body["matchers"]]
         return {"alerts": self._pipeline.explain(wanted, body["name"])}
 
+    async def _event_plan(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
+        await self._events.apply(msgspec.convert(body["plan"], EventPlan))
+        return {}
+
+    async def _event_states(self, _peer: wire.Peer, _body: Any) -> dict[str, Any]:
+        return {"states": self._events.states()}
+
+    async def _trigger(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
+        return {"trigger": await self._events.explain(body["namespace"], body["name"])}
+
     async def _stats(self, _peer: wire.Peer, _body: Any) -> dict[str, Any]:
         owners = {
             subscription.id: subscription
@@ -313,6 +341,7 @@ class Runtime:
             for key, counters in self._dispatcher.stats().items()
             if key in owners
         ]
+        subscriptions += [{"id": key, **counters} for key, counters in self._events.stats().items()]
         return {
             "subscriptions": subscriptions,
             "notifications": self._pipeline.stats(),

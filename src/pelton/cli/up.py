@@ -29,6 +29,7 @@ from pelton.clock import SystemClock
 from pelton.dataplane import wire
 from pelton.dataplane.link import Link
 from pelton.errors import PeltonError, UsageError
+from pelton.model.event_framework import EventPlan
 from pelton.plan.aliases import NO_ALIASES, Aliases
 from pelton.sdk.trace_export import endpoint_url
 from pelton.targets.local import nats
@@ -115,6 +116,7 @@ class _Platform:
         self._target = LocalTarget(self._node, self._runtime)
         self._receivers: dict[str, Any] | None = None  # None: not known yet
         self._dapr: dict[str, Any] | None = None
+        self._events: dict[str, Any] | None = None  # as above
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         environment[MARKER] = home.tag
         self._supervisor = Supervisor(logs_dir=home.platform_logs, clock=self._clock, environment=environment)
@@ -282,6 +284,8 @@ class _Platform:
             clock=self._clock,
             receivers_changed=self._push_receivers,
             dapr_changed=self._push_dapr,
+            events_changed=self._push_events,
+            event_states=self._event_states,
             observe=lambda: self._status(None, {}),
         )
         url = await stack.enter_async_context(plane.serving(api_socket, self._options.api[0]))
@@ -301,6 +305,8 @@ class _Platform:
             await peer.call("receivers", self._receivers, timeout=30)
         if self._dapr is not None:
             await peer.call("dapr", self._dapr, timeout=30)
+        if self._events is not None:
+            await peer.call("events", self._events, timeout=120)
         await peer.call("sync", self._target.snapshot(), timeout=120)
 
     async def _push_receivers(
@@ -314,6 +320,16 @@ class _Platform:
     ) -> None:
         self._dapr = {"items": items, "secrets": secrets}
         await self._runtime.call("dapr", self._dapr)
+
+    async def _push_events(self, plan: EventPlan) -> None:
+        self._events = {"plan": msgspec.to_builtins(plan)}
+        await self._runtime.call("events", self._events, timeout_s=120)
+
+    async def _event_states(self) -> dict[str, dict[str, Any]]:
+        answer: dict[str, dict[str, dict[str, Any]]] = await self._runtime.call(
+            "event_states", {}, timeout_s=5
+        )
+        return answer["states"]
 
     # -- status ----------------------------------------------------------------------------------------------
 

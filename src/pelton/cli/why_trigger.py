@@ -1,0 +1,120 @@
+"""`pelton why trigger NAME`: each input's state and age, which conditions hold, and what would fire.
+
+The runtime process is asked, which reads the state as it is stored; one that is not at work has its reason in
+the status of the object, which the API has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+from pelton.cli.client import Client
+from pelton.cli.home import Home
+from pelton.cli.printing import print_columns, to_yaml
+from pelton.dataplane import wire
+from pelton.errors import NotRunningError
+from pelton.quantity import format_duration
+
+__all__ = ["why_trigger"]
+
+_ASK_S = 10.0
+
+
+def why_trigger(home: Home, name: str, *, namespace: str, output: str) -> int:
+    """Print how a Trigger stands; 0 when it is at work, 1 when something is in its way.
+
+    Args:
+        home: Of the running platform.
+        name: The Trigger's.
+        namespace: The Trigger's.
+        output: `table`, `yaml` or `json`.
+
+    Raises:
+        NotFoundError: There is no such Trigger.
+        NotRunningError: No platform runs here.
+    """
+    with Client(home) as api:
+        obj = api.get(api.resource("triggers.events.openfunction.io"), namespace, name)
+    conditions = (obj.get("status") or {}).get("conditions") or []
+    found = asyncio.run(_ask(home, namespace, name))
+    if output != "table":
+        report = {"trigger": found, "conditions": conditions}
+        sys.stdout.write(json.dumps(report, indent=2) + "\n" if output == "json" else to_yaml(report))
+        return 0 if found else 1
+    last = conditions[-1] if conditions else {}
+    print_columns(
+        None,
+        [
+            ("trigger", f"{namespace}/{name}"),
+            ("status", " ".join(filter(None, (last.get("type"), last.get("reason"))))),
+            *([("because", last["message"])] if last.get("type") == "Error" else []),
+            *(_summary(found) if found else []),
+        ],
+    )
+    if found:
+        _show(found)
+    return 0 if found else 1
+
+
+async def _ask(home: Home, namespace: str, name: str) -> dict[str, Any] | None:
+    try:
+        peer = await wire.connect(str(home.run_directory() / "runtime.sock"), name="runtime")
+    except OSError as exc:
+        raise NotRunningError("the runtime process does not answer", hint="see: pelton status") from exc
+    try:
+        body = {"namespace": namespace, "name": name}
+        answer: dict[str, Any] = await peer.call("trigger", body, timeout=_ASK_S)
+    finally:
+        await peer.close()
+    found: dict[str, Any] | None = answer["trigger"]
+    return found
+
+
+def _summary(found: dict[str, Any]) -> list[tuple[str, str]]:
+    looked = f"{found['events']} events looked at since the runtime began"
+    if found["passedOver"]:
+        looked += f", {found['passedOver']} from before the Trigger passed over"
+    return [("window", f"{format_duration(found['windowSeconds'])}; {looked}")]
+
+
+def _show(found: dict[str, Any]) -> None:
+    now, window_s = found["now"], found["windowSeconds"]
+    print()
+    print_columns(
+        ("INPUT", "IS", "LAST EVENT", "STAYS TRUE FOR", "WAITING", "TOPIC"),
+        [
+            [
+                one["name"],
+                "true" if one["true"] else "false",
+                "never" if one["last"] is None else f"{_seconds(now - one['last'])} ago",
+                _seconds(one["last"] + window_s - now) if one["true"] else "-",
+                str(one["waiting"]),
+                one["topic"],
+            ]
+            for one in found["inputs"]
+        ],
+    )
+    for one in found["subscribers"]:
+        print()
+        fires = (
+            f"fires on the next event of {' or '.join(one['firesOn'])}"
+            if one["firesOn"]
+            else "cannot fire now"
+        )
+        print(f"{one['condition']}: {'holds' if one['holds'] else 'does not hold'}; {fires}")
+        times = f"fired {one['fired']} times since the runtime began"
+        ago = f", last {_seconds(now - one['lastFired'])} ago" if one["lastFired"] else ""
+        print(f"  {times}{ago}")
+        for title, listed in (("to", one["destinations"]), ("else", one["deadLetters"])):
+            for place in listed:
+                print(
+                    f"  {title} {place['to']}: {place['delivered']} delivered, {place['pending']} waiting, "
+                    f"{place['failed']} attempts failed, {place['dead']} given up"
+                )
+
+
+def _seconds(value: float) -> str:
+    return f"{max(0.0, value):.1f}s"

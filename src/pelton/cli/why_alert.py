@@ -130,7 +130,8 @@ def _target(target: dict[str, Any], alert: dict[str, Any]) -> Iterator[tuple[str
     group = target["group"]
     if group is not None:
         timing = group["timing"]
-        yield ("  group", f"{group['key']}, {group['alerts']} alerts")
+        count = group["alerts"]
+        yield ("  group", f"{group['key']}, {count} alert{'' if count == 1 else 's'}")
         yield (
             "  timers",
             f"wait {timing['group_wait_s']:g} s, interval {timing['group_interval_s']:g} s, "

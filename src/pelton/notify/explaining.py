@@ -177,8 +177,10 @@ def _grouped(
         "lastTold": _moment(last.at) if last is not None else None,
         "told": told,
     }
-    if group is None or name not in group.members:
-        return shown, "not in its group at present", None
+    if group is None:
+        return shown, "would begin a group, which is told of after its wait", None
+    if name not in group.members:
+        return shown, "would join its group, told at the next look", _moment(group.next_flush)
     if tracked.over(now):
         if told and place.timing.send_resolved:
             return shown, "told to be over at the next look", _moment(group.next_flush)

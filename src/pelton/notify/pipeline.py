@@ -297,7 +297,8 @@ class Pipeline:
         annotations = manager.annotations if manager is not None else {}
         self._resolve_timeout_s = resolve_timeout_s(annotations)
         if (rules := inhibit_rules(annotations)) != self._inhibition.rules:
-            self._inhibition = Inhibition(rules, sources=self._timed.groups.alerts())
+            known = [*self._table.firing(self._clock.now()), *self._timed.groups.alerts()]
+            self._inhibition = Inhibition(rules, sources=known)
         self._known.set()
         self._timed.rearrange(self._places)
         self._timed.look_soon()

@@ -143,7 +143,7 @@ async def test_a_router_is_named_when_its_timers_count(pipeline, clock):
         assert found["known"] is False
         assert found["targets"][0]["router"] == "urgent"
         assert found["targets"][0]["group"]["timing"]["group_wait_s"] == 1.0
-        assert found["targets"][0]["next"] == "not in its group at present"
+        assert found["targets"][0]["next"] == "would begin a group, which is told of after its wait"
 
 
 async def test_without_timers_it_is_sent_as_it_comes(pipeline, clock):

@@ -1,6 +1,8 @@
-"""Alerts out of logs without code, on a whole platform: functions' own output, and the rule on Kafka."""
+"""Alerts on a whole platform: out of logs by rules, why they go where, and groups that outlive a kill."""
 
 import json
+import os
+import signal
 import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +33,14 @@ apiVersion: notification.kubesphere.io/v2beta2
 kind: Receiver
 metadata: {name: screen}
 spec: {console: {}}
+"""
+GROUPED = """
+apiVersion: notification.kubesphere.io/v2beta2
+kind: Receiver
+metadata:
+  name: screen-grouped
+  annotations: {pelton.dev/group-wait: 4s, pelton.dev/group-interval: 2s, pelton.dev/group-by: alertname}
+spec: {console: {alertSelector: {matchLabels: {alertname: Killed}}}}
 """
 
 
@@ -103,3 +113,41 @@ def test_the_examples_rule_counts_what_comes_by_kafka(shared, kafka):
         "severity": "critical",
     }
     assert found["annotations"]["message"].startswith("10 server errors of web-1, the last: 10.0.0.1")
+
+
+def test_a_group_outlives_the_runtime_that_kept_it(shared):
+    apply(shared, GROUPED)
+    log = shared.home / "logs" / "platform" / "runtime.log"
+    body = [{"labels": {"alertname": "Killed", "pod": pod}} for pod in "ab"]
+    shared.until("the receiver", lambda: "screen-grouped" in why(shared, "Killed"))
+    post(shared, body)
+    shared.until("the group", lambda: "2 alerts" in why(shared, "Killed"))
+
+    os.kill(shared.part("runtime")["pid"], signal.SIGKILL)
+
+    told = "[FIRING:2] Killed"
+    shared.until("the notification", lambda: told in log.read_text())
+    shared.until("the API", lambda: post(shared, body[:1]))
+    shared.until("a look after it", lambda: looks(shared) >= 2)
+    assert log.read_text().count(told) == 1
+
+
+def post(platform, body):
+    request = urllib.request.Request(
+        platform.endpoints["notify"] + "/api/v2/alerts",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def looks(platform):
+    """Return how far the next look at the group is from when it was told, in intervals."""
+    (alert, *_) = json.loads(why(platform, "Killed", "-o", "json"))["alerts"]
+    (group,) = [each["group"] for each in alert["targets"] if each["group"]]
+    moments = [datetime.fromisoformat(group[name]) for name in ("lastTold", "nextLook")]
+    return (moments[1] - moments[0]).total_seconds() / 2

@@ -147,10 +147,6 @@ class AlertTable:
         known = self._known.get(alert.fingerprint)
         return known.alert if known is not None and known.alert == alert else alert
 
-    def get(self, fingerprint: str) -> Tracked | None:
-        """Return what is known of one, over or not, or None."""
-        return self._known.get(fingerprint)
-
     def firing(self, now: datetime) -> Sequence[Tracked]:
         """Return those that are not over, sorted by fingerprint; forget the others."""
         moment = now.timestamp()

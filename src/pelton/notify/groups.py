@@ -267,15 +267,11 @@ class Groups:
     def find(self, place: Place, alert: Alert) -> tuple[str, AlertGroup | None, Sent | None]:
         """Return the key of the group that an alert belongs to, the group, and what it told last."""
         key = group_key(place, labels_of(place, alert))
-        return key, self.get(key), self._sent.get(key)
+        return key, self.get(key), self.last(key)
 
     def last(self, key: str) -> Sent | None:
         """Return what a group told last, whether it still exists or not."""
         return self._sent.get(key)
-
-    def with_member(self, fingerprint: str) -> list[AlertGroup]:
-        """Return the groups that hold an alert."""
-        return [group for group in self._groups.values() if fingerprint in group.members]
 
     def next_wake(self) -> float | None:
         """Return when something is due next, Unix seconds; None = nothing ever."""

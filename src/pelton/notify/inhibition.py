@@ -59,16 +59,6 @@ class Inhibition:
                     return name
         return ""
 
-    def sources(self) -> list[Tracked]:
-        """Return all alerts that are sources, each once."""
-        found = {
-            name: alert
-            for sources in self._sources
-            for each in sources.values()
-            for name, (alert, _) in each.items()
-        }
-        return list(found.values())
-
     def forget(self, now: float) -> None:
         """Drop sources that are over."""
         for sources in self._sources:

@@ -56,8 +56,17 @@ def test_a_source_that_is_over_keeps_nothing_back():
     inhibition.note(tracked(RESOLVED, alertname="Down"))
 
     assert not asked(inhibition, severity="warning")
-    inhibition.forget(T0)
-    assert inhibition.sources() == []
+
+
+def test_sources_that_are_over_are_forgotten_and_those_that_fire_are_not():
+    inhibition = Inhibition([DOWN])
+    inhibition.note(tracked(alertname="Down", node="1"))
+
+    inhibition.forget(T0 + 299)
+    assert asked(inhibition, severity="warning", node="1")
+    inhibition.forget(T0 + 300)
+
+    assert not asked(inhibition, now=T0, severity="warning", node="1")
 
 
 def test_alerts_on_both_sides_do_not_keep_each_other_back():

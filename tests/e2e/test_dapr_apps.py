@@ -120,3 +120,54 @@ def test_event_wakes_one_app_whose_event_wakes_the_other_and_trace_shows_the_hop
     assert "GREETING traced" in apps.logs("rpc") or apps.until(
         "it was printed", lambda: "GREETING traced" in apps.logs("rpc")
     )
+
+
+STORE = {
+    "apiVersion": "dapr.io/v1alpha1",
+    "kind": "Component",
+    "metadata": {"name": "store"},
+    "spec": {
+        "type": "state.in-memory",
+        "version": "v1",
+        "metadata": [{"name": "keyPrefix", "secretKeyRef": {"name": "prefixes", "key": "store"}}],
+    },
+}
+PREFIXES = {
+    "apiVersion": "v1",
+    "kind": "Secret",
+    "metadata": {"name": "prefixes"},
+    "stringData": {"store": "shared"},
+}
+SAVER = """
+    import sys
+    import time
+
+    from dapr.clients import DaprClient
+
+    with DaprClient() as client:
+        if sys.argv[1] == "save":
+            client.save_state("store", "k", "v")
+        print("STATE", client.get_state("store", "k").data, flush=True)
+        known = client.get_metadata().registered_components
+        print("COMPONENTS", sorted(each.name for each in known), flush=True)
+        client.shutdown()
+    time.sleep(100)
+"""
+
+
+def test_apps_share_a_store_by_its_settings_and_end_by_the_api(apps):
+    for name, obj in (("prefixes", PREFIXES), ("store", STORE)):
+        (apps.root / f"{name}.json").write_text(json.dumps(obj))
+    (apps.root / "saver.py").write_text(textwrap.dedent(SAVER))
+
+    def run(app_id, what):
+        program = (sys.executable, apps.root / "saver.py", what)
+        return apps.cli("dapr", "run", "--app-id", app_id, "--", *program).out
+
+    apps.cli("apply", "-f", "prefixes.json", "-f", "store.json")
+    apps.until("the runtime has the store", lambda: "STATE b'v'" in run("one", "save"))
+    other = run("two", "read")
+
+    assert "== APP == STATE b'v'" in other
+    assert "== APP == COMPONENTS ['bus', 'store']" in other
+    assert "Shutdown requested via API" in other

@@ -109,7 +109,7 @@ async def alone(parsed: Parsed) -> AsyncIterator[Served]:
 
         async def over() -> str:
             await ended.wait()
-            return "shutdown was requested via the API"
+            return ""
 
         yield Served(host=ports.host, http=ports.http, grpc=ports.grpc, ready=asked.wait, ended=over)
 

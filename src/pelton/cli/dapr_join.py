@@ -32,21 +32,31 @@ async def joined(home: Home, parsed: Parsed) -> AsyncIterator[Served]:
         PeltonError: A port is taken, a resource cannot be used, or the app id is somebody else's.
         OSError: The runtime process is not there.
     """
-    asked = asyncio.Event()
+    asked, shut_down = asyncio.Event(), asyncio.Event()
 
     async def ready(_peer: wire.Peer, _body: Any) -> None:
         asked.set()
 
+    async def requested(_peer: wire.Peer, _body: Any) -> None:
+        shut_down.set()
+
     peer = await wire.connect(
-        str(home.run_directory() / "runtime.sock"), {"dapr-ready": ready}, name="runtime"
+        str(home.run_directory() / "runtime.sock"),
+        {"dapr-ready": ready, "dapr-shutdown": requested},
+        name="runtime",
     )
     try:
         settings = settings_of(parsed, os.environ)
         found = await peer.call("dapr-join", msgspec.to_builtins(settings), timeout=_JOIN_S)
 
         async def over() -> str:
-            await peer.closed.wait()
-            return "the platform's runtime is gone"
+            waits = [asyncio.create_task(event.wait()) for event in (peer.closed, shut_down)]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in waits:
+                    task.cancel()
+            return "" if shut_down.is_set() else "the platform's runtime is gone"
 
         yield Served(
             host=found["host"],

@@ -23,7 +23,7 @@ from pelton.cli.dapr_resources import configuration_of, decoded, load_folders, s
 from pelton.cli.dapr_settings import AppSettings
 from pelton.cli.state_stores import StateStores
 from pelton.clock import Clock
-from pelton.compat.dapr.apps import App, AppHealth
+from pelton.compat.dapr.apps import App, AppHealth, RegisteredApp
 from pelton.compat.dapr.callbacks import Learned, Settings
 from pelton.compat.dapr.channel import AppChannel
 from pelton.compat.dapr.channel_grpc import GrpcChannel
@@ -110,6 +110,7 @@ class DaprPlatform:
         self._instances: dict[str, list[tuple[str, str]]] = {}
         self._functions: dict[str, _Function] = {}
         self._ids: dict[str, str] = {}  # namespace/app id -> namespace/name of the Function
+        self._peers: dict[str, set[wire.Peer]] = {}
         self._joined: dict[str, tuple[DaprHost, Replicas, dict[str, AppChannel]]] = {}
         self._hosts: dict[tuple[str, ...], DaprHost] = {}
         self._lock = asyncio.Lock()
@@ -352,12 +353,19 @@ class DaprPlatform:
                     name=name,
                 )
                 self._joined[app.key] = (host, replicas, channels)
+            self._peers.setdefault(app.key, set()).add(peer)
         self._spawn(self._until_closed(peer, app.key, name))
         return {"host": ports.host, "http": ports.http, "grpc": ports.grpc}
+
+    def _shut_down(self, registered: RegisteredApp, _force: bool) -> None:
+        """Tell the programs of an app to end; a function's instances are the platform's to end."""
+        for peer in self._peers.get(registered.app.key, ()):
+            peer.note("dapr-shutdown", None)
 
     async def _until_closed(self, peer: wire.Peer, app_key: str, name: str) -> None:
         await peer.closed.wait()
         async with self._lock:
+            self._peers.get(app_key, set()).discard(peer)
             found = self._joined.get(app_key)
             if found is None:
                 return
@@ -367,6 +375,7 @@ class DaprPlatform:
             if await host.close_ports(app_key, name):
                 return
             del self._joined[app_key]
+            del self._peers[app_key]
             await host.leave(app_key)
 
     async def _host_for(self, settings: AppSettings) -> DaprHost:
@@ -393,7 +402,8 @@ class DaprPlatform:
             stores=self._stores,
             kubeconfig=self._kubeconfig,
             secrets=None if key else self._secret,
-            variables=os.environ if key else {},
+            variables=os.environ,
+            shutdown=self._shut_down,
             traces=self._traces,
             find=self._find,
             on_pending=self._pending,

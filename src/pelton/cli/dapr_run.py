@@ -120,8 +120,13 @@ async def _run(parsed: Parsed) -> int:
         if waiting["signal"].done():
             _say(f"{_INFO} terminated signal received: shutting down")
         elif waiting["runtime"].done():
-            failed = True
-            _say(f"{_FAIL} The runtime has ended: {waiting['runtime'].result()}")
+            reason = waiting["runtime"].result()
+            failed = bool(reason)
+            _say(
+                f"{_FAIL} The runtime has ended: {reason}"
+                if failed
+                else f"{_INFO} Shutdown requested via API"
+            )
         else:
             code = waiting["app"].result()
             failed = code != 0

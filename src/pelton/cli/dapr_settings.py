@@ -52,7 +52,7 @@ class Served:
     Attributes:
         host, http, grpc: Address and ports.
         ready: Returns once the app has been asked what it wants.
-        ended: Returns with a sentence when the runtime ends.
+        ended: Returns when the runtime ends: a sentence, "" where the app asked for it.
         place: For people: where the runtime is.
     """
 

@@ -190,6 +190,7 @@ async def send_parts(
     reached = [part for part in parts if part in set(done)]
     failures: dict[str, SendResult] = {}
     receipts: dict[str, Mapping[str, str]] = {}
+    said = ""
     for name, send in parts.items():
         if name in reached:
             continue
@@ -197,12 +198,13 @@ async def send_parts(
             break
         result = await send()
         if result.ok:
+            said = result.detail
             reached.append(name)
             receipts.update(result.receipts)
         else:
             failures[name] = result
     if not failures:
-        return SendResult(ok=True, done=tuple(reached), receipts=receipts)
+        return SendResult(ok=True, detail=said, done=tuple(reached), receipts=receipts)
     waits = [result.retry_after_s for result in failures.values() if result.retry_after_s is not None]
     details = [f"{name}: {result.detail}" if named else result.detail for name, result in failures.items()]
     return SendResult(

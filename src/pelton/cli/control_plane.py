@@ -29,6 +29,7 @@ from pelton.cli.dapr_feed import DaprFeed, SecretEntries
 from pelton.cli.dapr_ports import AppPortBook
 from pelton.cli.home import Home, Settings
 from pelton.cli.pods import PodMirror, logs_of, replicas_of
+from pelton.cli.receiver_status import Problems, ReceiverStatus
 from pelton.cli.receivers import ConfigMaps, ReceiverFeed, Secrets
 from pelton.cli.tables import CONVENTIONS, OUTPUT_TYPES, STATES, TRIGGER_TYPES, resolve_convention
 from pelton.cli.token import token_file
@@ -75,6 +76,7 @@ class ControlPlane:
         clock: Time.
         receivers_changed: Called with all Receivers, their Secrets and ConfigMaps, at the start and after
             changes.
+        receiver_problems: Returns what is in the way of notifications, as the runtime knows it.
         dapr_changed: The same for resources of Dapr.
         events_changed: Takes what EventSources and Triggers need of the runtime.
         event_states: Returns how they fare there.
@@ -90,6 +92,7 @@ class ControlPlane:
         target: LocalTarget,
         clock: Clock,
         receivers_changed: Callable[[list[dict[str, Any]], Secrets, ConfigMaps], Awaitable[None]],
+        receiver_problems: Callable[[], Awaitable[Problems]],
         dapr_changed: Callable[[list[dict[str, Any]], SecretEntries], Awaitable[None]],
         events_changed: Callable[[EventPlan], Awaitable[None]],
         event_states: Callable[[], Awaitable[dict[str, dict[str, Any]]]],
@@ -101,6 +104,7 @@ class ControlPlane:
         self._target = target
         self._clock = clock
         self._receivers_changed = receivers_changed
+        self._receiver_problems = receiver_problems
         self._dapr_changed = dapr_changed
         self._events_changed = events_changed
         self._event_states = event_states
@@ -149,6 +153,10 @@ class ControlPlane:
                     asyncio.create_task(self._routes(store).run(), name="routes"),
                     asyncio.create_task(
                         ReceiverFeed(store, self._receivers_changed, self._clock).run(), name="receivers"
+                    ),
+                    asyncio.create_task(
+                        ReceiverStatus(store, self._receiver_problems, self._clock).run(),
+                        name="status of receivers",
                     ),
                     asyncio.create_task(DaprFeed(store, self._dapr_changed, self._clock).run(), name="dapr"),
                     asyncio.create_task(

@@ -287,5 +287,5 @@ def _print(trial: Trial) -> None:
         write("  request:")
         for line in json.dumps(payload, indent=2, ensure_ascii=False).splitlines():
             write(f"    {line}")
-    said = trial.result.detail or ("accepted" if trial.result.ok else "no answer")
-    write(f"  answer: {'accepted' if trial.result.ok else 'NOT ACCEPTED'}: {said}")
+    said = f": {trial.result.detail}" if trial.result.detail else ""
+    write(f"  answer: {'accepted' if trial.result.ok else 'NOT ACCEPTED'}{said}")

@@ -67,6 +67,7 @@ class ReceiverFeed:
         self._push = push
         self._clock = clock
         self._used: set[tuple[str, str, str]] = set()
+        self._told: Any = None
         self._changed = asyncio.Event()
         self._changed.set()
         store.on_change(self._on_change)
@@ -88,7 +89,7 @@ class ReceiverFeed:
                 self._changed.set()
 
     async def push(self) -> None:
-        """Send the present state once."""
+        """Send the present state, unless it was sent last: a status that is written changes nothing."""
         items = [item for kind in _KINDS for item in (await self._store.list(kind))[0]]
         default = secret_namespace(items)
         references = {
@@ -110,7 +111,10 @@ class ReceiverFeed:
             for namespace, name in sorted(texts)
             if (entries := self._entries(namespace, name)) is not None
         ]
-        await self._push(items, found, maps)
+        told = ([_said(item) for item in items], found, maps)
+        if told != self._told:
+            await self._push(items, found, maps)
+            self._told = told
 
     def _text(self, namespace: str, name: str, key: str) -> str | None:
         try:
@@ -125,6 +129,18 @@ class ReceiverFeed:
         except NotFoundError:
             return None
         return {str(key): str(text) for key, text in (found.get("data") or {}).items()}
+
+
+def _said(item: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what of an object counts: everything but its status and what each write changes."""
+    metadata = item["metadata"]
+    return (
+        item.get("kind"),
+        metadata.get("uid", metadata["name"]),
+        metadata.get("labels"),
+        metadata.get("annotations"),
+        item.get("spec"),
+    )
 
 
 def secret_namespace(items: list[dict[str, Any]]) -> str:

@@ -283,6 +283,7 @@ class _Platform:
             target=self._target,
             clock=self._clock,
             receivers_changed=self._push_receivers,
+            receiver_problems=lambda: self._runtime.call("problems", {}),
             dapr_changed=self._push_dapr,
             events_changed=self._push_events,
             event_states=self._event_states,

@@ -84,7 +84,7 @@ class EmailSender:
             )
         except (smtplib.SMTPException, OSError) as error:
             return SendResult(ok=False, detail=f"No answer of the mail server: {type(error).__name__}.")
-        return SendResult(ok=True)
+        return SendResult(ok=True, detail="250")
 
 
 class _Unusable(Exception):

@@ -477,7 +477,11 @@ KINDS: tuple[Kind, ...] = (
         namespaced=False,
         categories=("notification-manager",),
         status=True,
-        columns=(_AGE,),
+        columns=(
+            Column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
+            Column("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason'),
+            _AGE,
+        ),
         verbs=cast(Verbs, notification),
         advice=notification.advice,
         doc="Which alerts go where.",

@@ -34,6 +34,7 @@ from pelton.notify.explaining import explain_all
 from pelton.notify.group_store import GroupStore
 from pelton.notify.grouping import aggregate, split
 from pelton.notify.groups import Place, labels_of
+from pelton.notify.history import HistoryFeed
 from pelton.notify.inhibition import Inhibition
 from pelton.notify.limits import Limit
 from pelton.notify.muting import KeptBack, Muting, Placed
@@ -41,7 +42,7 @@ from pelton.notify.records import Records
 from pelton.notify.retry import RetryPolicy
 from pelton.notify.routing import Routing, Target
 from pelton.notify.sending import Destination, topic_of
-from pelton.notify.settings import ConfigMapLookup, Outlet, SecretLookup, blocks_of
+from pelton.notify.settings import ConfigMapLookup, Outlet, SecretLookup, blocks_of, settings_of
 from pelton.notify.sharing import Shares, share_out
 from pelton.notify.silences import SilenceBook, SilenceIndex
 from pelton.notify.timed import TimedGroups
@@ -171,6 +172,7 @@ class Pipeline:
             clock=clock,
             most=self._options.most_grouped,
         )
+        self._history = HistoryFeed(bus, senders.get("webhook"), clock)
         self._known = asyncio.Event()
         self._publishing = asyncio.Semaphore(_PUBLISHES)
         self._destinations: dict[str, Destination] = {}
@@ -183,6 +185,7 @@ class Pipeline:
         """Start consuming."""
         self._open = True
         self._tasks["dispatch"] = asyncio.create_task(self._dispatch_forever())
+        self._tasks["history"] = asyncio.create_task(self._history.run())
         for topic in self._destinations:
             self._run(topic)
         return self
@@ -284,6 +287,11 @@ class Pipeline:
             retiring = f"retire {topic}"
             if was is not None and destination.outlet is None and retiring not in self._tasks:
                 self._tasks[retiring] = asyncio.create_task(self._retire(topic))
+        self._history.settings = (
+            settings_of(manager.history, self._secret)
+            if manager is not None and manager.history is not None and manager.history.enabled
+            else None
+        )
         if unsent and unsent != self._unsent_blocks:
             _log.warning("receivers without a sender, nothing goes there blocks=%s", ",".join(unsent))
         self._unsent_blocks = unsent
@@ -359,6 +367,7 @@ class Pipeline:
                 for destination in self._destinations.values()
             },
             "without_sender": list(self._unsent_blocks),
+            "history": {"posted": self._history.posted, "dead": self._history.dead},
             "groups": {
                 **asdict(self._timed.counts),
                 "groups": len(self._timed.groups),
@@ -377,6 +386,7 @@ class Pipeline:
             randomness=self._randomness,
             max_in_flight=self._options.in_flight,
             records=self._records,
+            on_sent=lambda notification, outlet: self._history.note(notification, outlet.channels),
         )
 
     def _run(self, topic: str) -> None:

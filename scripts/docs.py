@@ -1,7 +1,8 @@
 """The generated pages of docs/reference, and the checks of all pages: links, file names, drift.
 
 `cli.md` is typer's own help, `errors.md` is read from the error classes, `conventions.md` from the FACTS
-of `compat/`, `components.md` from the table of component types; nobody edits them by hand. Run through
+of `compat/`, `components.md` from the table of component types, `notification.md` from the tables of
+fields; nobody edits them by hand. Run through
 `scripts/docs`; `tests/test_docs.py` calls the same functions.
 """
 
@@ -22,7 +23,10 @@ import pelton.apiserver
 from pelton import errors
 from pelton.cli.main import app
 from pelton.cli.tables import CONVENTIONS, resolve_convention
-from pelton.manifest import component_types
+from pelton.manifest import component_types, fields, notification, notification_fields, notification_routing
+from pelton.notify import default_templates, template_data
+from pelton.texttemplate.go_run import known_functions
+from pelton.texttemplate.go_time import GoTime
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGES: Final = ("*.md", "docs/**/*.md", "examples/**/*.md", "bench/**/*.md")
@@ -236,6 +240,75 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+_SAID_ONCE: Final = (
+    notification_fields.SELECTOR,
+    notification_fields.CREDENTIAL,
+    next(row.shape for row in notification_fields.SHARED if row.json == "tmplText"),
+)
+
+
+def notification_page() -> str:
+    """Return docs/reference/notification.md: fields of Receivers, Configs and options, names of templates."""
+    manager = notification_routing.NOTIFICATION_MANAGER.spec
+    parts = [
+        "# Notifications: fields and templates",
+        _GENERATED.format(source="the tables in src/pelton/manifest/notification*.py"),
+        "Kinds of `notification.kubesphere.io/v2beta2`. `[]` is a list, `*` is required. How to use them is\n"
+        "told on the page about [receivers](../howto/receivers.md). A *secret text* is `value`, or\n"
+        "`valueFrom.secretKeyRef` with `namespace`, `name` and `key`; conditions on labels are\n"
+        "`matchLabels` and `matchExpressions`; a ConfigMap is named by `namespace`, `name` and `key`.",
+    ]
+    for title, spec in (
+        ("Receiver", notification.SPEC),
+        ("Config", notification_routing.CONFIG.spec),
+        ("NotificationManager", manager),
+    ):
+        rows = [f"| `spec.{path}` | {doc} |" for path, doc in _fields(spec)]
+        parts += [f"## {title}", "\n".join(["| field | what it is |", "|---|---|", *rows])]
+    defaults = re.findall(r'define "([^"]+)"', default_templates.DEFAULT_TEMPLATES)
+    names = [*defaults, "webhook.default.message", "nm.default.history"]
+    functions = sorted(known_functions(template_data.alert_functions({}, chinese=False)))
+    rows = [
+        f"| {kind} | {', '.join(f'`.{name}`' for name in each.GO)} |"
+        for kind, each in (
+            ("data", template_data.Data),
+            ("alerts", template_data.Alerts),
+            ("alert", template_data.AlertData),
+            ("labels, annotations", template_data.TextMap),
+            ("pairs", template_data.Pairs),
+            ("pair", template_data.Pair),
+            ("time", GoTime),
+        )
+    ]
+    parts += [
+        "## Templates",
+        "Default templates: " + ", ".join(f"`{name}`" for name in names) + ".",
+        "Functions of Go templates: " + ", ".join(f"`{name}`" for name in functions) + ".",
+        "\n".join(["| of | fields and methods |", "|---|---|", *rows]),
+        "Jinja2 templates see `receiver`, `status`, `alerts`, `firing`, `resolved`, `groupLabels`,\n"
+        "`commonLabels` and `commonAnnotations`, and have the filter `translate`. They run in a sandbox.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _fields(shape: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (path, what it is) of every field below a shape, but for what the page says once."""
+    if shape in _SAID_ONCE:
+        return
+    if isinstance(shape, fields.Items):
+        yield from _fields(shape.shape, path + "[]")
+    elif isinstance(shape, fields.Only):
+        yield f"{path}.{shape.key}", shape.doc
+        yield from _fields(shape.shape, f"{path}.{shape.key}")
+    elif isinstance(shape, fields.Record):
+        for row in shape.table:
+            inner = f"{path}.{row.json}".lstrip(".")
+            needed = row.required or (row.limits or {}).get("required")
+            secret = row.shape is notification_fields.CREDENTIAL
+            yield inner + ("*" if needed else ""), row.doc + (" Secret text." if secret else "")
+            yield from _fields(row.shape, inner)
+
+
 def generated() -> dict[str, str]:
     """Return the generated pages: path from the root -> text."""
     return {
@@ -243,6 +316,7 @@ def generated() -> dict[str, str]:
         "docs/reference/conventions.md": conventions_page(),
         "docs/reference/components.md": components_page(),
         "docs/reference/errors.md": errors_page(),
+        "docs/reference/notification.md": notification_page(),
     }
 
 

@@ -178,7 +178,19 @@ def _served(client: Client, document: text.Document) -> Resource | None:
 def _apply_served(
     client: Client, kind: Resource, document: text.Document, *, dry_run: bool
 ) -> tuple[Resource, dict[str, Any], str]:
-    """Apply an object of a kind that only the server knows; it validates, and merges on its side."""
+    """Apply an object of a kind that only the server knows; it validates, warns, and merges on its side."""
+    client.warnings.clear()  # those of other kinds have been told with file and line
+    try:
+        return _merge_served(client, kind, document, dry_run=dry_run)
+    finally:
+        for warning in client.warnings:
+            place = document.where("")
+            print(f"warning: {place + ': ' if place else ''}{warning}", file=sys.stderr)
+
+
+def _merge_served(
+    client: Client, kind: Resource, document: text.Document, *, dry_run: bool
+) -> tuple[Resource, dict[str, Any], str]:
     metadata = {k: v for k, v in (document.data.get("metadata") or {}).items() if k not in _SERVER_SET}
     if kind.namespaced:
         metadata.setdefault("namespace", "default")

@@ -26,7 +26,7 @@ from pelton.manifest.fields import (
 )
 from pelton.model import notification as model
 from pelton.model.notification import Credential, LabelSelector, compile_pattern
-from pelton.texttemplate.fault import TemplateFault
+from pelton.texttemplate.fault import JINJA_SUFFIXES, TemplateFault
 from pelton.texttemplate.go_run import known_functions
 from pelton.texttemplate.go_syntax import parse
 
@@ -39,9 +39,11 @@ __all__ = [
     "credential_problems",
     "selector_problems",
     "template_problems",
+    "template_text_problems",
     "url_problems",
 ]
 
+_DEFINES = re.compile(r"\{\{-?\s*define\s")
 _FUNCTIONS = known_functions({"message": len, "translate": len})
 _OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Match")
 
@@ -230,6 +232,32 @@ def template_problems(path: str, template: str) -> Iterator[Problem]:
         return
     for name in sorted(read.defined):
         yield Problem(path, f"defines the template {describe(name)}: put it into a ConfigMap, for tmplText")
+
+
+def template_text_problems(name: str, text: str) -> list[str]:
+    """Return what is wrong with an entry of a ConfigMap that looks like templates of notifications.
+
+    Args:
+        name: The entry's key; its end tells Jinja2's from Go's.
+        text: Its text; without a definition it is taken for something else than Go's.
+    """
+    if name.endswith(JINJA_SUFFIXES):
+        from pelton.texttemplate.jinja import JinjaTemplates  # the library is loaded only where it is needed
+
+        faults = JinjaTemplates({name: text}, {"translate": str}).faults()
+    elif _DEFINES.search(text):
+        try:
+            parse(text, name="", functions=_FUNCTIONS)
+            return []
+        except TemplateFault as fault:
+            faults = [fault]
+    else:
+        return []
+    return [
+        f"line {line}, column {column}: {fault.message}"
+        for fault in faults
+        for line, column in [fault.position or (1, 1)]
+    ]
 
 
 def url_problems(path: str, url: str, *, secret: bool = False) -> Iterator[Problem]:

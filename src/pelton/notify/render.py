@@ -29,9 +29,9 @@ from pelton.notify.template import (
     webhook_payload,
 )
 from pelton.notify.template_data import Data, alert_functions, jinja_data
-from pelton.texttemplate.fault import TemplateFault
+from pelton.texttemplate.fault import JINJA_SUFFIXES, TemplateFault
 from pelton.texttemplate.go_run import GoTemplates
-from pelton.texttemplate.jinja import SUFFIXES, JinjaTemplates
+from pelton.texttemplate.jinja import JinjaTemplates
 
 __all__ = [
     "DEFAULT_NAMES",
@@ -102,7 +102,7 @@ class TemplateSet:
         jinja: dict[str, str] = {}
         own: set[str] = set()
         for name, text in texts:
-            if name.endswith(SUFFIXES):
+            if name.endswith(JINJA_SUFFIXES):
                 jinja[name] = text
                 continue
             try:

@@ -614,7 +614,11 @@ class Destination:
 def merge(earlier: Group, news: Sequence[Alert], *, receiver: str) -> Group:
     """Return an earlier group with the newer state of its alerts."""
     newer = {alert.fingerprint: alert for alert in news}
-    alerts = [newer.pop(alert.fingerprint, alert) for alert in earlier.alerts]
+    alerts = []
+    for alert in earlier.alerts:
+        latest = newer.pop(alert.fingerprint, alert)
+        # Who says that something is over often says nothing else.
+        alerts.append(replace(latest, annotations={**alert.annotations, **latest.annotations}))
     return group_of([*alerts, *newer.values()], receiver=receiver, group_labels=earlier.group_labels)
 
 

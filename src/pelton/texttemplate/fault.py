@@ -5,7 +5,10 @@ Caught by `manifest/notification` and `manifest/notification_routing` on admissi
 
 from __future__ import annotations
 
-__all__ = ["Position", "TemplateFault", "position_of"]
+__all__ = ["JINJA_SUFFIXES", "Position", "TemplateFault", "position_of"]
+
+JINJA_SUFFIXES = (".j2", ".jinja", ".jinja2")
+"""Ends of names of templates that are Jinja2's; all others are Go's."""
 
 Position = tuple[int, int]
 """Line and column, both from 1."""

@@ -16,10 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pelton.texttemplate.fault import TemplateFault
 
-__all__ = ["SUFFIXES", "JinjaTemplates"]
-
-SUFFIXES = (".j2", ".jinja", ".jinja2")
-"""Ends of names of templates that are Jinja2's."""
+__all__ = ["JinjaTemplates"]
 
 _MOST_STEPS = 100_000
 _MOST_CHARACTERS = 1_000_000

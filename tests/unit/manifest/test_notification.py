@@ -7,6 +7,7 @@ import pytest
 from pelton.errors import InvalidError
 from pelton.manifest import notification
 from pelton.manifest.kinds import admit
+from pelton.manifest.notification_fields import template_text_problems
 from pelton.model.notification import (
     Credential,
     LabelSelector,
@@ -257,3 +258,21 @@ def test_matches(selector, labels, wanted):
 
 def test_compile_pattern_is_kept_for_the_next_alert():
     assert compile_pattern("a+") is compile_pattern("a+")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problems"),
+    [
+        (
+            "a.tmpl",
+            '{{ define "x" }}\n{{ .A | upper }}{{ end }}',
+            ["line 2, column 9: function upper is not defined"],
+        ),
+        ("a.tmpl", '{{ define "x" }}{{ end }}', []),
+        ("chart.tpl", '{{ include "helm.name" . | nindent 4 }}', []),
+        ("a.j2", "x\n{% if %}", ["line 2, column 1: Expected an expression, got 'end of statement block'"]),
+        ("a.j2", "{{ firing|length }} {{ 'x'|translate }}", []),
+    ],
+)
+def test_entries_of_config_maps_that_look_like_templates_are_read(name, text, problems):
+    assert template_text_problems(name, text) == problems

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pelton.model.notification import ConsoleReceiver, Receiver, WebhookReceiver
@@ -31,7 +33,7 @@ class ByAddress:
 
     def __init__(self, *results: SendResult) -> None:
         self.results = list(results)
-        self.told: list[dict] = []
+        self.told: list[Any] = []
         self.at: list[float] = []
         self.others = 0
 
@@ -60,7 +62,7 @@ async def test_each_alert_is_told_once_with_all_receivers_that_got_it(bus, clock
         await clock.advance(5)
 
     alerts = [item for body in sender.told for item in body["alerts"]]
-    receivers: dict = {}
+    receivers: dict[str, Any] = {}
     for item in alerts:
         receivers |= item["receiver"]
     assert receivers == {"ops": {"webhook": ["ops.example"]}, "print": {"console": ["console"]}}

@@ -25,6 +25,7 @@ from pelton.apiserver.status import FieldsInvalidError
 from pelton.apiserver.store import ObjectStore, decode
 from pelton.errors import ProtocolError
 from pelton.manifest.kinds import Column
+from pelton.manifest.notification_fields import template_text_problems
 
 __all__ = ["AGE", "CONFIG_MAP", "SECRET", "SERVICE_ACCOUNT", "Issue", "with_tokens"]
 
@@ -105,6 +106,15 @@ def _config_map(new: Obj, old: Obj | None) -> list[Cause]:
         for key in sorted(both)
     ]
     return _keys(new, ("data", "binaryData")) + causes + _immutable(new, old, ("data", "binaryData"))
+
+
+def _config_map_advice(obj: Obj) -> list[str]:
+    """Name what is wrong with templates of notifications among the entries."""
+    return [
+        f"data[{key}]: {problem}"
+        for key, text in (obj.get("data") or {}).items()
+        for problem in template_text_problems(key, text)
+    ]
 
 
 def _secret_defaults(obj: Obj) -> Obj:
@@ -198,7 +208,7 @@ CONFIG_MAP = Row(
     builtin=True,
     columns=(Column("Data", "count", ".data"), AGE),
     schema=_CONFIG_MAP_SCHEMA,
-    checks=Shaped("ConfigMap", _CONFIG_MAP_SCHEMA, rules=_config_map),
+    checks=Shaped("ConfigMap", _CONFIG_MAP_SCHEMA, rules=_config_map, advice=_config_map_advice),
 )
 SECRET = Row(
     group="",

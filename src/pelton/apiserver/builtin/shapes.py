@@ -195,6 +195,7 @@ class Shaped:
         schema: Of the whole object.
         defaults: Further defaults, after those of the schema.
         rules: (new, old or None) -> broken rules.
+        advice: Object -> sentences for whoever writes it.
     """
 
     def __init__(
@@ -204,11 +205,13 @@ class Shaped:
         *,
         defaults: Callable[[Obj], Obj] | None = None,
         rules: Rules | None = None,
+        advice: Callable[[Obj], Sequence[str]] | None = None,
     ) -> None:
         self._name = name
         self._schema = schema
         self._defaults = defaults
         self._rules = rules
+        self._advice = advice
 
     def default(self, obj: Obj, /) -> Obj:
         """Return a copy with defaults; null fields are left out, as decoding into a struct does."""
@@ -232,7 +235,8 @@ class Shaped:
             )
         if self._rules and not subresource:
             causes += self._rules(pruned, old)
-        return Checked(obj=pruned, causes=causes, unknown=unknown)
+        warnings = self._advice(pruned) if self._advice and not subresource else ()
+        return Checked(obj=pruned, causes=causes, warnings=warnings, unknown=unknown)
 
     def prune(self, obj: Obj, /) -> tuple[Obj, Sequence[str]]:
         """Return the object without unknown fields, and their paths; values are not judged."""

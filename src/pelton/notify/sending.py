@@ -200,8 +200,8 @@ class Destination:
             return "NotConfigured", str(missing)
         if self._refused:
             return "CredentialsRefused", self._refused
-        if fault := outlet.fault or self._fault:
-            return "TemplateFault", fault
+        if faults := [fault for fault in (self._fault, outlet.fault) if fault]:
+            return "TemplateFault", "; ".join(faults)
         return ("NotAccepted", self._failing) if self._failing else ("", "")
 
     async def run(self, *, grace_s: float) -> None:

@@ -200,7 +200,9 @@ class States:
             except ComponentError as exc:
                 raise faults.malformed(exc.message) from exc
         try:
-            await self._run(app, store.name, lambda: store.port.write(changes), error_code, what)
+            await self._run(
+                app, store.name, lambda: store.port.write(changes), error_code, what, store.prefix
+            )
         except ConflictError as exc:
             raise Fault(
                 f"{what}: possible etag mismatch. error from state store: {_bare(exc.message, store.prefix)}",
@@ -216,9 +218,14 @@ class States:
         attempt: Callable[[], Awaitable[T]],
         error_code: str,
         what: str,
+        prefix: str = "",
     ) -> T:
         return await self._guard.run(
-            app, name, "Statestore", attempt, lambda why: faults.state_failed(error_code, f"{what}: {why}")
+            app,
+            name,
+            "Statestore",
+            attempt,
+            lambda why: faults.state_failed(error_code, f"{what}: {_bare(why, prefix)}"),
         )
 
 

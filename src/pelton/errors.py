@@ -223,6 +223,13 @@ class ConflictError(PeltonError):
     http_status = 409
 
 
+class MalformedEtagError(ConflictError):
+    """An etag is written as the store never writes one."""
+
+    code = "PEL-COMPONENT-002"
+    http_status = 400
+
+
 class ProtocolError(PeltonError):
     """A peer or client broke its protocol."""
 

@@ -80,6 +80,16 @@ def test_state_is_saved_read_and_deleted(http):
     assert http.get("/v1.0/state/store/k").status_code == 204
 
 
+def test_end_of_a_value_is_told_with_it(http):
+    http.post(
+        "/v1.0/state/store",
+        json=[{"key": "t", "value": 1, "metadata": {"ttlInSeconds": "600"}}, {"key": "u", "value": 1}],
+    )
+
+    assert http.get("/v1.0/state/store/t").headers["metadata.ttlExpireTime"].endswith("Z")
+    assert "metadata.ttlExpireTime" not in http.get("/v1.0/state/store/u").headers
+
+
 def test_etag_that_does_not_fit_is_409_and_first_write_keeps_what_is_there(http):
     http.post("/v1.0/state/store", json=[{"key": "e", "value": 1}])
     etag = http.get("/v1.0/state/store/e").headers["etag"]

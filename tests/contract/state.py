@@ -1,5 +1,8 @@
 """What every `StateStore` keeps to, whatever is under it; subclasses bring fixtures `store` and `clock`."""
 
+import uuid
+from datetime import datetime, timedelta
+
 import pytest
 
 from pelton.errors import ComponentError, ConflictError
@@ -19,6 +22,14 @@ async def etag(store, key):
 
 
 class StateContract:
+    malformed: type[ConflictError] = ConflictError
+    """What an etag is that no value can have, as Dapr's store of that name says it."""
+
+    @pytest.fixture
+    def other_etag(self):
+        """An etag as the store might have written it, of no value there is."""
+        return str(uuid.uuid4())
+
     async def test_items_come_in_the_order_of_the_keys_and_missing_ones_have_no_data(self, store):
         await store.write([save("a", b"1"), save("b", b"2")])
 
@@ -51,12 +62,21 @@ class StateContract:
 
     @pytest.mark.parametrize("delete", [False, True], ids=["save", "delete"])
     @pytest.mark.parametrize("key", ["a", "none"], ids=["other", "absent"])
-    async def test_wrong_etag_is_a_conflict_and_changes_nothing(self, store, key, delete):
+    async def test_wrong_etag_is_a_conflict_and_changes_nothing(self, store, other_etag, key, delete):
         await store.write([save("a", b"1")])
 
         with pytest.raises(ConflictError, match="etag"):
-            await store.write([save(key, b"2", etag="other", delete=delete)])
+            await store.write([save(key, b"2", etag=other_etag, delete=delete)])
 
+        assert await value(store, "a") == b"1"
+
+    async def test_etag_that_no_value_can_have_changes_nothing(self, store):
+        await store.write([save("a", b"1")])
+
+        with pytest.raises(ConflictError) as caught:
+            await store.write([save("a", b"2", etag="no etag")])
+
+        assert type(caught.value) is self.malformed
         assert await value(store, "a") == b"1"
 
     async def test_first_write_without_etag_fails_on_an_existing_key_only(self, store):
@@ -83,12 +103,38 @@ class StateContract:
 
         assert await value(store, "a") is None
 
-    async def test_all_changes_happen_or_none(self, store):
+    async def test_end_of_a_value_is_told_with_it(self, store):
+        await store.write([save("a", metadata={"ttlInSeconds": "600"}), save("b")])
+
+        ending, lasting = await store.get(["a", "b"])
+
+        assert lasting.expires == ""
+        assert ending.expires.endswith("Z")
+        left = datetime.fromisoformat(ending.expires) - self.now(store)
+        assert timedelta(seconds=580) < left <= timedelta(seconds=601)
+
+    @staticmethod
+    def now(store):
+        return store._clock.now()
+
+    async def test_empty_and_large_values_and_any_key_come_back(self, store):
+        large = b'"%s"' % (b"x" * 1_000_000)
+        await store.write([save("app||ä/ 1", large), save("empty", b"", json=False)])
+
+        one, two = await store.get(["app||ä/ 1", "empty"])
+        assert (one.data, two.data) == (large, b"")
+
+    async def test_all_changes_happen_or_none(self, store, other_etag):
         await store.write([save("a", b"1"), save("b", b"1")])
 
         with pytest.raises(ConflictError):
             await store.write(
-                [save("a", b"2"), save("b", delete=True), save("new"), save("a", b"3", etag="other")]
+                [
+                    save("a", b"2"),
+                    save("b", delete=True),
+                    save("new"),
+                    save("a", b"3", etag=other_etag),
+                ]
             )
 
         assert [item.data for item in await store.get(["a", "b", "new"])] == [b"1", b"1", None]

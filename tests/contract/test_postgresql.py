@@ -8,7 +8,7 @@ import pytest
 
 from pelton.clock import SystemClock
 from pelton.drivers.postgresql import PostgreSqlBinding, PostgreSqlConfiguration, PostgreSqlStates
-from pelton.errors import ComponentError, ConflictError, DeliveryError
+from pelton.errors import ComponentError, ConflictError, DeliveryError, MalformedEtagError
 from pelton.model.desired import Component
 from pelton.testing.clock import FakeClock
 from tests.contract.binding import BindingContract
@@ -51,6 +51,7 @@ class ServerClock:
 
 class Layout(StateContract):
     version, column = "v1", "expiredate"
+    malformed = MalformedEtagError
 
     @pytest.fixture
     def clock(self, plain):
@@ -77,6 +78,10 @@ class Layout(StateContract):
 
 
 class TestFirstLayout(Layout):
+    @pytest.fixture
+    def other_etag(self):
+        return "1"
+
     async def test_wrong_json_is_refused_with_the_servers_words(self, store):
         with pytest.raises(ComponentError, match="json"):
             await store.write([save("a", b"{broken")])

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from pelton.clock import SystemClock
 from pelton.drivers.redis import RedisBinding, RedisBus, RedisStates
-from pelton.errors import ComponentError, DeliveryError
+from pelton.errors import ComponentError, DeliveryError, MalformedEtagError
 from pelton.model.desired import Component
 from pelton.ports import Message
 from tests.contract.binding import BindingContract
@@ -199,6 +199,12 @@ class ServerClock:
 
 
 class TestRedisStates(StateContract):
+    malformed = MalformedEtagError
+
+    @pytest.fixture
+    def other_etag(self):
+        return "77"
+
     @pytest.fixture
     def clock(self, plain):
         return ServerClock(plain)

@@ -30,7 +30,7 @@ from pelton.model.desired import Component
 from pelton.model.invocation import Delivered
 from pelton.model.scaler import ScalerReading
 from pelton.model.settings import ComponentSettings
-from pelton.model.state import StateChange, StateItem, check_etag
+from pelton.model.state import StateChange, StateItem, check_etag, check_form
 from pelton.ports import ConfigurationItem
 
 __all__ = ["PostgreSqlBinding", "PostgreSqlConfiguration", "PostgreSqlScaler", "PostgreSqlStates"]
@@ -234,10 +234,12 @@ class PostgreSqlStates:
 
     def _select(self, condition: str) -> str:
         etag = "etag::text AS etag" if self._second else "xmin::text AS etag, value::text AS document"
+        etag += f", {self._expires} AS ends"
         alive = f"({self._expires} IS NULL OR {self._expires} > now())"
         return f"SELECT key, value, isbinary, {etag} FROM {self._table} WHERE {condition} AND {alive}"  # noqa: S608
 
     async def _change(self, connection: Any, change: StateChange) -> None:
+        check_form(change, number=not self._second)
         row = await connection.fetchrow(self._select("key = $1"), change.key)
         check_etag(change, row["etag"] if row is not None else "")
         if change.delete:
@@ -274,7 +276,8 @@ class PostgreSqlStates:
             data, is_json = base64.b64decode(json.loads(row["document"])), False
         else:
             data, is_json = row["document"].encode(), True
-        return StateItem(key=row["key"], data=data, json=is_json, etag=row["etag"])
+        expires = rfc3339(row["ends"]) if row["ends"] is not None else ""
+        return StateItem(key=row["key"], data=data, json=is_json, etag=row["etag"], expires=expires)
 
     @asynccontextmanager
     async def _ready(self) -> AsyncIterator[Any]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import uuid
 from bisect import bisect_left, insort
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from pelton.clock import Clock
+from pelton.clock import Clock, rfc3339
 from pelton.model.desired import Component
 from pelton.model.state import StateChange, StateItem, check_etag
 
@@ -75,7 +76,9 @@ class MemoryStates:
         value = self._values.get(key)
         if value is None or 0 < value[3] <= self._clock.monotonic():
             return StateItem(key=key)
-        return StateItem(key=key, data=value[0], json=value[1], etag=value[2])
+        left_s = value[3] - self._clock.monotonic()
+        expires = rfc3339(self._clock.now() + timedelta(seconds=left_s)) if value[3] else ""
+        return StateItem(key=key, data=value[0], json=value[1], etag=value[2], expires=expires)
 
     def _value(self, change: StateChange) -> _Value:
         ttl_s = change.ttl_s()

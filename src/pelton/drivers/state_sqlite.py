@@ -33,11 +33,12 @@ _BUSY_S: Final = 2.0
 
 # `@state` and `@notes` stand for the tables' names, which are settings.
 _READ: Final = (
-    "SELECT value, is_binary, etag FROM @state "
+    "SELECT value, is_binary, etag, expiration_time FROM @state "
     "WHERE key = ? AND (expiration_time IS NULL OR expiration_time > ?)"
 )
 _SCAN: Final = (
-    "SELECT key, value, is_binary, etag FROM @state WHERE key >= ? AND substr(key, 1, ?) = ? "
+    "SELECT key, value, is_binary, etag, expiration_time FROM @state "
+    "WHERE key >= ? AND substr(key, 1, ?) = ? "
     "AND (expiration_time IS NULL OR expiration_time > ?) ORDER BY key LIMIT ?"
 )
 _SAVE: Final = (
@@ -145,9 +146,9 @@ class SqliteStates:
         )
         return [_item(key, row) for key, *row in rows]
 
-    def _row(self, key: str) -> tuple[str, int, str] | None:
+    def _row(self, key: str) -> tuple[str, int, str, str | None] | None:
         cursor = self._connect().execute(self._sql(_READ), (key, _text(self._now())))
-        found: tuple[str, int, str] | None = cursor.fetchone()
+        found: tuple[str, int, str, str | None] | None = cursor.fetchone()
         return found
 
     def _clean(self, connection: sqlite3.Connection, now: datetime) -> None:
@@ -260,4 +261,5 @@ def _item(key: str, row: Sequence[object] | None) -> StateItem:
         return StateItem(key=key)
     value, binary, etag = str(row[0]), bool(row[1]), str(row[2])
     data = base64.b64decode(value) if binary else value.encode()
-    return StateItem(key=key, data=data, json=not binary, etag=etag)
+    expires = f"{str(row[3]).replace(' ', 'T')}Z" if row[3] else ""
+    return StateItem(key=key, data=data, json=not binary, etag=etag, expires=expires)

@@ -8,12 +8,15 @@ Source: `dapr-runtime` contract, section 4.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
-from pelton.errors import ComponentError, ConflictError
+from pelton.errors import ComponentError, ConflictError, MalformedEtagError
 
-__all__ = ["StateAnswer", "StateCall", "StateChange", "StateItem", "check_etag"]
+__all__ = ["StateAnswer", "StateCall", "StateChange", "StateItem", "check_etag", "check_form"]
+
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,12 +28,14 @@ class StateItem:
         data: The value as bytes; None when there is none.
         json: Whether `data` is a JSON text; False for bytes that a function saved as they are.
         etag: Changes with every write; "" when there is no value.
+        expires: When the value ends, RFC 3339; "" for never.
     """
 
     key: str
     data: bytes | None = None
     json: bool = False
     etag: str = ""
+    expires: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,6 +112,25 @@ class StateAnswer:
 
     items: list[StateItem] = field(default_factory=list)
     token: str = ""
+
+
+def check_form(change: StateChange, *, number: bool) -> None:
+    """Let a change pass whose etag is written as the store writes them, or raise.
+
+    Args:
+        change: What is about to happen.
+        number: Whether etags are whole numbers; else they are UUIDs.
+
+    Raises:
+        MalformedEtagError: No value can ever have had this etag.
+    """
+    if not change.etag or change.concurrency == "last-write":
+        return
+    if not (change.etag.isascii() and change.etag.isdigit() if number else _UUID.fullmatch(change.etag)):
+        raise MalformedEtagError(
+            f"{change.etag!r} of key {change.key!r} is no etag of this store",
+            hint="Use the etag that reading the key returns.",
+        )
 
 
 def check_etag(change: StateChange, current: str) -> None:

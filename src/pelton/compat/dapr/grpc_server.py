@@ -23,7 +23,7 @@ from pelton.compat.dapr.blocks import Items
 from pelton.compat.dapr.faults import Code, Fault
 from pelton.compat.dapr.publishing import BulkEntry, Trace
 from pelton.compat.dapr.runtime import DaprRuntime
-from pelton.model.state import StateChange
+from pelton.model.state import StateChange, StateItem
 from pelton.proto import dapr_common_pb2 as common
 from pelton.proto import dapr_runtime_pb2 as pb
 from pelton.proto.dapr_pool import message_class
@@ -87,14 +87,21 @@ async def _publish_bulk(runtime: DaprRuntime, caller: RegisteredApp, request: An
 
 async def _get_state(runtime: DaprRuntime, caller: RegisteredApp, request: Any, _context: Any) -> Any:
     (item,) = await runtime.states.get(caller.app, request.store_name, [request.key])
-    return pb.GetStateResponse(data=item.data or b"", etag=item.etag)
+    return pb.GetStateResponse(data=item.data or b"", etag=item.etag, metadata=_expiry(item))
 
 
 async def _get_bulk_state(runtime: DaprRuntime, caller: RegisteredApp, request: Any, _context: Any) -> Any:
     items = await runtime.states.get(caller.app, request.store_name, list(request.keys))
     return pb.GetBulkStateResponse(
-        items=[pb.BulkStateItem(key=item.key, data=item.data or b"", etag=item.etag) for item in items]
+        items=[
+            pb.BulkStateItem(key=item.key, data=item.data or b"", etag=item.etag, metadata=_expiry(item))
+            for item in items
+        ]
     )
+
+
+def _expiry(item: StateItem) -> dict[str, str]:
+    return {"ttlExpireTime": item.expires} if item.expires else {}
 
 
 async def _save_state(runtime: DaprRuntime, caller: RegisteredApp, request: Any, _context: Any) -> None:

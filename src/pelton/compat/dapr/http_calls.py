@@ -198,7 +198,8 @@ async def _get_state(runtime: DaprRuntime, caller: RegisteredApp, request: Reque
     (item,) = await runtime.states.get(caller.app, request.path[0], [key])
     if item.data is None:
         return Answer()
-    return Answer(status=200, body=item.data, headers=[("etag", item.etag)] if item.etag else [])
+    headers = [("etag", item.etag), ("metadata.ttlexpiretime", item.expires)]
+    return Answer(status=200, body=item.data, headers=[each for each in headers if each[1]])
 
 
 async def _post_state(runtime: DaprRuntime, caller: RegisteredApp, request: Request) -> Answer:

@@ -19,7 +19,7 @@ from pelton.compat.dapr.apps import App
 from pelton.compat.dapr.components import Components
 from pelton.compat.dapr.faults import Code, Fault
 from pelton.compat.dapr.guard import Guard
-from pelton.errors import ComponentError, ConflictError
+from pelton.errors import ComponentError, ConflictError, MalformedEtagError
 from pelton.model.desired import Component
 from pelton.model.state import StateChange, StateItem
 from pelton.ports import StateStore
@@ -203,6 +203,13 @@ class States:
             await self._run(
                 app, store.name, lambda: store.port.write(changes), error_code, what, store.prefix
             )
+        except MalformedEtagError as exc:
+            raise Fault(
+                f"{what}: invalid etag value: {_bare(exc.message, store.prefix)}",
+                code=Code.INVALID_ARGUMENT,
+                status=400,
+                error_code=error_code,
+            ) from exc
         except ConflictError as exc:
             raise Fault(
                 f"{what}: possible etag mismatch. error from state store: {_bare(exc.message, store.prefix)}",

@@ -9,14 +9,15 @@ Source: `dapr-components` contract, section 3 (`state.redis`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from pelton.clock import Clock
+from pelton.clock import Clock, rfc3339
 from pelton.drivers.redis.link import RedisLink
 from pelton.errors import ComponentError
 from pelton.model.desired import Component
-from pelton.model.state import StateChange, StateItem, check_etag
+from pelton.model.state import StateChange, StateItem, check_etag, check_form
 
 __all__ = ["RedisStates"]
 
@@ -57,12 +58,13 @@ class RedisStates:
     Args:
         component: The keys of every Redis component, and `ttlInSeconds`, the time to live of values that
             bring none of their own.
-        clock: Unused; the server's clock counts.
+        clock: Tells when values end; the server's own counts for the end itself.
         folder: Unused; other stores keep files there.
     """
 
     def __init__(self, component: Component, *, clock: Clock, folder: Path | None = None) -> None:
         self._link = RedisLink(component)
+        self._clock = clock
         self._ttl_s = max(0, self._link.settings.number("ttlInSeconds", 0))
 
     async def get(self, keys: Sequence[str]) -> list[StateItem]:
@@ -73,8 +75,13 @@ class RedisStates:
             async with self._link.client.pipeline(transaction=False) as pipe:
                 for key in keys:
                     pipe.hmget(key, list(_FIELDS))
+                    pipe.ttl(key)
                 rows = await pipe.execute()
-        return [_item(key, row) for key, row in zip(keys, rows, strict=True)]
+        now = self._clock.now()
+        return [
+            _item(key, row, now + timedelta(seconds=ttl_s) if ttl_s > 0 else None)
+            for key, row, ttl_s in zip(keys, rows[::2], rows[1::2], strict=True)
+        ]
 
     async def write(self, changes: Sequence[StateChange]) -> None:
         """Carry out all changes or none; see `ports.StateStore`."""
@@ -109,6 +116,7 @@ class RedisStates:
         await self._link.close()
 
     def _words(self, change: StateChange) -> list[Any]:
+        check_form(change, number=True)
         check_etag(change, change.etag)  # only the mode can be wrong here
         expects = "any"
         if change.concurrency != "last-write":
@@ -123,8 +131,14 @@ class RedisStates:
         return [expects, change.etag, "save", change.data, "0" if change.json else "1", str(ttl_s)]
 
 
-def _item(key: str, row: Sequence[bytes | None]) -> StateItem:
+def _item(key: str, row: Sequence[bytes | None], ends: datetime | None) -> StateItem:
     data, version, binary = row
     if data is None:
         return StateItem(key=key)
-    return StateItem(key=key, data=data, json=binary is None, etag=(version or b"").decode())
+    return StateItem(
+        key=key,
+        data=data,
+        json=binary is None,
+        etag=(version or b"").decode(),
+        expires=rfc3339(ends) if ends is not None else "",
+    )

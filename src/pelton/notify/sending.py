@@ -5,7 +5,9 @@ slow or dead one holds up nobody else. It calls `render`, `retry.decide` and a `
 an answer of the destination, kept in the headers of a copy that is published before the original is
 acknowledged, with what of the notification has arrived: both survive a kill at any point, and the death of
 this process or of the broker is no attempt. At-least-once: a kill between an answer and its acknowledgement
-sends again, under the same notification id. What waits too long for a turn becomes one digest.
+sends again, under the same notification id. What waits too long for a turn becomes one digest;
+of one group, what was decided later waits (`order.py`). Over 600 lines: whose turn it is, what is sent and
+what follows from the answer share what is held.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from pelton.notify.digest import digest_payload
 from pelton.notify.envelope import Notification, decode_notification
 from pelton.notify.grouping import Group, group_of
 from pelton.notify.limits import Turnstile
+from pelton.notify.order import GroupOrder
 from pelton.notify.records import DEAD, DIGEST, FAILED, SENT, Post, Record, RecordedAlert, Records
 from pelton.notify.render import Piece, render, shown
 from pelton.notify.retry import Dead, Done, Pause, Retry, RetryPolicy, decide
@@ -55,6 +58,7 @@ DELIVERY_ID = "deliveryId"
 _EXTEND_EVERY_S = 10.0
 _SEND_TIMEOUT_S = 60.0  # a Sender has its own, shorter limit; this one is for a Sender that forgot it
 _TROUBLE_S = 1.0
+_BEHIND_S = 0.5  # how soon a notification asks again whether older ones of its group have gone
 _STEP_S = 1.0
 _LONGEST_NAME = 200
 _MAX_WAITING = 10_000
@@ -167,6 +171,7 @@ class Destination:
         self._max_in_flight = max_in_flight
         self._records = records
         self._on_sent = on_sent
+        self._order = GroupOrder()
         self._turnstile = Turnstile(())
         self._paused_until = float("-inf")
         self._unconfirmed: OrderedDict[str, None] = OrderedDict()
@@ -332,7 +337,12 @@ class Destination:
         outlet = self.outlet
         if not await self._readable(item, outlet) or item.notification is None or outlet is None:
             return
-        result = await self._send(item, item.notification, outlet)
+        notification = item.notification
+        now = self._clock.now().timestamp()
+        if not self._order.enter(notification.group_key, notification.id, notification.created_at, now):
+            await item.delivery.nak(_BEHIND_S)
+            return
+        result = await self._send(item, notification, outlet)
         await self._conclude(item, outlet, result)
 
     async def _readable(self, item: _Held, outlet: Outlet | None) -> bool:
@@ -499,6 +509,7 @@ class Destination:
     async def _confirm(self, item: _Held) -> None:
         """Acknowledge what was accepted; should the broker not hear it, its redelivery is not sent again."""
         id = item.notification.id if item.notification is not None else ""
+        self._left(item)
         self._unconfirmed[id] = None
         if len(self._unconfirmed) > _REMEMBERED:
             self._unconfirmed.popitem(last=False)
@@ -544,7 +555,12 @@ class Destination:
             )
         )
         self._counters.dead += 1
+        self._left(item)
         await item.delivery.term()
+
+    def _left(self, item: _Held) -> None:
+        if item.notification is not None:
+            self._order.leave(item.notification.group_key, item.notification.id)
 
     def _note(self, notification: Notification, outcome: str, attempt: int, detail: str) -> None:
         if self._records is None:

@@ -16,10 +16,12 @@ from pelton.notify.alert import FIRING, RESOLVED, Alert
 from pelton.notify.alert_table import AlertTable
 from pelton.notify.group_store import GroupStore
 from pelton.notify.pipeline import Options, Pipeline
+from pelton.notify.retry import RetryPolicy
 from pelton.notify.silences import PostedSilence, SilenceBook
 from pelton.ports import SendResult
 
 OK = SendResult(ok=True)
+BROKEN = SendResult(ok=False, detail="HTTP 500")
 OPS = "pelton.notifications.ops.webhook"
 TIMES = {
     "pelton.dev/group-wait": "10s",
@@ -323,3 +325,26 @@ async def test_a_large_group_is_told_in_parts(bus, clock, make):
         assert [len(body["group"]["alerts"]) for body in bodies] == [1000, 1000, 500]
         assert len({body["id"] for body in bodies}) == 3
         assert {body["group_key"] for body in bodies} == {'ops/webhook:{alertname="a"}'}
+
+
+async def test_what_is_over_is_not_told_before_what_fired(bus, clock, scripted):
+    sender = scripted(BROKEN, OK)
+    times = TIMES | {"pelton.dev/group-wait": "1s", "pelton.dev/group-interval": "500ms"}
+    options = Options(policy=RetryPolicy(backoff_s=4.0, jitter=0.0))
+    async with Pipeline(bus, {"webhook": sender}, clock, options=options) as pipeline:
+        pipeline.set_receivers([receiver(annotations=times)])
+        await pipeline.accept([alert(pod="1")])
+        await clock.advance(1.2)
+        await pipeline.accept([alert(pod="1", status=RESOLVED)])
+        await clock.advance(2)
+        assert [reason for reason, _ in told(bus)] == [
+            "first",
+            "first",
+            "all resolved",
+        ]  # one is to be sent again
+        assert len(sender.calls) == 1
+
+        await clock.advance(3)
+
+    statuses = [[each["status"] for each in payload["alerts"]] for _, payload in sender.calls]
+    assert statuses == [[FIRING], [FIRING], [RESOLVED]]

@@ -164,6 +164,7 @@ def test_source_directory_that_is_gone_on_the_server_fails_the_build(shared, tmp
         (("delete", "function", "nobody"), 1, "nobody"),
         (("logs", "nobody"), 1, "nobody"),
         (("get", "functions", "-o", "xml"), 2, "table, yaml, json"),
+        (("get", "functions,components", "nobody"), 2, "several kinds"),
         (("dlq", "redrive"), 2, "which dead letters"),
         (("invoke", "x", "-H", "nonsense"), 2, "Name: value"),
         (("invoke", "x", "-d", "@nowhere.json"), 2, "nowhere.json"),
@@ -250,12 +251,19 @@ def test_get_describe_and_watch_show_the_function(shared):
     single = json.loads(shared.cli("get", "fn", "seen", "-o", "json").out)
     text = shared.cli("get", "functions", "seen", "-o", "yaml").out
     everywhere = shared.cli("get", "functions", "-A").out
+    slashed = json.loads(shared.cli("get", "fn/seen", "-o", "json").out)
+    several = shared.cli("get", "functions,namespaces,components").out
+    listed = json.loads(shared.cli("get", "fn,namespaces", "-o", "json").out)
     told = shared.cli("describe", "function", "seen").out
 
     assert "NAME" in table.splitlines()[0]
     assert any(line.startswith("seen ") for line in table.splitlines())
     assert single["kind"] == "Function"
     assert single["status"]["serving"]["state"] == "Running"
+    assert slashed["metadata"]["uid"] == single["metadata"]["uid"]
+    assert "function/seen " in several
+    assert "namespace/default " in several
+    assert {item["kind"] for item in listed["items"]} == {"Function", "Namespace"}
     assert "name: seen" in text
     assert "NAMESPACE" in everywhere
     assert "Running" in told

@@ -368,7 +368,7 @@ def convert(
 
 @app.command()
 def get(
-    kind: Annotated[str, typer.Argument(help="functions (fn), components, receivers (nr).")],
+    kind: Annotated[str, typer.Argument(help="functions (fn), components, ...; several with commas.")],
     name: Annotated[str, typer.Argument(help="One object; default: all.")] = "",
     namespace: Namespace = "default",
     all_namespaces: Annotated[

@@ -288,7 +288,22 @@ def _explain(namespace: str, name: str, condition: dict[str, Any]) -> None:
 
 
 def get(home: Home, word: str, name: str, *, namespace: str | None, output: str, watch: bool) -> int:
-    """Print one object or a list; `namespace` None means all namespaces."""
+    """Print one object, a list, or lists of several kinds; `namespace` None means all namespaces.
+
+    Args:
+        home: Of the platform.
+        word: Kind, `KIND/NAME`, or kinds with commas between them.
+        name: The object; "" for all.
+        namespace: Where.
+        output: `table`, `yaml` or `json`.
+        watch: Whether to go on with changes.
+    """
+    if "," in word:
+        if name or watch or "/" in word:
+            raise UsageError("several kinds are listed whole: no name, no --watch")
+        return _get_several(home, word.split(","), namespace=namespace, output=output)
+    if "/" in word and not name:
+        word, _, name = word.partition("/")
     with Client(home) as client:
         kind = client.resource(word)
         if watch:
@@ -307,6 +322,27 @@ def get(home: Home, word: str, name: str, *, namespace: str | None, output: str,
             return 0
         found = client.get(kind, namespace or "default", name) if name else client.list(kind, namespace)
     _print(found, output)
+    return 0
+
+
+def _get_several(home: Home, words: list[str], *, namespace: str | None, output: str) -> int:
+    """Print a table of each kind that has objects, as kubectl does, or one list of all of them."""
+    with Client(home) as client:
+        kinds = [client.resource(word.strip()) for word in words]
+        found = [client.list(kind, namespace, table=output == "table") for kind in kinds]
+    if output != "table":
+        items = [item for each in found for item in each["items"]]
+        _print({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items}, output)
+        return 0
+    filled = [(kind, table) for kind, table in zip(kinds, found, strict=True) if table["rows"]]
+    if not filled:
+        print("nothing found", file=sys.stderr)
+    for index, (kind, table) in enumerate(filled):
+        if index:
+            print()
+        for row in table["rows"]:
+            row["cells"][0] = f"{kind.singular}/{row['cells'][0]}"
+        print_table(table, with_namespace=kind.namespaced and namespace is None)
     return 0
 
 

@@ -223,11 +223,20 @@ _EVENT_SHAPES: Final[dict[str, tuple[str, Kept]]] = {
         ),
     ),
     "logs": (
-        "Log records of functions.",
+        "Log records of functions; with path, httpListen or forwardListen those of files and log shippers.",
         Kept(
             (
                 _text("namespace", "Namespace of the functions; default: that of this object."),
                 _text("function", "Function; default: all of the namespace."),
+                _text("path", "Patterns of files, such as /var/log/containers/*.log, with commas."),
+                _text("exclude", "Patterns of files that are left out."),
+                _text("format", "auto, cri, docker or text."),
+                _text("multiline", "Traces that are one record: python, java, go."),
+                _text("multilineStart", "Regular expression of the first line of a record."),
+                _flag("readFromHead", "Whether files that are there at first are read from their beginning."),
+                _text("httpListen", "Address, host:port, for Fluent Bit's http output."),
+                _text("forwardListen", "Address, host:port, for the forward protocol."),
+                _SETTINGS,
             )
         ),
     ),
@@ -258,6 +267,9 @@ def _sink(path: str, sink: model.Sink | None) -> Iterator[Problem]:
         yield Problem(f"{path}.ref.kind", f"must be Function or Service, found {describe(sink.ref.kind)}")
 
 
+_OUTSIDE_LOGS: Final = ("path", "httpListen", "forwardListen")
+
+
 def _source_rules(source: model.EventSource) -> list[Problem]:
     problems = list(_sink("spec.sink", source.sink))
     for kind, event, settings in source.events():
@@ -270,6 +282,16 @@ def _source_rules(source: model.EventSource) -> list[Problem]:
             )
         if kind == "rabbitmq" and not settings.get("host") and not _names(settings, "host"):
             problems.append(Problem(f"spec.rabbitmq.{event}.host", "required, here or in metadata"))
+        if kind == "logs":
+            outside = [name for name in _OUTSIDE_LOGS if settings.get(name) or _names(settings, name)]
+            inside = [name for name in ("namespace", "function") if settings.get(name)]
+            if outside and inside:
+                problems.append(
+                    Problem(
+                        f"spec.logs.{event}.{inside[0]}",
+                        f"names functions, {outside[0]} something else: write two events",
+                    )
+                )
     return problems
 
 

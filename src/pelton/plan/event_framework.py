@@ -341,6 +341,10 @@ def _component(
     if kind == "rabbitmq":
         return "bindings.rabbitmq", "", {}
     if kind == "logs":
+        asked = {name.lower() for name, value in settings.items() if value}
+        asked |= {str(item.get("name")).lower() for item in settings.get("metadata") or ()}
+        if asked & {"path", "httplisten", "forwardlisten"}:
+            return "bindings.logs", "", {}
         where, function = text.get("namespace") or namespace, text.get("function") or ">"
         return "pubsub.jetstream", f"logs.{where}.{function}", _begin(created)
     server = {"natsURL": text["url"]} if text.get("url") else {}

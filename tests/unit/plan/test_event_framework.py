@@ -141,6 +141,20 @@ def planned(made, world=NOTHING):
             "logs.web.f",
             {"deliverPolicy": "time", "startTime": "1700000000"},
         ),
+        (
+            "logs",
+            {"path": "/var/log/containers/*.log", "multiline": "java", "readFromHead": True},
+            "bindings.logs",
+            "",
+            {"path": "/var/log/containers/*.log", "multiline": "java", "readFromHead": "true"},
+        ),
+        (
+            "logs",
+            {"metadata": [{"name": "forwardListen", "value": "127.0.0.1:24224"}]},
+            "bindings.logs",
+            "",
+            {"forwardListen": "127.0.0.1:24224"},
+        ),
     ],
 )
 def test_source_becomes_the_component_of_its_kind(kind, settings, type_, topic, metadata):

@@ -163,6 +163,7 @@ class Pipeline:
         self._new_id = new_id
         self._routing = Routing()
         self._inhibition = Inhibition()
+        self._arrangement: tuple[Any, ...] = ()
         self._resolve_timeout_s = resolve_timeout_s({})
         self._timed = TimedGroups(
             store or GroupStore(None),
@@ -254,6 +255,7 @@ class Pipeline:
         dead letters. Call it again when a secret changed.
         """
         targets: list[Target] = []
+        routers = tuple(routers)
         makes = Outlets(configs, manager, secret=self._secret, config_map=self._config_map)
         outlets: dict[str, Outlet] = {}
         unsent: list[str] = []
@@ -308,7 +310,10 @@ class Pipeline:
             known = [*self._table.firing(self._clock.now()), *self._timed.groups.alerts()]
             self._inhibition = Inhibition(rules, sources=known)
         self._known.set()
-        self._timed.rearrange(self._places)
+        # Most calls are about something else, such as a secret; a hundred thousand alerts are not moved then.
+        if (arrangement := (tuple(targets), routers, manager)) != self._arrangement:
+            self._arrangement = arrangement
+            self._timed.rearrange(self._places)
         self._timed.look_soon()
 
     def receivers(self) -> list[str]:

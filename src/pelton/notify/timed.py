@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -285,7 +285,7 @@ class TimedGroups:
         now = self._now()
         muted = self._muting(now)
         flushes = [self.groups.look(each, now, partial(muted, each.place)) for each in due]
-        messages = [message for flush in flushes if flush.reason for message in self._messages(flush)]
+        messages = [message for flush in flushes if flush.reason for message in await self._messages(flush)]
         confirmed, self._confirmed = self._confirmed, []
         await self._store.write(
             Changes(
@@ -332,24 +332,23 @@ class TimedGroups:
             Changes(unsent=self.groups.forget(now), over_before=now - interval_s - _KEPT_AFTER_END_S)
         )
 
-    def _messages(self, flush: Flush) -> list[Message]:
+    async def _messages(self, flush: Flush) -> list[Message]:
+        """Return what a group tells, in parts that the bus takes; lets others work between large ones."""
         place = flush.group.place
         digest = hashlib.sha256(flush.group.key.encode()).hexdigest()[:16]
-        parts = split(flush.alerts, max_alerts=_PART_ALERTS, max_bytes=_PART_BYTES, size=encoded_size)
+        whole = group_of(flush.alerts, receiver=place.receiver, group_labels=flush.group.labels)
+        parts = split(whole.alerts, max_alerts=_PART_ALERTS, max_bytes=_PART_BYTES, size=encoded_size)
         found = []
         for number, part in enumerate(parts):
+            if number:
+                await asyncio.sleep(0)
             notification = Notification(
                 # The same for each try to publish it; no group is looked at twice within a microsecond.
                 id=f"{place.receiver}/{place.block}/{digest}/{flush.at:.6f}/{number}",
                 receiver=place.receiver,
                 block=place.block,
                 created_at=flush.at,
-                group=group_of(
-                    part,
-                    receiver=place.receiver,
-                    group_labels=flush.group.labels,
-                    among=flush.alerts,
-                ),
+                group=replace(whole, alerts=part),
                 group_key=flush.group.key,
                 reason=flush.reason,
             )

@@ -348,3 +348,46 @@ async def test_what_is_over_is_not_told_before_what_fired(bus, clock, scripted):
 
     statuses = [[each["status"] for each in payload["alerts"]] for _, payload in sender.calls]
     assert statuses == [[FIRING], [FIRING], [RESOLVED]]
+
+
+async def test_what_is_held_is_told_after_a_restart_too(bus, clock, make, tmp_path):
+    path = tmp_path / "groups.db"
+    night = Silence(name="night", matcher=LabelSelector(match_labels={"alertname": "a"}))
+    async with make(store=GroupStore(path)) as pipeline:
+        pipeline.set_receivers([receiver(annotations={}), receiver("dev")], silences=[night])
+        await pipeline.accept([alert(pod="1")])
+        await until(lambda: not bus.queue("pelton.alerts").unfinished)
+        await clock.advance(20)
+
+    async with make(store=GroupStore(path)) as pipeline:
+        pipeline.set_receivers([receiver(annotations={}), receiver("dev")], silences=[night])
+        await until(lambda: pipeline.stats()["groups"]["alerts"] == 2)
+        await clock.advance(20)
+        assert told(bus) == []
+
+        pipeline.set_receivers([receiver(annotations={}), receiver("dev")])
+        await until(lambda: told(bus))
+
+    assert told(bus) == [("first", [("1", FIRING)])]
+
+
+async def test_objects_that_do_not_move_alerts_leave_groups_alone(bus, clock, make, monkeypatch):
+    async with make() as pipeline:
+        pipeline.set_receivers([receiver()])
+        await pipeline.accept([alert(pod="1")])
+        await clock.advance(1)
+        moved: list[float] = []
+
+        def rearrange(_, now):
+            moved.append(now)
+            return []
+
+        monkeypatch.setattr(pipeline._timed.groups, "rearrange", rearrange)
+
+        pipeline.set_receivers([receiver()], silences=[Silence(name="other")])
+        await clock.advance(1)
+        assert moved == []
+        pipeline.set_receivers([receiver(), receiver("dev")])
+        await clock.advance(1)
+
+        assert len(moved) == 1

@@ -85,6 +85,33 @@ def test_a_functions_output_becomes_an_alert_that_ends(shared):
     shared.until("the end of a rule that is gone", lambda: not alerts(shared, "few"))
 
 
+def test_a_rule_reads_log_files_by_itself(shared):
+    path = shared.root / "web.log"
+    path.write_text("ERROR before the rule\n")
+    component = {"type": "bindings.logs", "metadata": [{"name": "path", "value": str(path)}]}
+    rule = {
+        "apiVersion": "pelton.dev/v1alpha1",
+        "kind": "LogRule",
+        "metadata": {"name": "files", "namespace": "default"},
+        "spec": {
+            "source": {"component": component},
+            "match": 'text.startsWith("ERROR")',
+            "groupBy": {"path": "record.path"},
+            "threshold": 2,
+        },
+    }
+    apply(shared, json.dumps(rule))
+
+    def loud():
+        with path.open("a") as file:
+            file.write("ERROR after it\nfine\n")
+        return alerts(shared, "files")
+
+    (found,) = shared.until("the alert", loud, every_s=0.3)
+
+    assert found["labels"]["path"] == str(path)
+
+
 def test_the_examples_rule_counts_what_comes_by_kafka(shared, kafka):
     from confluent_kafka import Producer
 

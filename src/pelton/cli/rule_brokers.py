@@ -42,7 +42,7 @@ def with_brokers(
         component = Component(
             namespace=rule.namespace,
             # Not the name that a Component could have: brokers are kept by it.
-            name=f"logrule/{rule.name}",
+            name=f"logrule:{rule.name}",
             type=spec.type,
             version=spec.version or "v1",
             metadata=metadata,

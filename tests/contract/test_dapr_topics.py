@@ -25,7 +25,7 @@ from pelton.compat.dapr.replicas import Replicas
 from pelton.drivers.kafka import KafkaBus
 from pelton.drivers.memory import MemoryBus
 from pelton.drivers.redis import RedisBus
-from pelton.model.component import ComponentResource, ComponentSpec
+from pelton.model.component import ComponentResource, ComponentSpec, MetadataItem
 from pelton.model.desired import Component
 from tests.contract.nats_server import NatsServer
 from tests.unit.compat.dapr.apps import HttpApp
@@ -59,7 +59,9 @@ def subscriptions(prefix: str) -> list[dict[str, Any]]:
 class Journey:
     """An app that is served, and what it got: route -> bodies."""
 
-    def __init__(self, bus: Any, ledger: Any, folder: Path) -> None:
+    def __init__(self, bus: Any, ledger: Any, folder: Path, kind: str, **metadata: str) -> None:
+        items = tuple(MetadataItem(name=name, value=value) for name, value in metadata.items())
+        self._spec = ComponentSpec(type=kind, metadata=items)
         self.prefix = f"t{uuid.uuid4().hex[:10]}-"
         self._bus, self._ledger, self._folder = bus, ledger, folder
         self._retried = 0
@@ -95,8 +97,7 @@ class Journey:
         self.host = await self._stack.enter_async_context(
             DaprHost(bus_of=bus_of, ledger=self._ledger, clock=clock, stores=StateStores(clock, self._folder))
         )
-        spec = ComponentSpec(type="pubsub.in-memory")
-        self.host.sync(Resources(components=(ComponentResource(name="bus", spec=spec),)))
+        self.host.sync(Resources(components=(ComponentResource(name="bus", spec=self._spec),)))
         app = App(app_id="shop", port=self.app.address[1])
         replicas = Replicas()
         replicas.sync({"only": channel_for(app)})
@@ -176,7 +177,7 @@ async def walk(journey: Journey) -> None:
 async def test_memory(tmp_path):
     bus = MemoryBus()
 
-    async with bus, Journey(bus, bus, tmp_path) as journey:
+    async with bus, Journey(bus, bus, tmp_path, "pubsub.in-memory") as journey:
         await walk(journey)
 
 
@@ -185,7 +186,7 @@ async def test_jetstream(tmp_path):
     server = NatsServer(tmp_path)
     await server.start()
     try:
-        async with server.bus() as bus, Journey(bus, bus, tmp_path) as journey:
+        async with server.bus() as bus, Journey(bus, bus, tmp_path, "pubsub.jetstream") as journey:
             await walk(journey)
     finally:
         server.kill()
@@ -198,7 +199,7 @@ async def test_redis(tmp_path, redis):
     )
     bus, ledger = RedisBus(component, clock=SystemClock()), MemoryBus()
     try:
-        async with ledger, Journey(bus, ledger, tmp_path) as journey:
+        async with ledger, Journey(bus, ledger, tmp_path, component.type, **component.metadata) as journey:
             await walk(journey)
     finally:
         await bus.close()
@@ -209,7 +210,7 @@ async def test_kafka(tmp_path, kafka):
     metadata = {"brokers": kafka.address, "authType": "none", "initialOffset": "oldest"}
     ledger = MemoryBus()
     async with KafkaBus(metadata) as bus, ledger:
-        journey = Journey(bus, ledger, tmp_path)
+        journey = Journey(bus, ledger, tmp_path, "pubsub.kafka", **metadata)
         for topic in TOPICS:
             await bus.create_topic(journey.prefix + topic, partitions=1, replicas=1, config={})
         async with journey:

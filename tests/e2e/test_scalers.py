@@ -230,3 +230,44 @@ def test_keda_elsewhere_scales_on_what_a_function_does(shared):
         )
         assert call("IsActive", reference, pb.IsActiveResponse).result
         assert {one.result().status_code for one in running} == {200}
+
+
+JOB = """
+import os
+
+from functions_framework.context.user_context import UserContext
+
+
+def main(context: UserContext):
+    print("took", os.environ["POD_NAME"], context.get_topic_event().Data(), flush=True)
+"""
+
+
+def test_jobs_take_their_share_of_events_and_end(shared):
+    serving = {
+        "workloadType": "Job",
+        "triggers": {"dapr": [{"name": "work", "type": "pubsub.jetstream", "topic": "work"}]},
+        "pubsub": {"work": {"type": "pubsub.jetstream", "version": "v1", "metadata": []}},
+    }
+    keda = {"triggers": [{"type": "nats-jetstream", "metadata": {"lagThreshold": "10"}}]}
+    shared.apply("batch", JOB, serving=serving, scale={"keda": keda})
+
+    data = [f"n{number}." for number in range(35)]
+    shared.cli("topic", "publish", "work", *(word for item in data for word in ("-d", item)))
+
+    def taken():
+        lines = shared.logs("batch").splitlines()
+        return [line.replace("b'", "").strip("'").split()[1:3] for line in lines if line.startswith("took ")]
+
+    shared.until("all events", lambda: len(taken()) == 35, timeout_s=40)
+    shared.until_at_zero("batch")
+    found = taken()
+    assert sorted(text for _, text in found) == sorted(data)
+    per_job = {job: sum(name == job for name, _ in found) for job, _ in found}
+    assert len(per_job) >= 4
+    assert max(per_job.values()) <= 10
+    jobs = json.loads(shared.cli("get", "jobs", "-o", "json").out)["items"]
+    assert {job["metadata"]["name"] for job in jobs} == set(per_job)
+    assert all(job["status"]["succeeded"] == 1 for job in jobs)
+    why = json.loads(shared.cli("why", "scale", "batch", "-o", "json").out)
+    assert any("by the strategy default" in change["decision"]["reason"] for change in why["changes"])

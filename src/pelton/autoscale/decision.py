@@ -59,6 +59,9 @@ SENTENCES: dict[str, str] = {
     "paused-replicas": "scaling is paused at {0:d} replicas",
     "paused-in": "scaling in is paused",
     "paused-out": "scaling out is paused",
+    # ScaledJob's.
+    "jobs": "{0:d} wait, which asks for {1:d} jobs; {2:d} run; {3:d} more by the strategy {4}, at most {5:d}",
+    "jobs-wait": "jobs are started at the next look, in {0:g} s",
     # Who decided, when it is not the Function itself.
     "owner": "as {0} says, not the Function's own options",
     # Pelton's own options.

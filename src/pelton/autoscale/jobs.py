@@ -1,7 +1,8 @@
 """How many jobs to start: the strategies of KEDA's ScaledJob.
 
-`combine` joins the triggers, `to_create` decides from the joined numbers and the jobs that exist. Running the
-jobs is not done here. Pure.
+`combine` joins the triggers, `to_create` decides from the joined numbers and the jobs that exist, `Jobs` says
+when. Running the jobs is not done here: for Functions the node does (`controlplane/autoscaler.py`), for
+ScaledJobs somebody else (`controlplane/scaled_jobs.py`). Pure.
 
 Source: KEDA, pkg/scaling/executor/scale_jobs.go (contracts, autoscaling section 1.3).
 """
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 from math import ceil, isfinite
 from typing import Any
 
+from pelton.autoscale.decision import Step
 from pelton.model.scaling import JobPolicy
 
-__all__ = ["Demand", "QueueReading", "bounds", "combine", "effective_max", "job_policy", "to_create"]
+__all__ = ["Demand", "Jobs", "QueueReading", "bounds", "combine", "effective_max", "job_policy", "to_create"]
 
 _DEFAULT_MAX = 100
 
@@ -136,3 +138,43 @@ def to_create(policy: JobPolicy, demand: Demand, *, running: int, pending: int) 
     )
     wanted = most if policy.strategy == "eager" else demand.queue_length
     return min(wanted, max(0, room)) if demand.active else 0
+
+
+class Jobs:
+    """Decides when jobs are started, as KEDA does at each look; a look is due at once while none runs.
+
+    Args:
+        policy: Bounds and strategy; may be replaced.
+        polling_s: Seconds between two looks; may be replaced.
+    """
+
+    __slots__ = ("_due_at", "policy", "polling_s")
+
+    def __init__(self, policy: JobPolicy, polling_s: float) -> None:
+        self.policy, self.polling_s = policy, polling_s
+        self._due_at = float("-inf")
+
+    def decide(
+        self, *, now: float, readings: Sequence[QueueReading], running: int, pending: int
+    ) -> tuple[int, tuple[Step, ...]]:
+        """Return how many jobs to start now, and why.
+
+        Args:
+            now: Seconds on the caller's clock.
+            readings: One per trigger, in order.
+            running: Unfinished jobs, pending ones included.
+            pending: Those that do not run yet.
+        """
+        low, most = bounds(self.policy)
+        demand = combine(readings, self.policy)
+        urgent = demand.active and running <= low and pending == 0
+        if now < self._due_at and not urgent:
+            return 0, (("jobs-wait", round(self._due_at - now, 3)),)
+        self._due_at = now + self.polling_s
+        made = to_create(self.policy, demand, running=running, pending=pending)
+        if not demand.active:
+            return 0, (("no-load",),)
+        name = self.policy.strategy
+        if name == "custom" and self.policy.running_share is None:
+            name = "default"
+        return made, (("jobs", demand.queue_length, demand.max_scale, running, made, name, low + most),)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -28,6 +29,7 @@ from pelton.cli import kafka_topics, metrics
 from pelton.cli.dapr_feed import DaprFeed, SecretEntries
 from pelton.cli.dapr_ports import AppPortBook
 from pelton.cli.home import Home, Settings
+from pelton.cli.jobs import JobMirror
 from pelton.cli.pods import PodMirror, logs_of, replicas_of
 from pelton.cli.receiver_status import Problems, ReceiverStatus
 from pelton.cli.receivers import ConfigMaps, ReceiverFeed, Secrets
@@ -41,6 +43,7 @@ from pelton.controlplane.http_scaling import HttpTargets
 from pelton.controlplane.kafka_topics import KafkaTopics
 from pelton.controlplane.reconciler import Reconciler
 from pelton.controlplane.routes import Routes
+from pelton.controlplane.scaled_jobs import ScaledJobs
 from pelton.controlplane.services import ServiceKeeper
 from pelton.controlplane.tls import pair_of_files
 from pelton.controlplane.trigger_targets import TriggerTargets
@@ -176,6 +179,10 @@ class ControlPlane:
                     asyncio.create_task(self._collect(reconciler), name="collector"),
                     asyncio.create_task(targets.run(), name="intercepted workloads"),
                     asyncio.create_task(triggers.run(), name="triggers"),
+                    asyncio.create_task(self._scaled_jobs(store).run(), name="scaled jobs"),
+                    asyncio.create_task(
+                        JobMirror(store, self._target.jobs, self._clock).run(), name="jobs of functions"
+                    ),
                     asyncio.create_task(self._kafka_topics(store).run(), name="Kafka topics"),
                 ]
                 try:
@@ -212,6 +219,17 @@ class ControlPlane:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             await server.close()
+
+    def _scaled_jobs(self, store: SqliteStore) -> ScaledJobs:
+        letters = "bcdfghjklmnpqrstvwxz2456789"
+        return ScaledJobs(
+            store=store,
+            rounds=self._target.scalers,
+            clock=self._clock,
+            suffix=lambda: "".join(random.choices(letters, k=5)),  # noqa: S311 -- names are no secrets
+            variables=os.environ,
+            files=self._home.trigger_files,
+        )
 
     def _services(self, store: SqliteStore) -> ServiceKeeper:
         gateway = (self._settings.gateway_host, self._settings.gateway_port)

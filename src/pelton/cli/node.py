@@ -102,6 +102,7 @@ class Node:
             "stats": self._stats,
             "instances": self._list_instances,
             "load": self._load,
+            "jobs": self._list_jobs,
             "watch": self._watch,
             "wake": self._wake,
             "pending": self._pending,
@@ -223,6 +224,7 @@ class Node:
             self._autoscaler.forget(known)
             self._proxied.pop(known, None)
         await self._instances.remove(key)
+        self._instances.forget_jobs(key)
         self._readings.pop(key, None)
         self._decisions.forget(key)
         return {}
@@ -251,6 +253,10 @@ class Node:
             for function in observed
             for instance in function.instances
         ]
+
+    async def _list_jobs(self, _peer: wire.Peer, _body: Any) -> list[dict[str, Any]]:
+        """Return the jobs of all functions, those that have ended included as long as they are remembered."""
+        return self._instances.jobs()
 
     async def _load(self, _peer: wire.Peer, _body: Any) -> dict[str, dict[str, int]]:
         """Return what runs and waits per function; those at rest are left out."""
@@ -409,6 +415,9 @@ class Node:
             self._decisions.note(key, rest, {})
             self._instances.explain(key, 0, lambda: rest.reason)
             return
+        if scaling.jobs is not None:
+            self._instances.end_jobs(key, keep=scaling.jobs.policy.min_replicas, waiting=pending)
+            count = self._instances.count(key)
         readings = self._instances.readings(key)
         ready = len(self._instances.ready(key))
         decision = self._autoscaler.observe(
@@ -420,6 +429,7 @@ class Node:
             ready=ready,
             usage=self._usage(key) if scaling.goes_by_usage else None,
             triggers=read,
+            jobs=(self._instances.unfinished(key), count),
         )
         in_flight = sum(reading.in_flight for reading in readings.values())
         seen = {

@@ -65,8 +65,7 @@ __all__ = ["Runtime", "main"]
 _CLUSTER: Final = "default"
 _SWITCH_S: Final = 0.0005
 _FUNCTION: Final = "Function "
-_OBJECT: Final = "Scaled"
-"""How owners of triggers begin: Functions, whose scaling the node decides, and other objects."""
+"""How owners of triggers begin that are Functions, whose scaling the node decides."""
 _log = log.get(__name__)
 
 
@@ -412,7 +411,7 @@ class Runtime:
         self._scalers.put(_owner(load.key), triggers, polling_s=policy.polling_s if policy else 0.0)
 
     async def _read_for(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
-        """Read the triggers of other objects, all of them named; returns their last rounds."""
+        """Read the triggers of other objects, all of a kind named; returns their last rounds."""
         owners: dict[str, Any] = body["owners"]
         for key, item in owners.items():
             if item is not None:  # None: the same as before
@@ -422,7 +421,7 @@ class Runtime:
                     polling_s=item["polling_s"],
                     cached=item["cached"],
                 )
-        self._scalers.keep_only(set(owners), prefix=_OBJECT)
+        self._scalers.keep_only(set(owners), prefix=f"{body['kind']} ")
         return {key: self._scalers.to_plain(key) for key in owners}
 
     def _read(self, owner: str, found: Round) -> None:

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from math import floor
 from typing import Any
 
-from pelton.autoscale.decision import Decision
+from pelton.autoscale.decision import Decision, Proposal
 from pelton.autoscale.hpa import TICK_S as HPA_TICK_S
 from pelton.autoscale.hpa import Hpa, Reading
 from pelton.autoscale.http import HttpScaler
+from pelton.autoscale.jobs import Jobs, QueueReading, bounds
 from pelton.autoscale.keda import Keda
 from pelton.autoscale.keep import Keeper
 from pelton.autoscale.kpa import TICK_S, Kpa, ToZero
@@ -208,6 +209,8 @@ class Autoscaler:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._states: dict[str, _State] = {}
+        self._deciders: dict[str, Jobs] = {}
+        self._by_jobs: dict[str, Decision] = {}
         self._initialised: set[str] = set()  # outlives `forget`: a wake from zero is no first start
 
     def __len__(self) -> int:
@@ -225,6 +228,7 @@ class Autoscaler:
         ready: int,
         usage: Usage | None = None,
         triggers: Readings | None = None,
+        jobs: tuple[int, int] = (0, 0),
     ) -> Decision:
         """Take one look at a function and decide.
 
@@ -237,8 +241,12 @@ class Autoscaler:
             ready: Ready instances.
             usage: What instances used of processor and memory; needed where the HPA goes by these.
             triggers: What scalers read last, one object per round; None for nothing yet.
+            jobs: Instances that have not ended, those on their way out included, and those of them that will
+                take events; where the function runs as jobs.
         """
         now = self._clock.monotonic()
+        if scaling.jobs is not None:
+            return self._jobs(key, scaling, now, pending=pending, triggers=triggers, ready=ready, jobs=jobs)
         state = self._states.get(key)
         if state is None:
             state = self._states[key] = _new_state(scaling, now=now, ready=ready)
@@ -361,6 +369,58 @@ class Autoscaler:
             chain=True,
         )
 
+    def _jobs(
+        self,
+        key: str,
+        scaling: Scaling,
+        now: float,
+        *,
+        pending: int,
+        triggers: Readings | None,
+        ready: int,
+        jobs: tuple[int, int],
+    ) -> Decision:
+        """Return how many instances there are to be: those that take events, and the jobs to start."""
+        rules = scaling.jobs
+        if rules is None:
+            raise ValueError("the function does not run as jobs")
+        decider = self._deciders.get(key)
+        if decider is None:
+            decider = self._deciders[key] = Jobs(rules.policy, rules.polling_s)
+        decider.policy, decider.polling_s = rules.policy, rules.polling_s
+        unfinished, taking = jobs
+        readings = [
+            QueueReading(
+                queue_length=float(pending),
+                target=scaling.lag_threshold,
+                active=pending > scaling.activation_lag_threshold,
+            )
+        ]
+        for metrics in (triggers or {}).values():
+            readings += [
+                QueueReading(queue_length=one.value, target=one.target, active=one.active)
+                for one in metrics or ()
+            ]
+        more, steps = decider.decide(
+            now=now, readings=readings, running=unfinished, pending=max(0, taking - ready)
+        )
+        low, most = bounds(rules.policy)
+        decision = Decision(
+            desired=taking + more,
+            raw=taking + more,
+            algorithm="keda-jobs",
+            at=now,
+            ready=ready,
+            minimum=low,
+            maximum=low + most,
+            proposals=(
+                Proposal(source=_EVENTS, value=float(pending), target=scaling.lag_threshold, wanted=None),
+            ),
+            steps=steps,
+        )
+        self._by_jobs[key] = decision
+        return decision
+
     def _triggers(
         self, state: _State, now: float, readings: Readings | None, usage: Usage | None, ready: int
     ) -> Decision | None:
@@ -400,7 +460,7 @@ class Autoscaler:
     def decision(self, key: str) -> Decision | None:
         """Return the last decision on a function; None when it was forgotten or never observed."""
         state = self._states.get(key)
-        return state.decision if state else None
+        return state.decision if state else self._by_jobs.get(key)
 
     def move(self, keys: Mapping[str, str]) -> None:
         """Let histories follow their revisions to other keys: old key -> new key; all move at once."""
@@ -410,6 +470,8 @@ class Autoscaler:
     def forget(self, key: str) -> None:
         """Drop a function's history: it is at zero with nothing waiting, or it is gone."""
         self._states.pop(key, None)
+        self._deciders.pop(key, None)
+        self._by_jobs.pop(key, None)
 
 
 def _joined(http: Decision, events: Decision | None) -> Decision:

@@ -53,8 +53,8 @@ _LOOK_AGAIN_S: Final = 10.0
 _log = get(__name__)
 
 Obj = dict[str, Any]
-Rounds = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
-"""Owner -> its triggers (None: as told before); returns owner -> its last round, None before the first."""
+Rounds = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+"""(kind of owners, owner -> triggers (None: as before)) -> owner -> its last round, None before it."""
 
 
 @dataclass(slots=True)
@@ -283,7 +283,7 @@ class TriggerTargets:
                     "cached": all(t.get("useCachedMetrics") for t in one.obj["spec"]["triggers"]),
                 }
         try:
-            answers = await self._rounds(owners)
+            answers = await self._rounds("ScaledObject", owners)
         except PeltonError as error:
             if not self._away:
                 _log.warning("triggers cannot be read: %s", error)

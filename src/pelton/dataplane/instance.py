@@ -52,6 +52,8 @@ class Instance:
         page_fd: The page's file until the page is mapped; its name goes with the worker. -1 without.
         served: Whether it had begun an invocation when it ended before it was ready.
         told: Whether its end has been told of.
+        idle_since, seen_total: When a job was last seen with something to do, 0 before, and the invocations
+            that it had begun by then.
         handed: Requests that the activator gave it and that are not answered yet.
         freed: Called when one of them is.
         listening: Set when its sockets take connections; what is sent then is answered once it is ready.
@@ -74,6 +76,8 @@ class Instance:
     forked_at: float = 0.0
     ready_at: float = 0.0
     told: bool = False
+    idle_since: float = 0.0
+    seen_total: int = 0
     handed: int = 0
     freed: Callable[[], None] = lambda: None
     listening: asyncio.Event = field(default_factory=asyncio.Event)

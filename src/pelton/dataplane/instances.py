@@ -31,9 +31,10 @@ from pelton.dataplane.instance import (
     kept_workload,
     last_words,
 )
+from pelton.dataplane.job_history import JobHistory
 from pelton.errors import PeltonError, WakeError
 from pelton.log import get
-from pelton.model.desired import Desired, Workload
+from pelton.model.desired import EVENTS_PER_JOB, Desired, Workload
 from pelton.model.limits import Limits, resolve
 from pelton.model.snapshot import (
     CheckResult,
@@ -54,6 +55,9 @@ SLOW_START_S: Final = 0.05
 """A start slower than this is worth a template, if the revision has none."""
 
 DRAIN_GRACE_S: Final = 30.0
+
+JOB_IDLE_S: Final = 1.0
+"""Seconds that a job waits for further events before it ends."""
 OVERRUN_GRACE_S: Final = 1.0
 """How late a worker may be with ending an overrun invocation before it is taken down."""
 
@@ -107,6 +111,7 @@ class InstanceManager:
         self._default = Limits()
         self._uids: dict[str, int] = {}
         self._busy = asyncio.Event()
+        self._jobs = JobHistory(clock)
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -407,6 +412,47 @@ class InstanceManager:
         state = self._revision(key)
         return len(state.current()) if state is not None else 0
 
+    def unfinished(self, key: str) -> int:
+        """Return instances that have not ended, those on their way out included."""
+        state = self._revision(key)
+        return len(state.instances) if state is not None else 0
+
+    def end_jobs(self, key: str, *, keep: int, waiting: int) -> None:
+        """Let jobs end that have taken their share of events, or for which nothing is left.
+
+        Args:
+            key: The function.
+            keep: Jobs that stay although there is nothing to do.
+            waiting: Events that wait.
+        """
+        state = self._revision(key)
+        if state is None:
+            return
+        now = self._clock.monotonic()
+        for instance in sorted(state.current(), key=lambda one: one.started_at):
+            if instance.state != "ready" or instance.page is None:
+                continue
+            reading = instance.page.read()
+            busy = bool(reading.in_flight or reading.queued)
+            if busy or reading.total != instance.seen_total:
+                instance.idle_since, instance.seen_total = now, reading.total
+            if busy:
+                continue
+            share = int(instance.workload.options.get(EVENTS_PER_JOB) or 0)
+            idle = not waiting and now - max(instance.ready_at, instance.idle_since) >= JOB_IDLE_S
+            if (share and reading.total >= share) or (idle and len(state.current()) > keep):
+                self._retire(instance)
+
+    def forget_jobs(self, key: str) -> None:
+        """Drop what is remembered of the jobs of a function that is gone."""
+        self._jobs.forget(key)
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Return the jobs of all functions, running and ended ones, as plain data."""
+        return self._jobs.listed(
+            instance for instance in self._instances.values() if EVENTS_PER_JOB in instance.workload.options
+        )
+
     def explain(self, key: str, wanted: int, decision: Callable[[], str]) -> None:
         """Keep the last scaling decision for the status; its sentence is made only when somebody asks."""
         state = self._revision(key)
@@ -696,7 +742,10 @@ class InstanceManager:
     def _bury(self, instance: Instance) -> None:
         if instance.state == "gone":
             return
+        drained = instance.state == "draining"
         instance.state = "gone"
+        if EVENTS_PER_JOB in instance.workload.options:
+            self._note_job(instance, succeeded=drained)
         instance.listening.set()
         instance.settled.set()
         instance.gone.set()
@@ -712,6 +761,19 @@ class InstanceManager:
             self._prune(function, state)
         instance.let_go()
         instance.freed()  # whoever waits for room has to look again
+
+    def _note_job(self, instance: Instance, *, succeeded: bool) -> None:
+        """Remember a job that has ended; one that was not asked to end has failed."""
+        function = self._functions.get(instance.workload.key)
+        applied = function.applied if function is not None else None
+        rules = applied.scaling.jobs if applied is not None else None
+        if rules is not None:
+            self._jobs.note(
+                instance,
+                now=self._clock.monotonic(),
+                succeeded=succeeded,
+                kept=(rules.kept_succeeded, rules.kept_failed),
+            )
 
     def _state_of(self, instance: Instance) -> RevisionState | None:
         function = self._functions.get(instance.workload.key)

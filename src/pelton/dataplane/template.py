@@ -37,7 +37,7 @@ from pelton.dataplane.streams import Streams
 from pelton.dataplane.wire import FrameReader, send_frame
 from pelton.dataplane.worker import Worker, WorkerSettings, run
 from pelton.errors import FunctionLoadError
-from pelton.model.desired import Workload
+from pelton.model.desired import EVENTS_PER_JOB, Workload
 from pelton.model.invocation import Deferred, Delivered, LoadedFunction, Output
 from pelton.model.state import StateAnswer, StateCall
 
@@ -499,6 +499,7 @@ def _worker(birth: Birth, instance: str, page: LoadPage, streams: Streams) -> Wo
         concurrency=workload.concurrency,
         request_timeout_s=workload.request_timeout_s,
         body_limit_bytes=workload.body_limit_bytes,
+        events=int(workload.options.get(EVENTS_PER_JOB) or 0),
     )
     return Worker(settings, page, spool=streams)
 

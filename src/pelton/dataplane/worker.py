@@ -72,6 +72,7 @@ class WorkerSettings:
         header_limit_bytes: Longest request head.
         head_timeout_s: Seconds a request head may take to arrive over TCP.
         grace_s: Seconds that running invocations get after SIGTERM.
+        events: How many events it takes at all, then no more; 0 for any number.
     """
 
     instance: str
@@ -85,6 +86,7 @@ class WorkerSettings:
     header_limit_bytes: int = 64 * 1024
     head_timeout_s: float = 10.0
     grace_s: float = 30.0
+    events: int = 0
 
 
 _Teller = wire.Peer | BatchItem | asyncio.Future[tuple[str, str]]
@@ -252,6 +254,7 @@ class Worker:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = _INFINITY
         self._draining = False
+        self._left = settings.events or None  # events to take; None for any number
         self._quiet: asyncio.Event | None = None
         self._control: Control | None = None
         self._upgraded: set[Upgraded] = set()
@@ -693,6 +696,11 @@ class Worker:
         if self._draining:
             self._outcome(peer, invocation_id, "busy", "the instance is being stopped")
             return
+        if self._left is not None:
+            if self._left == 0:
+                self._outcome(peer, invocation_id, "busy", "the job has taken its share of events")
+                return
+            self._left -= 1
         deadline = _monotonic() + (timeout_s or self._timeout_s)
         invocation = Invocation(
             invocation_id, "POST", b"/", [], body=event.data, deadline=deadline, event=event
@@ -757,6 +765,7 @@ class Worker:
         """Tell whether the next event may run in a slice; traced ones are run by themselves."""
         return (
             self._inline
+            and self._left is None
             and not self._traces.open
             and self._gate.running < self._gate.limit
             and not batch.traced

@@ -7,17 +7,18 @@ encodes dataclasses), so every field is plain data. All are frozen; equality is 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from pelton.model.dapr_app import DaprApp
 from pelton.model.limits import Limits
 from pelton.model.routing import Rule
 from pelton.model.scaler import ScalerTrigger
-from pelton.model.scaling import HttpScaling, KedaPolicy
+from pelton.model.scaling import HttpScaling, JobScaling, KedaPolicy
 
 __all__ = [
     "DEFERRED_NAME",
     "QUEUE_TYPE",
+    "EVENTS_PER_JOB",
     "BuildRun",
     "Component",
     "Desired",
@@ -37,6 +38,8 @@ QUEUE_TYPE = "queue"
 
 DEFERRED_NAME = "pelton-deferred"
 """Name of the subscription and the component of invocations that a function accepted for later."""
+EVENTS_PER_JOB: Final = "events-per-job"
+"""Option of a workload that runs as jobs: how many events an instance takes before it ends."""
 
 
 def revision_key(namespace: str, name: str, revision: str) -> str:
@@ -155,6 +158,7 @@ class Scaling:
             pace. Bounds and thresholds are those above.
         http: How requests scale by KEDA's HTTP add-on; None for another algorithm.
         triggered: How triggers that scalers read scale it, with stand-ins for targets; None for no triggers.
+        jobs: How it runs as jobs, which take the place of all other rules; None for long-lived instances.
         own_pace: Whether `triggered` follows its values at Pelton's own pace, for nobody wrote another one.
         spare_instances: Instances on top of what is asked for, while anything is.
         hold_s: Seconds that a number is kept after it was last asked for; covers every step down.
@@ -187,6 +191,7 @@ class Scaling:
     keda: KedaPolicy | None = None
     http: HttpScaling | None = None
     triggered: KedaPolicy | None = None
+    jobs: JobScaling | None = None
     own_pace: bool = False
     spare_instances: int = 0
     hold_s: float = 0.0

@@ -20,6 +20,7 @@ __all__ = [
     "HpaPolicy",
     "HttpScaling",
     "JobPolicy",
+    "JobScaling",
     "KedaPolicy",
     "KpaPolicy",
     "MetricTarget",
@@ -282,3 +283,21 @@ class JobPolicy:
     deduction: int = 0
     running_share: float | None = None
     calculation: str = "max"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobScaling:
+    """How a Function runs as jobs: instances that take their share of events and end.
+
+    Attributes:
+        policy: Bounds and strategy.
+        share: Events that one job takes, >= 1.
+        polling_s: Seconds between two looks.
+        kept_succeeded, kept_failed: Ended jobs that are remembered.
+    """
+
+    policy: JobPolicy
+    share: int
+    polling_s: float
+    kept_succeeded: int = 100
+    kept_failed: int = 100

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from pelton.model.build import BuildResult
 from pelton.model.convention import ALIASES, DEFERRED, serial_limit
 from pelton.model.dapr_app import DaprApp
-from pelton.model.desired import BuildRun, Desired, Route, Workload
+from pelton.model.desired import EVENTS_PER_JOB, BuildRun, Desired, Route, Workload
 from pelton.model.function import Build, Function, Serving
 from pelton.model.limits import Limits
 from pelton.plan import names, rollout, traffic
@@ -37,7 +37,7 @@ from pelton.plan.limits import ANNOTATIONS, instance_limits
 from pelton.plan.partial import environment_of, only_openfunctions, unhonoured
 from pelton.plan.problem import Problem
 from pelton.plan.references import resolve_rules
-from pelton.plan.scaling import handed_over, plan_scaling, scaler_notes
+from pelton.plan.scaling import handed_over, job_share, plan_scaling, scaler_notes
 from pelton.plan.states import states
 from pelton.quantity import parse_bytes, parse_seconds
 
@@ -273,7 +273,9 @@ def _desired(
     partial += only_openfunctions(serving, convention)
     found = (triggers, input_links(function, facts), destinations, stores)
     app = dapr_app(function, facts.dapr, convention=convention, problems=problems)
-    workload = _workload(function, serving, built, convention, limits, concurrency, found, app)
+    workload = _workload(
+        function, serving, built, convention, limits, concurrency, found, app, job_share(scaling)
+    )
     subscribed += deferred(function, convention, max_attempts=limits.max_attempts)
     route, left_out = _route(function, serving, limits, workload, facts)
     partial += left_out
@@ -361,6 +363,7 @@ def _workload(
     concurrency: int,
     found: tuple[dict[str, Link], dict[str, Link], dict[str, Link], dict[str, Link]],
     app: DaprApp | None,
+    share: str,
 ) -> Workload:
     context = function_context(function, *found)
     http = serving.triggers.http if serving.triggers else None
@@ -393,7 +396,8 @@ def _workload(
         concurrency=concurrency,
         request_timeout_s=limits.request_timeout_s,
         body_limit_bytes=limits.body_limit_bytes,
-        options=_options(function, serving, built, convention, app),
+        options=_options(function, serving, built, convention, app)
+        | ({EVENTS_PER_JOB: share} if share else {}),
         limits=limits.instance,
     )
     # The digest stands for the bundle, so that moving the home directory makes no new revision of it.

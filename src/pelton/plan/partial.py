@@ -78,8 +78,10 @@ def _serving(serving: Serving) -> Iterator[Entry]:
         yield from _template(serving.template)
     if serving.tracing is not None and serving.tracing.enabled:
         yield from _tracing(serving.tracing)
-    if serving.workload_type not in ("", "Deployment"):
+    if serving.workload_type not in ("", "Deployment", "Job"):
         yield "spec.serving.workloadType", "instances run as long-lived workers"
+    elif serving.workload_type == "Job" and (triggers is None or triggers.http or not triggers.dapr):
+        yield "spec.serving.workloadType", "jobs need events to work off, and no http trigger: instances stay"
 
 
 def _tracing(tracing: Tracing) -> Iterator[Entry]:

@@ -21,6 +21,7 @@ from pelton.model.function import (
     KedaTrigger,
     ScaledObject,
     ScaleOptions,
+    ScalingStrategy,
     Serving,
 )
 from pelton.model.kpa_settings import (
@@ -42,6 +43,8 @@ from pelton.model.scaling import (
     DirectionRules,
     FallbackPolicy,
     HttpScaling,
+    JobPolicy,
+    JobScaling,
     KedaPolicy,
     RateLimit,
     TriggerTarget,
@@ -54,8 +57,10 @@ __all__ = [
     "DOMAIN",
     "annotations_of",
     "handed_over",
+    "job_share",
     "plan_scaling",
     "read_triggers",
+    "runs_as_jobs",
     "scaler_notes",
 ]
 
@@ -65,6 +70,7 @@ _KAFKA_SCALERS = frozenset({"kafka", "apache-kafka"})
 _RESOURCES = ("cpu", "memory")
 _KEDA = "spec.serving.scaleOptions.keda"
 _MOST = 2**31 - 1
+_JOB_PACE_S = 2.0
 _HTTP_TARGET, _HTTP_COOLDOWN_S, _HTTP_POLLING_S = 100, 300, 15  # defaults of KEDA's HTTP add-on
 _COOLDOWN_S, _POLLING_S = 300, 30  # defaults of a ScaledObject
 _RPS_TARGET = 200.0
@@ -123,6 +129,13 @@ def plan_scaling(
             values["memory_request"] = _request(function, "memory")
     if ("keda" in values or read) and (triggers is None or triggers.http is None):
         values["algorithm"] = "keda"
+    if runs_as_jobs(function):
+        values["jobs"] = _jobs(function, keda, values)
+        values["algorithm"] = "keda"
+    elif keda.scaled_job is not None:
+        partial.append(
+            (f"{_KEDA}.scaledJob", "needs events to work off, and no http trigger: instances stay")
+        )
     values["spare_instances"] = own.whole("spare-instances", 0)
     values["hold_s"] = own.number("cooldown", 0.0)
     scaling = Scaling(**values)
@@ -329,6 +342,49 @@ def _topics(serving: Serving) -> frozenset[str]:
     return frozenset(found)
 
 
+def runs_as_jobs(function: Function) -> bool:
+    """Return whether instances are jobs: it says so, is driven by events, and answers no requests."""
+    serving = function.serving
+    if serving is None or serving.triggers is None or serving.triggers.http is not None:
+        return False
+    keda = serving.scale_options.keda if serving.scale_options is not None else None
+    asked = serving.workload_type == "Job" or (keda is not None and keda.scaled_job is not None)
+    return asked and bool(serving.triggers.dapr)
+
+
+def job_share(scaling: Scaling) -> str:
+    """Return how many events a job takes, as the option of the workload; "" where instances are no jobs."""
+    return str(scaling.jobs.share) if scaling.jobs is not None else ""
+
+
+def _jobs(function: Function, keda: KedaOptions, values: Mapping[str, Any]) -> JobScaling:
+    """Return how jobs are started. One takes as many events as the lag threshold says."""
+    given = keda.scaled_job
+    strategy = (given.scaling_strategy if given is not None else None) or ScalingStrategy()
+    polling_s = given.polling_interval_s if given is not None else None
+    usual = JobScaling(policy=JobPolicy(), share=1, polling_s=_POLLING_S)
+    succeeded = given.successful_jobs_history_limit if given is not None else None
+    failed = given.failed_jobs_history_limit if given is not None else None
+    percent = strategy.running_job_percentage.strip().removesuffix("%").strip()
+    return JobScaling(
+        policy=JobPolicy(
+            min_replicas=values.get("min_replicas", 0),
+            max_replicas=values.get("max_replicas", Scaling().max_replicas),
+            strategy=strategy.strategy or "default",
+            deduction=strategy.queue_length_deduction or 0,
+            running_share=float(percent) / 100 if percent.replace(".", "", 1).isdecimal() else None,
+            calculation=strategy.multiple_scalers_calculation or "max",
+        ),
+        share=max(1, int(values.get("lag_threshold", Scaling().lag_threshold))),
+        # Without a ScaledJob's settings waiting events are counted here and need not be waited for.
+        polling_s=_JOB_PACE_S
+        if given is None
+        else float(_POLLING_S if polling_s is None else max(1, polling_s)),
+        kept_succeeded=usual.kept_succeeded if succeeded is None else succeeded,
+        kept_failed=usual.kept_failed if failed is None else failed,
+    )
+
+
 def scaler_notes(function: Function, problems: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return (path, sentence) for each trigger that cannot be read."""
     options = function.serving.scale_options if function.serving else None
@@ -391,8 +447,6 @@ def _events(
     values: dict[str, Any] = {"cooldown_s": window_s}
     if keda.scaled_object is not None:
         values |= _scaled_object(keda.scaled_object, f"{root}.scaledObject", partial, read=bool(read))
-    if keda.scaled_job is not None:
-        partial.append((f"{root}.scaledJob", "instances run as long-lived workers, not as jobs"))
     found = False
     for index, trigger in enumerate(keda.triggers):
         path = f"{root}.triggers[{index}]"

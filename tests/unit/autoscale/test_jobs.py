@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pelton.autoscale.jobs import Demand, QueueReading, bounds, combine, effective_max, to_create
+from pelton.autoscale.jobs import (
+    Demand,
+    Jobs,
+    QueueReading,
+    bounds,
+    combine,
+    effective_max,
+    job_policy,
+    to_create,
+)
 from pelton.model.scaling import JobPolicy
 
 FOUR = [
@@ -94,3 +103,58 @@ def test_property_jobs_stay_within_the_maximum(strategy, low, most, queue, runni
     assert made >= 0
     if strategy == "default":
         assert running + made <= max(running, most)
+
+
+# ------------------------------------------------------------------------------------------- specs and looks
+
+
+@pytest.mark.parametrize(("text", "share"), [("0.5", 0.5), ("50%", 0.5), ("", None), ("many", None)])
+def test_policy_of_a_spec(text, share):
+    spec = {
+        "minReplicaCount": 1,
+        "maxReplicaCount": 7,
+        "scalingStrategy": {"strategy": "custom", "customScalingRunningJobPercentage": text},
+    }
+
+    made = job_policy(spec)
+
+    assert (made.min_replicas, made.max_replicas, made.strategy, made.running_share) == (
+        1,
+        7,
+        "custom",
+        share,
+    )
+    assert job_policy({}) == JobPolicy()
+
+
+def look(jobs, *, now, queue, running, pending=0):
+    reading = QueueReading(queue_length=queue, target=10, active=queue > 0)
+    return jobs.decide(now=now, readings=[reading], running=running, pending=pending)[0]
+
+
+def test_looks_are_as_far_apart_as_the_interval_unless_nothing_runs():
+    jobs = Jobs(JobPolicy(max_replicas=5), polling_s=30.0)
+
+    assert look(jobs, now=0.0, queue=25, running=0) == 3
+    assert look(jobs, now=10.0, queue=45, running=3) == 0
+    assert look(jobs, now=31.0, queue=45, running=3) == 2
+    assert look(jobs, now=40.0, queue=5, running=0) == 1
+    assert look(jobs, now=41.0, queue=0, running=0) == 0
+
+
+@given(
+    queue=st.integers(0, 500),
+    running=st.integers(0, 30),
+    most=st.integers(1, 20),
+    strategy=st.sampled_from(["default", "accurate", "eager", "custom"]),
+)
+def test_there_are_never_more_jobs_than_the_maximum_by_a_look_of_default_and_eager(
+    queue, running, most, strategy
+):
+    jobs = Jobs(JobPolicy(max_replicas=most, strategy=strategy, running_share=0.5), polling_s=30.0)
+
+    made = look(jobs, now=0.0, queue=queue, running=running)
+
+    assert 0 <= made <= most
+    if strategy in ("default", "eager"):
+        assert made == 0 or running + made <= most

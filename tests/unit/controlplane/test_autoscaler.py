@@ -8,7 +8,15 @@ from pelton.autoscale.decision import Decision
 from pelton.controlplane.autoscaler import OBSERVE_EVERY_S, STEADY_S, Autoscaler, asks
 from pelton.model.desired import Scaling
 from pelton.model.scaler import ScalerReading
-from pelton.model.scaling import FallbackPolicy, FormulaPolicy, HttpScaling, KedaPolicy, TriggerTarget
+from pelton.model.scaling import (
+    FallbackPolicy,
+    FormulaPolicy,
+    HttpScaling,
+    JobPolicy,
+    JobScaling,
+    KedaPolicy,
+    TriggerTarget,
+)
 from pelton.model.snapshot import LoadReading
 from pelton.testing.clock import FakeClock
 
@@ -37,6 +45,7 @@ class Watched:
         after_s=OBSERVE_EVERY_S,
         usage=None,
         triggers=None,
+        jobs=(0, 0),
     ):
         await self.clock.advance(after_s)
         return self.autoscaler.observe(
@@ -48,6 +57,7 @@ class Watched:
             ready=ready,
             usage=usage,
             triggers=triggers,
+            jobs=jobs,
         )
 
     async def idle(self, seconds: float, *, ready: int, pending: int = 0):
@@ -500,3 +510,16 @@ def test_what_is_read_asks_for_an_instance_only_where_something_is_active():
     ]
     assert asks(by_triggers(modifiers=FormulaPolicy(formula="jobs", target=1.0)), read(0.0))
     assert not asks(Scaling(), read(1.0))
+
+
+async def test_jobs_are_added_to_those_that_run_and_never_taken_away():
+    rules = JobScaling(policy=JobPolicy(max_replicas=4), share=10, polling_s=2.0)
+    watched = Watched(Scaling(algorithm="keda", jobs=rules, lag_threshold=10.0))
+
+    first = await watched.look(pending=25)
+    assert (first.desired, first.algorithm) == (3, "keda-jobs")
+    assert "by the strategy default" in first.reason
+    assert (await watched.look(pending=25, ready=3, jobs=(3, 3))).desired == 3
+    # One is on its way out: it counts as running, and takes no events.
+    assert (await watched.look(pending=60, ready=2, jobs=(3, 2), after_s=3.0)).desired == 3
+    assert (await watched.look(pending=0, ready=2, jobs=(2, 2), after_s=3.0)).desired == 2

@@ -23,7 +23,8 @@ class Runtime:
         self.rounds = {}
         self.away = False
 
-    async def __call__(self, owners):
+    async def __call__(self, kind, owners):
+        assert kind == "ScaledObject"
         if self.away:
             raise PeltonError("the runtime is away")
         self.owners = {key: item or self.owners.get(key) for key, item in owners.items()}

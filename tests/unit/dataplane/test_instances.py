@@ -14,9 +14,9 @@ from pelton.dataplane import wire
 from pelton.dataplane.instances import InstanceManager
 from pelton.dataplane.load_page import LoadPage
 from pelton.errors import WakeError
-from pelton.model.desired import Desired, Scaling, Workload
+from pelton.model.desired import EVENTS_PER_JOB, Desired, Scaling, Workload
 from pelton.model.limits import Limits
-from pelton.model.scaling import HttpScaling, KedaPolicy
+from pelton.model.scaling import HttpScaling, JobPolicy, JobScaling, KedaPolicy
 from pelton.model.snapshot import CheckResult
 from pelton.testing.clock import FakeClock
 
@@ -280,3 +280,70 @@ async def test_nothing_starts_at_zero_while_scaling_out_is_paused(world):
     assert world.zygote.revisions() == []
     await world.manager.apply(revision("fn-1"))
     assert await world.manager.wake(KEY)
+
+
+def job_function(share=2, kept_failed=100):
+    rules = JobScaling(policy=JobPolicy(), share=share, polling_s=2.0, kept_failed=kept_failed)
+    workload = Workload(
+        namespace="ns", name="fn", revision="fn-1", bundle="/b", options={EVENTS_PER_JOB: str(share)}
+    )
+    return Desired(workload=workload, scaling=Scaling(jobs=rules))
+
+
+async def job(world):
+    instance = await world.manager.wake(KEY)
+    await until(lambda: instance.state == "ready")
+    return instance
+
+
+def states(world):
+    return sorted(row["state"] for row in world.manager.jobs())
+
+
+async def test_job_ends_once_it_has_taken_its_share_and_is_done(world):
+    await world.manager.apply(job_function())
+    instance = await job(world)
+    tokens = [instance.page.begin(float("inf")) for _ in range(2)]
+    world.manager.end_jobs(KEY, keep=0, waiting=5)
+    assert states(world) == ["running"]  # it still works on them
+
+    for token in tokens:
+        instance.page.end(token)
+    world.manager.end_jobs(KEY, keep=0, waiting=5)
+    assert (world.manager.count(KEY), world.manager.unfinished(KEY)) == (0, 1)
+    await world.until_drained()
+
+    (ended,) = world.manager.jobs()
+    assert (ended["state"], ended["id"], ended["events"], ended["share"]) == ("succeeded", instance.id, 2, 2)
+    assert ended["ended"].endswith("Z")
+
+
+async def test_job_without_anything_left_ends_after_a_moment_unless_it_is_kept(world):
+    await world.manager.apply(job_function(share=10))
+    await job(world)
+    world.manager.end_jobs(KEY, keep=0, waiting=0)
+    await world.clock.advance(0.9)
+    world.manager.end_jobs(KEY, keep=0, waiting=0)
+    await world.clock.advance(5)
+    world.manager.end_jobs(KEY, keep=1, waiting=0)
+    world.manager.end_jobs(KEY, keep=0, waiting=3)
+    assert world.manager.count(KEY) == 1
+
+    world.manager.end_jobs(KEY, keep=0, waiting=0)
+
+    assert world.manager.count(KEY) == 0
+    await world.until_drained()
+    assert states(world) == ["succeeded"]
+
+
+@pytest.mark.parametrize(("kept", "left"), [(100, ["failed"]), (0, [])])
+async def test_job_that_dies_has_failed_and_is_remembered_as_long_as_asked(world, kept, left):
+    await world.manager.apply(job_function(kept_failed=kept))
+    instance = await job(world)
+
+    await world.zygote.workers[instance.id].end()
+    await until(lambda: instance.state == "gone")
+
+    assert states(world) == left
+    world.manager.forget_jobs(KEY)
+    assert world.manager.jobs() == []

@@ -1044,6 +1044,32 @@ async def test_cancelled_run_begins_nothing_more(start_worker, poll):
     await poll(lambda: worker.page.read().in_flight == 0)
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_job_takes_its_share_of_events_and_no_more(start_worker, poll, kind, ordered):
+    seen = []
+
+    def call(invocation):
+        seen.append(invocation.body)
+        return Reply()
+
+    async def call_async(invocation):
+        return call(invocation)
+
+    sync = kind == "sync"
+    worker = await start_worker(call if sync else call_async, sync=sync, control=True, events=3)
+    peer, told = await sender(worker)
+    peer.note("batch", [1, ordered, 5.0, batch("a", "b")])
+    await poll(lambda: told.get(1, ([], [], []))[2])
+    peer.note("batch", [2, ordered, 5.0, batch("c", "d", "e")])
+    await poll(lambda: told.get(2, ([], [], []))[2])
+
+    assert seen == [b"a", b"b", b"c"]
+    assert told[2][0] == [0]
+    assert [failure[1] for failure in told[2][1]] == (["busy"] if ordered else ["busy", "busy"])
+    assert "its share" in told[2][1][0][2]
+
+
 async def test_run_whose_sender_left_begins_nothing_more(start_worker, poll):
     seen = []
     release = asyncio.Event()

@@ -24,11 +24,20 @@ from pelton.model.function import (
     ScaledObject,
     ScaleOptions,
     ScalePolicy,
+    ScalingStrategy,
     Serving,
     Triggers,
 )
-from pelton.model.scaling import Behavior, DirectionRules, HttpScaling, KedaPolicy, RateLimit
-from pelton.plan.scaling import handed_over, plan_scaling, read_triggers
+from pelton.model.scaling import (
+    Behavior,
+    DirectionRules,
+    HttpScaling,
+    JobPolicy,
+    JobScaling,
+    KedaPolicy,
+    RateLimit,
+)
+from pelton.plan.scaling import handed_over, job_share, plan_scaling, read_triggers, runs_as_jobs
 
 DOMAIN = "autoscaling.knative.dev/"
 
@@ -414,3 +423,54 @@ def test_floor_under_an_object(keda, floor, asleep):
     made = handed_over(Scaling(), ScaledBy(owner="x", policy=HttpScaling(keda=KedaPolicy(**keda))))
 
     assert (made.floor, made.is_asleep) == (floor, asleep)
+
+
+@pytest.mark.parametrize(
+    ("kind", "job", "http", "runs"),
+    [
+        ("Job", None, False, True),
+        ("", ScaledJob(), False, True),
+        ("", None, False, False),
+        ("Job", None, True, False),
+    ],
+)
+def test_function_runs_as_jobs(kind, job, http, runs):
+    triggers = Triggers(http=HttpTrigger(port=8080) if http else None, dapr=EVENTS)
+    function = Function(
+        name="f",
+        namespace="d",
+        serving=Serving(
+            triggers=triggers,
+            workload_type=kind,
+            scale_options=ScaleOptions(max_replicas=4, keda=KedaOptions(scaled_job=job)),
+        ),
+    )
+
+    assert runs_as_jobs(function) is runs
+    assert (plan_scaling(function)[0].jobs is not None) is runs
+
+
+def test_settings_of_jobs():
+    strategy = ScalingStrategy(strategy="custom", queue_length_deduction=2, running_job_percentage="50%")
+    job = ScaledJob(polling_interval_s=5, failed_jobs_history_limit=0, scaling_strategy=strategy)
+    trigger = KedaTrigger(type="kafka", metadata={"lagThreshold": "7"})
+    function = Function(
+        name="f",
+        namespace="d",
+        serving=Serving(
+            triggers=Triggers(dapr=EVENTS),
+            scale_options=ScaleOptions(
+                min_replicas=1, max_replicas=4, keda=KedaOptions(scaled_job=job, triggers=(trigger,))
+            ),
+        ),
+    )
+
+    scaling = plan_scaling(function)[0]
+
+    assert scaling.jobs == JobScaling(
+        policy=JobPolicy(min_replicas=1, max_replicas=4, strategy="custom", deduction=2, running_share=0.5),
+        share=7,
+        polling_s=5.0,
+        kept_failed=0,
+    )
+    assert job_share(scaling) == "7"

@@ -110,13 +110,21 @@ class LocalTarget:
         namespace, _, name = key.partition("/")
         return self._applied.get((namespace, name))
 
-    async def scalers(self, owners: dict[str, Any]) -> dict[str, Any]:
-        """Have triggers read, those of all owners; returns owner -> last round.
+    async def scalers(self, kind: str, owners: dict[str, Any]) -> dict[str, Any]:
+        """Have triggers read, those of all owners of a kind; returns owner -> last round.
 
         Args:
+            kind: How the names of owners begin; owners so named that are missing are read no longer.
             owners: Owner -> triggers, polling_s and cached; None for the same as before.
         """
-        found: dict[str, Any] = await self._runtime.call("scalers", {"owners": owners}, timeout_s=5.0)
+        found: dict[str, Any] = await self._runtime.call(
+            "scalers", {"kind": kind, "owners": owners}, timeout_s=5.0
+        )
+        return found
+
+    async def jobs(self) -> list[dict[str, Any]]:
+        """Return the jobs of functions: namespace, name, id, state, started, ended, events, share."""
+        found: list[dict[str, Any]] = await self._node.call("jobs", {}, timeout_s=5.0)
         return found
 
     def routes(self) -> dict[str, Route]:

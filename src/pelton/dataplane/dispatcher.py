@@ -658,6 +658,7 @@ class Dispatcher:
         self._feeds: dict[tuple[str, str], dict[str, _Feed]] = {}
         self._reported: dict[tuple[str, str], int] = {}
         self._meters: list[asyncio.Task[None]] = []
+        self._measuring: dict[_Feed, tuple[tuple[str, str], asyncio.Task[None]]] = {}
         self._lock = asyncio.Lock()
 
     async def start(self) -> None:
@@ -733,9 +734,10 @@ class Dispatcher:
             feeds = [feed for found in self._feeds.values() for feed in found.values()]
             self._feeds.clear()
             await asyncio.gather(*(feed.stop(grace_s) for feed in feeds))
-        for meter in self._meters:
+        meters = [*self._meters, *(task for _, task in self._measuring.values())]
+        for meter in meters:
             meter.cancel()
-        await asyncio.gather(*self._meters, return_exceptions=True)
+        await asyncio.gather(*meters, return_exceptions=True)
 
     def stats(self) -> dict[str, dict[str, Any]]:
         """Return subscription id -> counters, with `trouble` where a broker cannot be used."""
@@ -758,21 +760,34 @@ class Dispatcher:
 
     async def _measure(self) -> None:
         while True:
-            for where, feeds in list(self._feeds.items()):
-                restless = [feed for feed in feeds.values() if not feed.quiet]
-                if not restless and where in self._reported:
-                    continue
-                for feed in restless:
-                    try:
-                        await feed.measure()
-                    except (errors.PeltonError, ConnectionError, TimeoutError) as exc:
-                        feed.note(exc)
-                due = sum(feed.stats.due for feed in feeds.values())
+            changed = {where for where in self._feeds if where not in self._reported}
+            for where, feeds in self._feeds.items():
+                for feed in feeds.values():
+                    if not feed.quiet and feed not in self._measuring:
+                        self._measuring[feed] = (where, asyncio.create_task(self._look(feed)))
+            if self._measuring:
+                # A broker that does not answer keeps its own feeds waiting, and nobody else.
+                await asyncio.wait([task for _, task in self._measuring.values()], timeout=_MEASURE_S)
+            for feed, (where, task) in list(self._measuring.items()):
+                if task.done():
+                    changed.add(where)
+                    del self._measuring[feed]
+            for where in changed & self._feeds.keys():
+                due = sum(feed.stats.due for feed in self._feeds[where].values())
                 if self._reported.get(where) != due:
                     self._reported[where] = due
                     if self._on_pending is not None:
                         self._on_pending(*where, due)
             await self._clock.sleep(_MEASURE_S)
+
+    async def _look(self, feed: _Feed) -> None:
+        try:
+            await feed.measure()
+        except (errors.PeltonError, ConnectionError, TimeoutError) as exc:
+            feed.note(exc)
+        except Exception as exc:
+            _log.exception("subscription %s cannot be measured", feed.subscription.id)
+            feed.note(exc)
 
     async def _extend(self) -> None:
         while True:

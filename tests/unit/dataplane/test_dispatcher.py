@@ -738,3 +738,30 @@ async def test_batch_size_limits_what_travels_together(bus, start):
     await until(lambda: counters(dispatcher)["delivered"] == 9)
 
     assert max(map(len, functions.batches)) <= 2
+
+
+async def test_broker_that_does_not_answer_keeps_no_other_function_unmeasured(bus, start):
+    class Silent(MemoryBus):
+        async def pending(self, topic, *, consumer):
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    told = []
+    dispatcher = await start(
+        Functions(lambda _data, _attempt: EventResult(outcome="busy")),
+        bus_of=None,
+        on_pending=lambda *report: told.append(report),
+    )
+    silent = Silent()
+
+    async def bus_of(component):
+        return silent if component.name == "silent" else bus
+
+    dispatcher._bus_of = bus_of
+    stuck = replace(
+        SUBSCRIPTION, function="stuck", component=Component(namespace="default", name="silent", type="x")
+    )
+    await dispatcher.feed(("default", "stuck"), [stuck], timeout_s=1.0)
+    await until(lambda: dispatcher.states()[stuck.id] == (False, ""))
+    await publish(bus, "a")
+    await until(lambda: ("default", "fn", 1) in told)

@@ -25,6 +25,7 @@ EXECUTED = (
     "README.md",
     "docs/tutorial/first-function.md",
     "docs/howto/events.md",
+    "docs/howto/triggers.md",
     "docs/howto/alerts.md",
     "docs/howto/bring-a-function.md",
     "docs/howto/debug-a-function.md",
@@ -35,7 +36,9 @@ EXECUTED = (
     "docs/howto/test-an-operator.md",
 )
 # Commands that only read: their blocks are repeated until they show what the page says.
-READING = re.compile(r"(pelton (logs|status|why scale|dlq list|topic lag|topic tail)|cat ['\"$/])")
+READING = re.compile(
+    r"(pelton (logs|status|get|why scale|why trigger|dlq list|topic lag|topic tail)|cat ['\"$/])"
+)
 
 
 def load_script():

@@ -9,11 +9,15 @@ import time
 import uuid
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx
 import pytest
 from redis import Redis
+from ruamel.yaml import YAML
 
+from pelton.cli.client import Client
+from pelton.cli.home import Home
 from pelton.clock import SystemClock
 from pelton.drivers.kafka import KafkaBus
 from pelton.drivers.mqtt import MqttBus
@@ -28,6 +32,7 @@ from tests.e2e.conftest import Platform
 
 pytestmark = [pytest.mark.connected, pytest.mark.long, pytest.mark.timeout(200)]
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 API = "events.openfunction.io/v1alpha1"
 ECHO = """
 from functions_framework.context.user_context import UserContext
@@ -124,21 +129,29 @@ def apply(platform, *objects, name="events.yaml"):
     return platform.cli("apply", "-f", file)
 
 
-def until_ready(platform, *resources):
-    """Wait until `get` shows nothing but Ready for these resources."""
+def stored(platform, kind):
+    """Return all objects of a kind, asked without a process, for it is polled."""
+    with Client(Home(platform.home)) as api:
+        return api.list(api.resource(f"{kind}.events.openfunction.io"), None)["items"]
+
+
+def last_condition(item):
+    return ((item.get("status") or {}).get("conditions") or [{}])[-1]
+
+
+def until_ready(platform):
+    """Wait until all EventSources and Triggers are Ready."""
     left: dict[str, object] = {}
 
     def all_ready():
         left.clear()
-        for resource in resources:
-            for item in json.loads(platform.cli("get", resource, "-o", "json").out)["items"]:
-                last = (item.get("status", {}).get("conditions") or [{}])[-1]
-                if last.get("type") != "Ready":
-                    left[item["metadata"]["name"]] = last
+        for item in [*stored(platform, "eventsources"), *stored(platform, "triggers")]:
+            if last_condition(item).get("type") != "Ready":
+                left[item["metadata"]["name"]] = last_condition(item)
         return not left
 
     try:
-        platform.until("ready", all_ready, timeout_s=40, every_s=0.5)
+        platform.until("ready", all_ready, timeout_s=60, every_s=0.1)
     except AssertionError:
         pytest.fail(f"not ready: {left}")
 
@@ -177,6 +190,7 @@ def test_public_manifests_become_ready_and_work_as_they_are(aliased, samples_sin
     answer = "http://openfunction.io.svc.cluster.local/default"
     input_ = {"namespace": "default", "eventSource": "my-eventsource", "event": "sample-one"}
     records = {"brokers": KAFKA, "topic": f"events-sample-{tag}", "authRequired": False}
+    asyncio.run(_send_record(kafka, f"events-sample-{tag}", b'{"message": "hello"}'))
     applied = apply(
         platform,
         obj("EventBus", "samples", {"natsStreaming": STAN}),
@@ -212,8 +226,7 @@ def test_public_manifests_become_ready_and_work_as_they_are(aliased, samples_sin
         ),
         name="samples.yaml",
     )
-    until_ready(platform, "eventsources", "triggers")
-    asyncio.run(_send_record(kafka, f"events-sample-{tag}", b'{"message": "hello"}'))
+    until_ready(platform)
 
     for path in ("sink", "metrics", "dead"):
         platform.until(
@@ -229,10 +242,12 @@ async def _send_record(kafka, topic, data):
 
 
 def delete_all(platform):
-    for kind in ("triggers", "eventsources", "eventbuses", "clustereventbuses"):
-        names = json.loads(platform.cli("get", kind, "-o", "json").out)["items"]
-        if names:
-            platform.cli("delete", kind, *(item["metadata"]["name"] for item in names))
+    with Client(Home(platform.home)) as api:
+        for plural in ("triggers", "eventsources", "eventbuses", "clustereventbuses"):
+            kind = api.resource(f"{plural}.events.openfunction.io")
+            for item in api.list(kind, None)["items"]:
+                metadata = item["metadata"]
+                api.delete(kind, metadata.get("namespace", ""), metadata["name"])
 
 
 def test_every_kind_of_source_reaches_a_sink_over_each_bus(
@@ -277,6 +292,7 @@ def test_every_kind_of_source_reaches_a_sink_over_each_bus(
 
     function = {"apiVersion": "core.openfunction.io/v1beta1", "kind": "Function", "name": "sink"}
     asyncio.run(_make_stream(nats_url, f"billing.{tag}"))
+    asyncio.run(_send_record(kafka, f"records-{tag}", b"record"))
     apply(
         platform,
         obj("EventBus", "stan", {"natsStreaming": STAN}),
@@ -285,8 +301,8 @@ def test_every_kind_of_source_reaches_a_sink_over_each_bus(
         *map(source, BUSES),
         *map(trigger, BUSES),
     )
-    until_ready(platform, "eventsources", "triggers")
-    asyncio.run(_send_everywhere(kafka, mosquitto, rabbitmq, nats_url, tag))
+    until_ready(platform)
+    asyncio.run(_send_everywhere(mosquitto, rabbitmq, nats_url, tag))
     with Redis(port=redis.port, protocol=2) as client:
         client.xadd(f"s-{tag}", {"data": "entry"})
     text = {"content-type": "text/plain"}
@@ -317,11 +333,10 @@ async def _make_stream(nats_url, subject):
         await bus.stream_of(subject)
 
 
-async def _send_everywhere(kafka, mosquitto, rabbitmq, nats_url, tag):
+async def _send_everywhere(mosquitto, rabbitmq, nats_url, tag):
     def component(**metadata):
         return Component(namespace="e2e", name="e2e", type="", metadata=metadata)
 
-    await _send_record(kafka, f"records-{tag}", b"record")
     async with MqttBus(component(url=mosquitto.url), clock=SystemClock()) as sessions:
         await sessions.publish(Message(topic=f"t/{tag}", data=b"message"))
     for name in BUSES:
@@ -330,6 +345,25 @@ async def _send_everywhere(kafka, mosquitto, rabbitmq, nats_url, tag):
         await queue.close()
     async with JetStreamBus(nats_url, embedded=False) as streams:
         await streams.publish(Message(topic=f"billing.{tag}", data=b"paid"))
+
+
+def test_example_shows_what_it_promises(aliased):
+    platform, example = aliased, EXAMPLES / "20-trigger"
+    expected = YAML(typ="safe", pure=True).load((example / "expect.yaml").read_text())
+    platform.cli("apply", "-f", example / "shipper", "--wait")
+    platform.cli("apply", "-f", example / "events.yaml")
+    until_ready(platform)
+
+    for one in expected["posted"]:
+        body = json.dumps(one["send"]).encode()
+        post(platform, f"/events/default/shop/{one['event']}", body, **{"content-type": "application/json"})
+        printed = platform.cli("topic", "tail", one["topic"], "--since", "1h", "--count", "1").out
+        found = from_message({}, printed.partition("  ")[2].encode())
+        assert found is not None
+        assert json.loads(found.data) == one["send"]
+        if "shows" in one:
+            platform.until(one["shows"], lambda one=one: one["shows"] in platform.logs("shipper"))
+    delete_all(platform)
 
 
 def kill(platform, part):
@@ -366,7 +400,7 @@ def test_conditions_hold_and_no_event_is_lost_while_parts_are_killed(aliased, si
         ),
         name="pair.yaml",
     )
-    until_ready(platform, "eventsources", "triggers")
+    until_ready(platform)
     post(platform, "/events/default/pair/left", b"first")
     platform.until("state of left", lambda: _input(platform, "pair", "left")["true"])
     kill(platform, "runtime")
@@ -428,8 +462,8 @@ def test_what_is_in_the_way_is_told_and_goes_away(aliased, sink):
     )
 
     def reason(name):
-        status = json.loads(platform.cli("get", "eventsource", name, "-o", "json").out).get("status", {})
-        last = (status.get("conditions") or [{}])[-1]
+        (found,) = [item for item in stored(platform, "eventsources") if item["metadata"]["name"] == name]
+        last = last_condition(found)
         return last.get("type"), last.get("reason"), last.get("message", "")
 
     platform.until("no bus", lambda: reason("lost")[:2] == ("Error", "ErrorToFindExistEventBus"))
@@ -437,9 +471,7 @@ def test_what_is_in_the_way_is_told_and_goes_away(aliased, sink):
     platform.until("no schedule", lambda: "not a schedule" in reason("never")[2])
     apply(platform, obj("EventBus", "nowhere", {}), name="bus.yaml")
     platform.until("ready", lambda: reason("lost")[0] == "Ready")
-    for name in ("lost", "down", "never"):
-        platform.cli("delete", "eventsource", name)
-    platform.cli("delete", "eventbus", "nowhere")
+    delete_all(platform)
     refused = apply_refused(
         platform,
         obj(

@@ -75,6 +75,8 @@ class Options:
         batch_max_bytes: Bytes of alerts per message. Half of what NATS takes, since a notification repeats
             the labels that its alerts have in common.
         in_flight: Batches dispatched at once, and notifications held per destination.
+        merged_in_flight: Notifications held per destination whose limit makes digests of them; the bus bounds
+            their bytes.
         close_grace_s: Seconds that sends under way get on closing.
         retire_check_s: Seconds between looks at whether a deleted receiver's queue has run empty.
         most_grouped: Memberships of alerts in groups at once; above that alerts are sent as they come.
@@ -87,6 +89,7 @@ class Options:
     batch_max_alerts: int = 100
     batch_max_bytes: int = 384 * 1024
     in_flight: int = 64
+    merged_in_flight: int = 4096
     close_grace_s: float = 2.0
     retire_check_s: float = 5.0
     most_grouped: int = 200_000
@@ -280,7 +283,7 @@ class Pipeline:
                     outlet = replace(outlet, limit=self._limits.get(block, Limit()))
                 outlets[topic] = outlet
                 if topic not in self._destinations:
-                    self._destinations[topic] = self._destination(receiver.name, block)
+                    self._destinations[topic] = self._destination(receiver.name, block, outlet.limit)
         for topic, destination in list(self._destinations.items()):
             was, destination.outlet = destination.outlet, outlets.get(topic)
             if not self._open:
@@ -380,7 +383,10 @@ class Pipeline:
             },
         }
 
-    def _destination(self, receiver: str, block: str) -> Destination:
+    def _destination(self, receiver: str, block: str, limit: Limit) -> Destination:
+        in_flight = self._options.in_flight
+        if limit.digest_after_s is not None:
+            in_flight = max(in_flight, self._options.merged_in_flight)
         return Destination(
             bus=self._bus,
             sender=self._senders[block],
@@ -389,7 +395,7 @@ class Pipeline:
             block=block,
             policy=self._options.policy,
             randomness=self._randomness,
-            max_in_flight=self._options.in_flight,
+            max_in_flight=in_flight,
             records=self._records,
             on_sent=lambda notification, outlet: self._history.note(notification, outlet.channels),
         )

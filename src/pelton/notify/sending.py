@@ -105,6 +105,7 @@ class _Held:
         attempt: Number of the attempt that it is for.
         sent: Alerts of its group that have arrived.
         done: Parts of the destination that have the message with the next ones.
+        waits: Whether it waits for its turn.
         notification: Once it is read.
     """
 
@@ -113,6 +114,7 @@ class _Held:
     attempt: int
     sent: int = 0
     done: tuple[str, ...] = ()
+    waits: bool = True
     notification: Notification | None = None
 
     def progress(self) -> str:
@@ -265,13 +267,14 @@ class Destination:
             if not self._pending or (outlet is not None and len(self._tasks) >= outlet.limit.concurrency):
                 await self._change()
             elif outlet is None:
-                self._start([self._pending.popleft()], self._settle)
+                self._start([self._next()], self._settle)
             elif (wait_s := self._wait_s(outlet)) > 0:
                 # In steps, since meanwhile the limit may change or the receiver go.
                 await self._clock.sleep(min(wait_s, _STEP_S))
             elif len(merged := self._to_merge(outlet)) > 1:
                 for item in merged:
-                    self._pending.remove(item)
+                    item.waits = False
+                self._pending = deque(item for item in self._pending if item.waits)
                 self._turnstile.passed(self._clock.monotonic())
                 self._start(merged, self._settle_merged)
             else:
@@ -295,7 +298,7 @@ class Destination:
         return fresh if self._clock.monotonic() - oldest >= patience_s else []
 
     def _take_turn(self, outlet: Outlet) -> None:
-        item = self._pending.popleft()
+        item = self._next()
         wait_s = max(self._due_s(item), self._paused_until - self._clock.monotonic())
         if wait_s > 0:
             # Bounded: a wall clock that was set back must not hold a notification for years.
@@ -305,6 +308,11 @@ class Destination:
         if not outlet.settings.get(MISSING):
             self._turnstile.passed(self._clock.monotonic())
         self._start([item], self._settle)
+
+    def _next(self) -> _Held:
+        item = self._pending.popleft()
+        item.waits = False
+        return item
 
     def _due_s(self, item: _Held) -> float:
         not_before = _number(item.delivery.message.headers.get(NOT_BEFORE), 0.0)
@@ -327,7 +335,7 @@ class Destination:
             asyncio.get_running_loop().call_soon(self._changed.set)
         # Not reached when cancelled: what was cut off on closing is still held and is given back there.
         for item in items:
-            if item not in self._pending:
+            if not item.waits:
                 self._held.pop(id(item.delivery), None)
 
     # --- one notification ---
@@ -459,9 +467,10 @@ class Destination:
                 "notifications merged into a digest receiver=%s block=%s notifications=%d",
                 self.receiver, self.block, len(left),
             )  # fmt: skip
-        for item in left:
-            # A digest is one message: parts that have it must not be taken for parts that have the rest.
-            await self._conclude(item, outlet, replace(result, done=()), merged=True)
+        # A digest is one message: parts that have it must not be taken for parts that have the rest.
+        outcome = replace(result, done=())
+        # Side by side, so that the broker confirms them together.
+        await asyncio.gather(*(self._conclude(item, outlet, outcome, merged=True) for item in left))
 
     # --- what follows ---
 
@@ -496,6 +505,7 @@ class Destination:
             if outlet.limit.digest_after_s is None:
                 await item.delivery.nak(step.delay_s)
             else:
+                item.waits = True
                 self._pending.appendleft(item)
             return
         self._counters.failed_attempts += 1

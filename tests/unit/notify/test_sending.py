@@ -398,3 +398,19 @@ async def test_secret_of_the_bot_that_does_not_exist_is_waited_for_without_a_tur
             "NotConfigured",
             "Secret bot with key url does not exist.",
         )
+
+
+async def test_thousands_that_wait_are_one_digest(bus, clock, scripted):
+    sender = scripted(OK)
+    async with pipeline(bus, clock, wechat=sender) as made:
+        made.set_receivers([BOT])
+        for number in range(2000):
+            await made.accept([alert(number)])
+        for _ in range(8):
+            await clock.advance(10)
+        stats = made.stats()["receivers"]["team/wechat"]
+
+    assert len(sender.calls) == 21
+    assert texts(sender)[-1].startswith("[DIGEST] 1980 notifications in one")
+    assert (stats["sent"], stats["digests"]) == (2000, 1)
+    assert bus.queue(BOT_TOPIC).unfinished == {}

@@ -36,6 +36,7 @@ __all__ = [
     "redact",
     "secrets_in",
     "send_parts",
+    "timeout_of",
     "with_query",
 ]
 
@@ -91,7 +92,10 @@ async def exchange(
     status, retry_after_s, body = 0, None, bytearray()
     try:
         # The client's own limit is per read; a server that drips bytes would hold us for ever.
-        async with asyncio.timeout(timeout_s), client.stream(method, url, **request) as answer:
+        async with (
+            asyncio.timeout(timeout_s),
+            client.stream(method, url, timeout=timeout_s, **request) as answer,
+        ):
             status, retry_after_s = answer.status_code, _retry_after(answer, clock)
             async for chunk in answer.aiter_bytes():
                 body += chunk
@@ -326,6 +330,11 @@ def with_query(url: str, **values: str) -> str:
     return str(httpx.URL(url).copy_merge_params(values))
 
 
+def timeout_of(settings: Mapping[str, Any], default_s: float) -> float:
+    """Return the seconds that one call may take."""
+    return float(settings.get("timeoutS") or default_s)
+
+
 def keep_quiet() -> None:
     """Stop the HTTP client's logger, which writes each request with its whole URL at INFO."""
     for name in ("httpx", "httpcore"):
@@ -359,12 +368,21 @@ class ApiClient:
         if client is not None:
             await client.aclose()
 
-    async def call(self, url: str, body: Any = None, *, token: str = "", method: str = "POST") -> Answer:
+    async def call(
+        self,
+        url: str,
+        body: Any = None,
+        *,
+        settings: Mapping[str, Any],
+        token: str = "",
+        method: str = "POST",
+    ) -> Answer:
         """Send `body` as JSON and return the answer.
 
         Args:
             url: Where to.
             body: JSON value; None = no body.
+            settings: The receiver's; `timeoutS` is seconds for one call where it differs from the client's.
             token: For `Authorization: Bearer`; "" = without.
             method: HTTP method.
         """
@@ -379,7 +397,7 @@ class ApiClient:
             self._client,
             method,
             url,
-            timeout_s=self._timeout_s,
+            timeout_s=timeout_of(settings, self._timeout_s),
             clock=self._clock,
             content=None if body is None else msgspec.json.encode(body),
             headers=headers,

@@ -61,12 +61,14 @@ class DingTalkSender(ApiClient):
         """Send once; never raises for what DingTalk does. Cancelling may leave the message posted."""
         parts = {}
         if bot := settings.get("chatbot"):
-            parts["chatbot"] = partial(self._to_bot, bot, payload)
+            parts["chatbot"] = partial(self._to_bot, settings, bot, payload)
         for chat in settings.get("chats") or ():
             parts[f"chat {chat}"] = partial(self._to_chat, settings, str(chat), payload)
         return await send_parts(parts, done=settings.get("done") or ())
 
-    async def _to_bot(self, bot: Mapping[str, Any], payload: Mapping[str, Any]) -> SendResult:
+    async def _to_bot(
+        self, settings: Mapping[str, Any], bot: Mapping[str, Any], payload: Mapping[str, Any]
+    ) -> SendResult:
         url, secret = str(bot.get("webhook") or ""), str(bot.get("secret") or "")
         mobiles, users = [list(bot.get(key) or ()) for key in ("atMobiles", "atUsers")]
         words = [str(word) for word in bot.get("keywords") or ()]
@@ -88,7 +90,7 @@ class DingTalkSender(ApiClient):
                 target = with_query(url, timestamp=str(now_ms), sign=signature(secret, now_ms))
             except ValueError:
                 return SendResult(ok=False, retriable=False, detail="The bot's address is no URL.")
-        answer = await self.call(target, body)
+        answer = await self.call(target, body, settings=settings)
         return _judge(answer.without((target, *secrets_in(url), secret)))
 
     async def _to_chat(
@@ -102,8 +104,10 @@ class DingTalkSender(ApiClient):
         body = {"chatid": chat, "msg": _message(payload, str(payload["text"]))}
         answer = await self._tokens.use(
             account,
-            partial(self._fetch, base, key, secret),
-            lambda token: self.call(with_query(f"{base}/chat/send", access_token=token), body),
+            partial(self._fetch, settings, base, key, secret),
+            lambda token: self.call(
+                with_query(f"{base}/chat/send", access_token=token), body, settings=settings
+            ),
             stale=lambda answer: answer.json().get("errcode") in _STALE,
             lifetime_s=float(settings.get("tokenLifetimeS") or 0),
         )
@@ -111,8 +115,12 @@ class DingTalkSender(ApiClient):
             return answer
         return _judge(answer)
 
-    async def _fetch(self, base: str, key: str, secret: str) -> tuple[str, float] | SendResult:
-        answer = await self.call(with_query(f"{base}/gettoken", appkey=key, appsecret=secret), method="GET")
+    async def _fetch(
+        self, settings: Mapping[str, Any], base: str, key: str, secret: str
+    ) -> tuple[str, float] | SendResult:
+        answer = await self.call(
+            with_query(f"{base}/gettoken", appkey=key, appsecret=secret), settings=settings, method="GET"
+        )
         found = answer.json()
         result = judge_code(answer.without((secret, str(found.get("access_token") or ""))), _CODES)
         if not result.ok:

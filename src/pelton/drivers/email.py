@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pelton.clock import Clock
-from pelton.outgoing import send_parts
+from pelton.outgoing import send_parts, timeout_of
 from pelton.ports import SendResult
 
 __all__ = ["EmailSender"]
@@ -60,9 +60,10 @@ class EmailSender:
         return await send_parts(parts, done=settings.get("done") or (), named=False)
 
     async def _send_one(self, settings: Mapping[str, Any], address: str, mail: EmailMessage) -> SendResult:
-        call = _Call(settings, self._timeout_s)
+        timeout_s = timeout_of(settings, self._timeout_s)
+        call = _Call(settings, timeout_s)
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(timeout_s):
                 await asyncio.to_thread(call.run, address, mail)
         except TimeoutError:
             call.close()  # wakes the thread

@@ -61,7 +61,7 @@ class FeishuSender(ApiClient):
         """Send once; never raises for what Feishu does. Cancelling may leave the message posted."""
         parts = {}
         if bot := settings.get("chatbot"):
-            parts["chatbot"] = partial(self._to_bot, bot, payload)
+            parts["chatbot"] = partial(self._to_bot, settings, bot, payload)
         users, departments = [list(settings.get(key) or ()) for key in ("users", "departments")]
         for start in range(0, max(len(users), len(departments)), _MOST_IDS):
             part = slice(start, start + _MOST_IDS)
@@ -70,13 +70,15 @@ class FeishuSender(ApiClient):
             )
         return await send_parts(parts, done=settings.get("done") or ())
 
-    async def _to_bot(self, bot: Mapping[str, Any], payload: Mapping[str, Any]) -> SendResult:
+    async def _to_bot(
+        self, settings: Mapping[str, Any], bot: Mapping[str, Any], payload: Mapping[str, Any]
+    ) -> SendResult:
         url, secret = str(bot.get("webhook") or ""), str(bot.get("secret") or "")
         body = _content(payload, keywords=[str(word) for word in bot.get("keywords") or ()])
         if secret:
             now_s = int(self._clock.now().timestamp())
             body |= {"timestamp": str(now_s), "sign": signature(secret, now_s)}
-        answer = await self.call(url, body)
+        answer = await self.call(url, body, settings=settings)
         # Older bots have the code in StatusCode, where a newer one has both.
         found = answer.json()
         codes = _CODES
@@ -105,8 +107,10 @@ class FeishuSender(ApiClient):
         body = {**content, "user_ids": list(users), "department_ids": list(departments)}
         answer = await self._tokens.use(
             account,
-            partial(self._fetch, base, app_id, secret),
-            lambda token: self.call(f"{base}/open-apis/message/v4/batch_send/", body, token=token),
+            partial(self._fetch, settings, base, app_id, secret),
+            lambda token: self.call(
+                f"{base}/open-apis/message/v4/batch_send/", body, settings=settings, token=token
+            ),
             stale=lambda answer: answer.json().get("code") in _STALE,
             lifetime_s=float(settings.get("tokenLifetimeS") or 0),
         )
@@ -115,10 +119,13 @@ class FeishuSender(ApiClient):
         result = judge_code(answer, _CODES)
         return _unknown_ids(answer.json()) if result.ok else result
 
-    async def _fetch(self, base: str, app_id: str, secret: str) -> tuple[str, float] | SendResult:
+    async def _fetch(
+        self, settings: Mapping[str, Any], base: str, app_id: str, secret: str
+    ) -> tuple[str, float] | SendResult:
         answer = await self.call(
             f"{base}/open-apis/auth/v3/tenant_access_token/internal",
             {"app_id": app_id, "app_secret": secret},
+            settings=settings,
         )
         found = answer.json()
         token = str(found.get("tenant_access_token") or "")

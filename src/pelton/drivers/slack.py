@@ -52,7 +52,9 @@ class SlackSender(ApiClient):
         """Send once; never raises for what Slack does. Cancelling may leave the message posted."""
         message = _message(payload)
         if url := settings.get("webhook"):
-            return judge((await self.call(str(url), message)).without(secrets_in(str(url))))
+            return judge(
+                (await self.call(str(url), message, settings=settings)).without(secrets_in(str(url)))
+            )
         channels, token = settings.get("channels") or [], settings.get("token") or ""
         if not channels or not token:
             return SendResult(
@@ -90,7 +92,7 @@ class SlackSender(ApiClient):
     ) -> SendResult:
         """Call a method; `part` names the channel that a new message is in."""
         base, token = str(settings.get("apiBase") or self._api_base).rstrip("/"), str(settings["token"])
-        answer = (await self.call(f"{base}/{method}", body, token=token)).without((token,))
+        answer = (await self.call(f"{base}/{method}", body, settings=settings, token=token)).without((token,))
         return _judge(answer, part)
 
 

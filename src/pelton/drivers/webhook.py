@@ -19,7 +19,7 @@ import httpx
 import msgspec
 
 from pelton.clock import Clock
-from pelton.outgoing import LOCAL, exchange, judge, keep_quiet, secrets_in
+from pelton.outgoing import LOCAL, exchange, judge, keep_quiet, secrets_in, timeout_of
 from pelton.ports import SendResult
 
 __all__ = ["WebhookSender", "service_url"]
@@ -105,7 +105,9 @@ class WebhookSender:
             "auth": auth,
             "extensions": {"sni_hostname": name} if name else None,
         }
-        answer = await exchange(client, "POST", url, timeout_s=self._timeout_s, clock=self._clock, **request)
+        answer = await exchange(
+            client, "POST", url, timeout_s=timeout_of(settings, self._timeout_s), clock=self._clock, **request
+        )
         return judge(answer.without(_secrets_of(url, config)))
 
     def _client_for(self, config: Mapping[str, Any]) -> httpx.AsyncClient:

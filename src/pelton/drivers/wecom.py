@@ -52,7 +52,7 @@ class WeComSender(ApiClient):
         """Send once; never raises for what WeCom does. Cancelling may leave the message posted."""
         parts = {}
         if bot := settings.get("chatbot"):
-            parts["chatbot"] = partial(self._to_bot, bot, payload)
+            parts["chatbot"] = partial(self._to_bot, settings, bot, payload)
         users, parties, tags = [list(settings.get(key) or ()) for key in ("users", "parties", "tags")]
         rounds = max(
             -(-len(ids) // most)
@@ -69,7 +69,9 @@ class WeComSender(ApiClient):
             )
         return await send_parts(parts, done=settings.get("done") or ())
 
-    async def _to_bot(self, bot: Mapping[str, Any], payload: Mapping[str, Any]) -> SendResult:
+    async def _to_bot(
+        self, settings: Mapping[str, Any], bot: Mapping[str, Any], payload: Mapping[str, Any]
+    ) -> SendResult:
         url, text = str(bot.get("webhook") or ""), str(payload["text"])
         users, mobiles = [list(bot.get(key) or ()) for key in ("atUsers", "atMobiles")]
         if payload.get("format") == "markdown":
@@ -81,7 +83,7 @@ class WeComSender(ApiClient):
         else:
             content = {"content": text, "mentioned_list": users, "mentioned_mobile_list": mobiles}
             body = {"msgtype": "text", "text": content}
-        answer = await self.call(url, body)
+        answer = await self.call(url, body, settings=settings)
         return judge_code(answer.without(secrets_in(url)), _CODES)
 
     async def _to_ids(
@@ -109,8 +111,10 @@ class WeComSender(ApiClient):
         account = (base, corp, secret)
         answer = await self._tokens.use(
             account,
-            partial(self._fetch, base, corp, secret),
-            lambda token: self.call(with_query(f"{base}/message/send", access_token=token), body),
+            partial(self._fetch, settings, base, corp, secret),
+            lambda token: self.call(
+                with_query(f"{base}/message/send", access_token=token), body, settings=settings
+            ),
             stale=lambda answer: answer.json().get("errcode") in _STALE,
             lifetime_s=float(settings.get("tokenLifetimeS") or 0),
         )
@@ -119,8 +123,12 @@ class WeComSender(ApiClient):
         result = judge_code(answer, _CODES)
         return _unknown_ids(answer.json()) if result.ok else result
 
-    async def _fetch(self, base: str, corp: str, secret: str) -> tuple[str, float] | SendResult:
-        answer = await self.call(with_query(f"{base}/gettoken", corpid=corp, corpsecret=secret), method="GET")
+    async def _fetch(
+        self, settings: Mapping[str, Any], base: str, corp: str, secret: str
+    ) -> tuple[str, float] | SendResult:
+        answer = await self.call(
+            with_query(f"{base}/gettoken", corpid=corp, corpsecret=secret), settings=settings, method="GET"
+        )
         found = answer.json()
         token = str(found.get("access_token") or "")
         result = judge_code(answer.without((secret, token)), _CODES)

@@ -13,7 +13,6 @@ what follows from the answer share what is held.
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -29,6 +28,7 @@ from pelton.notify.dead_letters import DEAD_NOTIFICATIONS, PROGRESS, dead_letter
 from pelton.notify.digest import digest_payload
 from pelton.notify.envelope import Notification, decode_notification
 from pelton.notify.grouping import Group, group_of
+from pelton.notify.held import ATTEMPT, NOT_BEFORE, Held, held
 from pelton.notify.limits import Turnstile
 from pelton.notify.order import GroupOrder
 from pelton.notify.records import DEAD, DIGEST, FAILED, SENT, Post, Record, RecordedAlert, Records
@@ -36,21 +36,14 @@ from pelton.notify.render import Piece, render, shown
 from pelton.notify.retry import Dead, Done, Pause, Retry, RetryPolicy, decide
 from pelton.notify.settings import MISSING, Outlet
 from pelton.notify.template import title
-from pelton.ports import Bus, Delivery, Message, Sender, SendResult
+from pelton.outgoing import timeout_of
+from pelton.ports import Bus, Message, Sender, SendResult
 
 __all__ = [
-    "ATTEMPT",
-    "NOT_BEFORE",
     "Destination",
     "consumer_name",
     "topic_of",
 ]
-
-ATTEMPT = "Pelton-Attempt"
-"""Header: number of the attempt that a message is for; absent for the first."""
-
-NOT_BEFORE = "Pelton-Not-Before"
-"""Header: Unix seconds before which an attempt is not made."""
 
 DELIVERY_ID = "deliveryId"
 """Key added to a Sender's settings: the notification's id, the same for each attempt."""
@@ -93,46 +86,6 @@ def consumer_name(receiver: str, block: str) -> str:
     """Return its durable consumer; brokers refuse dots there, and names of receivers hold no underscore."""
     name = f"notify-{receiver.replace('.', '_')}"
     return f"{name[:_LONGEST_NAME]}-{block}"
-
-
-@dataclass(slots=True, eq=False)
-class _Held:
-    """A notification that is here.
-
-    Attributes:
-        delivery: As the broker gave it.
-        arrived_at: Monotonic seconds.
-        attempt: Number of the attempt that it is for.
-        sent: Alerts of its group that have arrived.
-        done: Parts of the destination that have the message with the next ones.
-        waits: Whether it waits for its turn.
-        notification: Once it is read.
-    """
-
-    delivery: Delivery
-    arrived_at: float
-    attempt: int
-    sent: int = 0
-    done: tuple[str, ...] = ()
-    waits: bool = True
-    notification: Notification | None = None
-
-    def progress(self) -> str:
-        """Return the text of the header PROGRESS, "" for none."""
-        if not self.sent and not self.done:
-            return ""
-        return json.dumps({"sent": self.sent, "done": list(self.done)})
-
-
-def _held(delivery: Delivery, now: float) -> _Held:
-    headers = delivery.message.headers
-    held = _Held(delivery, now, max(1, int(_number(headers.get(ATTEMPT), 1.0))))
-    try:
-        progress = json.loads(headers.get(PROGRESS) or "{}")
-        held.sent, held.done = int(progress.get("sent", 0)), tuple(map(str, progress.get("done", ())))
-    except (ValueError, TypeError, AttributeError):
-        pass  # at worst something arrives twice
-    return held
 
 
 class Destination:
@@ -178,8 +131,8 @@ class Destination:
         self._paused_until = float("-inf")
         self._unconfirmed: OrderedDict[str, None] = OrderedDict()
         # By identity: a driver's Delivery need not be hashable.
-        self._held: dict[int, _Held] = {}
-        self._pending: deque[_Held] = deque()
+        self._held: dict[int, Held] = {}
+        self._pending: deque[Held] = deque()
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.receiver = receiver
@@ -242,7 +195,7 @@ class Destination:
                 # All are held from now on, so that the heartbeat covers those that wait for their turn.
                 now = self._clock.monotonic()
                 for delivery in batch:
-                    self._held[id(delivery)] = item = _held(delivery, now)
+                    self._held[id(delivery)] = item = held(delivery, now)
                     self._pending.append(item)
                 self._changed.set()
                 while len(self._held) >= self._max_in_flight:
@@ -288,18 +241,22 @@ class Destination:
         pause_s = self._paused_until - now if outlet.limit.digest_after_s is not None else 0.0
         return max(self._turnstile.wait_s(now), pause_s, 0.0)
 
-    def _to_merge(self, outlet: Outlet) -> list[_Held]:
+    def _to_merge(self, outlet: Outlet) -> list[Held]:
         """Return what becomes one digest now; nothing unless one of them has waited too long."""
         patience_s = outlet.limit.digest_after_s
         if patience_s is None or outlet.settings.get(MISSING):
             return []
-        fresh = [item for item in self._pending if not item.progress() and self._due_s(item) <= 0]
+        fresh = [
+            item
+            for item in self._pending
+            if not item.progress() and item.due_s(self._clock.now().timestamp()) <= 0
+        ]
         oldest = min((item.arrived_at for item in fresh), default=math.inf)
         return fresh if self._clock.monotonic() - oldest >= patience_s else []
 
     def _take_turn(self, outlet: Outlet) -> None:
         item = self._next()
-        wait_s = max(self._due_s(item), self._paused_until - self._clock.monotonic())
+        wait_s = max(item.due_s(self._clock.now().timestamp()), self._paused_until - self._clock.monotonic())
         if wait_s > 0:
             # Bounded: a wall clock that was set back must not hold a notification for years.
             delay_s = min(wait_s, self._policy.max_pause_s)
@@ -309,21 +266,17 @@ class Destination:
             self._turnstile.passed(self._clock.monotonic())
         self._start([item], self._settle)
 
-    def _next(self) -> _Held:
+    def _next(self) -> Held:
         item = self._pending.popleft()
         item.waits = False
         return item
 
-    def _due_s(self, item: _Held) -> float:
-        not_before = _number(item.delivery.message.headers.get(NOT_BEFORE), 0.0)
-        return not_before - self._clock.now().timestamp()
-
-    def _start(self, items: list[_Held], settle: Callable[[list[_Held]], Awaitable[None]]) -> None:
+    def _start(self, items: list[Held], settle: Callable[[list[Held]], Awaitable[None]]) -> None:
         task = asyncio.create_task(self._handle(items, settle))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _handle(self, items: list[_Held], settle: Callable[[list[_Held]], Awaitable[None]]) -> None:
+    async def _handle(self, items: list[Held], settle: Callable[[list[Held]], Awaitable[None]]) -> None:
         try:
             await settle(items)
         except Exception as error:  # the broker refused: it redelivers, and the attempt was not counted
@@ -340,7 +293,7 @@ class Destination:
 
     # --- one notification ---
 
-    async def _settle(self, items: list[_Held]) -> None:
+    async def _settle(self, items: list[Held]) -> None:
         (item,) = items
         outlet = self.outlet
         if not await self._readable(item, outlet) or item.notification is None or outlet is None:
@@ -353,7 +306,7 @@ class Destination:
         result = await self._send(item, notification, outlet)
         await self._conclude(item, outlet, result)
 
-    async def _readable(self, item: _Held, outlet: Outlet | None) -> bool:
+    async def _readable(self, item: Held, outlet: Outlet | None) -> bool:
         """Read a notification; settles one that cannot be read or needs no sending."""
         delivery = item.delivery
         try:
@@ -369,7 +322,7 @@ class Destination:
             return False
         return True
 
-    async def _send(self, item: _Held, notification: Notification, outlet: Outlet) -> SendResult:
+    async def _send(self, item: Held, notification: Notification, outlet: Outlet) -> SendResult:
         """Send what is left of a notification, message by message."""
         if missing := outlet.settings.get(MISSING):
             return SendResult(ok=False, detail=str(missing))  # it may be created any moment
@@ -395,7 +348,7 @@ class Destination:
         return result
 
     async def _call(
-        self, item: _Held, outlet: Outlet, id: str, payload: dict[str, Any], alerts: Sequence[Alert]
+        self, item: Held, outlet: Outlet, id: str, payload: dict[str, Any], alerts: Sequence[Alert]
     ) -> SendResult:
         posts = await self._earlier(outlet, alerts)
         told: dict[str, Post] = {}
@@ -430,9 +383,8 @@ class Destination:
         self, outlet: Outlet, id: str, payload: Mapping[str, Any], done: Sequence[str]
     ) -> SendResult:
         settings = {**outlet.settings, DELIVERY_ID: id, "done": list(done)}
-        # One call per channel or address.
-        calls = max(1, len(outlet.channels))
-        timeout_s = min(_SEND_TIMEOUT_S, calls * float(outlet.settings.get("timeoutS") or _SEND_TIMEOUT_S))
+        # One call per channel or address, and one for a token.
+        timeout_s = max(_SEND_TIMEOUT_S, (1 + len(outlet.channels)) * timeout_of(outlet.settings, 0.0))
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._sender.send(settings, payload)
@@ -449,7 +401,7 @@ class Destination:
 
     # --- many in one ---
 
-    async def _settle_merged(self, items: list[_Held]) -> None:
+    async def _settle_merged(self, items: list[Held]) -> None:
         """Send one digest in place of several notifications; each is settled by its outcome."""
         outlet = self.outlet
         # Gone from the list are those that needed no sending.
@@ -475,7 +427,7 @@ class Destination:
     # --- what follows ---
 
     async def _conclude(
-        self, item: _Held, outlet: Outlet, result: SendResult, *, merged: bool = False
+        self, item: Held, outlet: Outlet, result: SendResult, *, merged: bool = False
     ) -> None:
         notification = item.notification
         if notification is None:
@@ -516,7 +468,7 @@ class Destination:
             self._note(notification, FAILED, item.attempt, result.detail)
             await self._again(item, notification, step)
 
-    async def _confirm(self, item: _Held) -> None:
+    async def _confirm(self, item: Held) -> None:
         """Acknowledge what was accepted; should the broker not hear it, its redelivery is not sent again."""
         id = item.notification.id if item.notification is not None else ""
         self._left(item)
@@ -526,7 +478,7 @@ class Destination:
         await item.delivery.ack()
         self._unconfirmed.pop(id, None)
 
-    async def _again(self, item: _Held, notification: Notification, step: Retry) -> None:
+    async def _again(self, item: Held, notification: Notification, step: Retry) -> None:
         _log.warning(
             "notification not accepted receiver=%s block=%s id=%s attempt=%d next_in_s=%.1f answer=%r",
             self.receiver, self.block, notification.id, item.attempt, step.delay_s, self._counters.last_error,
@@ -547,7 +499,7 @@ class Destination:
         await self._bus.publish(copy)
         await item.delivery.ack()
 
-    async def _bury(self, item: _Held, id: str, reason: str, attempts: int) -> None:
+    async def _bury(self, item: Held, id: str, reason: str, attempts: int) -> None:
         _log.error(
             "notification became a dead letter receiver=%s block=%s id=%s attempts=%d reason=%r",
             self.receiver, self.block, id, attempts, reason,
@@ -646,11 +598,3 @@ def merge(earlier: Group, news: Sequence[Alert], *, receiver: str) -> Group:
         # Who says that something is over often says nothing else.
         alerts.append(replace(latest, annotations={**alert.annotations, **latest.annotations}))
     return group_of([*alerts, *newer.values()], receiver=receiver, group_labels=earlier.group_labels)
-
-
-def _number(text: str | None, default: float) -> float:
-    try:
-        number = float(text) if text else default
-    except ValueError:
-        return default
-    return number if math.isfinite(number) else default

@@ -8,7 +8,7 @@ never put on the bus.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -322,9 +322,9 @@ class Templates:
         self._missing: list[str] = []
         self._words: dict[str, dict[str, str]] = {}
         for each in template.get("languagePack") or ():
-            for name, text in self._texts(_key(each)):
+            for name, text in self._texts_of_all(each):
                 self._add_words(name, text)
-        self._texts_for_all = self._texts(_key(template["text"])) if template.get("text") else []
+        self._texts_for_all = self._texts_of_all(template["text"]) if template.get("text") else []
         self._sets: dict[tuple[tuple[str, str], ...], TemplateSet] = {}
 
     def options_of(self, name: str) -> Mapping[str, Any]:
@@ -357,19 +357,26 @@ class Templates:
             escaped=escaped,
         )
 
-    def missing(self) -> list[str]:
-        """Return a sentence for each ConfigMap that is referred to and not there, or cannot be read."""
-        return list(dict.fromkeys(self._missing))
+    def missing(self, source: ConfigMapKey | None = None) -> list[str]:
+        """Return a sentence for each ConfigMap that is not there or cannot be read.
+
+        Args:
+            source: A receiver's own, besides those that are for all.
+        """
+        found = list(self._missing)
+        if source is not None and not self._config_map(source):
+            found.append(_absent(source))
+        return found
 
     def _texts(self, key: ConfigMapKey) -> list[tuple[str, str]]:
-        entries = self._config_map(key)
-        if not entries:
-            place = f"{key.namespace}/{key.name}" if key.namespace else key.name
-            self._missing.append(
-                f"ConfigMap {place}{f' with key {key.key}' if key.key else ''} does not exist."
-            )
-            return []
-        return sorted(entries.items())
+        return sorted((self._config_map(key) or {}).items())
+
+    def _texts_of_all(self, reference: Mapping[str, Any]) -> list[tuple[str, str]]:
+        key = _key(reference)
+        found = self._texts(key)
+        if not found:
+            self._missing.append(_absent(key))
+        return found
 
     def _add_words(self, name: str, text: str) -> None:
         """Take up a language pack: a list of `{name, dictionary}` in YAML."""
@@ -387,6 +394,11 @@ def style_fault(style: Style) -> str:
         if template and not is_inline(template) and not style.templates.has(template):
             return f"There is no template {template!r}."
     return "; ".join(str(fault) for fault in style.templates.faults[:3])
+
+
+def _absent(key: ConfigMapKey) -> str:
+    place = f"{key.namespace}/{key.name}" if key.namespace else key.name
+    return f"ConfigMap {place}{f' with key {key.key}' if key.key else ''} does not exist."
 
 
 def _key(value: Mapping[str, Any]) -> ConfigMapKey:
@@ -433,14 +445,14 @@ class Outlet:
     """What a destination is at present.
 
     Attributes:
-        settings: What its Sender reads, secrets resolved.
+        settings: What its Sender reads, secrets resolved; not in the repr.
         style: How its messages look.
         limit: How many it takes.
         channels: Whom it reaches, for history.
         fault: What is known to be wrong with its templates, or "".
     """
 
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(repr=False)
     style: Style
     limit: Limit
     channels: tuple[str, ...] = ()
@@ -473,7 +485,7 @@ def outlet_of(
         style=style,
         limit=limit_of(name, block, options),
         channels=tuple(channels_of(block)),
-        fault=style_fault(style),
+        fault=" ".join([*templates.missing(block.template_source), style_fault(style)]).strip(),
     )
 
 

@@ -295,3 +295,13 @@ async def test_token_that_is_not_accepted_is_told_as_refused():
         result = await made.send({"channels": ["#a"], "token": "xoxb-1", "apiBase": slack.url}, PAYLOAD)
 
     assert (result.ok, result.retriable, result.refused) == (False, False, True)
+
+
+async def test_receiver_may_give_a_call_less_or_more_time_than_usual():
+    async with Receiver(None) as slack, sender(api_base=slack.url, timeout_s=30) as made:
+        result = await made.send({"channels": ["#a"], "token": "x", "timeoutS": 0.05}, PAYLOAD)
+    assert (result.ok, result.retriable) == (False, True)
+
+    async with Receiver(OK) as slack, sender(timeout_s=0.000001) as made:
+        result = await made.send({"webhook": slack.url + PATH, "timeoutS": 30.0}, PAYLOAD)
+    assert result.ok

@@ -352,7 +352,10 @@ async def test_template_of_a_config_map_is_used_and_a_missing_one_is_a_problem(b
         bus, clock, wechat=sender, config_map=lambda ref: known.get((ref.namespace, ref.name))
     ) as made:
         made.set_receivers([receiver])
-        assert made.problems()["team", "wechat"] == ("TemplateFault", "There is no template 'mine'.")
+        assert made.problems()["team", "wechat"] == (
+            "TemplateFault",
+            "ConfigMap ns/t does not exist. There is no template 'mine'.",
+        )
         await made.accept([alert()])
         await clock.advance(0)
         known["ns", "t"] = texts_

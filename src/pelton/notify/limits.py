@@ -74,6 +74,12 @@ class Turnstile:
             default=0.0,
         )
 
+    def give_back(self) -> None:
+        """Forget the one that passed last: it was not sent."""
+        for passed in self._passed:
+            if passed:
+                passed.pop()
+
     def passed(self, now: float) -> None:
         """Note that one passed."""
         for rate, passed in zip(self.rates, self._passed, strict=True):

@@ -6,6 +6,7 @@ wait for another attempt may be overtaken once by what was decided later.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 __all__ = ["LONGEST_S", "GroupOrder"]
@@ -20,7 +21,9 @@ class GroupOrder:
     def __init__(self) -> None:
         self._open: dict[str, dict[str, float]] = {}
 
-    def enter(self, key: str, id: str, created_at: float, now: float) -> bool:
+    def enter(
+        self, key: str, id: str, created_at: float, now: float, *, beside: Collection[str] = ()
+    ) -> bool:
         """Tell whether a notification may be sent now; if so, it counts until `leave`.
 
         Args:
@@ -28,11 +31,12 @@ class GroupOrder:
             id: Its own, the same for each attempt.
             created_at: When it was decided, Unix seconds; parts of one notification have the same.
             now: Unix seconds.
+            beside: Ids of notifications that go in the same message.
         """
         if not key:
             return True
         group = self._open.setdefault(key, {})
-        older = any(at < created_at for other, at in group.items() if other != id)
+        older = any(at < created_at for other, at in group.items() if other != id and other not in beside)
         if older and now - created_at < LONGEST_S:
             return False
         group[id] = created_at

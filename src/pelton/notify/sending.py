@@ -301,6 +301,8 @@ class Destination:
         notification = item.notification
         now = self._clock.now().timestamp()
         if not self._order.enter(notification.group_key, notification.id, notification.created_at, now):
+            if not outlet.settings.get(MISSING):
+                self._turnstile.give_back()
             await item.delivery.nak(_BEHIND_S)
             return
         result = await self._send(item, notification, outlet)
@@ -404,10 +406,13 @@ class Destination:
     async def _settle_merged(self, items: list[Held]) -> None:
         """Send one digest in place of several notifications; each is settled by its outcome."""
         outlet = self.outlet
-        # Gone from the list are those that needed no sending.
-        left = [item for item in items if await self._readable(item, outlet)]
+        # Gone from the list are those that need no sending, and those that older ones of their group hold up.
+        readable = [item for item in items if await self._readable(item, outlet)]
+        left = await self._in_order(readable)
         if outlet is None or not left:
             return
+        # The later state of an alert counts, in whatever order they were given out.
+        left.sort(key=lambda item: item.notification.created_at if item.notification is not None else 0.0)
         groups = [item.notification.group for item in left if item.notification is not None]
         first = left[0].notification
         payload = digest_payload(groups, outlet.limit, outlet.style)
@@ -423,6 +428,21 @@ class Destination:
         outcome = replace(result, done=())
         # Side by side, so that the broker confirms them together.
         await asyncio.gather(*(self._conclude(item, outlet, outcome, merged=True) for item in left))
+
+    async def _in_order(self, items: list[Held]) -> list[Held]:
+        """Give back what older notifications of its group, which are not among these, hold up."""
+        now = self._clock.now().timestamp()
+        found: list[Held] = []
+        beside = {item.notification.id for item in items if item.notification is not None}
+        for item in items:
+            said = item.notification
+            if said is None:
+                continue
+            if self._order.enter(said.group_key, said.id, said.created_at, now, beside=beside):
+                found.append(item)
+            else:
+                await item.delivery.nak(_BEHIND_S)
+        return found
 
     # --- what follows ---
 
@@ -520,7 +540,7 @@ class Destination:
         self._left(item)
         await item.delivery.term()
 
-    def _left(self, item: _Held) -> None:
+    def _left(self, item: Held) -> None:
         if item.notification is not None:
             self._order.leave(item.notification.group_key, item.notification.id)
 

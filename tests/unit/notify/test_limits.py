@@ -41,6 +41,15 @@ def test_turnstile_lets_a_whole_window_through_at_once():
     assert turnstile.wait_s(65.0) == 0
 
 
+def test_turn_that_was_given_back_is_free_again():
+    turnstile = Turnstile((Rate(1, 60.0), Rate(2, 100.0)))
+    turnstile.passed(0.0)
+    turnstile.give_back()
+    turnstile.give_back()
+
+    assert turnstile.wait_s(0.0) == 0
+
+
 def group(*alerts: tuple[str, str, str]) -> Group:
     return Group(
         alerts=[

@@ -46,3 +46,12 @@ def test_leaving_twice_or_without_entering_changes_nothing():
     order.leave("g", "1")
 
     assert order.enter("g", "2", 20.0, 20.0)
+
+
+def test_those_that_go_in_one_message_do_not_hold_each_other_up():
+    order = GroupOrder()
+    together = {"1", "2"}
+
+    assert order.enter("g", "1", 10.0, 10.0, beside=together)
+    assert order.enter("g", "2", 20.0, 20.0, beside=together)
+    assert not order.enter("g", "3", 30.0, 30.0)

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from pelton.compat.dapr.apps import App
-from pelton.compat.dapr.grpc_server import trace_of
+from pelton.compat.dapr.grpc_calls import trace_of
 from pelton.model.dapr import ApiRule, DaprConfiguration
 from pelton.proto import dapr_runtime_pb2 as pb
 from tests.conformance.dapr_api import Api, component

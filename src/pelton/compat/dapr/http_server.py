@@ -24,7 +24,10 @@ from pelton.compat.dapr.http_calls import ABSENT, CALLS, Answer, Request
 from pelton.compat.dapr.ports import AsgiReceive, AsgiScope, AsgiSend
 from pelton.compat.dapr.runtime import DaprRuntime
 
-__all__ = ["HttpApi"]
+__all__ = ["MOST_CALLS", "HttpApi"]
+
+MOST_CALLS: Final = 5000
+"""Calls under way at one port; further ones are refused, so that waiting for a slow backend has a bound."""
 
 _TOKEN: Final = b"dapr-api-token"
 _VERSIONS: Final = frozenset({"v1.0", "v1.0-alpha1", "v1.0-alpha2", "v1.0-beta1"})
@@ -59,6 +62,7 @@ class HttpApi:
         self._runtime = runtime
         self._identify = identify
         self._own = own
+        self._calls = 0
         self._limit = body_limit_bytes
         self._header_limit = header_limit_bytes + _HEADER_SLOP
         self._origins = frozenset(allowed_origins)
@@ -67,6 +71,16 @@ class HttpApi:
         """Answer one request."""
         if scope["type"] != "http":
             return
+        if self._calls >= MOST_CALLS:
+            await _send(send, 503, b"too many calls are under way", [(b"retry-after", b"1")])
+            return
+        self._calls += 1
+        try:
+            await self._serve(scope, receive, send)
+        finally:
+            self._calls -= 1
+
+    async def _serve(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         origin = headers.get(b"origin")
         if origin is not None:

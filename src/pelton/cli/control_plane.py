@@ -33,7 +33,14 @@ from pelton.cli.jobs import JobMirror
 from pelton.cli.pods import PodMirror, logs_of, replicas_of
 from pelton.cli.receiver_status import Problems, ReceiverStatus
 from pelton.cli.receivers import ConfigMaps, ReceiverFeed, Secrets
-from pelton.cli.tables import CONVENTIONS, OUTPUT_TYPES, STATES, TRIGGER_TYPES, resolve_convention
+from pelton.cli.tables import (
+    CONVENTIONS,
+    OUTPUT_TYPES,
+    STATES,
+    TRIGGER_TYPES,
+    resolve_convention,
+    resolve_secret_store,
+)
 from pelton.cli.token import token_file
 from pelton.clock import Clock
 from pelton.controlplane.decisions import DecisionLog
@@ -50,7 +57,7 @@ from pelton.controlplane.trigger_targets import TriggerTargets
 from pelton.log import get
 from pelton.manifest import kinds
 from pelton.model.build import BuildResult
-from pelton.model.desired import BuildRun
+from pelton.model.desired import BuildRun, Component
 from pelton.model.event_framework import EventPlan
 from pelton.model.function import Function
 from pelton.plan.aliases import Aliases
@@ -58,6 +65,7 @@ from pelton.plan.attachment import Pair
 from pelton.plan.eventing import Facts
 from pelton.plan.function import asked_convention
 from pelton.plan.gateways import NAMESPACE
+from pelton.ports import SecretStore
 from pelton.targets.local.target import LocalTarget
 
 __all__ = ["ControlPlane"]
@@ -231,6 +239,13 @@ class ControlPlane:
             files=self._home.trigger_files,
         )
 
+    def _secret_store(self, component: Component) -> SecretStore:
+        """Make the driver of a secret store; one that names no API server means this one."""
+        made = resolve_secret_store(component.type)
+        own = {"kubeconfig": self._home.kubeconfig} if component.type == "secretstores.kubernetes" else {}
+        store: SecretStore = made(component, clock=self._clock, **own)
+        return store
+
     def _services(self, store: SqliteStore) -> ServiceKeeper:
         gateway = (self._settings.gateway_host, self._settings.gateway_port)
         return ServiceKeeper(store, gateway=gateway, clock=self._clock)
@@ -276,6 +291,7 @@ class ControlPlane:
             pruned=self._freed.set,
             dapr=AppPortBook(self._home).of,
             trigger_files=self._home.trigger_files,
+            secret_store=self._secret_store,
             scaled_by=lambda key: targets.of(key) or triggers.of(key),
         )
         return reconciler, targets, triggers

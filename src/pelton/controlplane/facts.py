@@ -5,22 +5,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from pelton.controlplane.scaler_triggers import RESOURCES, Subject, cluster_namespace, getter, resolve
 from pelton.errors import NotFoundError, PeltonError
+from pelton.log import get
 from pelton.manifest import dapr, openfunction_networking
 from pelton.model.component import ComponentResource
+from pelton.model.desired import Component
 from pelton.model.function import Function, GatewayRef, KedaTrigger
 from pelton.model.openfunction_gateway import OpenFunctionGateway
-from pelton.plan.eventing import Facts, component_names, secret_names
+from pelton.plan.eventing import Facts, component_names, secret_names, stored_secret_names
 from pelton.plan.scaling import read_triggers
-from pelton.ports import Store
+from pelton.ports import SecretStore, Store
 
 __all__ = ["COMPONENTS", "GATEWAYS", "SECRETS", "FactsReader"]
 
@@ -29,6 +32,9 @@ SECRETS = "secrets"
 GATEWAYS = "gateways.networking.openfunction.io"
 
 _CONTAINER: Final = "function"
+_STORE_S: Final = 10.0
+
+_log = get(__name__)
 
 Reference = tuple[str, str, str]  # resource, namespace, name
 
@@ -40,10 +46,19 @@ class FactsReader:
         store: Where Components and Secrets are.
         given: Facts that hold for all Functions: types that can be used, environment variables.
         trigger_files: Directory of the files that a ClusterTriggerAuthentication names.
+        secret_store: Makes the driver of a secret store; raises ComponentError. None where there are none.
     """
 
-    def __init__(self, store: Store, given: Facts, *, trigger_files: Path = Path()) -> None:
+    def __init__(
+        self,
+        store: Store,
+        given: Facts,
+        *,
+        trigger_files: Path = Path(),
+        secret_store: Callable[[Component], SecretStore] | None = None,
+    ) -> None:
         self._trigger_files = trigger_files
+        self._secret_store = secret_store
         self._store = store
         self._given = given
         self._uses: dict[str, frozenset[Reference]] = {}
@@ -70,6 +85,11 @@ class FactsReader:
             references |= {(SECRETS, namespace, name) for name in secrets}
             self._note(function.key, references)
             facts = replace(facts, secrets=await self._secrets(namespace, secrets))
+        stored = stored_secret_names(function, facts)
+        if stored:
+            references |= {(COMPONENTS, namespace, store) for store, _ in stored}
+            self._note(function.key, references)
+            facts = replace(facts, stored=await self._stored(namespace, stored))
         return await self._scalers(function, facts, references)
 
     async def _scalers(self, function: Function, facts: Facts, references: set[Reference]) -> Facts:
@@ -162,6 +182,40 @@ class FactsReader:
                 continue
             for key, value in _values(obj).items():
                 found[name, key] = value
+        return found
+
+    async def _stored(
+        self, namespace: str, wanted: Iterable[tuple[str, str]]
+    ) -> dict[tuple[str, str, str], str]:
+        """Read secrets of stores that are Components; what cannot be had is left out and told of."""
+        found: dict[tuple[str, str, str], str] = {}
+        by_store: dict[str, list[str]] = {}
+        for store, secret in sorted(wanted):
+            by_store.setdefault(store, []).append(secret)
+        components = await self._components(namespace, by_store)
+        for store, secrets in by_store.items():
+            resource = components.get(store)
+            if resource is None or self._secret_store is None:
+                continue
+            metadata = {item.name: item.text for item in resource.spec.metadata}
+            component = Component(namespace=namespace, name=store, type=resource.spec.type, metadata=metadata)
+            try:
+                driver = self._secret_store(component)
+            except PeltonError as exc:
+                _log.warning("secret store %s/%s: %s", namespace, store, exc)
+                continue
+            try:
+                for secret in secrets:
+                    try:
+                        async with asyncio.timeout(_STORE_S):
+                            entries = await driver.get(secret)
+                    except (PeltonError, TimeoutError) as exc:
+                        _log.warning("secret store %s/%s: %s", namespace, store, str(exc) or "no answer")
+                        continue
+                    for key, value in entries.items():
+                        found[store, secret, key] = value
+            finally:
+                await driver.close()
         return found
 
 

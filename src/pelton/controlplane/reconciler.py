@@ -29,13 +29,13 @@ from pelton.errors import ConflictError, NotFoundError, PeltonError
 from pelton.manifest import openfunction_core
 from pelton.model.build import BuildResult
 from pelton.model.dapr_app import DaprPorts
-from pelton.model.desired import ScaledBy
+from pelton.model.desired import Component, ScaledBy
 from pelton.model.function import Function
 from pelton.plan.eventing import Facts
 from pelton.plan.function import plan
 from pelton.plan.names import FINALIZER
 from pelton.plan.rollout import Rollout
-from pelton.ports import Store, Target, WatchEvent
+from pelton.ports import SecretStore, Store, Target, WatchEvent
 
 __all__ = ["FUNCTIONS", "Reconciler"]
 
@@ -59,6 +59,7 @@ class Reconciler:
         dapr: Returns where a Function that is an app of Dapr reaches the runtime; None for the others.
         built: Whether what a recorded build left behind still exists; else it is built again.
         trigger_files: Directory of the files that a ClusterTriggerAuthentication names.
+        secret_store: Makes the driver of a secret store that Components name.
         pruned: Called when bundles or environments may have become free.
         parallel: Most Functions worked on at once.
         resync_s: Seconds between two looks at everything.
@@ -80,6 +81,7 @@ class Reconciler:
         built: Callable[[BuildResult], bool] = lambda _result: True,
         pruned: Callable[[], None] = lambda: None,
         trigger_files: Path = Path(),
+        secret_store: Callable[[Component], SecretStore] | None = None,
         parallel: int = 32,
         resync_s: float = 300.0,
     ) -> None:
@@ -90,7 +92,9 @@ class Reconciler:
         self._pruned = pruned
         self._scaled_by = scaled_by
         self._dapr = dapr
-        self._facts = FactsReader(store, facts or Facts(), trigger_files=trigger_files)
+        self._facts = FactsReader(
+            store, facts or Facts(), trigger_files=trigger_files, secret_store=secret_store
+        )
         self._revisions = Revisions(store)
         self._children = Children(store)
         self._failures = Failures(clock)

@@ -31,6 +31,7 @@ __all__ = [
     "outputs",
     "secret_names",
     "state_links",
+    "stored_secret_names",
     "subscriptions",
 ]
 
@@ -38,6 +39,7 @@ _TRIGGERS = "spec.serving.triggers.dapr"
 _OUTPUTS = "spec.serving.outputs"
 _INPUTS = "spec.serving.triggers.inputs"
 _STATES = "spec.serving.states"
+_PLATFORM = ("", "kubernetes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,7 @@ class Facts:
     Attributes:
         components: Standalone Components of the Function's namespace, by name.
         secrets: (Secret name, key) -> value, of the Function's namespace.
+        stored: (secret store, secret, key) -> value, of stores that Components name by `auth.secretStore`.
         variables: Environment variables that `envRef` may name.
         trigger_types: Component types that can drive a function here; None = unknown, nothing is refused.
         output_types: Component types that a function can send to here; None as above.
@@ -62,6 +65,7 @@ class Facts:
 
     components: Mapping[str, ComponentResource] = field(default_factory=dict)
     secrets: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    stored: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     trigger_types: frozenset[str] | None = None
     output_types: frozenset[str] | None = None
@@ -116,13 +120,33 @@ def secret_names(function: Function, facts: Facts) -> frozenset[str]:
         return frozenset()
     specs: list[ComponentSpec | None] = [*serving.bindings.values(), *serving.pubsub.values()]
     specs += serving.states.values()
-    specs += [facts.components[name].spec for name in component_names(function) if name in facts.components]
+    specs += [found.spec for found in _standalone(function, facts) if not _stored_in(found)]
     return frozenset(
         item.secret_key_ref.name
         for spec in specs
         for item in (spec.metadata if spec else ())
         if item.secret_key_ref is not None
     )
+
+
+def stored_secret_names(function: Function, facts: Facts) -> frozenset[tuple[str, str]]:
+    """Return (secret store, secret) of all that its standalone Components take from such stores."""
+    return frozenset(
+        (store, item.secret_key_ref.name)
+        for found in _standalone(function, facts)
+        if (store := _stored_in(found))
+        for item in found.spec.metadata
+        if item.secret_key_ref is not None
+    )
+
+
+def _standalone(function: Function, facts: Facts) -> list[ComponentResource]:
+    return [facts.components[name] for name in component_names(function) if name in facts.components]
+
+
+def _stored_in(resource: ComponentResource) -> str:
+    """Return the secret store of a Component; "" for the platform's Secrets, which have a name in Dapr."""
+    return "" if resource.secret_store in _PLATFORM else resource.secret_store
 
 
 def links(function: Function, facts: Facts) -> tuple[dict[str, Link], dict[str, Link]]:
@@ -163,6 +187,7 @@ def _link(
     function: Function, name: str, kind: str, spec: ComponentSpec | None, path: str, facts: Facts
 ) -> Link:
     """Resolve a reference; `kind` is the type it insists on ("" = none), `spec` what is declared inline."""
+    store = ""
     if spec is None:
         resource = facts.components.get(name)
         if resource is None:
@@ -175,9 +200,9 @@ def _link(
         if resource.scopes and app not in resource.scopes and function.name not in resource.scopes:
             sentence = f'Component "{name}" is limited to other apps; add "{app}" to its scopes'
             return Link(path=path, name=name, type=kind, why=("ComponentOutOfScope", sentence))
-        spec = resource.spec
+        spec, store = resource.spec, _stored_in(resource)
     kind = kind or spec.type
-    component, missing = _resolve(function, name, spec, facts)
+    component, missing = _resolve(function, name, spec, facts, store)
     if component is None:
         return Link(path=path, name=name, type=kind, why=("SecretNotFound", missing))
     metadata, renamed = facts.aliases.metadata(component.metadata)
@@ -186,15 +211,27 @@ def _link(
 
 
 def _resolve(
-    function: Function, name: str, spec: ComponentSpec, facts: Facts
+    function: Function, name: str, spec: ComponentSpec, facts: Facts, store: str
 ) -> tuple[Component | None, str]:
-    """Fill in secrets and variables; returns (component, "") or (None, what is missing)."""
+    """Fill in secrets and variables; returns (component, "") or (None, what is missing).
+
+    `store` keeps the secrets, "" for the platform's own.
+    """
     metadata: dict[str, str] = {}
     for item in spec.metadata:
         if item.secret_key_ref is not None:
             secret = item.secret_key_ref
             key = secret.key or secret.name
-            value = facts.secrets.get((secret.name, key))
+            if store:
+                named = facts.stored.get((store, secret.name, secret.name))
+                value = facts.stored.get((store, secret.name, key), named)
+            else:
+                value = facts.secrets.get((secret.name, key))
+            if value is None and store:
+                return None, (
+                    f'component "{name}" takes "{item.name}" from key "{key}" of secret "{secret.name}" '
+                    f'in the secret store "{store}", which has no such key or cannot be read'
+                )
             if value is None:
                 return None, (
                     f'component "{name}" takes "{item.name}" from key "{key}" of Secret "{secret.name}", '

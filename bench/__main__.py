@@ -44,6 +44,7 @@ SECTIONS = {
     "elasticity": 120,
     "events": 420,
     "dapr_api": 120,
+    "dapr_apps": 120,
 }
 """Section (module of this package with `rows()`) -> seconds after which it is ended; installs included."""
 

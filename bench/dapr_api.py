@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,12 @@ async def _serve_runtime(apps: int, folder: Path) -> None:
         await _told({"ports": ports})
 
 
+async def _serve_apps(folder: Path, http: int, rpc: int) -> None:
+    from bench.dapr_apps import serve
+
+    await _told({"ports": await serve(folder, http, rpc)})
+
+
 async def _told(facts: dict[str, Any]) -> None:
     """Tell the parent and wait until it closes our input."""
     print(json.dumps(facts), flush=True)
@@ -130,7 +136,7 @@ async def _told(facts: dict[str, Any]) -> None:
 class Server:
     """A server's process, on the CPU of those that are measured."""
 
-    def __init__(self, kind: str, folder: str, apps: int = 1) -> None:
+    def __init__(self, kind: str, folder: str, apps: int = 1, callees: Sequence[int] = ()) -> None:
         self.process = subprocess.Popen(
             [
                 sys.executable,
@@ -142,6 +148,8 @@ class Server:
                 folder,
                 "--apps",
                 str(apps),
+                "--callees",
+                ",".join(map(str, callees)),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -168,10 +176,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def server(kind: str, apps: int = 1) -> Iterator[Server]:
-    """Start one."""
+def server(kind: str, apps: int = 1, callees: Sequence[int] = ()) -> Iterator[Server]:
+    """Start one; `callees` are the HTTP and gRPC ports of apps that it can call."""
     with tempfile.TemporaryDirectory() as folder:
-        found = Server(kind, folder, apps)
+        found = Server(kind, folder, apps, callees)
         try:
             yield found
         finally:
@@ -304,7 +312,8 @@ async def _measure(
     return found
 
 
-def _at(took: list[float], share: float) -> float:
+def at_share(took: list[float], share: float) -> float:
+    """Return the quantile of some measurements."""
     return sorted(took)[min(len(took) - 1, int(len(took) * share))]
 
 
@@ -321,7 +330,7 @@ def rows(seconds: float = 2.0, rate: float = 500.0) -> list[Row]:
                     continue
                 where = f", {store}" if operation != "publish" else ""
                 for label, share, peer in zip(("p50", "p99"), (0.5, 0.99), PUBLISHED[operation], strict=True):
-                    added = _at(took, share) - _at(bare, share)
+                    added = at_share(took, share) - at_share(bare, share)
                     goal = "<= 1" if label == "p50" and peer and store == "memory" else ""
                     table.append(
                         Row(
@@ -369,9 +378,12 @@ def main() -> None:
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--apps", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--callees", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve == "direct":
         uvloop.run(_serve_direct())
+    elif options.serve == "apps":
+        uvloop.run(_serve_apps(Path(options.folder), *map(int, options.callees.split(","))))
     elif options.serve:
         uvloop.run(_serve_runtime(options.apps, Path(options.folder)))
     else:

@@ -35,7 +35,14 @@ HTTP_APP = """
 
     @app.put("/echo")
     async def echo(request: Request):
-        return {"body": (await request.body()).decode(), "by": request.headers["dapr-caller-app-id"]}
+        by_runtime = "forwarded" in request.headers  # the gateway adds no such header
+        body, caller = (await request.body()).decode(), request.headers["dapr-caller-app-id"]
+        return {"body": body, "by": caller, "runtime": by_runtime}
+
+    @app.get("/self")
+    def self():
+        with DaprClient() as client:
+            return client.invoke_method("web", "echo", data=b"me", http_verb="PUT").json()
 
     uvicorn.run(app, host="127.0.0.1", port=int(os.environ["APP_PORT"]), log_level="warning")
 """
@@ -104,7 +111,7 @@ def test_event_wakes_one_app_whose_event_wakes_the_other_and_trace_shows_the_hop
     (apps.root / "client.py").write_text(textwrap.dedent(CLIENT))
     ended = apps.cli("dapr", "run", "--app-id", "client", "--", sys.executable, apps.root / "client.py")
 
-    assert '== APP == HTTP 200 {"body":"hi","by":"client"}' in ended.out
+    assert '== APP == HTTP 200 {"body":"hi","by":"client","runtime":true}' in ended.out
     assert "== APP == GRPC hi by client" in ended.out
     apps.until("the order has come", lambda: "ORDER {'name': 'client'} client" in apps.logs("web"))
     apps.until("the greeting has come", lambda: "GREETING from client" in apps.logs("rpc"))
@@ -171,3 +178,9 @@ def test_apps_share_a_store_by_its_settings_and_end_by_the_api(apps):
     assert "== APP == STATE b'v'" in other
     assert "== APP == COMPONENTS ['bus', 'store']" in other
     assert "Shutdown requested via API" in other
+
+
+def test_call_between_functions_over_http_goes_through_the_gateway_alone(apps):
+    answer = apps.request("web", "/self")
+
+    assert (answer.status_code, answer.json()) == (200, {"body": "me", "by": "web", "runtime": False})

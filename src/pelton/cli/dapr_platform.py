@@ -273,7 +273,7 @@ class DaprPlatform:
         await self._main.serve(
             app,
             target.replicas,
-            AppPorts(http=told.ports.http, grpc=told.ports.grpc),
+            AppPorts(http=told.ports.inner or told.ports.http, grpc=told.ports.grpc),
             Settings(known=known, learned=learned, ask=told.asked),
             owns=False,
         )

@@ -1,4 +1,4 @@
-"""Where apps of Dapr reach the runtime: two ports for each, the same over restarts, and a token.
+"""Where apps of Dapr reach the runtime: three ports for each, the same over restarts, and a token.
 
 Kept in the home's state file, since a running instance has them in its environment. The token comes of the
 platform's own secret and the app's name. Used by `cli/control_plane.py` for Functions that are apps.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import socket
+from contextlib import ExitStack
 from typing import Any, Final
 
 from pelton.cli.home import Home
@@ -43,12 +44,12 @@ class AppPortBook:
             return None
         key = function.key
         found = self._given.get(key)
-        if found is None:
+        if found is None or len(found) != 3:
             taken = {port for pair in self._given.values() for port in pair}
-            found = self._given[key] = _free(2, taken)
+            found = self._given[key] = _free(3, taken)
             self._home.save_state({**self._home.state(), _KEY: self._given})
         token = hmac.new(self._secret, f"dapr {key}".encode(), hashlib.sha256).hexdigest()
-        return DaprPorts(http=found[0], grpc=found[1], token=token)
+        return DaprPorts(http=found[0], grpc=found[1], inner=found[2], token=token)
 
 
 def _free(count: int, taken: set[int]) -> list[int]:
@@ -64,7 +65,8 @@ def _free(count: int, taken: set[int]) -> list[int]:
         found.append(port)
         if len(found) == count:
             return found
-    with socket.socket() as first, socket.socket() as second:  # the range is full: any that are free
-        for sock in (first, second):
+    with ExitStack() as stack:  # the range is full: any that are free
+        socks = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for sock in socks:
             sock.bind(("127.0.0.1", 0))
-        return [first.getsockname()[1], second.getsockname()[1]]
+        return [sock.getsockname()[1] for sock in socks]

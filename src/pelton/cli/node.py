@@ -26,6 +26,7 @@ from pelton.autoscale.kpa import TICK_S, mode
 from pelton.autoscale.scalers.joined import Readings
 from pelton.cli import cyclic_gc
 from pelton.cli.home import Home, Settings
+from pelton.cli.node_dapr import AppWays
 from pelton.cli.node_gateway import Way, explain, find_way, listens_beyond, make_gateway, take_routes
 from pelton.cli.node_interceptor import Interception
 from pelton.clock import SystemClock
@@ -80,6 +81,7 @@ class Node:
             exported=bool(settings.otlp_url),
         )
         self._gateway = make_gateway(settings, lambda key: str(self._h2c_socket(key)))
+        self._ways = AppWays(self._gateway)
         self._interception = Interception(
             wake=self._instances.wake,
             ready=lambda key: bool(self._instances.ready(key)),
@@ -111,6 +113,7 @@ class Node:
             "trace": self._trace,
             "decision": self._decision,
             "routes": self._take_routes,
+            "dapr": self._ways.hold,
             "explain": partial(explain, self._gateway),
             "intercepted": self._interception.queue,
         }
@@ -129,6 +132,7 @@ class Node:
             ticking.cancel()
             await asyncio.gather(ticking, return_exceptions=True)
             server.close()
+            await self._ways.close()
             await self._interception.close()
             await self._activator.close()
 
@@ -137,6 +141,9 @@ class Node:
     async def _sync(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
         wanted = [msgspec.convert(item, Desired) for item in body["desired"]]
         await self._instances.keep_only({desired.workload.key for desired in wanted})
+        self._ways.keep_only({desired.workload.key for desired in wanted})
+        for desired in wanted:
+            self._ways.put(desired)
         for desired in wanted:
             if self._instances.desired(desired.workload.key) != desired:
                 await self._instances.apply(desired)
@@ -145,7 +152,7 @@ class Node:
             await self._listen_h2c(route)
         if body.get("routing"):
             # Before the routes of functions: with those Envoy begins to be told what is known.
-            await take_routes(self._gateway, self._interception, body["routing"])
+            await take_routes(self._gateway, self._interception, self._ways, body["routing"])
         try:
             await self._gateway.set_routes(routes)
         except PeltonError as exc:
@@ -172,6 +179,7 @@ class Node:
         else:
             await self._gateway.remove_route(desired.workload.namespace, desired.workload.name)
             self._forget_h2c(key)
+        self._ways.put(desired)
         # Only now does no route lead to what was replaced; a route that was refused leaves it where it is.
         await self._instances.release(key)
         if before is not None:
@@ -193,7 +201,7 @@ class Node:
                 self._routed.pop(key, None)
 
     async def _take_routes(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
-        return await take_routes(self._gateway, self._interception, body)
+        return await take_routes(self._gateway, self._interception, self._ways, body)
 
     def _find_way(self, head: bytes) -> Way | None:
         way = find_way(self._gateway, head)
@@ -214,8 +222,9 @@ class Node:
                 self._activator.forget_h2c(known)
 
     async def _remove(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
-        await self._gateway.remove_route(body["namespace"], body["name"])
         key = f"{body['namespace']}/{body['name']}"
+        self._ways.drop(key)
+        await self._gateway.remove_route(body["namespace"], body["name"])
         self._forget_h2c(key)
         desired = self._instances.desired(key)
         for known in (key, *(desired.route.revision_keys if desired and desired.route else ())):

@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from pelton.cli.home import Settings
+from pelton.cli.node_dapr import AppWays
 from pelton.cli.node_interceptor import Interception
 from pelton.dataplane import wire
 from pelton.model.routing import EXTERNAL, INTERNAL, RoutingState
@@ -90,14 +91,16 @@ def _numeric(host: str) -> str:
     return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
 
 
-async def take_routes(gateway: Gateway, interception: Interception, body: dict[str, Any]) -> dict[str, Any]:
+async def take_routes(
+    gateway: Gateway, interception: Interception, ways: AppWays, body: dict[str, Any]
+) -> dict[str, Any]:
     """Take everything that is no route of a function; returns what Envoy refused, and whether it is there.
 
     Raises:
         GatewayError: Envoy did not answer in time.
     """
     state = await interception.take(msgspec.convert(body["state"], RoutingState))
-    refused = await gateway.set_state(state)
+    refused = await gateway.set_state(ways.extend(state))
     return {"refused": refused, "connected": gateway.connected}
 
 

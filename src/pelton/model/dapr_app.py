@@ -16,12 +16,14 @@ class DaprPorts:
 
     Attributes:
         http, grpc: Ports on 127.0.0.1.
+        inner: Port of the runtime's HTTP API where `http` is a port of the gateway; 0 where it is not.
         token: What it shows as `dapr-api-token`. Never logged.
     """
 
     http: int
     grpc: int
     token: str = field(repr=False)
+    inner: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

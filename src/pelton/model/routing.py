@@ -264,12 +264,14 @@ class Port:
         port: 1 to 65535.
         certificates: Shown by SNI; empty means plain HTTP.
         functions: Whether functions are served here as on EXTERNAL, besides standalone routes.
+        host: Address; "" for that of the gateway.
     """
 
     name: str
     port: int
     certificates: tuple[Certificate, ...] = ()
     functions: bool = True
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

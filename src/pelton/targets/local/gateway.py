@@ -471,7 +471,14 @@ class Gateway:
         wanted = {one.routes: one for one in self._plain()}
         for port in self._state.ports:
             fixed = self._fixed.get(port.name)
-            base = fixed or replace(first, name=port.name, port=port.port, routes=port.name, certificates=())
+            base = fixed or replace(
+                first,
+                host=port.host or first.host,
+                name=port.name,
+                port=port.port,
+                routes=port.name,
+                certificates=(),
+            )
             own = base.certificates if fixed is not None else ()
             hosts = {one.hosts for one in port.certificates}
             wanted[port.name] = replace(

@@ -20,10 +20,12 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from redis.asyncio import Redis
 
+from pelton.autoscale.scalers.table import READERS, read_settings
 from pelton.cli.scalers import make_scaler
 from pelton.cli.tables import SCALERS
 from pelton.clock import SystemClock
-from pelton.errors import PeltonError
+from pelton.drivers.kafka import KafkaScaler
+from pelton.errors import PeltonError, ScalerError
 from pelton.model.scaler import ScalerTrigger
 from pelton.plan.aliases import Aliases
 from pelton.proto import externalscaler_pb2 as pb
@@ -70,8 +72,6 @@ async def failure(kind, metadata, params=None):
 
 
 def test_every_scaler_is_in_the_table_of_readers():
-    from pelton.autoscale.scalers.table import READERS
-
     assert {name.partition("+")[0] for name in SCALERS} == set(READERS)
 
 
@@ -128,10 +128,14 @@ class TestKafka:
 
 async def test_kafka_that_is_away_is_named():
     address = f"127.0.0.1:{free_port()}"
+    metadata = {"bootstrapServers": address, "consumerGroup": "g", "topic": "t"}
+    settings = read_settings(ScalerTrigger(name="s0", type="kafka", metadata=metadata))
+    scaler = KafkaScaler(settings, clock=SystemClock(), where="trigger s0", answer_s=0.5)
 
-    assert address in await failure(
-        "kafka", {"bootstrapServers": address, "consumerGroup": "g", "topic": "t"}
-    )
+    with pytest.raises(ScalerError, match=address) as caught:
+        await scaler.read()
+
+    assert "check bootstrapServers" in caught.value.hint
 
 
 class TestRedis:

@@ -272,6 +272,7 @@ class ControlPlane:
         triggers = TriggerTargets(
             store=store,
             rounds=self._target.scalers,
+            functions=self._target.read_for,
             clock=self._clock,
             decisions=DecisionLog(self._home.decisions, self._clock.now),
             changed=kick,

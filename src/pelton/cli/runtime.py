@@ -345,6 +345,7 @@ class Runtime:
             "subscriptions": subscriptions,
             "notifications": self._pipeline.stats(),
             "logRules": self._log_rules.stats(),
+            "triggers": self._scalers.stats(),
         }
 
     async def _kafka_topic(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:

@@ -83,6 +83,7 @@ class _Collector:
         yield from self._functions()
         yield from self._gateway()
         yield from self._events()
+        yield from self._triggers()
         yield from self._alerts()
         yield from self._log_rules()
         yield from self._parts()
@@ -194,6 +195,39 @@ class _Collector:
         ]
         yield _gauge(
             "pelton_events_source_trouble", "1 while the source of events cannot be used.", _EVENTS, trouble
+        )
+
+    def _triggers(self) -> Iterator[Metric]:
+        triggers = self._facts.runtime.get("triggers", ())
+        labels = ("owner", "trigger", "type")
+
+        def place(item: Mapping[str, Any]) -> tuple[str, str, str]:
+            return item["owner"], item["trigger"], item["type"]
+
+        by_metric = [((*place(item), one["metric"]), one) for item in triggers for one in item["metrics"]]
+        yield _gauge(
+            "pelton_trigger_value",
+            "What a scaler read last for a trigger.",
+            (*labels, "metric"),
+            [(key, one["value"]) for key, one in by_metric],
+        )
+        yield _gauge(
+            "pelton_trigger_target",
+            "The value per replica that is aimed at.",
+            (*labels, "metric"),
+            [(key, one["target"]) for key, one in by_metric],
+        )
+        yield _gauge(
+            "pelton_trigger_active",
+            "1 while a trigger asks for something to run.",
+            labels,
+            [(place(item), float(item["active"])) for item in triggers],
+        )
+        yield _counter(
+            "pelton_trigger_failed_readings",
+            "Rounds in which a trigger could not be read.",
+            labels,
+            [(place(item), item["failures"]) for item in triggers],
         )
 
     def _alerts(self) -> Iterator[Metric]:

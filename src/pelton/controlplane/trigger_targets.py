@@ -9,7 +9,7 @@ are those of `controlplane/http_scaling.py`. Source: contracts, autoscaling, sec
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -104,6 +104,7 @@ class TriggerTargets:
         rounds: Has triggers read, and returns what was read.
         clock: Time.
         decisions: Keeps changes of numbers; None for nobody.
+        functions: Returns the Functions whose own options have triggers that are read, by `namespace/name`.
         changed: Called with namespace and name of a Function whose rules are others than before.
         variables: The platform's environment.
         files: Directory of the files that a ClusterTriggerAuthentication names.
@@ -116,6 +117,7 @@ class TriggerTargets:
         rounds: Rounds,
         clock: Clock,
         decisions: DecisionLog | None = None,
+        functions: Callable[[], Sequence[str]] = tuple,
         changed: Callable[[str, str], None] = lambda _namespace, _name: None,
         variables: Mapping[str, str] | None = None,
         files: Path = Path(),
@@ -125,6 +127,8 @@ class TriggerTargets:
         self._clock = clock
         self._decisions = decisions
         self._changed = changed
+        self._by_options = functions
+        self._failing: dict[str, str] = {}  # such a Function -> what could not be read last
         self._cluster_namespace = cluster_namespace(variables or {})
         self._files = files
         self._recorder = Recorder(store, clock)
@@ -169,11 +173,28 @@ class TriggerTargets:
                 self._take(one, answer)
             await self._decide(one, now, fresh=fresh)
             await self._tell(one, now)
+        await self._tell_functions(answers or {})
         for key, problem in self._problems.items():
             if key in objects:
                 said = refusal(problem)
                 await write_status(self._store, self._clock, SCALED_OBJECTS, objects[key], said)
-        return bool(self._scaled)
+        return bool(self._scaled or self._failing)
+
+    async def _tell_functions(self, answers: Mapping[str, Any]) -> None:
+        """Note on Functions when triggers of their own options begin to fail; there is no object for them."""
+        failing: dict[str, str] = {}
+        for key in self._by_options():
+            answer = answers.get(f"Function {key}")
+            if answer is None:
+                failing |= {key: self._failing[key]} if key in self._failing else {}
+            elif answer["errors"]:
+                failing[key] = "; ".join(answer["errors"].values())
+        for key in failing:
+            if failing[key] != self._failing.get(key):
+                function = await self._get(FUNCTIONS, *key.split("/", 1))
+                if function is not None:
+                    await self._recorder.record(function, "KEDAScalerFailed", failing[key])
+        self._failing = failing
 
     # -- what there is ---------------------------------------------------------------------------------------
 
@@ -273,7 +294,7 @@ class TriggerTargets:
 
     async def _ask(self) -> dict[str, Any] | None:
         """Return the last round of every owner; None while the runtime does not answer."""
-        owners: dict[str, Any] = {}
+        owners: dict[str, Any] = {f"Function {key}": None for key in self._by_options()}
         for one in self._scaled.values():
             owners[one.owner] = None
             if one.resource != FUNCTIONS and not one.known:

@@ -77,6 +77,7 @@ class _Owner:
     told: asyncio.Event = field(default_factory=asyncio.Event)
     rested: asyncio.Event = field(default_factory=asyncio.Event)
     last: Round | None = None
+    failures: dict[str, int] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
 
 
@@ -148,6 +149,29 @@ class ScalerPool:
         """Return the last round of every owner that has one."""
         return {key: owner.last for key, owner in self._owners.items() if owner.last is not None}
 
+    def stats(self) -> list[dict[str, Any]]:
+        """Return per owner and trigger: what was read last, whether it is active, how often that failed."""
+        found = []
+        for owner in self._owners.values():
+            for trigger in owner.triggers:
+                name, last = trigger.name, owner.last
+                metrics = (last.readings.get(name) if last is not None else None) or []
+                found.append(
+                    {
+                        "owner": owner.key,
+                        "trigger": name,
+                        "type": trigger.type,
+                        "metrics": [
+                            {"metric": one.metric, "value": one.value, "target": one.target}
+                            for one in metrics
+                        ],
+                        "active": any(one.active for one in metrics),
+                        "failures": owner.failures.get(name, 0),
+                        "error": last.errors.get(name, "") if last is not None else "",
+                    }
+                )
+        return found
+
     async def close(self) -> None:
         """End all reading; returns when connections are closed."""
         for key in list(self._owners):
@@ -198,6 +222,7 @@ class ScalerPool:
             if isinstance(result, str):
                 readings[trigger.name] = None
                 errors[trigger.name] = result
+                owner.failures[trigger.name] = owner.failures.get(trigger.name, 0) + 1
                 if before is None or trigger.name not in before.errors:
                     _log.warning("%s: %s", owner.key, result)
             else:

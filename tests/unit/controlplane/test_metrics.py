@@ -117,3 +117,25 @@ def test_usage_of_this_process_is_positive_and_of_no_process_none():
     assert used.cpu_s > 0
     assert used.resident_bytes > 1_000_000
     assert usage_of(2**22 + 1) is None
+
+
+def test_triggers_are_told_by_owner_and_metric():
+    metric = {"metric": "jobs", "value": 12.0, "target": 5.0}
+    trigger = {
+        "owner": "ScaledObject default/work",
+        "trigger": "s0-redis",
+        "type": "redis",
+        "metrics": [metric],
+        "active": True,
+        "failures": 3,
+        "error": "",
+    }
+
+    found = values(Facts(runtime={"triggers": [trigger]}))
+
+    labels = 'owner="ScaledObject default/work",trigger="s0-redis",type="redis"'
+    matching = {name: value for name, value in found.items() if name.startswith("pelton_trigger")}
+    assert sorted(matching.values()) == [1.0, 3.0, 5.0, 12.0]
+    assert found[f"pelton_trigger_active{{{labels}}}"] == 1.0
+    assert found[f"pelton_trigger_failed_readings_total{{{labels}}}"] == 3.0
+    assert found[f'pelton_trigger_value{{metric="jobs",{labels}}}'] == 12.0

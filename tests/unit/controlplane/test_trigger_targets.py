@@ -325,3 +325,28 @@ async def test_what_is_not_followed_says_why(store, targets, spec, said):
     ready = await condition(store, "Ready")
     assert (ready["status"], ready["reason"]) == ("False", "ScaledObjectCheckFailed")
     assert said in ready["message"]
+
+
+async def test_function_whose_own_triggers_fail_is_told_once_per_reason(store, runtime, clock):
+    targets = TriggerTargets(store=store, rounds=runtime, clock=clock, functions=lambda: ["n/f"])
+    await store.create(
+        "functions.core.openfunction.io",
+        {
+            "apiVersion": "core.openfunction.io/v1beta2",
+            "kind": "Function",
+            "metadata": {"name": "f", "namespace": "n"},
+            "spec": {"image": "i"},
+        },
+    )
+    runtime.read(error="redis is away", owner="Function n/f")
+    for _ in range(3):
+        await targets.tick()
+    runtime.read(4.0, owner="Function n/f")
+    await targets.tick()
+
+    (event,) = (await store.list("events"))[0]
+    assert (event["reason"], event["message"], event["type"]) == (
+        "KEDAScalerFailed",
+        "redis is away",
+        "Warning",
+    )

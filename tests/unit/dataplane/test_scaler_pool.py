@@ -105,8 +105,12 @@ async def test_failed_trigger_is_asked_once_more_with_a_new_scaler_and_told(pool
     assert found.readings == {"jobs": None}
     assert found.errors == {"jobs": "trigger jobs: away; look"}
     assert (source.read, source.made, source.closed) == (2, 2, 2)
+    (told,) = pool.stats()
+    assert (told["owner"], told["trigger"], told["failures"], told["metrics"]) == ("a", "jobs", 1, [])
+    assert told["error"] == "trigger jobs: away; look"
     source.error = ""
     await clock.advance(30)
+    assert pool.stats()[0]["metrics"] == [{"metric": "m", "value": 0.0, "target": 10.0}]
     assert plain(pool.last("a"))["readings"] == {
         "jobs": [{"metric": "m", "value": 0.0, "target": 10.0, "active": False}]
     }

@@ -41,9 +41,13 @@ class KafkaScaler:
         settings: Of the trigger.
         clock: Time.
         where: For messages.
+        answer_s: Seconds that the cluster has for each answer.
     """
 
-    def __init__(self, settings: KafkaScaling, *, clock: Clock, where: str) -> None:
+    def __init__(
+        self, settings: KafkaScaling, *, clock: Clock, where: str, answer_s: float = _ANSWER_S
+    ) -> None:
+        self._answer_s = answer_s
         self._settings = settings
         self._clock = clock
         self._where = where
@@ -96,7 +100,7 @@ class KafkaScaler:
         admin = self._opened()
         group = self._settings.group
         asked = admin.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(group)], request_timeout=_ANSWER_S
+            [ConsumerGroupTopicPartitions(group)], request_timeout=self._answer_s
         )
         committed = {
             (each.topic, each.partition): each.offset for each in asked[group].result().topic_partitions or ()
@@ -108,7 +112,7 @@ class KafkaScaler:
         ends = admin.list_offsets(
             {TopicPartition(name, number): latest for name, number in wanted},
             isolation_level=IsolationLevel.READ_UNCOMMITTED,
-            request_timeout=_ANSWER_S,
+            request_timeout=self._answer_s,
         )
         found = []
         for place, future in ends.items():
@@ -133,7 +137,7 @@ class KafkaScaler:
         chosen = self._settings.partitions
         found: list[tuple[str, int]] = []
         for name in self._settings.topics:
-            topic: Any = admin.list_topics(name, timeout=_ANSWER_S).topics.get(name)
+            topic: Any = admin.list_topics(name, timeout=self._answer_s).topics.get(name)
             numbers = sorted(topic.partitions) if topic is not None and topic.error is None else []
             kept = [number for number in numbers if chosen is None or number in chosen]
             if not kept:

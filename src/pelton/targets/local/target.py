@@ -110,6 +110,10 @@ class LocalTarget:
         namespace, _, name = key.partition("/")
         return self._applied.get((namespace, name))
 
+    def read_for(self) -> list[str]:
+        """Return the functions whose own options have triggers that scalers read."""
+        return [one.workload.key for one in self._applied.values() if one.scalers and not one.scaling.owner]
+
     async def scalers(self, kind: str, owners: dict[str, Any]) -> dict[str, Any]:
         """Have triggers read, those of all owners of a kind; returns owner -> last round.
 

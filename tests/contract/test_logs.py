@@ -14,7 +14,7 @@ import msgpack
 import pytest
 
 from pelton.clock import SystemClock
-from pelton.drivers.log_intake import LogsBus, forward, http
+from pelton.drivers.log_intake import LogsBus, forward, http, intake
 from pelton.errors import ComponentError, DeliveryError
 from pelton.model.desired import Component
 from pelton.ports import Message
@@ -207,6 +207,28 @@ class TestHttp:
         async with listening(bus) as (_, (host, port)), httpx.AsyncClient(auth=auth) as client:
             answer = await client.request(method, f"http://{host}:{port}/", content=body, headers=headers)
             assert answer.status_code == status
+
+
+async def test_what_comes_in_at_once_is_bounded_over_all_connections(open_bus, monkeypatch):
+    monkeypatch.setattr(intake, "MOST_READ", 300_000)
+    bus = open_bus(httpListen="127.0.0.1:0", forwardListen="127.0.0.1:0")
+    async with listening(bus) as (get, (host, port)), httpx.AsyncClient() as client:
+        _, forward_address = bus.addresses
+        reader, writer = await asyncio.open_connection(*forward_address)
+        writer.write(msgpack.packb(["t", b"x" * 400_000])[:250_000])  # never whole
+        await writer.drain()
+        body = json.dumps([{"log": "x" * 200_000}])
+        async with asyncio.timeout(10):
+            while bus._intake._reading < 250_000:
+                await asyncio.sleep(0.01)
+            assert (await client.post(f"http://{host}:{port}/", content=body)).status_code == 503
+            writer.close()
+            while bus._intake._reading:
+                await asyncio.sleep(0.01)
+        again = asyncio.ensure_future(client.post(f"http://{host}:{port}/", content=body))
+        await (await get()).ack()
+        assert (await again).status_code == 200
+        del reader
 
 
 class TestForward:

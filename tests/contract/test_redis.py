@@ -12,6 +12,7 @@ from pelton.drivers.redis import RedisBinding, RedisBus, RedisStates
 from pelton.errors import ComponentError, DeliveryError, MalformedEtagError
 from pelton.model.desired import Component
 from pelton.ports import Message
+from tests.contract.authority import Authority
 from tests.contract.binding import BindingContract
 from tests.contract.bus import BusContract, fill, settled, take, texts
 from tests.contract.state import StateContract, save, value
@@ -196,6 +197,29 @@ class ServerClock:
             left = await self._client.pttl(key)
             if left >= 0:
                 await self._client.pexpire(key, int(left - seconds * 1000))
+
+
+@pytest.mark.parametrize("form", ["text", "files"])
+async def test_tls_with_certificates_of_both_sides(own_server, open_bus, tmp_path, form):
+    authority = Authority()
+    paths = []
+    for name, text in zip(("ca", "cert", "key"), (authority.pem, *authority.issue("127.0.0.1")), strict=True):
+        (tmp_path / name).write_text(text)
+        paths.append(tmp_path / name)
+    server = own_server("redis", certificates=tuple(paths))
+    cert, key = authority.issue("client")
+    given = {"caCert": authority.pem, "clientCert": cert, "clientKey": key}
+    if form == "files":
+        for name, text in given.items():
+            (tmp_path / name).write_text(text)
+            given[name] = str(tmp_path / name)
+    bus = open_bus(server.address, redisDB="0", enableTLS="true", **given)
+    await fill(bus, "orders", 2)
+    assert texts(await take(bus, "orders", 2)) == ["0", "1"]
+
+    for wrong in ({**given, "caCert": Authority().pem}, {"caCert": authority.pem}):
+        with pytest.raises(DeliveryError, match="was not reached"):
+            await fill(open_bus(server.address, redisDB="0", enableTLS="true", **wrong), "orders", 1)
 
 
 class TestRedisStates(StateContract):

@@ -153,7 +153,9 @@ class LogsBus:
                     password=settings.text("forwardPassword"),
                     hostname=settings.text("selfHostname", "pelton"),
                 )
-                wanted.append((self._forward, ForwardServer(self._intake, keys, where=where)))
+                wanted.append(
+                    (self._forward, ForwardServer(self._intake, keys, clock=self._clock, where=where))
+                )
             for (host, port), server in wanted:
                 try:
                     await server.start(host, port)

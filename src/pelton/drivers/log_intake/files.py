@@ -203,7 +203,15 @@ class FileFollower:
             self._note_head(file, data)
             file.grown_at, file.look_at = now, 0.0
             self._dirty = True
+            cut = assembler.cut
             whole = assembler.feed(data, now=now, time_ns=time_ns)
+            if assembler.cut and not cut:
+                _log.warning(
+                    "%s: %s has records of more than %d bytes, which are cut",
+                    self._where,
+                    file.path,
+                    self._options.longest,
+                )
             return self._entries(file, whole, len(data))
         whole = assembler.ripe(now=now, time_ns=time_ns)
         if file.rotated_at is None and self._moved(file):

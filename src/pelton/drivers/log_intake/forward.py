@@ -12,13 +12,13 @@ import asyncio
 import hashlib
 import hmac
 import secrets
-import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pelton.clock import Clock
 from pelton.drivers.log_intake import msgpack
 from pelton.drivers.log_intake.intake import Intake, Record
 from pelton.drivers.log_intake.records import encode, from_shipper
@@ -135,11 +135,13 @@ class ForwardServer:
     Args:
         intake: Where records go.
         keys: Who may send.
+        clock: The time of entries that say none.
         where: For messages.
     """
 
-    def __init__(self, intake: Intake, keys: Keys, *, where: str) -> None:
+    def __init__(self, intake: Intake, keys: Keys, *, clock: Clock, where: str) -> None:
         self._intake = intake
+        self._clock = clock
         self._keys = keys
         self._where = where
         self._server: asyncio.Server | None = None
@@ -173,18 +175,18 @@ class ForwardServer:
             task.add_done_callback(self._tasks.discard)
         self._connections += 1
         acknowledging: set[asyncio.Task[None]] = set()
+        messages = _Messages(reader, self._intake)
         try:
             if self._connections > _CONNECTIONS:
                 _log.warning("%s: more than %d connections", self._where, _CONNECTIONS)
                 return
-            messages = _Messages(reader)
             if self._keys.shared:
                 async with asyncio.timeout(_HANDSHAKE_S):
                     if not await self._handshake(messages, writer):
                         return
             while (value := await messages.next()) is not None:
                 await self._intake.room()
-                sent = read_message(value, now=time.time())
+                sent = read_message(value, now=self._clock.now().timestamp())
                 self._take(sent, writer, acknowledging)
         except msgpack.BrokenError as exc:
             _log.warning("%s: a connection is closed: %s", self._where, exc)
@@ -194,6 +196,7 @@ class ForwardServer:
             pass  # the streams' own task: there is nobody to hear of it
         finally:
             self._connections -= 1
+            messages.close()
             for each in acknowledging:
                 each.cancel()
             writer.close()
@@ -238,8 +241,9 @@ class ForwardServer:
 class _Messages:
     """Reads one value after the other."""
 
-    def __init__(self, reader: asyncio.StreamReader) -> None:
+    def __init__(self, reader: asyncio.StreamReader, intake: Intake) -> None:
         self._reader = reader
+        self._intake = intake
         self._data = bytearray()
         self._scanner = msgpack.Scanner(LARGEST)
 
@@ -252,9 +256,16 @@ class _Messages:
                     raise msgpack.BrokenError("the connection ended within a message")
                 return None
             self._data += more
+            self._intake.reading(len(more))
         value, _ = msgpack.decode(bytes(self._data[:end]))
         del self._data[:end]
+        self._intake.reading(-end)
         return value
+
+    def close(self) -> None:
+        """Let go of what was read."""
+        self._intake.reading(-len(self._data))
+        self._data.clear()
 
 
 async def _acknowledge(finished: asyncio.Future[None], chunk: str, writer: asyncio.StreamWriter) -> None:

@@ -219,26 +219,33 @@ class HttpServer:
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; False when the connection is done with."""
         request = _Request(lambda: writer.write(b"HTTP/1.1 100 Continue\r\n\r\n"))
-        parser = httptools.HttpRequestParser(request)
-        while not request.whole and not request.too_large:
-            async with asyncio.timeout(_IDLE_S):
-                data = await reader.read(_READ)
-            if not data:
-                return False
-            try:
-                parser.feed_data(data)
-            except httptools.HttpParserError:
-                await _answer(writer, HTTPStatus.BAD_REQUEST, "no HTTP", last=True)
-                return False
-        method = parser.get_method().decode("latin-1")
-        last = request.too_large or not parser.should_keep_alive()
+        counted = 0
         try:
-            await self._take(method, request)
-        except _Refusal as refusal:
-            await _answer(writer, refusal.status, refusal.text, last=last)
-        else:
-            await _answer(writer, HTTPStatus.OK, "", last=last)
-        return not last
+            parser = httptools.HttpRequestParser(request)
+            while not request.whole and not request.too_large:
+                async with asyncio.timeout(_IDLE_S):
+                    data = await reader.read(_READ)
+                if not data:
+                    return False
+                counted += len(data)
+                self._intake.reading(len(data))
+                parser.feed_data(data)
+            method = parser.get_method().decode("latin-1")
+            last = request.too_large or not parser.should_keep_alive()
+            try:
+                await self._take(method, request)
+            except _Refusal as refusal:
+                await _answer(writer, refusal.status, refusal.text, last=last)
+            else:
+                await _answer(writer, HTTPStatus.OK, "", last=last)
+            return not last
+        except httptools.HttpParserError:
+            await _answer(writer, HTTPStatus.BAD_REQUEST, "no HTTP", last=True)
+        except DeliveryError as exc:
+            await _answer(writer, HTTPStatus.SERVICE_UNAVAILABLE, exc.message, last=True)
+        finally:
+            self._intake.reading(-counted)
+        return False
 
     async def _take(self, method: str, request: _Request) -> None:
         options = self._options

@@ -17,6 +17,8 @@ from pelton.errors import DeliveryError
 __all__ = ["Chunk", "Intake", "Record"]
 
 _MOST_BYTES: Final = 64 * 1024 * 1024
+MOST_READ: Final = 128 * 1024 * 1024
+"""Bytes of requests and messages that are not whole yet, of all connections together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class Intake:
         self._chunks: dict[str, Chunk] = {}
         self._size = 0
         self._failures = 0
+        self._reading = 0
         self._room = asyncio.Event()
         self._room.set()
 
@@ -78,6 +81,16 @@ class Intake:
         chunk.left -= 1
         if chunk.left <= 0:
             self._settle(chunk, ok=True)
+
+    def reading(self, size: int) -> None:
+        """Count bytes of what is not whole yet; negative when they are done with.
+
+        Raises:
+            DeliveryError: That is too much; the bytes are counted all the same.
+        """
+        self._reading += size
+        if size > 0 and self._reading > MOST_READ:
+            raise DeliveryError("too much comes in at once", where=self._where)
 
     @property
     def full(self) -> bool:

@@ -247,6 +247,15 @@ async def test_no_more_is_read_than_there_is_room_for(world):
     assert len(world.follower.read(1)) == 10
 
 
+async def test_records_that_are_cut_are_told_of_once(world, caplog):
+    world.start(longest=100)
+    await world.read()
+    world.write("a.log", ("x" * 150 + "\n") * 3)
+
+    assert await world.read() == ["x" * 100 + " [line cut]"] * 3
+    assert caplog.text.count("which are cut") == 1
+
+
 async def test_positions_that_cannot_be_read_or_saved_are_told_of(world, caplog):
     world.state.parent.mkdir()
     world.state.write_text('{"files": 3}')

@@ -5,11 +5,16 @@ tables of their own. `own_server` starts one that a test may kill. Where a serve
 test is skipped, or fails when PELTON_REQUIRE_SERVICES is set, as in CI.
 """
 
+import os
 from contextlib import ExitStack
 
 import pytest
 
 from tests.services.table import SERVERS, required, started
+
+# Servers are started by a fork in which gRPC, once a test has used it, would tidy up after threads that are
+# not there, and end the child now and then. Read when gRPC is first used.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 def _there(name):

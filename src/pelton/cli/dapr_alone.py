@@ -30,7 +30,7 @@ from pelton.cli.dapr_settings import Served, settings_of
 from pelton.cli.home import Home
 from pelton.cli.state_stores import StateStores
 from pelton.clock import Clock, SystemClock
-from pelton.compat.dapr.apps import RegisteredApp
+from pelton.compat.dapr.apps import App, RegisteredApp
 from pelton.compat.dapr.callbacks import Settings
 from pelton.compat.dapr.channel_http import HttpChannel
 from pelton.compat.dapr.invocation import Target
@@ -91,6 +91,7 @@ async def alone(parsed: Parsed) -> AsyncIterator[Served]:
         if not folders and (found := default_folder(Path.home())) is not None:
             folders = [found]
         host.sync(_loaded(folders, settings.own_namespace))
+        await _checked(host, settings.app)
         channel = channel_for(settings.app)
         replicas = None
         if channel is not None:
@@ -149,6 +150,16 @@ def _loaded(folders: list[Path], namespace: str) -> Resources:
     if errors:
         raise errors[0]
     return resources
+
+
+async def _checked(host: DaprHost, app: App) -> None:
+    """Open what the app may use; what can never work ends the start, as with Dapr, unless it is tolerated.
+
+    A backend that is away is no reason to end: it is tried again with every use.
+    """
+    for problem in await host.runtime.components.check(app):
+        if not problem.is_away and not problem.tolerated:
+            raise problem.error
 
 
 async def _watch(host: DaprHost, folders: list[Path], namespace: str) -> None:

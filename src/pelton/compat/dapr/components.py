@@ -18,7 +18,7 @@ from typing import Any, Final
 from pelton import log
 from pelton.compat.dapr.apps import App
 from pelton.compat.dapr.ports import Drivers
-from pelton.errors import ComponentError, PeltonError
+from pelton.errors import ComponentError, DeliveryError, PeltonError
 from pelton.model.component import ComponentResource, MetadataItem
 from pelton.model.desired import Component
 
@@ -53,6 +53,11 @@ class Problem:
     type: str
     error: PeltonError
     tolerated: bool
+
+    @property
+    def is_away(self) -> bool:
+        """Whether only its backend was not reached, so that a later try may work."""
+        return isinstance(self.error, DeliveryError)
 
 
 _Content = tuple[str, str, str, str, str, tuple[tuple[str, str], ...]]
@@ -105,6 +110,7 @@ class Components:
         self._shared: dict[_Content, _Shared] = {}
         self._resolved: dict[tuple[str, str], tuple[ComponentResource, Component]] = {}
         self._opening: dict[tuple[str, str, str], asyncio.Task[_Open]] = {}
+        self._said: dict[tuple[str, str, str], str] = {}
         self._lingering: dict[asyncio.TimerHandle, _Open] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._listeners: list[Callable[[frozenset[str]], None]] = []
@@ -150,6 +156,7 @@ class Components:
             self._retire(self._open.pop(key))
         for resolved in [key for key in self._resolved if key[0] == app.key]:
             del self._resolved[resolved]
+        self._said = {key: said for key, said in self._said.items() if key[0] != app.key}
 
     def listed(self, app: App) -> list[ComponentResource]:
         """Return the components that an app may use, by name."""
@@ -173,8 +180,8 @@ class Components:
         """Return the open port of a component; None when the app has no such one.
 
         Raises:
-            ComponentError: Its type is unknown, a setting is missing or wrong, or its start took too long.
-            DeliveryError: Its backend is away.
+            ComponentError: Its type is unknown, or a setting is missing or wrong.
+            DeliveryError: Its backend is away, or its start took too long.
         """
         key = (app.key, category, name)
         found = self._open.get(key)
@@ -281,13 +288,13 @@ class Components:
                 content = _content(category, component)
                 port = await self._share(content, opener, component)
         except TimeoutError as exc:
-            raise ComponentError(
+            raise DeliveryError(
                 f"{resource.spec.type} did not start within {limit_s:g} s",
                 where=where,
                 hint="Look at its backend, or raise spec.initTimeout.",
             ) from exc
         except OSError as exc:
-            raise ComponentError(f"{resource.spec.type} cannot be reached: {exc}", where=where) from exc
+            raise DeliveryError(f"{resource.spec.type} cannot be reached: {exc}", where=where) from exc
         return _Open(resource, content, port)
 
     async def _share(
@@ -329,7 +336,9 @@ class Components:
         error = task.exception()
         if error is None:
             self._open[key] = task.result()
-        else:
+            self._said.pop(key, None)
+        elif self._said.get(key) != str(error):  # each call tries it again: once is enough
+            self._said[key] = str(error)
             _log.warning("component %s for app %s: %s", key[2], key[0], error)
 
     async def _resolve_for(self, app: App, resource: ComponentResource) -> Component:

@@ -68,7 +68,7 @@ class States:
         Raises:
             Fault: No such store, a key that cannot be, or a store that cannot be read.
         """
-        found = await self._open(app, store)
+        found = await self._open(app, store, "ERR_STATE_GET")
         effective = [_effective(found, key) for key in keys]
         items = await self._run(
             app, store, lambda: found.port.get(effective), "ERR_STATE_GET", f"fail to get {', '.join(keys)}"
@@ -95,7 +95,7 @@ class States:
         Raises:
             Fault: As in `save`.
         """
-        found = await self._open(app, store)
+        found = await self._open(app, store, "ERR_STATE_TRANSACTION")
         if not changes:
             return
         effective = [replace(change, key=_effective(found, change.key)) for change in changes]
@@ -107,7 +107,7 @@ class States:
         Raises:
             Fault: The document is none, or there are too many values for a query.
         """
-        found = await self._open(app, store)
+        found = await self._open(app, store, "ERR_STATE_QUERY")
         try:
             document = msgspec.json.decode(text, type=dict[str, Any]) if text else {}
         except msgspec.DecodeError as exc:
@@ -133,7 +133,7 @@ class States:
 
     # -- inside ----------------------------------------------------------------------------------------------
 
-    async def _open(self, app: App, name: str) -> _Store:
+    async def _open(self, app: App, name: str, error_code: str) -> _Store:
         if self._generation != self._components.generation:
             self._generation = self._components.generation
             self._stores.clear()
@@ -152,7 +152,7 @@ class States:
             _refuse_unserved(component)
             return _Store(name=name, prefix=key_prefix(component, app), port=port)
 
-        found = await self._run(app, name, attempt, "ERR_STATE_GET", f"state store {name} cannot be used")
+        found = await self._run(app, name, attempt, error_code, f"state store {name} cannot be used")
         if self._generation == self._components.generation:
             self._stores[app.key, name] = found
         return found
@@ -160,7 +160,7 @@ class States:
     async def _each(
         self, app: App, name: str, changes: Sequence[StateChange], error_code: str, what: str
     ) -> None:
-        store = await self._open(app, name)
+        store = await self._open(app, name, error_code)
         effective = [replace(change, key=_effective(store, change.key)) for change in changes]
         what = f"{what} {name}"
         if len(effective) == 1:

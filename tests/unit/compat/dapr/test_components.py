@@ -241,7 +241,7 @@ async def test_start_that_takes_too_long_ends(components, opened):
     opened.slow = asyncio.Event()
     components.sync([resource(init_timeout_s=0.01)])
 
-    with pytest.raises(ComponentError, match=r"did not start within 0\.01 s"):
+    with pytest.raises(DeliveryError, match=r"did not start within 0\.01 s"):
         await components.get("state", A, "store")
 
 
@@ -253,7 +253,10 @@ async def test_check_tells_of_all_problems_and_which_are_tolerated(components, o
 
     problems = await components.check(A)
 
-    assert [(each.name, each.tolerated) for each in problems] == [("bus", True), ("odd", False)]
+    assert [(each.name, each.tolerated, each.is_away) for each in problems] == [
+        ("bus", True, True),
+        ("odd", False, False),
+    ]
 
 
 async def test_change_opens_anew_and_the_old_one_ends(components, opened):
@@ -316,3 +319,13 @@ async def test_failed_opening_is_not_kept_for_the_other_app(components, opened):
 
     assert [type(failure) for failure in failures] == [DeliveryError, DeliveryError]
     assert await components.get("pubsub", B, "bus") is opened.ports[0]
+
+
+async def test_failure_that_goes_on_is_logged_once(components, opened, caplog):
+    components.sync([resource("bus", "pubsub.redis")])
+    opened.away.add("pubsub.redis")
+    for _ in range(3):
+        with pytest.raises(DeliveryError):
+            await components.get("pubsub", A, "bus")
+
+    assert len([record for record in caplog.records if "pubsub.redis is away" in record.getMessage()]) == 1

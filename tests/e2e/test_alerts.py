@@ -32,7 +32,7 @@ RECEIVER = """
 apiVersion: notification.kubesphere.io/v2beta2
 kind: Receiver
 metadata: {name: screen}
-spec: {console: {}}
+spec: {console: {alertSelector: {matchLabels: {alertname: few}}}}
 """
 GROUPED = """
 apiVersion: notification.kubesphere.io/v2beta2
@@ -81,6 +81,7 @@ def test_a_functions_output_becomes_an_alert_that_ends(shared):
     assert json.loads(why(shared, few["fingerprint"], "-o", "json"))["alerts"][0]["labels"] == few["labels"]
     assert "no such alert is known" in shared.cli("why", "alert", "0123456789abcdef", code=1).text
     assert "would go so" in why(shared, "elsewhere")
+    assert "its alertSelector does not match" in why(shared, "elsewhere")
     shared.cli("delete", "logrule", "few")
     shared.until("the end of a rule that is gone", lambda: not alerts(shared, "few"))
 
@@ -110,6 +111,31 @@ def test_a_rule_reads_log_files_by_itself(shared):
     (found,) = shared.until("the alert", loud, every_s=0.3)
 
     assert found["labels"]["path"] == str(path)
+    shared.until("its status", lambda: rule_status(shared, "files") == ("True", "Reading", 1), every_s=0.3)
+
+
+def test_a_rule_that_cannot_read_says_so_in_its_status(shared):
+    metadata = [{"name": "brokers", "secretKeyRef": {"name": "no-such-secret", "key": "brokers"}}]
+    component = {"type": "pubsub.kafka", "metadata": metadata}
+    rule = {
+        "apiVersion": "pelton.dev/v1alpha1",
+        "kind": "LogRule",
+        "metadata": {"name": "waits", "namespace": "default"},
+        "spec": {"source": {"topic": "logs", "component": component}, "match": "true"},
+    }
+
+    apply(shared, json.dumps(rule))
+
+    shared.until(
+        "its status", lambda: rule_status(shared, "waits") == ("False", "NotConfigured", 0), every_s=0.3
+    )
+    assert "no-such-secret" in shared.cli("get", "logrule", "waits", "-o", "yaml").text
+
+
+def rule_status(platform, name):
+    found = json.loads(platform.cli("get", "logrule", name, "-o", "json").out).get("status") or {}
+    ready: dict[str, str] = next(iter(found.get("conditions") or ()), {})
+    return ready.get("status"), ready.get("reason"), found.get("firing")
 
 
 def test_the_examples_rule_counts_what_comes_by_kafka(shared, kafka):

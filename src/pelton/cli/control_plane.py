@@ -10,7 +10,7 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from pelton.cli.dapr_feed import DaprFeed, SecretEntries
 from pelton.cli.dapr_ports import AppPortBook
 from pelton.cli.home import Home, Settings
 from pelton.cli.jobs import JobMirror
+from pelton.cli.log_rule_status import LogRuleStatus, RuleState
 from pelton.cli.pods import PodMirror, logs_of, replicas_of
 from pelton.cli.receiver_status import Problems, ReceiverStatus
 from pelton.cli.receivers import ConfigMaps, ReceiverFeed, Secrets
@@ -88,6 +89,7 @@ class ControlPlane:
         receivers_changed: Called with all Receivers, their Secrets and ConfigMaps, at the start and after
             changes.
         receiver_problems: Returns what is in the way of notifications, as the runtime knows it.
+        rule_states: Returns how rules on logs fare there.
         dapr_changed: The same for resources of Dapr.
         events_changed: Takes what EventSources and Triggers need of the runtime.
         event_states: Returns how they fare there.
@@ -104,6 +106,7 @@ class ControlPlane:
         clock: Clock,
         receivers_changed: Callable[[list[dict[str, Any]], Secrets, ConfigMaps], Awaitable[None]],
         receiver_problems: Callable[[], Awaitable[Problems]],
+        rule_states: Callable[[], Awaitable[Sequence[RuleState]]],
         dapr_changed: Callable[[list[dict[str, Any]], SecretEntries], Awaitable[None]],
         events_changed: Callable[[EventPlan], Awaitable[None]],
         event_states: Callable[[], Awaitable[dict[str, dict[str, Any]]]],
@@ -116,6 +119,7 @@ class ControlPlane:
         self._clock = clock
         self._receivers_changed = receivers_changed
         self._receiver_problems = receiver_problems
+        self._rule_states = rule_states
         self._dapr_changed = dapr_changed
         self._events_changed = events_changed
         self._event_states = event_states
@@ -168,6 +172,10 @@ class ControlPlane:
                     asyncio.create_task(
                         ReceiverStatus(store, self._receiver_problems, self._clock).run(),
                         name="status of receivers",
+                    ),
+                    asyncio.create_task(
+                        LogRuleStatus(store, self._rule_states, self._clock).run(),
+                        name="status of rules on logs",
                     ),
                     asyncio.create_task(DaprFeed(store, self._dapr_changed, self._clock).run(), name="dapr"),
                     asyncio.create_task(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from pelton import log
 from pelton.errors import ComponentError
@@ -20,23 +20,29 @@ _log = log.get(__name__)
 
 def with_brokers(
     rules: Iterable[LogRule], *, secret: Callable[[SecretRef], str | None], aliases: Aliases
-) -> Iterator[tuple[LogRule, Component | None]]:
-    """Yield rules with the broker that each names, or None; one that lacks a secret waits and is left out.
+) -> tuple[list[tuple[LogRule, Component | None]], list[tuple[str, str, str, str, int]]]:
+    """Return rules with the broker that each names, or None, and those that wait for a Secret or a variable.
 
     Args:
         rules: As written.
         secret: Returns a secret's text, or None while it does not exist.
         aliases: Host names that stand for other addresses.
+
+    Returns:
+        (rule, broker) of those that can run; (namespace, name, reason, sentence, 0) of the others.
     """
+    ready: list[tuple[LogRule, Component | None]] = []
+    waiting: list[tuple[str, str, str, str, int]] = []
     for rule in rules:
         spec = rule.source.component if rule.source is not None else None
         if spec is None:
-            yield rule, None
+            ready.append((rule, None))
             continue
         try:
             said = {item.name: _setting(item, rule.namespace, secret) for item in spec.metadata}
         except ComponentError as error:
             _log.warning("LogRule %s/%s waits: %s", rule.namespace, rule.name, error.message)
+            waiting.append((rule.namespace, rule.name, "NotConfigured", error.message, 0))
             continue
         metadata, _ = aliases.metadata(said)
         component = Component(
@@ -47,7 +53,8 @@ def with_brokers(
             version=spec.version or "v1",
             metadata=metadata,
         )
-        yield rule, component
+        ready.append((rule, component))
+    return ready, waiting
 
 
 def _setting(item: MetadataItem, namespace: str, secret: Callable[[SecretRef], str | None]) -> str:

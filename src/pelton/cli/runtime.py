@@ -162,6 +162,7 @@ class Runtime:
         )
         self._wanted: dict[str, Desired] = {}
         self._aliases = aliases = Aliases(settings.aliases)
+        self._rules_waiting: list[tuple[str, str, str, str, int]] = []
         self._log_rules = LogRules(
             bus=self._bus,
             bus_of=self._bus_of,
@@ -242,6 +243,7 @@ class Runtime:
                     "trigger": self._trigger,
                     "stats": self._stats,
                     "alert": self._alert,
+                    "logRules": self._rule_states,
                     "scalers": self._read_for,
                     "kafka-topic": self._kafka_topic,
                     "components": self._components,
@@ -296,9 +298,10 @@ class Runtime:
             silences=self._objects.silences,
             manager=self._objects.manager,
         )
-        self._log_rules.set_rules(
-            with_brokers(self._objects.log_rules, secret=self._objects.secret, aliases=self._aliases)
+        rules, self._rules_waiting = with_brokers(
+            self._objects.log_rules, secret=self._objects.secret, aliases=self._aliases
         )
+        self._log_rules.set_rules(rules)
         return {}
 
     async def _dapr(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
@@ -308,6 +311,9 @@ class Runtime:
     async def _problems(self, _peer: wire.Peer, _body: Any) -> list[list[str]]:
         """Return [receiver, block, reason, sentence] per destination; the latter are "" without a problem."""
         return [[*place, *problem] for place, problem in self._pipeline.problems().items()]
+
+    async def _rule_states(self, _peer: wire.Peer, _body: Any) -> list[tuple[str, str, str, str, int]]:
+        return [*self._log_rules.states(), *self._rules_waiting]
 
     async def _alert(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
         wanted = [parse_matcher(text) for text in body["matchers"]]

@@ -285,6 +285,7 @@ class _Platform:
             clock=self._clock,
             receivers_changed=self._push_receivers,
             receiver_problems=lambda: self._runtime.call("problems", {}),
+            rule_states=lambda: self._runtime.call("logRules", {}),
             dapr_changed=self._push_dapr,
             events_changed=self._push_events,
             event_states=self._event_states,

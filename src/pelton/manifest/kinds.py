@@ -625,13 +625,16 @@ KINDS: tuple[Kind, ...] = (
         kind="LogRule",
         plural="logrules",
         singular="logrule",
+        status=True,
         columns=(
-            Column("Threshold", "integer", ".spec.threshold"),
-            Column("Window", "string", ".spec.window"),
+            Column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
+            Column("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason'),
+            Column("Firing", "integer", ".status.firing"),
             _AGE,
         ),
         verbs=cast(Verbs, log_rule.LOG_RULE),
         doc="Alerts out of log records: which count, and how many in what time make an alert.",
+        observed=observed.LOG_RULE,
     ),
     Kind(
         group="http.keda.sh",

@@ -12,6 +12,7 @@ from pelton.manifest.fields import AnyValue, Boolean, Field, Integer, Items, Kep
 __all__ = [
     "BUILDER",
     "CONDITIONS",
+    "LOG_RULE",
     "EVENTS",
     "FUNCTION",
     "GATEWAY",
@@ -254,6 +255,7 @@ TRIGGER_AUTHENTICATION: Table = (
     _text("scaledobjects", "ScaledObjects that use it."),
     _text("scaledjobs", "ScaledJobs that use it."),
 )
+LOG_RULE: Table = (*CONDITIONS, _number("firing", "Alerts of it that fire."))
 HTTP_SCALED_OBJECT: Table = (
     _text("targetWorkload", "What is scaled."),
     _text("targetService", "Where requests go."),

@@ -93,6 +93,10 @@ class LogRules:
         """Return counters since the start by `<namespace>/<rule>`."""
         return {key: each.stats() for key, each in self._watches.items()}
 
+    def states(self) -> list[tuple[str, str, str, str, int]]:
+        """Return (namespace, name, reason, sentence, alerts that fire) per rule; reason "" = it works."""
+        return [(*key.split("/", 1), *each.state()) for key, each in self._watches.items()]  # type: ignore[misc]
+
     async def _keep(self) -> None:
         """Bring what runs in line with what is wanted, whenever that changes."""
         while True:
@@ -176,6 +180,18 @@ class _Watch:
             "trouble": self._trouble,
             "reading": self._error,
         }
+
+    def state(self) -> tuple[str, str, int]:
+        """Return why it does not work, in one word and as a sentence, and how many alerts fire."""
+        counts = self.counting.counts
+        firing = sum(each.since is not None for each in self.counting.groups.values())
+        if self._error:
+            return "NotReading", self._error, firing
+        if counts.failed and counts.failed == counts.records:
+            return "ExpressionFails", f"for all {counts.records} records, the last: {counts.error}", firing
+        if counts.crowded:
+            return "TooManyGroups", f"{counts.crowded} records had no room for another group", firing
+        return "", "", firing
 
     async def stop(self) -> None:
         """Read no more."""

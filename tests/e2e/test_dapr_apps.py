@@ -1,8 +1,13 @@
 """Apps on Dapr's unmodified Python SDK on the platform: over HTTP and over gRPC, both at zero."""
 
 import json
+import os
+import queue
+import signal
+import socket
 import sys
 import textwrap
+import threading
 
 import pytest
 
@@ -184,3 +189,98 @@ def test_call_between_functions_over_http_goes_through_the_gateway_alone(apps):
     answer = apps.request("web", "/self")
 
     assert (answer.status_code, answer.json()) == (200, {"body": "me", "by": "web", "runtime": False})
+
+
+WATCHER = """
+    import json
+    import os
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    class App(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self, body):
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self):
+            self.answer(json.dumps([{"pubsubname": "bus", "topic": "greetings", "route": "/seen"}]).encode())
+
+        def do_POST(self):
+            event = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            print("SEEN", event["data"], "of", event["source"], flush=True)
+            self.answer(b"")
+
+        def log_message(self, *_args):
+            pass
+
+    print("WATCHING", flush=True)
+    ThreadingHTTPServer(("127.0.0.1", int(os.environ["APP_PORT"])), App).serve_forever()
+"""
+FUNCTION = """
+    from functions_framework.context.user_context import UserContext
+
+    def main(context: UserContext):
+        print("FUNCTION got", context.get_topic_event().Data(), flush=True)
+        context.send("bus", "from a function")
+"""
+ASKER = """
+    from dapr.clients import DaprClient
+
+    with DaprClient() as client:
+        client.publish_event("bus", "questions", "from an app")
+"""
+
+
+def test_functions_and_apps_share_topics_and_a_runtime_that_is_killed_is_joined_again(apps):
+    for name, code in (("watcher", WATCHER), ("asker", ASKER)):
+        (apps.root / f"{name}.py").write_text(textwrap.dedent(code))
+    apps.apply(
+        "fn",
+        FUNCTION,
+        serving={
+            "triggers": {"dapr": [{"name": "bus", "topic": "questions"}]},
+            "outputs": [{"dapr": {"name": "bus", "topic": "greetings"}}],
+        },
+    )
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    watcher = apps.start_cli(
+        "dapr", "run", "--app-id", "watcher", "--app-port", port, "--", sys.executable, "watcher.py"
+    )
+    lines: queue.Queue[str] = queue.Queue()
+
+    def read():
+        for line in watcher.stdout:
+            lines.put(line)
+
+    reading = threading.Thread(target=read)
+    reading.start()
+
+    def until(text):
+        seen = []
+        while text not in (line := lines.get(timeout=40)):
+            seen.append(line)
+        return line
+
+    try:
+        until("WATCHING")
+        killed = apps.part("runtime")["pid"]
+        os.kill(killed, signal.SIGKILL)
+        apps.until("another runtime", lambda: apps.part("runtime")["pid"] not in (0, killed))
+        apps.until(
+            "it serves", lambda: not apps.cli("dapr", "run", "--app-id", "x", "--", "true", code=None).code
+        )
+        apps.cli("dapr", "run", "--app-id", "asker", "--", sys.executable, "asker.py")
+
+        assert "of default/fn" in until("SEEN from a function")
+        assert "FUNCTION got" in apps.logs("fn")
+    finally:
+        watcher.send_signal(signal.SIGTERM)
+        assert watcher.wait(20) == 0
+        reading.join(5)
+        for pipe in (watcher.stdin, watcher.stdout, watcher.stderr):
+            pipe.close()

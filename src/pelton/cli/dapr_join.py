@@ -1,27 +1,31 @@
 """An app of `pelton dapr run` in the platform's runtime, which all apps share.
 
-The connection to the runtime is the app's: it is served for as long as that lasts. Used by `dapr_run.py`,
-where a platform runs.
+The connection to the runtime is the app's: it is served for as long as that lasts, and joins the next runtime
+where one dies. Used by `dapr_run.py` where a platform runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from pelton.cli.dapr_flags import Parsed
-from pelton.cli.dapr_settings import Served, settings_of
+from pelton.cli.dapr_settings import AppSettings, Served, settings_of
 from pelton.cli.home import Home
 from pelton.dataplane import wire
+from pelton.errors import NotRunningError, PeltonError
 
 __all__ = ["joined"]
 
-_JOIN_S = 30.0
+_JOIN_S: Final = 30.0
+_AGAIN_WITHIN_S: Final = 30.0
+_PAUSE_S: Final = 0.1
 
 
 @asynccontextmanager
@@ -40,23 +44,50 @@ async def joined(home: Home, parsed: Parsed) -> AsyncIterator[Served]:
     async def requested(_peer: wire.Peer, _body: Any) -> None:
         shut_down.set()
 
-    peer = await wire.connect(
-        str(home.run_directory() / "runtime.sock"),
-        {"dapr-ready": ready, "dapr-shutdown": requested},
-        name="runtime",
-    )
+    handlers = {"dapr-ready": ready, "dapr-shutdown": requested}
+    path, settings = str(home.run_directory() / "runtime.sock"), settings_of(parsed, os.environ)
+
+    async def join(wanted: AppSettings) -> tuple[wire.Peer, dict[str, Any]]:
+        peer = await wire.connect(path, handlers, name="runtime")
+        try:
+            told: dict[str, Any] = await peer.call("dapr-join", msgspec.to_builtins(wanted), timeout=_JOIN_S)
+        except BaseException:
+            await peer.close()
+            raise
+        return peer, told
+
+    peer, found = await join(settings)
+    # The program has these ports in its environment: a runtime that comes back has to have them again.
+    same = msgspec.structs.replace(settings, http=found["http"], grpc=found["grpc"])
+
+    async def until_gone() -> str:
+        """Join again whatever runtime the platform has; return when there is no platform any more."""
+        nonlocal peer
+        while True:
+            await peer.closed.wait()
+            deadline = time.monotonic() + _AGAIN_WITHIN_S
+            while True:
+                try:
+                    home.endpoints()
+                    peer, _ = await join(same)
+                    break
+                except NotRunningError:
+                    return "the platform is gone"
+                except (PeltonError, OSError) as exc:
+                    if time.monotonic() > deadline:
+                        return f"the platform's runtime does not come back: {exc}"
+                await asyncio.sleep(_PAUSE_S)
+
+    keeping = asyncio.create_task(until_gone())
     try:
-        settings = settings_of(parsed, os.environ)
-        found = await peer.call("dapr-join", msgspec.to_builtins(settings), timeout=_JOIN_S)
 
         async def over() -> str:
-            waits = [asyncio.create_task(event.wait()) for event in (peer.closed, shut_down)]
+            shutting = asyncio.create_task(shut_down.wait())
             try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({keeping, shutting}, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for task in waits:
-                    task.cancel()
-            return "" if shut_down.is_set() else "the platform's runtime is gone"
+                shutting.cancel()
+            return "" if shut_down.is_set() else keeping.result()
 
         yield Served(
             host=found["host"],
@@ -67,4 +98,6 @@ async def joined(home: Home, parsed: Parsed) -> AsyncIterator[Served]:
             place=f" (runtime of the platform on {home.path})",
         )
     finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
         await peer.close()

@@ -11,7 +11,7 @@ import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -31,7 +31,9 @@ from pelton.notify.template import (
 from pelton.notify.template_data import Data, alert_functions, jinja_data
 from pelton.texttemplate.fault import JINJA_SUFFIXES, TemplateFault
 from pelton.texttemplate.go_run import GoTemplates
-from pelton.texttemplate.jinja import JinjaTemplates
+
+if TYPE_CHECKING:
+    from pelton.texttemplate.jinja import JinjaTemplates
 
 __all__ = [
     "DEFAULT_NAMES",
@@ -110,16 +112,24 @@ class TemplateSet:
             except TemplateFault as fault:
                 self.faults.append(fault)
         self._own = frozenset(own)
-        self._jinja = JinjaTemplates(jinja, {"translate": functions["translate"]})
-        self.faults += [*self._jinja.faults(), *self._go.missing()]
+        self._jinja: JinjaTemplates | None = None
+        if jinja:
+            from pelton.texttemplate.jinja import JinjaTemplates  # few have any, and the library is large
+
+            self._jinja = JinjaTemplates(jinja, {"translate": functions["translate"]})
+            self.faults += self._jinja.faults()
+        self.faults += self._go.missing()
 
     def defines(self, name: str) -> bool:
         """Tell whether the user's texts define a name."""
-        return name in self._own or name in self._jinja.names()
+        return name in self._own or self._is_jinja(name)
+
+    def _is_jinja(self, name: str) -> bool:
+        return self._jinja is not None and name in self._jinja.names()
 
     def has(self, name: str) -> bool:
         """Tell whether a name can be run."""
-        return name in self._go.names() or name in self._jinja.names()
+        return name in self._go.names() or self._is_jinja(name)
 
     def run(self, template: str, data: Data, *, escape: bool = False) -> str:
         """Return what a template writes, without blanks and line ends behind it.
@@ -134,7 +144,7 @@ class TemplateSet:
         """
         if is_inline(template):
             return self._inline(template).run("template", data, escape=escape).rstrip(" \r\n")
-        if template in self._jinja.names():
+        if self._jinja is not None and template in self._jinja.names():
             return self._jinja.run(template, jinja_data(data), escape=escape).rstrip(" \r\n")
         return self._go.run(template, data, escape=escape).rstrip(" \r\n")
 

@@ -214,24 +214,32 @@ class Destination:
     # --- whose turn it is ---
 
     async def _pump(self) -> None:
-        """Take what is pending to its sending, one by one or, where it has to wait too long, as a digest."""
+        """Take what is pending to its sending."""
         while True:
-            outlet = self.outlet
-            if not self._pending or (outlet is not None and len(self._tasks) >= outlet.limit.concurrency):
-                await self._change()
-            elif outlet is None:
-                self._start([self._next()], self._settle)
-            elif (wait_s := self._wait_s(outlet)) > 0:
-                # In steps, since meanwhile the limit may change or the receiver go.
-                await self._clock.sleep(min(wait_s, _STEP_S))
-            elif len(merged := self._to_merge(outlet)) > 1:
-                for item in merged:
-                    item.waits = False
-                self._pending = deque(item for item in self._pending if item.waits)
-                self._turnstile.passed(self._clock.monotonic())
-                self._start(merged, self._settle_merged)
-            else:
-                self._take_turn(outlet)
+            try:
+                await self._step()
+            except Exception as error:  # else nothing would be sent here any more
+                self._trouble("turn", error)
+                await self._clock.sleep(_TROUBLE_S)
+
+    async def _step(self) -> None:
+        """Begin one sending, or wait: one by one or, where it has to wait too long, as a digest."""
+        outlet = self.outlet
+        if not self._pending or (outlet is not None and len(self._tasks) >= outlet.limit.concurrency):
+            await self._change()
+        elif outlet is None:
+            self._start([self._next()], self._settle)
+        elif (wait_s := self._wait_s(outlet)) > 0:
+            # In steps, since meanwhile the limit may change or the receiver go.
+            await self._clock.sleep(min(wait_s, _STEP_S))
+        elif len(merged := self._to_merge(outlet)) > 1:
+            for item in merged:
+                item.waits = False
+            self._pending = deque(item for item in self._pending if item.waits)
+            self._turnstile.passed(self._clock.monotonic())
+            self._start(merged, self._settle_merged)
+        else:
+            self._take_turn(outlet)
 
     def _wait_s(self, outlet: Outlet) -> float:
         """Return how long the destination takes nothing at all; others are given back instead of held."""

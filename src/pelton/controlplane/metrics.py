@@ -248,11 +248,18 @@ class _Collector:
             ("sent", "Notifications that the receiver took.", "sent"),
             ("failed_attempts", "Attempts that the receiver did not take.", "failed_attempts"),
             ("dead_letters", "Notifications given up.", "dead"),
+            ("pauses", "Times that the receiver asked to wait.", "pauses"),
+            ("digested", "Notifications that went out in a digest.", "digested"),
+            ("template_faults", "Messages in plain words, since a template failed.", "template_faults"),
         ):
             rows = [(tuple(name.split("/", 1)), counters[key]) for name, counters in receivers]
             yield _counter(f"pelton_receiver_{name}", text, ("receiver", "block"), rows)
         held = [(tuple(name.split("/", 1)), counters["held"]) for name, counters in receivers]
         yield _gauge("pelton_receiver_held", "Notifications being sent.", ("receiver", "block"), held)
+        ready = [(tuple(name.split("/", 1)), float(counters["ready"])) for name, counters in receivers]
+        yield _gauge(
+            "pelton_receiver_ready", "0 while something is in the way.", ("receiver", "block"), ready
+        )
 
     def _groups(self, counted: Mapping[str, Any]) -> Iterator[Metric]:
         for name, text, key in (

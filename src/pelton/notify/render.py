@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pelton.texttemplate.jinja import JinjaTemplates
 
 __all__ = [
+    "NO_TEMPLATES",
     "DEFAULT_NAMES",
     "Piece",
     "Style",
@@ -69,6 +70,7 @@ _OWN_WORDS = frozenset({"slack", "email", "console"})
 _JSON_NAMES = frozenset({"webhook.default.message", "nm.default.history"})
 _SLACK_TEXT = 40_000
 _TITLE = 200
+_AIMED = 4
 _MARK = " …[cut]"
 
 
@@ -207,31 +209,40 @@ def render(group: Group, style: Style, *, skip: int = 0) -> list[Piece]:
     """
     pieces: list[Piece] = []
     rest = group.alerts[skip:]
+    guess = len(rest)
     while rest:
-        fits = _fitting(group, rest, style)
+        fits = _fitting(group, rest, style, guess)
         piece = _piece(group, rest[: max(fits, 1)], style)
         if not fits:
             piece = replace(piece, payload=shorten(piece.payload, style))
         pieces.append(piece)
         rest = rest[piece.alerts :]
+        guess = piece.alerts
     return pieces
 
 
-def _fitting(group: Group, alerts: Sequence[Alert], style: Style) -> int:
+def _fitting(group: Group, alerts: Sequence[Alert], style: Style, guess: int) -> int:
     """Return how many alerts fit into one message, 0 when not even the first one does.
 
-    A message grows with its alerts, so that it can be halved rather than tried one by one.
+    A message grows with its alerts, so that few have to be rendered to find out; `guess` is the first try.
     """
-    if not style.limit or _size(_piece(group, alerts, style).payload, style) < style.limit:
+    if not style.limit:
         return len(alerts)
-    low, high = 0, len(alerts)  # low fits, high does not
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _size(_piece(group, alerts[:middle], style).payload, style) < style.limit:
-            low = middle
+    low, high = 0, len(alerts) + 1  # low fits, high does not
+    number = min(max(guess, 1), len(alerts))
+    tries = 0
+    while True:
+        size = _size(_piece(group, alerts[:number], style).payload, style)
+        if size < style.limit:
+            low = number
         else:
-            high = middle
-    return low
+            high = number
+        if low == len(alerts) or high - low <= 1:
+            return low
+        tries += 1
+        # By the mean size of an alert, and by halves when alerts are too different for that.
+        aim = number * style.limit // max(size, 1) if tries <= _AIMED else (low + high) // 2
+        number = min(max(aim, low + 1), high - 1)
 
 
 def _size(payload: Mapping[str, Any], style: Style) -> int:

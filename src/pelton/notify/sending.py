@@ -149,7 +149,7 @@ class Destination:
     def stats(self) -> dict[str, Any]:
         """Return its counters by name."""
         self._counters.held = len(self._held)
-        return asdict(self._counters)
+        return {**asdict(self._counters), "ready": not self.problem()[0]}
 
     def problem(self) -> tuple[str, str]:
         """Return what keeps it from working: a reason in one word and a sentence, or ("", "")."""

@@ -32,7 +32,7 @@ from pelton.model.notification import (
 )
 from pelton.model.notification_routing import Config, EmailConfig, NotificationManager
 from pelton.notify.limits import DEFAULT_LIMITS, Limit, Rate
-from pelton.notify.render import Style, TemplateSet, is_inline
+from pelton.notify.render import NO_TEMPLATES, Style, TemplateSet, is_inline
 from pelton.quantity import parse_duration
 
 __all__ = [
@@ -339,7 +339,9 @@ class Templates:
         if block.template_source is not None:
             texts = [*texts, *self._texts(block.template_source)]
         key = tuple(texts)
-        if key not in self._sets:
+        if not (texts or self._language or self._words):
+            self._sets[key] = NO_TEMPLATES
+        elif key not in self._sets:
             self._sets[key] = TemplateSet(texts, language=self._language, words=self._words)
         form = _format(block, options)
         limit, escaped = _size_limit(name, block, form, options)

@@ -118,12 +118,18 @@ def verify_routes(
             ]
         )
 
+    async def nothing(_: Request) -> Response:
+        return Response(status_code=200)
+
     return [
         Route("/api/v2/notifications", _guarded(notifications), methods=["POST"]),
         Route("/api/v2/verify", _guarded(verify), methods=["POST"]),
         Route("/receivers", receivers, methods=["GET"]),
         Route("/configs", configs, methods=["GET"]),
         Route("/receiverWithConfig", both, methods=["GET"]),
+        # What clients of the original call; objects count at once, and figures are on the API's /metrics.
+        Route("/-/reload", nothing, methods=["GET", "POST"]),
+        Route("/metrics", nothing, methods=["GET"]),
     ]
 
 

@@ -36,7 +36,19 @@ NOTIFICATIONS = {
     "notifications": 2,
     "dead_batches": 0,
     "groups": {"flushes": 5, "overflowed": 0, "trouble": 1, "groups": 3, "alerts": 9},
-    "receivers": {"ops/slack": {"sent": 2, "failed_attempts": 1, "dead": 0, "held": 1, "last_error": "x"}},
+    "receivers": {
+        "ops/slack": {
+            "sent": 2,
+            "failed_attempts": 1,
+            "dead": 0,
+            "held": 1,
+            "pauses": 3,
+            "digested": 4,
+            "template_faults": 5,
+            "ready": False,
+            "last_error": "x",
+        }
+    },
 }
 LOG_RULES = {
     "shop/errors": {
@@ -95,6 +107,8 @@ def test_render_tells_what_node_runtime_gateway_and_kernel_said():
     assert found['pelton_log_rule_matched_total{namespace="shop",rule="errors"}'] == 4
     assert found['pelton_log_rule_firing{namespace="shop",rule="errors"}'] == 1
     assert found['pelton_receiver_sent_total{block="slack",receiver="ops"}'] == 2
+    assert found['pelton_receiver_digested_total{block="slack",receiver="ops"}'] == 4
+    assert found['pelton_receiver_ready{block="slack",receiver="ops"}'] == 0
     assert found['pelton_part_restarts_total{part="node"}'] == 2
     assert found['pelton_part_cpu_seconds_total{part="node"}'] == 2.5
     assert found['pelton_objects{resource="functions.core.openfunction.io"}'] == 1

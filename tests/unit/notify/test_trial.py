@@ -193,3 +193,8 @@ def test_redacted_hides_literals_and_addresses_and_keeps_references():
         },
         "metadata": {},
     }
+
+
+async def test_pages_of_the_original_without_a_meaning_here_answer(http):
+    assert (await http.post("/-/reload")).status_code == 200
+    assert (await http.get("/metrics")).status_code == 200

@@ -23,6 +23,7 @@ from pelton.targets.kubernetes.pod import Links
 __all__ = ["components", "find_links", "rename"]
 
 _JETSTREAM = "pubsub.jetstream"
+_LOGS = "bindings.logs"
 
 
 def components(function: Function, identity: Identity, notes: Notes) -> list[dict[str, Any]]:
@@ -33,6 +34,12 @@ def components(function: Function, identity: Identity, notes: Notes) -> list[dic
             notes.add(
                 f"spec.serving.pubsub.{name}.metadata",
                 "without natsURL it means the bus of `pelton up`; a cluster needs the URL of a server",
+            )
+    for name, spec in serving.bindings.items():
+        if spec.type == _LOGS:
+            notes.add(
+                f"spec.serving.bindings.{name}.type",
+                f"Dapr has no {_LOGS}: run `pelton ship-logs` on the nodes, and take the topic that it ships to",
             )
     return [
         dapr.encode(

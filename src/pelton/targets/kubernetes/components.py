@@ -39,7 +39,7 @@ def components(function: Function, identity: Identity, notes: Notes) -> list[dic
         if spec.type == _LOGS:
             notes.add(
                 f"spec.serving.bindings.{name}.type",
-                f"Dapr has no {_LOGS}: run `pelton ship-logs` on the nodes, and take the topic that it ships to",
+                f"Dapr has no {_LOGS}: run `pelton ship-logs` on the nodes and take its topic",
             )
     return [
         dapr.encode(

@@ -12,6 +12,7 @@ import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ from pelton.controlplane.trigger_targets import TriggerTargets
 from pelton.log import get
 from pelton.manifest import kinds
 from pelton.model.build import BuildResult
-from pelton.model.desired import BuildRun, Component
+from pelton.model.desired import BuildRun, Component, ScaledBy
 from pelton.model.event_framework import EventPlan
 from pelton.model.function import Function
 from pelton.plan.aliases import Aliases
@@ -271,12 +272,6 @@ class ControlPlane:
         def kick(namespace: str, name: str) -> None:
             reconciler.kick(namespace, name)
 
-        targets = HttpTargets(
-            store=store,
-            counts=self._target.intercepted,
-            clock=self._clock,
-            changed=kick,
-        )
         triggers = TriggerTargets(
             store=store,
             rounds=self._target.scalers,
@@ -286,6 +281,13 @@ class ControlPlane:
             changed=kick,
             variables=os.environ,
             files=self._home.trigger_files,
+        )
+        targets = HttpTargets(
+            store=store,
+            counts=self._target.intercepted,
+            clock=self._clock,
+            changed=kick,
+            beside=triggers.beside,
         )
         reconciler = Reconciler(
             store=store,
@@ -301,7 +303,7 @@ class ControlPlane:
             dapr=AppPortBook(self._home).of,
             trigger_files=self._home.trigger_files,
             secret_store=self._secret_store,
-            scaled_by=lambda key: targets.of(key) or triggers.of(key),
+            scaled_by=lambda key: _both(targets.of(key), triggers.of(key)),
         )
         return reconciler, targets, triggers
 
@@ -364,3 +366,10 @@ class ControlPlane:
 def _still_there(result: BuildResult) -> bool:
     """Tell whether what a recorded build left behind still exists."""
     return Path(result.bundle).is_dir() and (not result.environment or Path(result.environment).is_dir())
+
+
+def _both(requests: ScaledBy | None, triggers: ScaledBy | None) -> ScaledBy | None:
+    """Join what one ScaledObject says by requests and by other triggers."""
+    if requests is None or triggers is None or requests.owner != triggers.owner:
+        return requests or triggers
+    return replace(requests, triggered=triggers.triggered, scalers=triggers.scalers)

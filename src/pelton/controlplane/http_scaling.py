@@ -58,6 +58,8 @@ class HttpTargets:
         counts: Returns route -> {Concurrency, RequestCount}; raises PeltonError while the node is away.
         clock: Time.
         changed: Called with namespace and name of a Function whose rules are others than before.
+        beside: Returns (replicas, whether active, trouble) of other triggers of a ScaledObject, by
+            `namespace/name`; None without any.
     """
 
     def __init__(
@@ -67,11 +69,13 @@ class HttpTargets:
         counts: Callable[[], Awaitable[Report]],
         clock: Clock,
         changed: Callable[[str, str], None] = lambda _namespace, _name: None,
+        beside: Callable[[str], tuple[int, bool, str] | None] = lambda _key: None,
     ) -> None:
         self._store = store
         self._counts = counts
         self._clock = clock
         self._changed = changed
+        self._beside = beside
         self._scalers: dict[str, _Scaler] = {}
         self._functions: dict[str, ScaledBy] = {}
         self._away = False
@@ -126,7 +130,7 @@ class HttpTargets:
             key = key_of(obj)
             problem = found.problems.get(key, "")
             if problem or key in shown:
-                said = _conditions(shown.get(key), problem, now)
+                said = _conditions(shown.get(key), problem, now, self._beside(key))
                 await write_status(self._store, self._clock, SCALED_OBJECTS, obj, said)
         return bool(wanted)
 
@@ -271,15 +275,19 @@ class HttpTargets:
             scaler.poll_at = now + one.policy.keda.polling_s
         if boundary:
             scaler.boundary_at = now + _HPA_S
-        if target is None or decision.desired in (-1, current):
+        others = self._beside(one.scaled_object) if one.scaled_object else None
+        desired = decision.desired
+        if others is not None and not scaler.wanted.policy.keda.paused and desired >= 0:
+            desired = max(desired, others[0])
+        if target is None or desired in (-1, current):
             return
         try:
             await self._store.update(
-                one.resource, {**target, "spec": {**target["spec"], "replicas": decision.desired}}
+                one.resource, {**target, "spec": {**target["spec"], "replicas": desired}}
             )
         except (ConflictError, NotFoundError):
             return  # someone else wrote; the next look decides on what is there then
-        _log.info("%s %s/%s: %d -> %d", one.resource, one.namespace, one.name, current, decision.desired)
+        _log.info("%s %s/%s: %d -> %d", one.resource, one.namespace, one.name, current, desired)
 
 
 def _place(one: Wanted) -> tuple[str, str, str, str]:
@@ -287,15 +295,20 @@ def _place(one: Wanted) -> tuple[str, str, str, str]:
     return one.route, one.resource, one.namespace, one.name
 
 
-def _conditions(scaler: _Scaler | None, problem: str, now: float) -> list[Obj]:
-    """Return the conditions of a ScaledObject."""
+def _conditions(
+    scaler: _Scaler | None, problem: str, now: float, others: tuple[int, bool, str] | None
+) -> list[Obj]:
+    """Return the conditions of a ScaledObject; other triggers than those by requests count for Active."""
     if scaler is None or problem:
         return refusal(problem)
+    active = scaler.active
+    if others is not None and others[1]:
+        active = True
     return conditions(
         scaler.wanted.policy.keda,
         scaler.decider.seen,
-        active=scaler.active,
+        active=active,
         cooling=scaler.decider.cooling(now),
         failed="intercepted requests cannot be counted; the node does not answer",
-        ignored=scaler.wanted.ignored,
+        ignored="; ".join(text for text in (scaler.wanted.ignored, others[2] if others else "") if text),
     )

@@ -29,6 +29,7 @@ __all__ = [
     "find",
     "follows_requests",
     "key_of",
+    "other_triggers",
     "paused",
     "refused",
     "resource_of",
@@ -163,10 +164,11 @@ def _by_its_own(found: Found, obj: Obj, own: Mapping[str, HttpScaling], routes: 
     )
     if read.problems:
         return "; ".join(f"{path}: {message}" for path, message in read.problems)
+    followed = other_triggers(obj)
     others = [
-        f"spec.triggers[{place}] ({each.get('type')}) is not followed on this machine"
+        f"spec.triggers[{place}] ({each.get('type')}) is not followed: the formula has requests in it"
         for place, each in enumerate(triggers)
-        if place != index
+        if place != index and place not in followed
     ]
     added = _add(
         found,
@@ -246,6 +248,20 @@ def _chosen(obj: Obj) -> tuple[int, str, str]:
 def follows_requests(obj: Obj) -> bool:
     """Return whether a ScaledObject goes by intercepted requests; else scalers read its triggers."""
     return bool(_chosen(obj)[2])
+
+
+def other_triggers(obj: Obj) -> tuple[int, ...]:
+    """Return the places of the triggers that scalers read beside the one that follows requests.
+
+    There are none where a formula joins them: it cannot be split.
+    """
+    spec = obj["spec"]
+    triggers = spec.get("triggers") or []
+    formula = ((spec.get("advanced") or {}).get("scalingModifiers") or {}).get("formula")
+    index, _, name = _chosen(obj)
+    if not name or formula:
+        return ()
+    return tuple(place for place in range(len(triggers)) if place != index)
 
 
 def resource_of(target: Mapping[str, Any]) -> str | None:

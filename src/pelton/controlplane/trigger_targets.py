@@ -4,7 +4,8 @@
 `autoscale/keda.py` decides, and the number goes into the target's `spec.replicas`, where its controller finds
 it. Of a Function only the rules and triggers are handed on, by `of`: the node decides by them. What an object
 sees is told in its status; changes are recorded for `pelton why scale`. ScaledObjects that follow requests
-are those of `controlplane/http_scaling.py`. Source: contracts, autoscaling, sections 1.1 and 2.
+are those of `controlplane/http_scaling.py`, which asks by `beside` what their other triggers want.
+Source: contracts, autoscaling, sections 1.1 and 2.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pelton.controlplane.scaled_objects import (
     NOT_FOLLOWED,
     follows_requests,
     key_of,
+    other_triggers,
     refused,
     resource_of,
 )
@@ -77,6 +79,8 @@ class _Scaled:
     boundary_at: float = 0.0
     active: bool | None = None
     active_since: str = ""  # RFC 3339 time of the last activity
+    beside: bool = False  # whether another trigger follows requests, so that nothing is written here
+    asked: int = 0  # replicas wanted last, where nothing is written
     missing: bool = False  # whether there is no such target
     original: int | None = None  # the target's number before the first decision
 
@@ -141,6 +145,18 @@ class TriggerTargets:
         """Return what scales a Function instead of its own options, by `namespace/name`; None for nothing."""
         return self._functions.get(key)
 
+    def beside(self, key: str) -> tuple[int, bool, str] | None:
+        """Return what other triggers of a ScaledObject want that follows requests; None without any.
+
+        Returns:
+            Replicas, whether a trigger is active, and what could not be read, "" for nothing.
+        """
+        one = self._scaled.get(key)
+        if one is None or not one.beside:
+            return None
+        problems = [str(error) for error in one.resolved.problems.values()]
+        return one.asked, bool(one.active), "; ".join([*one.errors.values(), *problems])
+
     async def run(self) -> None:
         """Look, decide, write; again and again."""
         while True:
@@ -172,7 +188,8 @@ class TriggerTargets:
             if fresh and answer is not None:
                 self._take(one, answer)
             await self._decide(one, now, fresh=fresh)
-            await self._tell(one, now)
+            if not one.beside:
+                await self._tell(one, now)
         await self._tell_functions(answers or {})
         for key, problem in self._problems.items():
             if key in objects:
@@ -206,7 +223,9 @@ class TriggerTargets:
                 await self._restore(obj)
         present = [obj for obj in listed if not obj["metadata"].get("deletionTimestamp")]
         objects = {key_of(obj): obj for obj in present if not follows_requests(obj)}
-        problems = {key: why for key, why in refused(present).items() if key in objects}
+        beside = {key_of(obj): obj for obj in present if other_triggers(obj)}
+        conflicting = refused(present)
+        problems = {key: why for key, why in conflicting.items() if key in objects}
         known, self._scaled = self._scaled, {}
         for key, obj in objects.items():
             if key in problems:
@@ -215,6 +234,13 @@ class TriggerTargets:
                 self._scaled[key] = await self._prepare(obj, known.get(key))
             except _RefusedError as error:
                 problems[key] = str(error)
+        for key, obj in beside.items():
+            try:
+                if key not in conflicting:
+                    self._scaled[key] = await self._prepare(_without_requests(obj), known.get(key))
+                    self._scaled[key].beside = True
+            except _RefusedError:
+                continue  # told of by whoever follows the requests
         self._problems = problems
         by = {
             one.target: ScaledBy(
@@ -332,6 +358,9 @@ class TriggerTargets:
                 )
             return
         failed = any(value is None for value in one.values.values())
+        if one.beside:
+            self._ask_for(one, now, fresh=fresh, failed=failed)
+            return
         held = one.policy.paused or one.policy.paused_replicas is not None
         if not held and (one.number == 0 or (failed and not fresh)):
             return  # nothing was read yet; failures count by the rounds of reading, not by these looks
@@ -361,6 +390,23 @@ class TriggerTargets:
             one.active = one.keda.seen.active
         if decision.desired not in (-1, current):
             await self._write(one, target, current, decision)
+
+    def _ask_for(self, one: _Scaled, now: float, *, fresh: bool, failed: bool) -> None:
+        """Decide by what was asked for last; whoever follows the requests writes."""
+        if one.number == 0 or (failed and not fresh):
+            return
+        poll, boundary = now >= one.poll_at, now >= one.boundary_at
+        decision = one.keda.decide(
+            now=now, values=one.values, current=one.asked, poll=poll, boundary=boundary, chain=True
+        )
+        if poll:
+            one.poll_at = now + one.policy.polling_s
+        if boundary:
+            one.boundary_at = now + _HPA_S
+        if decision.desired >= 0:
+            one.asked = decision.desired
+        if fresh or one.active is None:
+            one.active = one.keda.seen.active
 
     async def _write(self, one: _Scaled, target: Obj, current: int, decision: Decision) -> None:
         try:
@@ -502,6 +548,14 @@ class TriggerTargets:
             )
         except (ConflictError, NotFoundError):
             return  # the next look finds it
+
+
+def _without_requests(obj: Obj) -> Obj:
+    """Return a ScaledObject with the triggers alone that scalers read; their names say where they stood."""
+    triggers = obj["spec"]["triggers"]
+    names = names_of(triggers)
+    kept = [{**triggers[place], "name": names[place]} for place in other_triggers(obj)]
+    return {**obj, "spec": {**obj["spec"], "triggers": kept}}
 
 
 class _RefusedError(Exception):

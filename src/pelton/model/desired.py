@@ -115,8 +115,8 @@ class ScaledBy:
 
     Attributes:
         owner: Kind, namespace and name of the object.
-        policy: How intercepted requests scale it; None when triggers do.
-        triggered: How triggers that scalers read scale it; None when requests do.
+        policy: How intercepted requests scale it; None when triggers alone do.
+        triggered: How triggers that scalers read scale it; None when requests alone do.
         scalers: Those triggers.
     """
 

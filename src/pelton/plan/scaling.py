@@ -166,7 +166,7 @@ def handed_over(scaling: Scaling, by: ScaledBy) -> Scaling:
     Events go on waking a function, so that none is left waiting; the object's bounds hold for them, too.
     Where triggers are read, so do requests.
     """
-    if by.triggered is not None:
+    if by.triggered is not None and by.policy is None:
         policy = by.triggered
         return replace(
             scaling,
@@ -186,6 +186,7 @@ def handed_over(scaling: Scaling, by: ScaledBy) -> Scaling:
         target=by.policy.concurrency_target or by.policy.rate_target,
         utilization=1.0,
         http=by.policy,
+        triggered=by.triggered,
         owner=by.owner,
         lag_threshold=scaling.lag_threshold,
         activation_lag_threshold=scaling.activation_lag_threshold,

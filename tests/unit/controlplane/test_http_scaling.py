@@ -454,3 +454,36 @@ async def test_beginning_knows_the_rules_and_survives_what_cannot_be_read(store,
 
     assert targets.of("n/f") is not None  # as it was known last
     assert "looked at again" in caplog.text
+
+
+async def test_other_triggers_beside_requests_count_when_they_want_more(store, counts, clock):
+    others = [(3, True, "")]
+
+    async def ask():
+        return counts
+
+    targets = HttpTargets(store=store, counts=ask, clock=clock, beside=lambda _key: others[0])
+    await deployment(store)
+    cron = {"type": "cron", "metadata": {}}
+    push = {"type": "external-push", "metadata": {"interceptorRoute": "r"}}
+    await by_route(store, triggers=[push, cron], cooldownPeriod=0)
+    counts["n/r"] = {"Concurrency": 0, "RequestCount": 0}
+
+    await targets.tick()
+    assert await replicas(store) == 3
+    counts["n/r"] = {"Concurrency": 25, "RequestCount": 25}
+    await clock.advance(16)
+    await targets.tick()
+    assert await replicas(store) == 5
+    counts["n/r"] = {"Concurrency": 0, "RequestCount": 25}
+    for _ in range(40):
+        await clock.advance(16)
+        await targets.tick()
+
+    assert await replicas(store) == 3
+    active = (await store.get(SCALED_OBJECTS, "n", "s"))["status"]["conditions"][1]
+    assert (active["type"], active["status"]) == ("Active", "True")
+    others[0] = (0, False, "cron is wrong")
+    await clock.advance(16)
+    await targets.tick()
+    assert await replicas(store) == 0

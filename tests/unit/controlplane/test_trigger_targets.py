@@ -350,3 +350,22 @@ async def test_function_whose_own_triggers_fail_is_told_once_per_reason(store, r
         "redis is away",
         "Warning",
     )
+
+
+async def test_triggers_beside_one_by_requests_are_asked_for_and_nothing_is_written(store, targets, runtime):
+    await deployment(store)
+    push = {"type": "external-push", "metadata": {"interceptorRoute": "r"}}
+    await create(store, triggers=[push, REDIS], maxReplicaCount=7)
+    await targets.tick()
+    assert targets.beside("n/work") == (0, False, "")
+
+    runtime.read(35.0, name="s1-redis")
+    await targets.tick()
+    assert targets.beside("n/work") == (4, True, "")
+    runtime.read(error="redis is away", name="s1-redis")
+    await targets.tick()
+
+    assert targets.beside("n/work") == (4, False, "redis is away")
+    assert await replicas(store) == 0
+    assert "status" not in await store.get(SCALED_OBJECTS, "n", "work")
+    assert [trigger["name"] for trigger in runtime.owners["ScaledObject n/work"]["triggers"]] == ["s1-redis"]

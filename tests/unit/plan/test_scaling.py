@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,6 +37,7 @@ from pelton.model.scaling import (
     JobScaling,
     KedaPolicy,
     RateLimit,
+    TriggerTarget,
 )
 from pelton.plan.scaling import handed_over, job_share, plan_scaling, read_triggers, runs_as_jobs
 
@@ -474,3 +476,19 @@ def test_settings_of_jobs():
         kept_failed=0,
     )
     assert job_share(scaling) == "7"
+
+
+def test_scaled_object_by_requests_and_by_triggers_gives_both():
+    by = ScaledBy(
+        owner="ScaledObject d/s",
+        policy=HttpScaling(concurrency_target=5.0, keda=KedaPolicy(max_replicas=7)),
+        triggered=KedaPolicy(triggers=(TriggerTarget(name="s1-cron"),), max_replicas=7),
+    )
+
+    both = handed_over(scaling()[0], by)
+    alone = handed_over(scaling()[0], replace(by, policy=None))
+
+    assert (both.algorithm, both.target, both.max_replicas) == ("keda-http", 5.0, 7)
+    assert both.triggered is by.triggered
+    assert both.triggered is alone.triggered
+    assert (alone.algorithm, alone.max_replicas, alone.owner) == ("kpa", 7, "ScaledObject d/s")

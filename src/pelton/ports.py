@@ -457,6 +457,13 @@ class Ledger(Bus, Protocol):
         """Forget them; safe to repeat. Raises DeliveryError."""
         ...
 
+    async def discard(self, topic: str, *, consumer: str) -> int:
+        """Drop what waits on a topic that has one consumer, and the consumer; returns how much it was.
+
+        Safe to repeat. Raises DeliveryError.
+        """
+        ...
+
 
 class Registers(Protocol):
     """One small value per name, replaced by comparing revisions: state that is shared and survives."""

@@ -171,6 +171,18 @@ class BusContract:
 
 
 class LedgerContract(BusContract):
+    async def test_discarding_drops_what_waits_and_the_consumer(self, bus):
+        await bus.publish(Message(topic="pelton.retry.one", data=b"1"))
+        await bus.publish(Message(topic="pelton.retry.two", data=b"2"))
+        await take(bus, "pelton.retry.one", 1, consumer="one", finish=False)
+        for _ in range(2):
+            await bus.publish(Message(topic="pelton.retry.one", data=b"3"))
+
+        assert await bus.discard("pelton.retry.one", consumer="one") == 3
+        assert await bus.discard("pelton.retry.one", consumer="one") == 0
+        assert await bus.pending("pelton.retry.one", consumer="one") == 0
+        assert texts(await take(bus, "pelton.retry.two", 1, consumer="two")) == ["2"]
+
     async def test_attempts_are_kept_per_owner_until_deleted(self, bus):
         await bus.put_attempts("a.b.c", "s:1", 1)
         await bus.put_attempts("a.b.c", "s:1", 2)

@@ -36,6 +36,7 @@ from pelton.plan.eventing import Facts, component_names
 from pelton.plan.function import Plan, asked_convention, plan
 from pelton.targets.kubernetes import routing
 from pelton.targets.kubernetes.cluster import CONFIG_MAP, DEFAULT_GATEWAY, Cluster, read_config_map
+from pelton.targets.kubernetes.events import GROUP, event_notes
 from pelton.targets.kubernetes.notes import Notes
 from pelton.targets.kubernetes.render import PARTS, render_function
 
@@ -214,6 +215,10 @@ def kubernetes_objects(
     """
     cluster = _cluster(inputs, options)
     objects = list(inputs.others)
+    for obj in inputs.others:
+        if str(obj.get("apiVersion", "")).startswith(f"{GROUP}/"):
+            subject = f"{obj['kind']} {obj['metadata'].get('namespace', '')}/{obj['metadata']['name']}"
+            _warn(inputs, subject.replace(" /", " "), event_notes(obj))
     for obj, gateway in inputs.gateways:
         notes = Notes()
         objects += routing.gateway_objects(obj, gateway, notes)

@@ -218,7 +218,7 @@ class EventFrameworkController:
         triggers = await self._list(TRIGGERS)
         buses = await self._buses() if sources or triggers else {}
         objects: dict[str, _Seen] = {}
-        wanted: list[tuple[str, EventSource | Trigger, _Seen]] = []
+        wanted: list[tuple[EventSource | Trigger, _Seen]] = []
         for resource, kind, verbs, listed in (
             (SOURCES, "EventSource", openfunction_events.EVENT_SOURCE, sources),
             (TRIGGERS, "Trigger", openfunction_events.TRIGGER, triggers),
@@ -228,14 +228,18 @@ class EventFrameworkController:
                 seen = objects[key] = _Seen(resource, kind, obj)
                 try:
                     model: Any = verbs.decode(verbs.default(obj))[0]
-                    wanted.append((key, model, seen))
+                    problems = verbs.rules(model)
+                    if problems:  # stored by an older version, or around admission
+                        message = "; ".join(f"{path}: {what}" for path, what in problems)
+                        seen.fault = Fault(reason="ErrorConfiguration", message=message)
+                    else:
+                        wanted.append((model, seen))
                 except PeltonError as error:
                     seen.fault = Fault(reason="ErrorConfiguration", message=error.message)
-        world = await self._world([model for _, model, _ in wanted], buses)
+        world = await self._world([model for model, _ in wanted], buses)
         relays: list[Relay] = []
         planned: list[PlannedTrigger] = []
-        resting: list[str] = []
-        for key, model, seen in wanted:
+        for model, seen in wanted:
             metadata = seen.obj["metadata"]
             created = _epoch(str(metadata.get("creationTimestamp", "")))
             if isinstance(model, EventSource):
@@ -247,18 +251,10 @@ class EventFrameworkController:
             )
             if trigger is not None:
                 planned.append(trigger)
-            else:
-                resting.append(key.partition("/")[2])
         for key, fault in planning.rivals(relays).items():
             objects[f"EventSource/{key}"].fault = fault
             relays = [relay for relay in relays if relay.key != key]
-        resting += [
-            key.removeprefix("Trigger/")
-            for key, seen in objects.items()
-            if seen.kind == "Trigger"
-            and seen.fault is not None
-            and key.removeprefix("Trigger/") not in resting
-        ]
+        resting = [key for key, seen in objects.items() if seen.fault is not None]
         self._objects = objects
         return EventPlan(relays=tuple(relays), triggers=tuple(planned), resting=tuple(resting))
 

@@ -189,7 +189,7 @@ class EventFramework:
         gone = [
             one.planned
             for key, one in self._triggers.items()
-            if key not in triggers and key not in plan.resting
+            if key not in triggers and f"Trigger/{key}" not in plan.resting
         ]
         owners: dict[tuple[str, str], list[Subscription]] = {}
         destinations: dict[str, Destination] = {}
@@ -220,11 +220,25 @@ class EventFramework:
             await self._dispatcher.remove(namespace, name)
         for where, subscriptions in owners.items():
             await self._dispatcher.feed(where, subscriptions, timeout_s=_TIMEOUT_S)
+        ended = [
+            (where, subscriptions)
+            for where, subscriptions in self._owners.items()
+            if where not in owners and _key_of(where) not in plan.resting
+        ]
         self._owners = {where: tuple(subscriptions) for where, subscriptions in owners.items()}
         self._troubles = {where: told for where, told in self._troubles.items() if where in owners}
+        for where, without_owner in ended:
+            await self._discard(_key_of(where), without_owner)
         for planned in gone:
             await self._registers.delete_register(register_of(planned.namespace, planned.name))
         await self._close_unused()
+
+    async def _discard(self, owner: str, subscriptions: Iterable[Subscription]) -> None:
+        """Empty the queues of what was deleted; a new one of the same name has nothing to do with them."""
+        for one in subscriptions:
+            count = await self._ledger.discard(retry.retry_topic(one.id), consumer=one.id)
+            if count:
+                _log.warning("%s was deleted: %d events that waited in %s go with it", owner, count, one.id)
 
     def _working(self, planned: PlannedTrigger) -> _Working:
         before = self._triggers.get(planned.key)
@@ -417,8 +431,7 @@ class EventFramework:
             told = [feeds.get(one.id, (False, "")) for one in subscriptions]
             since, trouble = self._troubles.get(where, (0.0, ""))
             troubles = [text for _, text in told if text] + ([trouble] if now - since < _RECENT_S else [])
-            kind, _, name = where[1].partition("/")
-            found[f"{kind}/{where[0]}/{name}"] = {
+            found[_key_of(where)] = {
                 "ready": all(ready for ready, _ in told) and not any(troubles),
                 "trouble": next((text for text in troubles if text), ""),
             }
@@ -504,6 +517,12 @@ def _extended(event: CloudEvent, extensions: Mapping[str, Any]) -> CloudEvent:
     if not extensions:
         return event
     return replace(event, extensions={**event.extensions, **extensions})
+
+
+def _key_of(where: tuple[str, str]) -> str:
+    """Return `<kind>/<namespace>/<name>` of an owner of subscriptions, (namespace, `<kind>/<name>`)."""
+    kind, _, name = where[1].partition("/")
+    return f"{kind}/{where[0]}/{name}"
 
 
 def _key(component: Component) -> str:

@@ -207,6 +207,19 @@ class MemoryBus:
         """Forget attempts."""
         self._attempts.get(owner, {}).pop(key, None)
 
+    async def discard(self, topic: str, *, consumer: str) -> int:
+        """Drop what waits on a topic and its consumer; see `ports.Ledger`."""
+        count = await self.pending(topic, consumer=consumer)
+        found = self._consumers.pop((topic, consumer), None)
+        for timer in [
+            *(found.delayed.values() if found else ()),
+            *(timer for _, timer in (found.held.values() if found else ())),
+        ]:
+            timer.cancel()
+        kept = [(number, message) for number, message in self._log if not matches(topic, message.topic)]
+        self._log = deque(kept, maxlen=self._max_messages)
+        return count
+
     async def read_register(self, name: str) -> tuple[bytes, int]:
         """Return value and revision; see `ports.Registers`."""
         return self._registers.get(name, (b"", 0))

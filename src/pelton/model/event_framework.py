@@ -282,7 +282,7 @@ class EventPlan:
     """Everything that EventSources and Triggers need of the runtime.
 
     Attributes:
-        resting: `namespace/name` of Triggers that exist and cannot work now: their state is kept.
+        resting: `<kind>/<namespace>/<name>` of those that exist and cannot work now: what they had is kept.
     """
 
     relays: tuple[Relay, ...] = ()

@@ -58,9 +58,10 @@ DEFAULT_BUS: Final = "default"
 MAX_ATTEMPTS: Final = 10
 """Attempts at a destination, about three minutes of pauses, before the dead letter."""
 
-_IN_FLIGHT: Final = (
-    64  # posts to one sink at once: within the connections and the time limit of bindings.http
-)
+_IN_FLIGHT: Final = 64
+"""Posts to one sink at once: within the connections and the time limit of bindings.http."""
+
+_TOPIC_IN_FLIGHT: Final = 512
 _ATTEMPTS_NOTE: Final = "pelton.dev/max-attempts"
 _FUNCTION_VERSION: Final = "core.openfunction.io/v1beta2"
 # Names of a function inside a cluster; others of that form are somebody else's Services.
@@ -226,7 +227,7 @@ def _relays(source: EventSource, world: World, created: float) -> Iterator[Relay
         destinations = []
         if bus is not None:
             topic = topic_of(namespace, source.name, event)
-            queue = _queue(namespace, owner, f"bus/{kind}/{event}", attempts)
+            queue = _queue(namespace, owner, f"bus/{kind}/{event}", attempts, in_flight=_TOPIC_IN_FLIGHT)
             destinations.append(
                 Destination(subscription=queue, component=bus, topic=topic, title=f"topic {topic}")
             )
@@ -443,7 +444,9 @@ def _subscriber(
             queue = _queue(namespace, owner, f"{what}sink/{name}", attempts, then)
             made.append(_to(address, queue))
         if topic:
-            queue = _queue(namespace, owner, f"{what}topic/{name}", attempts, then)
+            queue = _queue(
+                namespace, owner, f"{what}topic/{name}", attempts, then, in_flight=_TOPIC_IN_FLIGHT
+            )
             made.append(Destination(subscription=queue, component=bus, topic=topic, title=f"topic {topic}"))
         return tuple(made)
 
@@ -478,7 +481,13 @@ def _attempts(annotations: Mapping[str, str]) -> int:
 
 
 def _queue(
-    namespace: str, owner: str, name: str, attempts: int, dead_letters: tuple[str, ...] = ()
+    namespace: str,
+    owner: str,
+    name: str,
+    attempts: int,
+    dead_letters: tuple[str, ...] = (),
+    *,
+    in_flight: int = _IN_FLIGHT,
 ) -> Subscription:
     return Subscription(
         namespace=namespace,
@@ -487,7 +496,7 @@ def _queue(
         input_name=name,
         component=Component(namespace=namespace, name=QUEUE_TYPE, type=QUEUE_TYPE),
         max_attempts=attempts,
-        max_in_flight=_IN_FLIGHT,
+        max_in_flight=in_flight,
         dead_letters=dead_letters,
     )
 

@@ -145,12 +145,24 @@ async def test_missing_bus_is_an_error_until_it_is_there(store, runtime, control
     await store.create(TRIGGERS, trigger(eventBus="mine"))
     await look(controller)
     assert await last(store, TRIGGERS, "t") == ("Error", "ErrorToFindExistEventBus")
-    assert runtime.plans[-1].resting == ("n/t",)
+    assert runtime.plans[-1].resting == ("Trigger/n/t",)
 
     await store.create(BUSES, obj("EventBus", "mine", {}))
     await look(controller)
     assert await last(store, TRIGGERS, "t") == ("Created", "TriggerFunctionCreated")
     assert (len(runtime.plans[-1].triggers), runtime.plans[-1].resting) == (1, ())
+
+
+async def test_object_that_breaks_a_rule_keeps_nobody_else_from_work(store, runtime, controller):
+    """Stored by an older version, or around admission."""
+    await store.create(SOURCES, source(eventBus="default"))
+    await store.create(TRIGGERS, trigger("wrong", subscribers=[{"condition": "a +", "topic": "out"}]))
+    await store.create(TRIGGERS, trigger("untyped", inputs=7))
+    await look(controller)
+
+    assert await last(store, TRIGGERS, "wrong") == ("Error", "ErrorConfiguration")
+    assert await last(store, TRIGGERS, "untyped") == ("Error", "ErrorConfiguration")
+    assert [relay.key for relay in runtime.plans[-1].relays] == ["n/src"]
 
 
 async def test_runtime_that_is_away_gets_the_plan_later(store, runtime, controller):

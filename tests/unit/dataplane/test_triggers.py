@@ -273,6 +273,21 @@ async def test_dead_letters_go_to_sink_and_topic_and_say_why(bus, sinks, start):
     assert attributes["deadfrom"].startswith("default.Trigger/t.sink/")
 
 
+async def test_dead_letter_is_redriven_to_the_one_destination_that_failed(bus, sinks, start):
+    sinks.answers["http://down"] = 500
+    await start(
+        plan_of(trigger({"condition": "a", "sink": "http://down"}, {"condition": "a", "sink": "http://up"}))
+    )
+    await event(bus, "a", "x")
+    await until(lambda: dead(bus) and sinks.bodies("http://up"))
+    sinks.answers.clear()
+    (letter,) = bus.messages(retry.DEAD_TOPICS)
+    await bus.publish(retry.redrive(letter, key="1"))
+    await until(lambda: sinks.bodies("http://down") == [b"x"])
+
+    assert sinks.bodies("http://up") == [b"x"]
+
+
 async def test_dead_letter_sink_that_fails_too_leaves_a_dead_letter(bus, sinks, start):
     sinks.answers |= {"http://down": 500, "http://dead": 500}
     await start(plan_of(trigger({"condition": "a", "sink": "http://down", "deadLetterSink": "http://dead"})))
@@ -381,13 +396,28 @@ async def test_state_goes_with_the_trigger_but_not_when_it_only_rests(bus, sinks
     framework = await start(plan_of(planned))
     await event(bus, "a", "x")
     await until(lambda: sinks.got)
-    await framework.apply(EventPlan(resting=("default/t",)))
+    await framework.apply(EventPlan(resting=("Trigger/default/t",)))
     assert bus._registers
     await framework.apply(plan_of(planned))
     await framework.apply(EventPlan())
 
     assert not bus._registers
     assert framework.states() == {}
+
+
+async def test_what_waits_for_a_deleted_trigger_goes_with_it_and_is_told(bus, sinks, start, caplog):
+    sinks.answers["http://down"] = DeliveryError("not reached")
+    planned = trigger({"condition": "a", "sink": "http://down"}, attempts=1000)
+    framework = await start(plan_of(planned))
+    await event(bus, "a", "x")
+    await until(lambda: any(one["failed"] for one in framework.stats().values()))
+    await framework.apply(EventPlan(resting=("Trigger/default/t",)))
+    assert bus.messages("pelton.retry.>")
+    await framework.apply(plan_of(planned))
+    await framework.apply(EventPlan())
+
+    assert bus.messages("pelton.retry.>") == []
+    assert "Trigger/default/t was deleted: 1 events that waited" in caplog.text
 
 
 async def test_new_trigger_of_the_same_name_begins_without_state(bus, sinks, start):

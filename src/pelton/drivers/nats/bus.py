@@ -364,6 +364,18 @@ class JetStreamBus(Link):
     def _attempts_subject(self, owner: str, key: str) -> str:
         return f"{_ATTEMPTS}{_safe(owner)}.{_safe(key)}"
 
+    async def discard(self, topic: str, *, consumer: str) -> int:
+        """Drop what waits on a topic and its consumer; see `ports.Ledger`."""
+        stream = await self.stream_of(topic)
+        try:
+            answer = await self.manage(f"STREAM.PURGE.{stream}", {"filter": topic})
+            with contextlib.suppress(nats.js.errors.NotFoundError):
+                await self.manage(f"CONSUMER.DELETE.{stream}.{_safe(consumer)}", {})
+        except nats.errors.Error as exc:
+            raise errors.DeliveryError(f"{topic} cannot be emptied: {exc}", where=self.where) from exc
+        self._consumers.pop((topic, consumer), None)
+        return int(answer.get("purged", 0))
+
     # --- registers ------------------------------------------------------------------------------------------
 
     async def read_register(self, name: str) -> tuple[bytes, int]:

@@ -31,5 +31,5 @@ def handle_logs(context: UserContext):
         "annotations": {"message": f"{method} {path} was answered {code}"},
         "startsAt": datetime.now(timezone.utc).isoformat(),
     }
-    context.send("notify", json.dumps([alert]))
+    context.send("notification-manager", json.dumps([alert]))
     context.send("errors", json.dumps({"pod": source["pod_name"], "path": path}))

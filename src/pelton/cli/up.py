@@ -51,6 +51,9 @@ _STOP_S: Final = 4.0
 _DRAIN_S: Final = 2.0
 """For requests in flight to finish."""
 
+_NOTIFICATION_MANAGER: Final = "notification-manager-svc"
+"""The Service whose place the port for alerts takes; an alias like any other, which options may overrule."""
+
 _log = log.get(__name__)
 
 
@@ -177,7 +180,7 @@ class _Platform:
             otlp_url=endpoint_url(self._options.otlp_endpoint) if self._options.otlp_endpoint else "",
             otlp_headers=self._options.otlp_headers,
             trace_percent=self._options.trace_percent if self._options.otlp_endpoint else 0.0,
-            aliases=dict(self._options.aliases.table),
+            aliases={_NOTIFICATION_MANAGER: f"127.0.0.1:{ports['notify']}", **self._options.aliases.table},
         )
         # Bound, not listening, as long as we live: parts bind the same ports beside us (SO_REUSEADDR), and
         # nobody else is given one of them as a free port meanwhile, nor while a part is being restarted.

@@ -41,7 +41,7 @@ class Aliases:
     Attributes:
         table: Name -> address. A name is a host, `host:port`, or `*.suffix`; an address without a port keeps
             the one that was written. A host of one word also means its long names in a cluster
-            (`kafka.team.svc.cluster.local`).
+            (`kafka.team.svc.cluster.local`), one of two words those with `.svc` behind.
     """
 
     table: Mapping[str, str] = field(default_factory=dict)
@@ -122,6 +122,11 @@ class Aliases:
         """Return (host, port) that a host and a port, "" for none, stand for; None for themselves."""
         host = host.lower()
         names = [f"{host}:{port}", host] if port else [host]
+        for suffix in (".svc.cluster.local", ".svc"):
+            if host.endswith(suffix):
+                bare = host.removesuffix(suffix)
+                names += [f"{bare}:{port}", bare] if port else [bare]
+                break
         first, *rest = host.split(".")
         if rest and tuple(rest[1:]) in _CLUSTER:
             names += [f"{first}:{port}", first] if port else [first]

@@ -31,6 +31,7 @@ TABLE = Aliases.of_options(
         ("redisHost", "redis.example.com:6379", "redis.example.com:6379"),
         ("host", "redis", "127.0.0.1:16379"),
         ("natsURL", "nats://nats.default:4222", "nats://[::1]:14222"),
+        ("natsURL", "nats://nats.default.svc.cluster.local:4222", "nats://[::1]:14222"),
         ("url", "tcp://user:redis@redis:1883/path?q=redis", "tcp://user:redis@127.0.0.1:16379/path?q=redis"),
         ("url", "http://f.default.svc.cluster.local/a,b", "http://127.0.0.1/a,b"),
         ("host", "amqp://guest:guest@rabbit:5672/", "amqp://guest:guest@10.0.0.7:5672/"),

@@ -24,7 +24,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from pelton import errors
-from pelton.drivers.kafka.consumer import Consumption, finish_all
+from pelton.drivers.kafka.consumer import Consumption, Noted, finish_all
 from pelton.drivers.kafka.publisher import Publisher
 from pelton.drivers.kafka.reader import RecordReader
 from pelton.drivers.kafka.settings import KafkaSettings
@@ -78,6 +78,7 @@ class KafkaBus:
         self._topics = TopicAdmin(metadata, where=where)
         self._active: dict[tuple[str, str], Consumption] = {}
         self._stalls: dict[tuple[str, int], int] = {}
+        self._finished: dict[str, dict[tuple[str, int], Noted]] = {}  # by group
         self._admin: AdminClient | None = None
         self._endings: set[asyncio.Task[None]] = set()
         for note in self._settings.notes:
@@ -125,6 +126,7 @@ class KafkaBus:
             max_in_flight=max_in_flight,
             where=self._where,
             stalls=self._stalls,
+            finished=self._finished.setdefault(settings.group or consumer, {}),
         )
         self._active[where] = found
         found.start()

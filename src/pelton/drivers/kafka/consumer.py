@@ -25,7 +25,7 @@ from pelton.drivers.kafka.settings import KafkaSettings
 from pelton.log import get
 from pelton.ports import Delivery, Message
 
-__all__ = ["Consumption", "finish_all"]
+__all__ = ["Consumption", "Noted", "finish_all"]
 
 _BATCH: Final = 1024
 _WINDOW_BYTES: Final = 64 * 1024 * 1024
@@ -34,6 +34,8 @@ _COMMIT_MS: Final = 100
 _FULL_S: Final = 1.0
 _REVOKE_S: Final = 5.0
 _ANSWER_S: Final = 5.0
+_OFFSETS_S: Final = 30.0
+_NOTED: Final = 10_000
 _CHECK_S: Final = 2.0
 _LOOK_S: Final = 0.1
 _PAUSED_LOOK_S: Final = 2.0
@@ -41,6 +43,34 @@ _STALL_S: Final = 5.0
 _GONE: Final = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID)
 
 _log = get(__name__)
+
+
+class Noted:
+    """What former members finished of a partition and may not have committed.
+
+    Attributes:
+        position: Everything before this offset.
+        stamp: Time of the last of that, epoch milliseconds; a younger record is another one, in a topic that
+            was made anew.
+        early: Records behind: offset -> the record's time.
+    """
+
+    __slots__ = ("early", "position", "stamp")
+
+    def __init__(self) -> None:
+        self.position = -1
+        self.stamp = -1
+        self.early: dict[int, str] = {}
+
+    def has(self, offset: int, stamp: str) -> bool:
+        """Tell whether a record is among them."""
+        if offset < self.position:
+            return stamp.isdecimal() and int(stamp) <= self.stamp
+        return self.early.pop(offset, None) == stamp
+
+    def forget_before(self, offset: int) -> None:
+        """Drop what lies before a committed offset."""
+        self.early = {each: stamp for each, stamp in self.early.items() if each >= offset}
 
 
 class _Lane:
@@ -55,18 +85,30 @@ class _Lane:
         self.open: dict[int, _Delivery] = {}
         self.lost = False
         self.limit: int | None = None  # the first record that was let go: the position stays at or below it
+        self.early: dict[int, str] = {}  # finished behind one that is not: offset -> the record's time
+        self.stamp = ""  # time of the last record before the position
+        self.left = False  # whether it is another member's, or nobody's, by now
 
-    def finish(self, offset: int) -> bool:
+    def finish(self, offset: int, stamp: str) -> bool:
         """Close a record; True when the position moved."""
         del self.open[offset]
         if self.order[0] == offset and self.limit is None:  # the usual case
             self.order.popleft()
             self.position = offset + 1
-            if not self.order or self.order[0] in self.open:
-                return True
+            self.stamp = stamp
+            if self.order and self.order[0] not in self.open:
+                self.advance()
+            return True
+        self.early[offset] = stamp
+        return self.advance()
+
+    def advance(self) -> bool:
+        """Move the position over what is finished without a gap; True when it moved."""
         moved = False
         while self.order and self.order[0] not in self.open and self.order[0] != self.limit:
-            self.position = self.order.popleft() + 1
+            offset = self.order.popleft()
+            self.stamp = self.early.pop(offset, self.stamp)
+            self.position = offset + 1
             moved = True
         return moved
 
@@ -88,6 +130,11 @@ class _Delivery:
         self.message = message
         self.lane = lane.name  # the partition
         self.key = f"{lane.name}:{offset}"
+
+    @property
+    def stamp(self) -> str:
+        """The record's time, by which a topic that was made anew is told from the old one."""
+        return self.message.headers.get("__timestamp", "")
 
     @property
     def order_key(self) -> str:
@@ -135,6 +182,8 @@ class Consumption:
         max_in_flight: Records held at once.
         where: For messages.
         stalls: Where former members stood when they were given up for fetching nothing; added to.
+        finished: What former members finished and could not commit, by topic and partition; added to. After a
+            broker's restart it comes again, and is not handled again.
     """
 
     def __init__(
@@ -146,8 +195,10 @@ class Consumption:
         max_in_flight: int,
         where: str,
         stalls: dict[tuple[str, int], int] | None = None,
+        finished: dict[tuple[str, int], Noted] | None = None,
     ) -> None:
         self._stalls = {} if stalls is None else stalls
+        self._finished = {} if finished is None else finished
         self._settings = settings
         self._topics = [topic_pattern(topic) for topic in topics]
         self._group = group
@@ -231,10 +282,11 @@ class Consumption:
     def finish(self, lane: _Lane, delivery: _Delivery) -> None:
         """Close a delivery; safe to repeat."""
         if lane.open.get(delivery.offset) is not delivery:
+            self._note_late(lane, delivery)
             return
         if timer := self._timers.pop(delivery, None):
             timer.cancel()
-        if lane.finish(delivery.offset):
+        if lane.finish(delivery.offset, delivery.stamp):
             if not self._dirty:
                 self._loop.call_soon(self._flush)
             self._dirty.add(lane)
@@ -249,16 +301,24 @@ class Consumption:
         for delivery in deliveries:
             lane, offset = delivery._lane, delivery.offset
             if lane.open.get(offset) is not delivery:
+                self._note_late(lane, delivery)
                 continue
             if timers and (timer := timers.pop(delivery, None)):
                 timer.cancel()
-            if lane.finish(offset):
+            if lane.finish(offset, delivery.stamp):
                 dirty.add(lane)
             closed += 1
             size += len(delivery.message.data)
         self._closed += closed
         self._closed_bytes += size
         self._released()
+
+    def _note_late(self, lane: _Lane, delivery: _Delivery) -> None:
+        """Remember a record that was finished after its partition had gone: it may come again to us."""
+        if lane.left:
+            noted = self._finished.setdefault((lane.topic, lane.partition), Noted())
+            if len(noted.early) < _NOTED:
+                noted.early[delivery.offset] = delivery.stamp
 
     def again(self, lane: _Lane, delivery: _Delivery, delay_s: float) -> None:
         """Deliver once more after a delay, or leave it to the partition's next holder."""
@@ -321,11 +381,28 @@ class Consumption:
             if lane.position < 0 or offset < lane.position:  # lower: the topic was made anew
                 lane.position = offset
             lane.order.append(offset)
+            if self._was_finished(lane, offset, message):
+                continue
             delivery = lane.open[offset] = _Delivery(self, lane, offset, message)
             self._buffer.append(delivery)
         if self._draining and self._closed == self._fetched:
             self._stop.set()
         self._arrived.set()
+
+    def _was_finished(self, lane: _Lane, offset: int, message: Message) -> bool:
+        """Tell whether a former member finished a record; it is closed then."""
+        noted = self._finished.get((lane.topic, lane.partition))
+        stamp = message.headers.get("__timestamp", "")
+        if noted is None or not noted.has(offset, stamp):
+            return False
+        lane.early[offset] = stamp
+        self._closed += 1
+        self._closed_bytes += len(message.data)
+        if lane.advance():
+            if not self._dirty:
+                self._loop.call_soon(self._flush)
+            self._dirty.add(lane)
+        return True
 
     def _leave(self, partitions: list[tuple[str, int]], left: threading.Event) -> None:
         """Give up partitions: drop what nobody has begun, tell `left` when the rest is finished."""
@@ -358,8 +435,12 @@ class Consumption:
             lane = self._lanes.pop(where, None)
             if lane is None:
                 continue
-            lane.lost = True
+            lane.lost = lane.left = True
             self._dirty.discard(lane)
+            noted = self._finished.setdefault(where, Noted())
+            if lane.stamp.isdecimal():
+                noted.position, noted.stamp = lane.position, int(lane.stamp)
+            noted.early.update(list(lane.early.items())[: max(0, _NOTED - len(noted.early))])
             for delivery in list(lane.open.values()):
                 self._closed += 1
                 self._closed_bytes += len(delivery.message.data)
@@ -600,6 +681,7 @@ class Consumption:
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() in _GONE:
+            self._on_loop(self._finished.clear)  # offsets of a topic that is made anew mean other records
             text = f"a topic of {', '.join(self._topics)} does not exist"
         elif error.code() == KafkaError._ALL_BROKERS_DOWN and self.trouble:
             return  # what was told before says why
@@ -611,7 +693,7 @@ class Consumption:
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Begin where the group stopped; a fresh group's beginning is committed at once, so that it stays."""
-        found = consumer.committed(partitions, timeout=_ANSWER_S) if partitions else []
+        found = self._committed(consumer, partitions) if partitions else []
         fresh = []
         for each in found:
             if each.offset >= 0:
@@ -633,8 +715,27 @@ class Consumption:
             consumer.pause(found)
         self._on_loop(self._joined, [(each.topic, each.partition, each.offset) for each in found])
 
+    def _committed(self, consumer: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        """Return where the group stopped.
+
+        A coordinator that still loads its state, as after a restart, answers with an error per partition
+        beside the offset of a group that has none: taken for that, all would be read again or left out.
+        """
+        deadline = time.monotonic() + _OFFSETS_S
+        while True:
+            found = consumer.committed(partitions, timeout=_ANSWER_S)
+            failed = next((each.error for each in found if each.error is not None), None)
+            if failed is None:
+                return found
+            if time.monotonic() > deadline or self._stop.is_set():
+                raise KafkaException(failed)
+            time.sleep(0.1)
+
     def _joined(self, partitions: list[tuple[str, int, int]]) -> None:
         for topic, partition, offset in partitions:
+            noted = self._finished.get((topic, partition))
+            if noted is not None:  # what lies before is committed, by us or by another member
+                noted.forget_before(offset)
             lane = self._lanes.get((topic, partition))
             if lane is None or lane.lost:
                 lane = self._lanes[topic, partition] = _Lane(topic, partition)

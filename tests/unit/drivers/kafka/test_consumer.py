@@ -1,8 +1,10 @@
+from typing import Any
+
 from pelton.drivers.kafka.consumer import Noted, _Lane
 
 
 def filled(*offsets):
-    lane = _Lane("t", 0)
+    lane: Any = _Lane("t", 0)
     lane.position = offsets[0]
     for offset in offsets:
         lane.order.append(offset)

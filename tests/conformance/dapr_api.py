@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from pelton.apiserver.server import ApiServer
@@ -132,14 +132,25 @@ class Api:
     async def _port(self, registered: RegisteredApp) -> None:
         sock = socket.create_server(("127.0.0.1", 0))
         sock.setblocking(False)
-        served: Any = HttpApi(self.runtime, registered.identify, own=registered)
-        served.state = SimpleNamespace(stopping=asyncio.Event())
+        served = HttpApi(self.runtime, registered.identify, own=registered)
         async with (
             GrpcServer(self.runtime, registered.identify) as grpc_server,
             ApiServer(served, sock),
         ):
             self.ports[registered.app.app_id] = (sock.getsockname()[1], grpc_server.port)
             await self._stop.wait()
+
+    @asynccontextmanager
+    async def shared(self) -> AsyncIterator[tuple[int, int]]:
+        """Serve all apps at one port for each protocol, known by their tokens; yields (HTTP, gRPC)."""
+        sock = socket.create_server(("127.0.0.1", 0))
+        sock.setblocking(False)
+        identify = self.runtime.apps.by_token
+        async with (
+            GrpcServer(self.runtime, identify) as grpc_server,
+            ApiServer(HttpApi(self.runtime, identify), sock),
+        ):
+            yield sock.getsockname()[1], grpc_server.port
 
     async def _bus(self, wanted: Component) -> Any:
         if self.jetstream is not None and wanted.type == "pubsub.jetstream":

@@ -3,10 +3,12 @@
 import threading
 
 import grpc
+import httpx
 import pytest
 
 from pelton.compat.dapr.apps import App
 from pelton.compat.dapr.grpc_calls import trace_of
+from pelton.compat.dapr.grpc_server import GrpcServer
 from pelton.model.dapr import ApiRule, DaprConfiguration
 from pelton.proto import dapr_runtime_pb2 as pb
 from tests.conformance.dapr_api import Api, component
@@ -192,3 +194,52 @@ def test_trace_is_read_as_text_and_in_the_binary_form():
     assert (text.parent, text.state) == ("00-1-2-01", "s=1")
     assert found.parent == f"00-{'aa' * 16}-{'bb' * 8}-01"
     assert trace_of([("grpc-trace-bin", b"short")]) is None
+
+
+def test_shared_port_knows_apps_by_their_tokens(api):
+    apps = [App(app_id=name, api_token=f"token-{name}") for name in ("one", "two")]
+    shared = api.shared()
+
+    async def enter():
+        for app in apps:
+            api.runtime.apps.put(app)
+        return await shared.__aenter__()
+
+    async def leave():
+        await shared.__aexit__(None, None, None)
+        for app in apps:
+            api.runtime.apps.remove(app.app_id)
+
+    http_port, grpc_port = api.call(enter())
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
+            method = channel.unary_unary(
+                SERVICE + "GetMetadata", response_deserializer=pb.GetMetadataResponse.FromString
+            )
+            names = [
+                method(b"", metadata=[("dapr-api-token", app.api_token)], timeout=WAIT_S).id for app in apps
+            ]
+            with pytest.raises(grpc.RpcError) as nobody:
+                method(b"", timeout=WAIT_S)
+        url = f"http://127.0.0.1:{http_port}/v1.0/metadata"
+        answers = [httpx.get(url, headers={"dapr-api-token": app.api_token}).json()["id"] for app in apps]
+        refused = httpx.get(url).status_code
+    finally:
+        api.call(leave())
+
+    assert names == answers == ["one", "two"]
+    assert (nobody.value.code(), refused) == (grpc.StatusCode.UNAUTHENTICATED, 401)
+
+
+def test_unix_socket_is_a_port_too(api, tmp_path):
+    registered = api.registered["a"]
+
+    async def enter():
+        return await GrpcServer(api.runtime, registered.identify, f"unix:{tmp_path}/s").__aenter__()
+
+    server = api.call(enter())
+    with grpc.insecure_channel(f"unix:{tmp_path}/s") as channel:
+        answer = channel.unary_unary(SERVICE + "GetMetadata")(b"", timeout=WAIT_S)
+    api.call(server.__aexit__())
+
+    assert pb.GetMetadataResponse.FromString(answer).id == "a"

@@ -16,6 +16,7 @@ from pelton.plan.eventing import Facts, Link
 __all__ = ["key_prefix", "states"]
 
 _SEPARATOR = "||"
+_UNSERVED = ("primaryencryptionkey", "outboxpublishpubsub")
 
 
 def states(
@@ -34,6 +35,8 @@ def states(
         elif facts.state_types is not None and component.type not in facts.state_types:
             listed = ", ".join(sorted(facts.state_types)) or "none"
             sentence = f"{component.type} cannot keep state here; types that can: {listed}"
+        elif unserved := next((key for key in component.metadata if key.lower() in _UNSERVED), ""):
+            sentence = f"its metadata `{unserved}` is not served, and nothing takes its place"
         else:
             prefix = key_prefix(component, function.namespace, function.name)
             if _SEPARATOR not in prefix.removesuffix(_SEPARATOR):

@@ -85,8 +85,17 @@ def test_standalone_component_is_found_by_the_states_name():
             {},
             "keyPrefix contains",
         ),
+        (
+            {
+                "db": ComponentSpec(
+                    type="state.in-memory", metadata=(MetadataItem(name="primaryEncryptionKey", value="00"),)
+                )
+            },
+            {},
+            "`primaryEncryptionKey` is not served",
+        ),
     ],
-    ids=["absent", "scope", "type", "secret", "prefix"],
+    ids=["absent", "scope", "type", "secret", "prefix", "encryption"],
 )
 def test_state_that_cannot_be_used_is_listed_with_what_is_missing(states, components, says):
     found = desired(states, replace(KNOWN, components=components))

@@ -194,17 +194,16 @@ class AppRegistry:
         return self._apps.get(f"{namespace}/{app_id}")
 
     def by_token(self, token: str) -> RegisteredApp | None:
-        """Return the app whose token this is, or None; every token is compared in constant time."""
+        """Return the app whose token this is, or None: the `Identify` of a port that all apps share.
+
+        Every token is compared, in constant time.
+        """
         found = None
         for registered in self._apps.values() if token else ():
             own = registered.app.api_token
             if own and hmac.compare_digest(own.encode(), token.encode()):
                 found = registered
         return found
-
-    def shared(self) -> Identify:
-        """Return how a port that all apps share knows its callers: by their tokens alone."""
-        return self.by_token
 
     def listen(self, heard: Callable[[RegisteredApp, bool], None]) -> None:
         """Call `heard` with an app, and whether it is there, after each change."""

@@ -39,7 +39,7 @@ apiVersion: notification.kubesphere.io/v2beta2
 kind: Receiver
 metadata:
   name: screen-grouped
-  annotations: {pelton.dev/group-wait: 4s, pelton.dev/group-interval: 2s, pelton.dev/group-by: alertname}
+  annotations: {pelton.dev/group-wait: 4s, pelton.dev/group-interval: 1s, pelton.dev/group-by: alertname}
 spec: {console: {alertSelector: {matchLabels: {alertname: Killed}}}}
 """
 
@@ -61,7 +61,7 @@ def apply(platform, text):
 
 def test_a_functions_output_becomes_an_alert_that_ends(shared):
     shared.apply("prints", CODE)
-    apply(shared, RULE % {"name": "many", "function": "", "threshold": 3, "quiet": "2s"})
+    apply(shared, RULE % {"name": "many", "function": "", "threshold": 3, "quiet": "1s"})
     apply(shared, RULE % {"name": "few", "function": ", name: prints", "threshold": 1, "quiet": "10m"})
 
     def loud():
@@ -203,4 +203,4 @@ def looks(platform):
     (alert, *_) = json.loads(why(platform, "Killed", "-o", "json"))["alerts"]
     (group,) = [each["group"] for each in alert["targets"] if each["group"]]
     moments = [datetime.fromisoformat(group[name]) for name in ("lastTold", "nextLook")]
-    return (moments[1] - moments[0]).total_seconds() / 2
+    return (moments[1] - moments[0]).total_seconds()

@@ -301,7 +301,9 @@ class Runtime:
         rules, self._rules_waiting = with_brokers(
             self._objects.log_rules, secret=self._objects.secret, aliases=self._aliases
         )
-        self._log_rules.set_rules(rules)
+        self._log_rules.set_rules(
+            rules, waiting=[f"{namespace}/{name}" for namespace, name, *_ in self._rules_waiting]
+        )
         return {}
 
     async def _dapr(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:

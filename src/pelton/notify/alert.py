@@ -92,8 +92,13 @@ def fingerprint(labels: Mapping[str, str]) -> str:
 
 
 def identified(alert: Alert, cluster: str) -> Alert:
-    """Return an alert with the fingerprint of its labels, `cluster` among them unless that is ""."""
+    """Return an alert with the fingerprint of its labels, `cluster` among them unless that is "".
+
+    A label with an empty value is none, as in Alertmanager.
+    """
     labels = {"cluster": cluster} | alert.labels if cluster else alert.labels
+    if "" in labels.values():
+        labels = {name: value for name, value in labels.items() if value}
     # Spelt out: dataclasses.replace takes four times as long.
     return Alert(
         status=alert.status,

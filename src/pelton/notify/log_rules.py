@@ -62,6 +62,7 @@ class LogRules:
         """Time."""
         self._watches: dict[str, _Watch] = {}
         self._wanted: dict[str, tuple[LogRule, Component | None]] | None = None
+        self._waiting: frozenset[str] = frozenset()
         self._changed = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._telling = asyncio.Lock()
@@ -81,11 +82,18 @@ class LogRules:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.store.close()
 
-    def set_rules(self, rules: Iterable[tuple[LogRule, Component | None]]) -> None:
+    def set_rules(
+        self, rules: Iterable[tuple[LogRule, Component | None]], *, waiting: Iterable[str] = ()
+    ) -> None:
         """Replace the rules and the brokers of those that name one.
 
         Alerts of a rule that is gone, or that counts something else now, are told to be over.
+
+        Args:
+            rules: Those that can run.
+            waiting: `<namespace>/<name>` of others, which are not read at present; their alerts stay.
         """
+        self._waiting = frozenset(waiting)
         self._wanted = {f"{rule.namespace}/{rule.name}": (rule, component) for rule, component in rules}
         self._changed.set()
 
@@ -115,7 +123,8 @@ class LogRules:
             watch = self._watches.pop(key, None)
             if watch is not None:
                 await watch.stop()
-            await self._end(key)
+            if key not in self._waiting:
+                await self._end(key)
         for key, (rule, component) in wanted.items():
             watch = self._watches.get(key)
             if watch is not None and (watch.counting.rule, watch.component) == (rule, component):
@@ -140,9 +149,10 @@ class LogRules:
     async def tell(self) -> None:
         """Have the pipeline take the alerts that were kept; those of an earlier life among them."""
         async with self._telling:
-            if alerts := await self.store.untold():
+            alerts, number = await self.store.untold()
+            if alerts:
                 await self._accept(alerts)
-                await self.store.told()
+                await self.store.told(number)  # others may have been kept meanwhile
 
     async def bus_of(self, component: Component | None) -> Bus:
         """Return the bus that records come from."""

@@ -27,7 +27,7 @@ _MAKE: Final = (
     "CREATE TABLE IF NOT EXISTS counted (rule TEXT NOT NULL, labels TEXT NOT NULL, data BLOB NOT NULL,"
     " PRIMARY KEY (rule, labels))",
     "CREATE TABLE IF NOT EXISTS seen (rule TEXT PRIMARY KEY, keys BLOB NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS alerts (number INTEGER PRIMARY KEY, data BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS alerts (number INTEGER PRIMARY KEY AUTOINCREMENT, data BLOB NOT NULL)",
 )
 _log = log.get(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -78,13 +78,13 @@ class RuleStore:
         encoded = _encode(list(alerts)) if alerts else None
         await self._run(lambda: self._write(rule, changed, keys, encoded))
 
-    async def untold(self) -> list[Alert]:
-        """Return alerts that were kept and not told yet, in order."""
+    async def untold(self) -> tuple[list[Alert], int]:
+        """Return alerts that were kept and not told yet, in order, and a number for `told`."""
         return await self._run(self._untold)
 
-    async def told(self) -> None:
-        """Forget the alerts that `untold` returned: the pipeline has them."""
-        await self._run(lambda: self._statement("DELETE FROM alerts"))
+    async def told(self, number: int) -> None:
+        """Forget the alerts that `untold` returned with this number; the pipeline has them."""
+        await self._run(lambda: self._told(number))
 
     async def rules(self) -> list[str]:
         """Return the rules that something is kept of."""
@@ -140,8 +140,8 @@ class RuleStore:
             raise
         return database
 
-    def _statement(self, text: str) -> None:
-        self._open().execute(text)
+    def _told(self, number: int) -> None:
+        self._open().execute("DELETE FROM alerts WHERE number <= ?", (number,))
 
     def _load(self, rule: str) -> tuple[dict[tuple[str, ...], RuleGroup], frozenset[str]]:
         database = self._open()
@@ -152,9 +152,10 @@ class RuleStore:
         row = database.execute("SELECT keys FROM seen WHERE rule = ?", (rule,)).fetchone()
         return groups, frozenset(msgspec.json.decode(row[0], type=list[str]) if row else ())
 
-    def _untold(self) -> list[Alert]:
-        rows = self._open().execute("SELECT data FROM alerts ORDER BY number")
-        return [alert for (data,) in rows for alert in msgspec.json.decode(data, type=list[Alert])]
+    def _untold(self) -> tuple[list[Alert], int]:
+        rows = self._open().execute("SELECT number, data FROM alerts ORDER BY number").fetchall()
+        alerts = [alert for _, data in rows for alert in msgspec.json.decode(data, type=list[Alert])]
+        return alerts, rows[-1][0] if rows else 0
 
     def _write(
         self,

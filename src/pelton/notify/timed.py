@@ -277,7 +277,8 @@ class TimedGroups:
             if len(self._unpublished) > _MOST_UNPUBLISHED:
                 break  # the bus is away; what is due stays due
             await self._flush(due[start : start + _AT_ONCE])
-        if now - self._cleaned > _CLEAN_EVERY_S:
+        # While the bus is away groups are not looked at, and need what is over.
+        if now - self._cleaned > _CLEAN_EVERY_S and not self._unpublished:
             self._cleaned = now
             await self._clean(now)
 

@@ -156,7 +156,7 @@ async def test_an_alert_that_was_kept_before_a_kill_is_told_at_the_next_start(bu
     async with running(RULE, store=store):
         await write(bus, "a", "a")
         await clock.advance(2)
-        kept = await store.untold()
+        kept, _ = await store.untold()
         assert [alert.labels["pod"] for alert in kept] == ["a"]
         store._database, database = None, store._database  # the store outlives its user, as a file would
 
@@ -259,3 +259,51 @@ async def test_a_file_that_cannot_be_read_is_put_aside(bus, clock, taken, runnin
         await until(lambda: taken.told == [(FIRING, "a")])
 
     assert (tmp_path / "rules.unreadable").exists()
+
+
+async def test_alerts_of_rules_that_fire_at_once_are_all_told(bus, clock, taken, running):
+    """What one rule keeps while the pipeline takes another's is not forgotten with it."""
+    other = replace(RULE, name="others", source=LogSource(topic="other"))
+    gate = asyncio.Event()
+    accept = taken.accept
+
+    async def slowly(alerts):
+        await gate.wait()
+        await accept(alerts)
+
+    taken.accept = slowly
+    async with running(RULE, other):
+        await write(bus, "a", "a")
+        await clock.advance(0)
+        await write(bus, "b", "b", topic="other")
+        await clock.advance(0)
+        gate.set()
+        await clock.advance(2)
+
+    assert sorted(taken.told) == [(FIRING, "a"), (FIRING, "b")]
+
+
+async def test_alerts_of_a_rule_that_waits_for_a_secret_stay(bus, clock, taken, running):
+    async with running(RULE) as watching:
+        await write(bus, "a", "a")
+        await clock.advance(1)
+
+        watching.set_rules([], waiting=["shop/errors"])
+        await clock.advance(1)
+        assert taken.told == [(FIRING, "a")]
+        assert watching.states() == []
+        watching.set_rules([(RULE, None)])
+        await clock.advance(101)
+
+    assert taken.told == [(FIRING, "a"), (RESOLVED, "a")]
+
+
+async def test_a_rule_whose_expression_never_works_says_so(bus, clock, taken, running):
+    async with running(replace(RULE, match="record.no_such_field == 1")) as watching:
+        await write(bus, "a", "b")
+        await clock.advance(1)
+
+        ((namespace, name, reason, sentence, firing),) = watching.states()
+
+    assert (namespace, name, reason, firing) == ("shop", "errors", "ExpressionFails", 0)
+    assert "no_such_field" in sentence

@@ -101,6 +101,15 @@ async def test_accept_fills_the_cluster_label_only_where_absent(bus, clock):
     assert found == ["one", "two"]
 
 
+async def test_accept_takes_a_label_without_a_value_for_none(bus, clock):
+    await pipeline(bus, clock).accept([alert(team=""), alert()])
+
+    (message,) = bus.stored(ALERTS_TOPIC)
+    first, second = json.loads(message.data)["alerts"]
+    assert first["labels"] == {"alertname": "404 Request"}
+    assert first["fingerprint"] == second["fingerprint"]
+
+
 async def test_pipeline_sends_to_each_receiver_what_its_selector_wants(bus, clock, scripted):
     hook, screen = scripted(OK), scripted(OK)
     console = Receiver(name="screen", console=ConsoleReceiver())

@@ -153,7 +153,7 @@ async def test_no_credential_is_shown_by_what_fails(kind, more, tmp_path, caplog
     component = Component(namespace="shop", name="c", type=kind, metadata=metadata)
     shown: list[str] = []
     try:
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(1):
             await use(component, Home(tmp_path))
     except (PeltonError, TimeoutError) as exc:
         shown.append("".join(traceback.format_exception(exc)))

@@ -225,6 +225,24 @@ async def test_flood_is_bounded_here_and_the_rest_is_fetched_later(open_bus, top
     assert sorted(set(seen)) == list(range(60))
 
 
+async def test_large_messages_are_bounded_by_their_bytes(open_bus, topic, monkeypatch):
+    monkeypatch.setattr(driver, "KEPT_BYTES", 1_000_000)
+    bus = open_bus()
+    await bus.prepare(topic, consumer="c", options={})
+    for number in range(8):
+        await bus.publish(Message(topic=topic, data=bytes([number]) * 400_000))
+    seen: set[int] = set()
+    async with asyncio.timeout(30):
+        async with aclosing(bus.subscribe(topic, consumer="c", max_in_flight=9, options={})) as iterator:
+            async for batch in iterator:
+                assert await bus.pending(topic, consumer="c") <= 3
+                for delivery in batch:
+                    seen.add(delivery.message.data[0])
+                    await delivery.ack()
+                if len(seen) == 8:
+                    break
+
+
 async def test_kill_of_the_broker_loses_nothing_and_it_may_be_away_at_the_start(own_server, open_bus):
     server = own_server("mosquitto")
     bus = open_bus(url=server.url)

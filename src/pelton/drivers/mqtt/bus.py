@@ -34,6 +34,12 @@ KEPT: Final = 1000
 """Messages of one subscription that are kept here beyond those in flight; then the connection is made anew
 later, and the broker has the rest until then."""
 
+KEPT_BYTES: Final = 64 * 1024 * 1024
+"""Bytes of all of them, at which it is the same."""
+
+_Handle = tuple[int, int, int]
+"""Packet id, quality, bytes."""
+
 _log = get(__name__)
 
 
@@ -52,7 +58,8 @@ class _Subscription:
         self._most = max(1, max_in_flight) + KEPT
         self._left = 0
         self._unacknowledged = 0
-        self.holding = Holding[tuple[int, int]](max_in_flight, finish=self._finish)
+        self._bytes = 0
+        self.holding = Holding[_Handle](max_in_flight, finish=self._finish)
 
     async def batches(self) -> AsyncIterator[Sequence[Delivery]]:
         """Iterate until the connection is gone. Raises DeliveryError, ComponentError."""
@@ -60,7 +67,7 @@ class _Subscription:
         try:
             while True:
                 await self._connect()
-                while not (self._left and len(holding) <= self._most // 2):
+                while not (self._left and self._roomy):
                     if self._session is None or self._session.ended:
                         raise DeliveryError(f"{self._link.name} broke off", where=self._link.where)
                     batch = holding.take()
@@ -72,8 +79,17 @@ class _Subscription:
                         await holding.changed.wait()
                 _log.info("%s: %d messages that found no room are fetched now", self._link.where, self._left)
         finally:
-            holding.forget()
+            self.forget()
             await self._disconnect()
+
+    @property
+    def _roomy(self) -> bool:
+        return len(self.holding) <= self._most // 2 and self._bytes <= KEPT_BYTES // 2
+
+    def forget(self) -> None:
+        """Drop what is held; the broker gives it again where it has the session."""
+        self.holding.forget()
+        self._bytes = 0
 
     async def open_only(self) -> None:
         """Make the session and leave it to the broker."""
@@ -93,7 +109,7 @@ class _Subscription:
         self._session = session
         if not await session.open():
             # Packet ids of a session that is gone may be those of other messages now.
-            self.holding.forget()
+            self.forget()
         # Acknowledged by hand, so a message of quality 2 would be lost between its two answers: 1 is enough.
         await session.subscribe(self._topic, min(1, self._link.qos))
 
@@ -112,9 +128,12 @@ class _Subscription:
         if not topic_matches_sub(self._filter, topic):
             self._drop(received)  # of a subscription that this session had once
             return
-        if len(self.holding) >= self._most:
+        size = len(received.payload)
+        if len(self.holding) >= self._most or (len(self.holding) and self._bytes + size > KEPT_BYTES):
             if not self._left:
-                _log.warning("%s: %d messages wait here, more stay behind", self._link.where, self._most)
+                _log.warning(
+                    "%s: %d messages wait here, more stay behind", self._link.where, len(self.holding)
+                )
             self._left += 1
             return
         name = f"{received.mid}"
@@ -124,14 +143,18 @@ class _Subscription:
         digest = zlib.crc32(received.payload, zlib.crc32(topic.encode()))
         headers = {"topic": topic, **({"retain": "true"} if received.retain else {})}
         message = Message(topic=topic, data=bytes(received.payload), headers=headers)
-        self.holding.offer(f"{self.client_id}:{name}-{digest:08x}", message, (received.mid, received.qos))
+        key = f"{self.client_id}:{name}-{digest:08x}"
+        if key not in self.holding:  # else it comes again on a new connection
+            self._bytes += size
+            self.holding.offer(key, message, (received.mid, received.qos, size))
 
     def _drop(self, received: MQTTMessage) -> None:
         if received.qos and self._session is not None:
             self._session.ack(received.mid, received.qos)
 
-    async def _finish(self, handle: tuple[int, int], _success: bool) -> None:
-        mid, qos = handle
+    async def _finish(self, handle: _Handle, _success: bool) -> None:
+        mid, qos, size = handle
+        self._bytes -= size
         if qos:
             if self._session is None:
                 raise DeliveryError(f"{self._link.name} broke off", where=self._link.where)
@@ -233,7 +256,7 @@ class MqttBus:
                 yield batch
         finally:
             del self._subscriptions[topic, consumer]
-            subscription.holding.forget()
+            subscription.forget()
 
     async def prepare(self, topic: str, *, consumer: str, options: Mapping[str, str]) -> None:
         """Make the session of a consumer, so that what is published from now on waits for it."""

@@ -2,7 +2,7 @@ import struct
 
 import msgpack as reference
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pelton.drivers.log_intake import msgpack
@@ -15,7 +15,7 @@ VALUES = st.recursive(
     | st.text()
     | st.binary(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=20,
+    max_leaves=8,
 )
 
 
@@ -27,7 +27,8 @@ def test_values_of_another_library_are_read(value):
     assert msgpack.Scanner(1 << 20).end(data) == len(data)
 
 
-@given(st.lists(VALUES, min_size=1), st.integers(1, 50))
+@settings(max_examples=50)
+@given(st.lists(VALUES, min_size=1, max_size=5), st.integers(1, 50))
 def test_scanner_finds_ends_over_any_number_of_reads(values, size):
     packed = [reference.packb(value) for value in values]
     data, scanner, buffer, found = b"".join(packed), msgpack.Scanner(1 << 20), bytearray(), []

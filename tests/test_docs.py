@@ -27,6 +27,7 @@ EXECUTED = (
     "docs/howto/events.md",
     "docs/howto/triggers.md",
     "docs/howto/alerts.md",
+    "docs/howto/receivers.md",
     "docs/howto/bring-a-function.md",
     "docs/howto/debug-a-function.md",
     "docs/howto/observe.md",
@@ -37,7 +38,8 @@ EXECUTED = (
 )
 # Commands that only read: their blocks are repeated until they show what the page says.
 READING = re.compile(
-    r"(pelton (logs|status|get|why scale|why trigger|dlq list|topic lag|topic tail)|cat ['\"$/])"
+    r"(pelton (logs|status|get|why scale|"
+    r"why trigger|dlq list|notify history|topic lag|topic tail)|cat ['\"$/])"
 )
 
 

@@ -131,7 +131,7 @@ def test_wrong_token_is_seen_and_mended_and_news_finds_its_message_after_a_kill(
     shared.cli("apply", "-f", str(file))
     tried = shared.cli("notify", "test", "chat")
     assert "answer: accepted" in tried.out
-    shared.cli("dlq", "redrive", "--all")
+    assert "redriven 1 dead letter" in shared.cli("notify", "redrive", "chat").out
     shared.until("it is sent", lambda: "sent" in history(shared, "chat"))
     shared.until("it is well again", lambda: ready(shared, "chat").get("status") == "True")
 

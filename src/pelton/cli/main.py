@@ -733,6 +733,17 @@ def notify_test(
     _exit(send_test(Home(), receiver, files=file or (), alert_file=alert_file, block=block, output=output))
 
 
+@notify_app.command("redrive")
+def notify_redrive(
+    receiver: Annotated[str, typer.Argument(help="Name of the Receiver.")],
+) -> None:
+    """Send what a receiver did not get again, to the channels and addresses that lack it."""
+    from pelton.cli.topic import redrive
+
+    # The subscriptions of dead letters are notifications.<receiver>.<type>.
+    _exit(redrive(Home(), (), function=receiver, namespace="notifications"))
+
+
 @notify_app.command("history")
 def notify_history(
     receiver: Annotated[str, typer.Option(help="Only this receiver's.")] = "",

@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pelton.model.notification import (
     Chatbot,
@@ -25,6 +27,7 @@ from pelton.notify.pipeline import Options, Pipeline
 from pelton.notify.records import Records, read_history
 from pelton.notify.retry import RetryPolicy
 from pelton.ports import SendResult
+from tests.unit.notify.conftest import HandClock, MemoryBus, ScriptedSender
 
 OK = SendResult(ok=True, detail="HTTP 200")
 BUSY = SendResult(ok=False, detail="HTTP 500")
@@ -417,3 +420,37 @@ async def test_thousands_that_wait_are_one_digest(bus, clock, scripted):
     assert texts(sender)[-1].startswith("[DIGEST] 1980 notifications in one")
     assert (stats["sent"], stats["digests"]) == (2000, 1)
     assert bus.queue(BOT_TOPIC).unfinished == {}
+
+
+ANSWERS = st.lists(
+    st.sampled_from(
+        [OK, BUSY, REFUSED, limited(2.0), limited(40.0), SendResult(ok=False, detail="x", done=("chatbot",))]
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=10, deadline=None)
+@given(answers=ANSWERS, bursts=st.lists(st.integers(1, 30), min_size=1, max_size=4), crash=st.booleans())
+async def test_whatever_a_chat_answers_each_notification_arrives_or_is_a_dead_letter(answers, bursts, crash):
+    clock = HandClock()
+    bus = MemoryBus(clock)
+    sender = ScriptedSender(*answers, OK)
+    async with pipeline(bus, clock, wechat=sender) as made:
+        made.set_receivers([BOT])
+        for burst in bursts:
+            for number in range(burst):
+                await made.accept([alert(number)])
+            await clock.advance(7)
+        lived = made.stats()["receivers"]["team/wechat"]
+    if crash:
+        bus.crash()
+    async with pipeline(bus, clock, wechat=ScriptedSender(OK)) as made:
+        made.set_receivers([BOT])
+        for _ in range(8):
+            await clock.advance(60)
+        after = made.stats()["receivers"]["team/wechat"]
+
+    dead = len(bus.stored("pelton.dead.notifications.team"))
+    assert bus.queue(BOT_TOPIC).unfinished == {}
+    assert lived["sent"] + after["sent"] + dead == sum(bursts)

@@ -546,17 +546,22 @@ CALLS: Final[Mapping[tuple[str, str], Call]] = {
 }
 """(block, method) -> what answers."""
 
-ABSENT: Final[Mapping[str, Fault]] = {
-    "actors": Fault(
+
+def _no_actors() -> Fault:
+    return Fault(
         "The block of actors is not served by this runtime",
         code=Code.UNIMPLEMENTED,
         status=400,
         error_code="ERR_ACTOR_NO_PLACEMENT",
-    ),
-    "jobs": faults.not_here("The block of jobs"),
-    "workflows": faults.not_here("The management of workflows"),
-    "crypto": faults.not_here("Cryptography"),
-    "subtlecrypto": faults.not_here("Cryptography"),
-    "conversation": faults.not_here("Conversation with language models"),
+    )
+
+
+ABSENT: Final[Mapping[str, Callable[[], Fault]]] = {
+    "actors": _no_actors,
+    "jobs": lambda: faults.not_here("The block of jobs"),
+    "workflows": lambda: faults.not_here("The management of workflows"),
+    "crypto": lambda: faults.not_here("Cryptography"),
+    "subtlecrypto": lambda: faults.not_here("Cryptography"),
+    "conversation": lambda: faults.not_here("Conversation with language models"),
 }
-"""Blocks that are not served -> what they answer."""
+"""Blocks that are not served -> makes what they answer."""

@@ -135,7 +135,7 @@ class HttpApi:
         call = CALLS.get((block, method))
         if call is None:
             if block in ABSENT:
-                raise ABSENT[block]
+                raise ABSENT[block]()
             if any(known == block for known, _ in CALLS):
                 return Answer(status=405, body=b"method not allowed", content_type="text/plain")
             raise _not_found(path)
@@ -186,9 +186,23 @@ class HttpApi:
                 error_code="ERR_DIRECT_INVOKE",
             )
         scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != _TOKEN]}
-        await self._runtime.invocation.invoke_http(
-            caller, target=target, method_path=method_path, scope=scope, receive=receive, send=send
-        )
+        begun = False
+
+        async def noting(message: dict[str, Any]) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._runtime.invocation.invoke_http(
+                caller, target=target, method_path=method_path, scope=scope, receive=receive, send=noting
+            )
+        except Exception as exc:
+            if not begun:
+                raise
+            # Too late for another status: the server closes the connection, which tells the client.
+            _log.warning("the answer of %s broke off: %s", target, exc)
+            raise _GoneError from exc
 
     async def _body(self, headers: dict[bytes, bytes], receive: AsgiReceive) -> bytes:
         length = headers.get(b"content-length")
@@ -237,7 +251,7 @@ class HttpApi:
 
 
 class _GoneError(Exception):
-    """The client went away before it had said everything."""
+    """The client went away before it had said everything, or an answer broke off in its middle."""
 
 
 def _target(headers: dict[bytes, bytes]) -> str:

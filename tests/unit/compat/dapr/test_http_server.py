@@ -162,3 +162,38 @@ async def test_calls_have_a_bound(monkeypatch):
         served_again = await ask(api, "GET", "/v1.0/metadata", b"")
 
     assert (refused[0], served_again[0]) == (503, 200)
+
+
+class Broken:
+    """An app whose answer breaks off."""
+
+    def __init__(self, *, begin):
+        self.begin = begin
+
+    async def invoke_http(self, _caller, *, target, method_path, scope, receive, send):
+        assert (target, method_path) == ("b", "a/b")
+        if self.begin:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ConnectionResetError("it is gone")
+
+
+@pytest.mark.parametrize(("begin", "statuses"), [(True, [200]), (False, [500])])
+async def test_answer_that_breaks_off_is_not_answered_twice(begin, statuses):
+    sent = []
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    async with runtime() as served:
+        served.invocation = Broken(begin=begin)
+        registered = served.apps.put(App(app_id="a"))
+        scope = {
+            "type": "http", "method": "GET", "path": "/", "raw_path": b"/v1.0/invoke/b/method/a/b",
+            "query_string": b"", "headers": [],
+        }  # fmt: skip
+        await HttpApi(served, registered.identify)(scope, receive, send)
+
+    assert [m["status"] for m in sent if m["type"] == "http.response.start"] == statuses

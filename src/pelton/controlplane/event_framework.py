@@ -32,8 +32,8 @@ from pelton.model.event_framework import (
 )
 from pelton.plan import event_framework as planning
 from pelton.plan.aliases import NO_ALIASES, Aliases
-from pelton.plan.event_framework import Address, Fault, World
 from pelton.plan.event_status import event_status
+from pelton.plan.event_world import Address, Fault, World
 from pelton.ports import Store
 
 __all__ = ["EventFrameworkController"]

@@ -162,6 +162,7 @@ class EventFramework:
         )
         self._owners: dict[tuple[str, str], tuple[Subscription, ...]] = {}
         self._relays: dict[str, Relay] = {}
+        self._webhooks: dict[str, Relay] = {}
         self._inputs: dict[str, tuple[_Working, PlannedInput]] = {}
         self._destinations: dict[str, Destination] = {}
         self._triggers: dict[str, _Working] = {}
@@ -212,6 +213,7 @@ class EventFramework:
                 owners[where].append(destination.subscription)
         self._triggers = triggers
         self._relays = {relay.subscription.id: relay for relay in plan.relays}
+        self._webhooks = {one.webhook.path: one for one in plan.relays if one.webhook is not None}
         self._inputs = {
             each.subscription.id: (one, each) for one in triggers.values() for each in one.planned.inputs
         }
@@ -374,6 +376,8 @@ class EventFramework:
         """Post in binary mode: the data as they are, attributes as headers."""
         headers, data = cloudevent.to_headers(event)
         metadata = {name.title(): value for name, value in headers} | destination.metadata
+        if trace := event.extensions.get("traceparent"):
+            metadata["Traceparent"] = str(trace)
         try:
             answer = await self._binding(destination.component).invoke("post", data, metadata)
         except errors.DeliveryError as exc:
@@ -397,10 +401,7 @@ class EventFramework:
 
     def relay_at(self, path: str) -> Relay | None:
         """Return the relay whose events are posted at a path."""
-        return next(
-            (one for one in self._relays.values() if one.webhook is not None and one.webhook.path == path),
-            None,
-        )
+        return self._webhooks.get(path)
 
     async def accept(self, relay: Relay, events: Iterable[tuple[Mapping[str, str], bytes, str]]) -> None:
         """Store posted events; each is (headers, data, id). Raises DeliveryError."""

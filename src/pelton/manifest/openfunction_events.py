@@ -251,7 +251,7 @@ _EVENT_SOURCE_SPEC = Record(
         ),
         Field("sink", "sink", _SINK, doc="Where each event is posted to."),
         Field("build", "build", Raw(), doc="Has no effect."),
-        Field("logLevel", "log_level", _TEXT, doc="How much is logged.", default="1"),
+        Field("logLevel", "log_level", _TEXT, doc="Kept; the runtime has one log for all.", default="1"),
     ),
 )
 
@@ -514,7 +514,7 @@ _TRIGGER_SPEC = Record(
             doc="How long an input stays true after its last event.",
             default="1m0s",
         ),
-        Field("logLevel", "log_level", _TEXT, doc="How much is logged.", default="1"),
+        Field("logLevel", "log_level", _TEXT, doc="Kept; the runtime has one log for all.", default="1"),
     ),
 )
 

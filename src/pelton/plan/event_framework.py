@@ -13,16 +13,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from pelton.model.component import MetadataItem
 from pelton.model.desired import QUEUE_TYPE, Component, Subscription
 from pelton.model.event_framework import (
     Destination,
-    EventBus,
     EventSource,
     PlannedInput,
     PlannedSubscriber,
@@ -35,15 +32,22 @@ from pelton.model.event_framework import (
     Webhook,
     topic_of,
 )
-from pelton.plan.aliases import NO_ALIASES, Aliases
-from pelton.quantity import parse_duration
+from pelton.plan.event_world import (
+    NOT_METADATA,
+    Fault,
+    Faulty,
+    World,
+    begin,
+    bus_component,
+    lookup,
+    metadata_of,
+    says_where_to_begin,
+    secret,
+    texts,
+)
 
 __all__ = [
-    "DEFAULT_BUS",
     "MAX_ATTEMPTS",
-    "Address",
-    "Fault",
-    "World",
     "plan_source",
     "plan_trigger",
     "rivals",
@@ -51,9 +55,6 @@ __all__ = [
     "sinks_of",
     "webhook_path",
 ]
-
-DEFAULT_BUS: Final = "default"
-"""Name of the bus that needs no object: the embedded one, unless there is an object of that name."""
 
 MAX_ATTEMPTS: Final = 10
 """Attempts at a destination, about three minutes of pauses, before the dead letter."""
@@ -68,58 +69,6 @@ _FUNCTION_VERSION: Final = "core.openfunction.io/v1beta2"
 _IN_CLUSTER: Final = re.compile(
     r"(?P<name>[a-z0-9][-a-z0-9]*)\.(?P<namespace>[a-z0-9][-a-z0-9]*)(?:\.svc(?:\.cluster\.local)?)?"
 )
-_BEGINNINGS: Final = (
-    *("deliverAll", "deliverNew", "startWithLastReceived", "startAtSequence", "startAtTimeDelta"),
-    "startAtTime",
-)
-# Names of fields of a source that are not metadata of its component.
-_NOT_METADATA: Final = frozenset(
-    ("metadata", "scaleOption", "topic", "stream", "subject", "url", "qos", "namespace", "function")
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    """Why an EventSource or Trigger cannot work: upstream's reason, and a sentence."""
-
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
-    """Where a referred object is reached: URL, and the Host header to send when it is another one."""
-
-    url: str
-    host: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class World:
-    """What the planner is told.
-
-    Attributes:
-        buses: (namespace, name) -> EventBus; namespace "" for ClusterEventBuses.
-        addresses: Reference with its namespace filled in -> where it is reached; those that cannot be reached
-            are missing.
-        secrets: (namespace, name, key) -> text.
-        aliases: Host names that stand for other addresses.
-    """
-
-    buses: Mapping[tuple[str, str], EventBus] = field(default_factory=dict)
-    addresses: Mapping[Reference, Address] = field(default_factory=dict)
-    secrets: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
-    aliases: Aliases = NO_ALIASES
-
-    def component(self, component: Component) -> Component:
-        """Return a component with addresses in place of aliases."""
-        return replace(component, metadata=self.aliases.metadata(component.metadata)[0])
-
-
-class _Faulty(Exception):
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.fault = Fault(reason=reason, message=message)
 
 
 def webhook_path(namespace: str, source: str, event: str) -> str:
@@ -171,7 +120,7 @@ def secrets_of(resource: EventSource | Trigger, world: World) -> frozenset[tuple
             token = settings.get("tokenSecret") or {}
             if token.get("name"):
                 found.add((resource.namespace, token["name"]))
-    bus = _lookup(resource.event_bus, resource.namespace, world)
+    bus = lookup(resource.event_bus, resource.namespace, world)
     for block in (bus.kafka, bus.jetstream) if bus else ():
         found |= {(resource.namespace, name) for name, _ in _references(block or {})}
     return frozenset(found)
@@ -200,17 +149,21 @@ def plan_source(
     """
     try:
         return tuple(_relays(source, world, created)), None
-    except _Faulty as error:
+    except Faulty as error:
         return (), error.fault
 
 
 def _relays(source: EventSource, world: World, created: float) -> Iterator[Relay]:
     if not source.event_bus and source.sink is None:
-        raise _Faulty("ErrorConfiguration", "spec needs an eventBus, a sink or both")
+        raise Faulty("ErrorConfiguration", "spec needs an eventBus, a sink or both")
     owner = f"EventSource/{source.name}"
     namespace = source.namespace
     attempts = _attempts(source.annotations)
-    bus = _bus(source.event_bus, namespace, world, f"ebfes-{source.name}") if source.event_bus else None
+    bus = (
+        bus_component(source.event_bus, namespace, world, f"ebfes-{source.name}")
+        if source.event_bus
+        else None
+    )
     sink = (
         _sink(
             source.sink,
@@ -260,14 +213,14 @@ def _subscription(
         token = ""
         reference = settings.get("tokenSecret") or {}
         if reference.get("name"):
-            token = _secret(world, namespace, reference, f"spec.http.{event}.tokenSecret")
+            token = secret(world, namespace, reference, f"spec.http.{event}.tokenSecret")
         webhook = Webhook(path=webhook_path(namespace, source.name, event), token=token)
         return _queue(namespace, owner, name, MAX_ATTEMPTS), webhook
     type_, topic, given = _component(source, kind, event, settings, created)
     metadata = {
-        **_texts(settings, _NOT_METADATA),
+        **texts(settings, NOT_METADATA),
         **given,
-        **_metadata(world, namespace, settings, f"spec.{kind}.{event}.metadata"),
+        **metadata_of(world, namespace, settings, f"spec.{kind}.{event}.metadata"),
     }
     # Upstream calls it esc-<kind>-<event>, which two EventSources of a namespace may both have.
     name_ = f"{source.name}.esc-{kind}-{event}"
@@ -347,7 +300,7 @@ def _component(
         if asked & {"path", "httplisten", "forwardlisten"}:
             return "bindings.logs", "", {}
         where, function = text.get("namespace") or namespace, text.get("function") or ">"
-        return "pubsub.jetstream", f"logs.{where}.{function}", _begin(created)
+        return "pubsub.jetstream", f"logs.{where}.{function}", begin(created)
     server = {"natsURL": text["url"]} if text.get("url") else {}
     return "pubsub.jetstream", text.get("subject", ""), server
 
@@ -368,14 +321,14 @@ def plan_trigger(
     """
     try:
         return _planned(trigger, world, uid, created), None
-    except _Faulty as error:
+    except Faulty as error:
         return None, error.fault
 
 
 def _planned(trigger: Trigger, world: World, uid: str, created: float) -> PlannedTrigger:
     namespace, owner = trigger.namespace, f"Trigger/{trigger.name}"
-    bus = _bus(trigger.event_bus, namespace, world, f"ebft-{trigger.name}", created=created)
-    given = _lookup(trigger.event_bus, namespace, world)
+    bus = bus_component(trigger.event_bus, namespace, world, f"ebft-{trigger.name}", created=created)
+    given = lookup(trigger.event_bus, namespace, world)
     # Part of the consumer's name at the broker, as upstream's durable is.
     durable = ((given.nats_streaming or {}).get("durableSubscriptionName") if given else "") or "input"
     named: dict[str, list[str]] = {}
@@ -412,7 +365,7 @@ def _planned(trigger: Trigger, world: World, uid: str, created: float) -> Planne
         ),
         subscribers=tuple(subscribers),
         window_s=trigger.window_s,
-        since=0.0 if given is not None and _says_where_to_begin(given) else created,
+        since=0.0 if given is not None and says_where_to_begin(given) else created,
     )
 
 
@@ -474,7 +427,7 @@ def _attempts(annotations: Mapping[str, str]) -> int:
     if not text:
         return MAX_ATTEMPTS
     if not text.isdecimal() or int(text) < 1:
-        raise _Faulty(
+        raise Faulty(
             "ErrorConfiguration", f"metadata.annotations[{_ATTEMPTS_NOTE}] must be a whole number from 1 on"
         )
     return int(text)
@@ -525,14 +478,14 @@ def _sink(
         ref = _full(sink.ref, namespace)
         found = world.addresses.get(ref)
         if found is None:
-            raise _Faulty(
+            raise Faulty(
                 reason,
                 f"{path}.ref: {ref.kind} {ref.namespace}/{ref.name} ({ref.api_version}) has no address: it "
                 "does not exist, or is not ready",
             )
         url, host, title = found.url, found.host, f"sink {ref.kind} {ref.namespace}/{ref.name}"
     else:
-        raise _Faulty("ErrorConfiguration", f"{path} needs uri or ref")
+        raise Faulty("ErrorConfiguration", f"{path} needs uri or ref")
     component = world.component(
         Component(
             namespace=namespace, name=f"{name}-{namespace}", type="bindings.http", metadata={"url": url}
@@ -544,137 +497,3 @@ def _sink(
 def _without_credentials(uri: str) -> str:
     """Return scheme, host and path; queries of chat systems hold secrets."""
     return re.sub(r"//[^/@]*@", "//", uri).partition("?")[0]
-
-
-def _lookup(name: str, namespace: str, world: World) -> EventBus | None:
-    return world.buses.get((namespace, name)) or world.buses.get(("", name))
-
-
-def _bus(name: str, namespace: str, world: World, component: str, *, created: float = 0.0) -> Component:
-    """Return the component that publishes and subscribes.
-
-    Args:
-        name: The EventBus or ClusterEventBus.
-        namespace: Of whoever uses it.
-        world: Where it is looked for.
-        component: Name of the component; the consumer at the broker is called `<namespace>-<component>`.
-        created: Epoch seconds at which a subscriber begins by default; 0 to publish only.
-    """
-    found = _lookup(name, namespace, world)
-    if found is None and name != DEFAULT_BUS:
-        raise _Faulty(
-            "ErrorToFindExistEventBus",
-            f"there is no EventBus {namespace}/{name} and no ClusterEventBus {name}; apply one, or use "
-            f"`{DEFAULT_BUS}`, the embedded bus",
-        )
-    begin = _begin(created)
-    type_, metadata = "pubsub.jetstream", begin
-    if found is not None and found.nats_streaming is not None:
-        metadata = _nats_streaming(found.nats_streaming, created)
-    elif found is not None and found.kafka is not None:
-        type_ = "pubsub.kafka"
-        # From the first record on: what is older than the Trigger is passed over by its time.
-        metadata = {
-            "authRequired": "false",
-            "initialOffset": "oldest",
-            **_texts(found.kafka, _NOT_METADATA),
-            **_metadata(world, namespace, found.kafka, f"EventBus {name}: spec.kafka.metadata"),
-        }
-    elif found is not None and found.jetstream is not None:
-        url = found.jetstream.get("url")
-        metadata = {
-            **begin,
-            **({"natsURL": url, "createStreams": "true"} if url else {}),
-            **_metadata(world, namespace, found.jetstream, f"EventBus {name}: spec.jetstream.metadata"),
-        }
-    return world.component(
-        Component(
-            namespace=namespace,
-            name=component,
-            type=type_,
-            metadata={**metadata, "consumerID": f"{namespace}-{component}"},
-        )
-    )
-
-
-def _nats_streaming(block: Mapping[str, Any], created: float) -> dict[str, str]:
-    """Map NATS Streaming's settings to JetStream's; topics are subjects, consumers are durable."""
-    metadata = {"natsURL": str(block.get("natsURL", "")), "createStreams": "true"}
-    if block.get("ackWaitTime"):
-        metadata["ackWait"] = str(block["ackWaitTime"])
-    if block.get("maxInFlight"):
-        metadata["maxAckPending"] = str(block["maxInFlight"])
-    if not created:
-        return metadata
-    if block.get("deliverAll"):
-        return {**metadata, "deliverPolicy": "all"}
-    if block.get("startWithLastReceived"):
-        return {**metadata, "deliverPolicy": "last"}
-    if block.get("startAtSequence"):
-        return {
-            **metadata,
-            "deliverPolicy": "sequence",
-            "startSequence": str(block["startAtSequence"]),
-        }
-    if block.get("startAtTimeDelta"):
-        try:
-            began = created - parse_duration(str(block["startAtTimeDelta"]))
-        except ValueError as error:
-            raise _Faulty("ErrorGenerateComponent", f"natsStreaming.startAtTimeDelta: {error}") from error
-        return metadata | _begin(began)
-    if block.get("startAtTime"):
-        try:
-            moment = datetime.fromisoformat(str(block["startAtTime"]))
-        except ValueError as error:
-            raise _Faulty(
-                "ErrorGenerateComponent",
-                "natsStreaming.startAtTime must be a time such as 2026-01-02T03:04:05Z, whatever "
-                "startAtTimeFormat says",
-            ) from error
-        return metadata | _begin(moment.timestamp())
-    return metadata | ({"deliverPolicy": "new"} if block.get("deliverNew") else _begin(created))
-
-
-def _begin(since: float) -> dict[str, str]:
-    """Return JetStream's settings for a consumer that begins at a time, epoch seconds; 0 for none."""
-    return {"deliverPolicy": "time", "startTime": str(int(since))} if since else {}
-
-
-def _says_where_to_begin(bus: EventBus) -> bool:
-    """Tell whether a bus names the place from which its consumers begin."""
-    if bus.nats_streaming is not None:
-        return any(bus.nats_streaming.get(name) for name in _BEGINNINGS)
-    own = [*((bus.kafka or {}).get("metadata") or ()), *((bus.jetstream or {}).get("metadata") or ())]
-    return any(item.get("name") in ("initialOffset", "deliverPolicy") for item in own)
-
-
-def _texts(settings: Mapping[str, Any], without: frozenset[str]) -> dict[str, str]:
-    """Return fields as metadata: text as it is, flags and numbers as in JSON."""
-    return {
-        name: MetadataItem(name=name, value=value).text
-        for name, value in settings.items()
-        if name not in without and isinstance(value, str | int | float)
-    }
-
-
-def _metadata(world: World, namespace: str, settings: Mapping[str, Any], path: str) -> dict[str, str]:
-    """Return the entries of `metadata`, Secrets resolved."""
-    found: dict[str, str] = {}
-    for item in settings.get("metadata") or ():
-        reference = item.get("secretKeyRef") or {}
-        if reference.get("name"):
-            found[item["name"]] = _secret(world, namespace, reference, path)
-        elif item.get("value") is not None:
-            found[item["name"]] = MetadataItem(name=item["name"], value=item["value"]).text
-    return found
-
-
-def _secret(world: World, namespace: str, reference: Mapping[str, Any], path: str) -> str:
-    name, key = reference["name"], reference.get("key") or reference["name"]
-    value = world.secrets.get((namespace, name, key))
-    if value is None:
-        raise _Faulty(
-            "ErrorGenerateComponent",
-            f'{path}: there is no key "{key}" in Secret {namespace}/{name}; apply that Secret',
-        )
-    return value

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pelton.plan.event_framework import Fault
+from pelton.plan.event_world import Fault
 
 __all__ = ["HISTORY", "event_status"]
 

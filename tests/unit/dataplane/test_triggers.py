@@ -15,7 +15,8 @@ from pelton.manifest.openfunction_events import EVENT_SOURCE, TRIGGER
 from pelton.model import cloudevent
 from pelton.model.event_framework import EventPlan
 from pelton.model.invocation import Delivered
-from pelton.plan.event_framework import World, plan_source, plan_trigger
+from pelton.plan.event_framework import plan_source, plan_trigger
+from pelton.plan.event_world import World
 from pelton.ports import Message
 
 FIRST_PAUSE_S = 0.01
@@ -469,12 +470,14 @@ async def test_cloudevent_stays_the_event_that_it_is(bus, sinks, start):
             relays=source(eventBus="default", nats={"e": {"subject": "in"}}),
         )
     )
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     headers = {
         "ce-id": "1",
         "ce-source": "/shop",
         "ce-type": "order",
         "ce-specversion": "1.0",
         "ce-team": "x%20y",
+        "ce-traceparent": trace,
         "content-type": "application/xml",
     }
     await bus.publish(Message(topic="in", data=b"<a/>", headers=headers))
@@ -483,6 +486,7 @@ async def test_cloudevent_stays_the_event_that_it_is(bus, sinks, start):
     ((_, data, got),) = sinks.got
     assert data == b"<a/>"
     assert got["Content-Type"] == "application/xml"
+    assert got["Traceparent"] == got["Ce-Traceparent"] == trace
     assert {name: got[name] for name in ("Ce-Id", "Ce-Source", "Ce-Type", "Ce-Team")} == {
         "Ce-Id": "1",
         "Ce-Source": "/shop",

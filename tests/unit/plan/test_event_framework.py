@@ -7,14 +7,13 @@ from pelton.model.event_framework import Reference
 from pelton.plan.aliases import Aliases
 from pelton.plan.event_framework import (
     MAX_ATTEMPTS,
-    Address,
-    World,
     plan_source,
     plan_trigger,
     rivals,
     secrets_of,
     sinks_of,
 )
+from pelton.plan.event_world import Address, World
 
 CREATED = 1_700_000_000.0
 NOTHING = World()

@@ -1,7 +1,7 @@
 """Conditions of EventSources and Triggers are a history in upstream's words."""
 
-from pelton.plan.event_framework import Fault
 from pelton.plan.event_status import HISTORY, event_status
+from pelton.plan.event_world import Fault
 
 NOW = "2026-01-02T03:04:05Z"
 

@@ -1,6 +1,6 @@
 """NATS JetStream as event bus: the embedded one and any other that a `pubsub.jetstream` component names.
 
-Implements `ports.Bus`, the record of attempts and the look-ups behind `pelton topic` and `pelton dlq`;
+Implements `ports.Ledger`, `ports.Registers` and the look-ups behind `pelton topic` and `pelton dlq`;
 `link.py` holds the connection, `pull.py` a subscription. Only these three files import `nats`.
 Source: `dapr-components` contract, section 2 (`pubsub.jetstream`).
 """

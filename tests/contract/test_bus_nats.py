@@ -86,6 +86,18 @@ async def test_what_the_killed_broker_had_delivered_to_nobody_comes_again_at_onc
     await settled(bus, "orders", 0)
 
 
+async def test_a_forgotten_consumer_begins_anew_and_the_topic_keeps_its_messages(bus):
+    await bus.publish(Message(topic="logs.shop.a", data=b"1"))
+    await bus.publish(Message(topic="logs.shop.b", data=b"2"))
+    first = await take(bus, "logs.shop.*", 2, consumer="rule")
+
+    await bus.forget("logs.shop.*", consumer="rule")
+    await bus.forget("logs.shop.*", consumer="rule")
+
+    again = await take(bus, "logs.shop.*", 2, consumer="rule")
+    assert texts(first) == texts(again) == ["1", "2"]
+
+
 async def test_publish_gives_up_at_its_deadline(nats, bus):
     await fill(bus, "orders", 1)
     nats.kill()

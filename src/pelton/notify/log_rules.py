@@ -19,7 +19,7 @@ from pelton import log
 from pelton.clock import Clock
 from pelton.errors import PeltonError
 from pelton.model.desired import Component
-from pelton.model.log_rule import LogRule, RuleAlert
+from pelton.model.log_rule import LogRule, LogSource, RuleAlert
 from pelton.notify.alert import Alert
 from pelton.notify.log_counting import Counting, RuleGroup, ended, records_of
 from pelton.notify.rule_store import RuleStore
@@ -125,6 +125,8 @@ class LogRules:
                 await watch.stop()
             if key not in self._waiting:
                 await self._end(key)
+                if watch is not None:
+                    await watch.forget()
         for key, (rule, component) in wanted.items():
             watch = self._watches.get(key)
             if watch is not None and (watch.counting.rule, watch.component) == (rule, component):
@@ -203,6 +205,14 @@ class _Watch:
             return "TooManyGroups", f"{counts.crowded} records had no room for another group", firing
         return "", "", firing
 
+    async def forget(self) -> None:
+        """Have the platform's bus forget the position: the next of that name would begin with old records."""
+        source = self.counting.rule.source
+        forget = getattr(await self._owner.bus_of(None), "forget", None)
+        if source is not None and self.component is None and forget is not None:
+            with suppress(PeltonError):  # it stays, and costs nothing but that
+                await forget(_topic(source), consumer=_consumer(self.counting.rule))
+
     async def stop(self) -> None:
         """Read no more."""
         self.task.cancel()
@@ -229,7 +239,7 @@ class _Watch:
         if source is None:
             return
         bus = await self._owner.bus_of(self.component)
-        topic = f"logs.{source.namespace}.{source.function or '*'}" if source.namespace else source.topic
+        topic = _topic(source)
         # Of the bus only what comes from now on: old output is old news.
         options = self.component.metadata if self.component is not None else {"deliverPolicy": "new"}
         stream = bus.subscribe(topic, consumer=_consumer(rule), max_in_flight=_IN_FLIGHT, options=options)
@@ -307,6 +317,12 @@ class _Watch:
         if text != self._error:
             _log.warning("rule on logs waits rule=%s error=%s", self._key, text)
         self._error = text
+
+
+def _topic(source: LogSource) -> str:
+    if source.namespace:
+        return f"logs.{source.namespace}.{source.function or '*'}"
+    return source.topic
 
 
 def _consumer(rule: LogRule) -> str:

@@ -364,6 +364,22 @@ class JetStreamBus(Link):
     def _attempts_subject(self, owner: str, key: str) -> str:
         return f"{_ATTEMPTS}{_safe(owner)}.{_safe(key)}"
 
+    async def forget(self, topic: str, *, consumer: str) -> None:
+        """Drop a consumer's position; the topic keeps its messages. Safe to repeat.
+
+        Raises:
+            DeliveryError: The server did not answer.
+        """
+        known = self._consumers.get((topic, consumer))
+        stream, durable = known or (await self.stream_of(topic), _safe(consumer))
+        self._consumers.pop((topic, consumer), None)
+        try:
+            await self.manage(f"CONSUMER.DELETE.{stream}.{durable}", {})
+        except nats.js.errors.NotFoundError:
+            return
+        except nats.errors.Error as exc:
+            raise errors.DeliveryError(f"{consumer} cannot be forgotten: {exc}", where=self.where) from exc
+
     async def discard(self, topic: str, *, consumer: str) -> int:
         """Drop what waits on a topic and its consumer; see `ports.Ledger`."""
         stream = await self.stream_of(topic)

@@ -216,6 +216,8 @@ class ControlPlane:
         Raises:
             PeltonError: The address cannot be had.
         """
+        # Read by the library when it starts: this process starts others, and has nothing to do after a fork.
+        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
         from pelton.compat.keda_external import ExternalScalerServer
 
         if self._store is None:

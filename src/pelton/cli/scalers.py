@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
+from pelton.autoscale.scalers.kafka import KafkaScaling
 from pelton.autoscale.scalers.rabbitmq import RabbitMqScaling
 from pelton.autoscale.scalers.table import read_settings
 from pelton.cli.tables import resolve_scaler
@@ -65,6 +66,7 @@ def make_scaler(trigger: ScalerTrigger, clock: Clock, aliases: Aliases = NO_ALIA
         kind = "rabbitmq+http"
     where = f"trigger {trigger.name} ({trigger.type})"
     made = TriggerScaler(resolve_scaler(kind)(settings, clock=clock, where=where), where)
-    if trigger.type == "external":  # only external-push is asked to tell
+    # Only external-push is asked to tell; which topics of a group count is known by its offsets alone.
+    if trigger.type == "external" or (isinstance(settings, KafkaScaling) and not settings.topics):
         made.activity = None
     return made

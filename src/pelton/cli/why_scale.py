@@ -57,7 +57,8 @@ def why_scale(home: Home, name: str, *, namespace: str, at: str | None, output: 
     if output == "json":
         print(json.dumps({"function": key, "now": live, "inEffect": change, "changes": shown}, indent=2))
         return 0
-    _show(key, change, live, shown)
+    title = (kind.lower(), f"{namespace}/{target}") if slash else ("function", key)
+    _show(title, change, live, shown)
     return 0
 
 
@@ -96,13 +97,13 @@ async def _ask(home: Home, key: str) -> dict[str, Any] | None:
 
 
 def _show(
-    key: str,
+    title: tuple[str, str],
     change: Mapping[str, Any] | None,
     live: Mapping[str, Any] | None,
     changes: list[dict[str, Any]],
 ) -> None:
     decision = live if live is not None else (change or {})["decision"]
-    rows = [("function", key), ("wanted", str(decision["desired"]))]
+    rows = [title, ("wanted", str(decision["desired"]))]
     if change is not None:
         rows.append(("since", f"{change['time']}, before that {change['from']}"))
     rows += [("why", decision["steps"][0]["text"] if decision["steps"] else "-")]

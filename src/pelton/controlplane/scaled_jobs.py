@@ -312,7 +312,7 @@ class ScaledJobs:
     # -- what it shows ---------------------------------------------------------------------------------------
 
     async def _tell(self, one: _Scaled) -> None:
-        problems = [str(error) for error in one.resolved.problems.values()]
+        problems = one.resolved.sentences
         ready = condition("Ready", "True", "ScaledJobReady", "")
         if problems:
             ready = condition("Ready", "False", "ScaledJobCheckFailed", "; ".join(problems))

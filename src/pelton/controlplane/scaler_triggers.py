@@ -90,6 +90,14 @@ class Resolved:
     problems: dict[str, ScalerError] = field(default_factory=dict)
     used: set[tuple[str, str, str]] = field(default_factory=set)
 
+    @property
+    def sentences(self) -> list[str]:
+        """The problems, one line each."""
+        return [
+            f"{error.where}: {error.message}" + (f"; {error.hint}" if error.hint else "")
+            for error in self.problems.values()
+        ]
+
 
 async def resolve(subject: Subject, get: Getter, *, cluster_namespace: str, files: Path) -> Resolved:
     """Return the triggers of an object; resources (cpu, memory) are among them.

@@ -154,7 +154,7 @@ class TriggerTargets:
         one = self._scaled.get(key)
         if one is None or not one.beside:
             return None
-        problems = [str(error) for error in one.resolved.problems.values()]
+        problems = one.resolved.sentences
         return one.asked, bool(one.active), "; ".join([*one.errors.values(), *problems])
 
     async def run(self) -> None:
@@ -430,7 +430,7 @@ class TriggerTargets:
     # -- what it shows ---------------------------------------------------------------------------------------
 
     async def _tell(self, one: _Scaled, now: float) -> None:
-        problems = [str(error) for error in one.resolved.problems.values()]
+        problems = one.resolved.sentences
         said = conditions(
             one.policy,
             one.keda.seen,

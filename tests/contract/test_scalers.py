@@ -83,6 +83,8 @@ class TestKafka:
         name = f"lag-{uuid.uuid4()}"
         admin = AdminClient({"bootstrap.servers": kafka.address})
         admin.create_topics([NewTopic(name, num_partitions=4)])[name].result()
+        while len(admin.list_topics(name, timeout=10).topics[name].partitions) < 4:
+            continue  # the broker tells of a new topic a moment later
         return name
 
     def metadata(self, kafka, topic, **more):

@@ -28,6 +28,7 @@ from pelton.controlplane.scaler_triggers import Subject, cluster_namespace, reso
 from pelton.errors import NotFoundError, NotRunningError, PeltonError, UsageError
 from pelton.manifest import kinds
 from pelton.model.scaler import ScalerReading, ScalerTrigger
+from pelton.plan.aliases import Aliases
 
 __all__ = ["check"]
 
@@ -35,6 +36,7 @@ _DEADLINE_S: Final = 30.0
 _ROUNDS: Final = 64
 _PERIOD_S: Final = 15.0
 _FUNCTION_MAX: Final = 10
+_CONTAINER: Final = "function"
 _SCALED: Final = ("ScaledObject", "ScaledJob", "Function")
 _TARGETS: Final = ("Deployment", "StatefulSet", "Function")
 
@@ -121,7 +123,7 @@ async def _all(home: Home, scaled: list[Obj], objects: list[Obj], root: Path) ->
         return found
 
     try:
-        return [await _one(obj, get, root) for obj in scaled]
+        return [await _one(obj, get, root, _aliases(home)) for obj in scaled]
     finally:
         if client is not None:
             client.__exit__(None, None, None)
@@ -134,7 +136,7 @@ def _ask(client: Client, kind: str, namespace: str, name: str) -> Obj | None:
         return None
 
 
-async def _one(obj: Obj, get: Any, root: Path) -> _Result:
+async def _one(obj: Obj, get: Any, root: Path, aliases: Aliases) -> _Result:
     kind, metadata, spec = str(obj["kind"]), obj["metadata"], obj.get("spec") or {}
     namespace, name = str(metadata["namespace"]), str(metadata.get("name"))
     result = _Result(subject=f"{kind} {namespace}/{name}", jobs=_job_spec(obj) is not None)
@@ -147,13 +149,14 @@ async def _one(obj: Obj, get: Any, root: Path) -> _Result:
             triggers=_triggers(obj),
             pod_spec=pod_spec,
             container=container,
+            variables=(spec.get("serving") or {}).get("params") or {},
             in_formula=formula,
         ),
         get,
         cluster_namespace=cluster_namespace(os.environ),
         files=root,
     )
-    found = await asyncio.gather(*(_read(trigger) for trigger in resolved.triggers))
+    found = await asyncio.gather(*(_read(trigger, aliases) for trigger in resolved.triggers))
     readings: dict[str, Sequence[ScalerReading] | None] = dict.fromkeys(resolved.problems)
     problems: dict[str, PeltonError] = dict(resolved.problems)
     for trigger, (read, error) in zip(resolved.triggers, found, strict=True):
@@ -172,7 +175,7 @@ async def _pod_spec(obj: Obj, get: Any) -> tuple[Any, str]:
     """Return the pod spec of what an object scales, and whose environment counts."""
     spec = obj.get("spec") or {}
     if obj["kind"] == "Function":
-        return (spec.get("serving") or {}).get("template"), ""
+        return (spec.get("serving") or {}).get("template"), _CONTAINER
     if obj["kind"] == "ScaledJob":
         template = (spec.get("jobTargetRef") or {}).get("template") or {}
         return template.get("spec"), spec.get("envSourceContainerName") or ""
@@ -185,13 +188,26 @@ async def _pod_spec(obj: Obj, get: Any) -> tuple[Any, str]:
         return None, ""
     inner = found.get("spec") or {}
     if kind == "Function":
-        return (inner.get("serving") or {}).get("template"), target.get("envSourceContainerName") or ""
+        container = target.get("envSourceContainerName") or _CONTAINER
+        return (inner.get("serving") or {}).get("template"), container
     return (inner.get("template") or {}).get("spec"), target.get("envSourceContainerName") or ""
 
 
-async def _read(trigger: ScalerTrigger) -> tuple[Sequence[ScalerReading] | None, PeltonError | None]:
+def _aliases(home: Home) -> Aliases:
+    """Return the aliases of the platform that runs, else those of the home."""
+    with suppress(NotRunningError):
+        return Aliases(home.endpoints().aliases)
     try:
-        scaler = make_scaler(trigger, SystemClock())
+        return Aliases.parse(home.aliases_file.read_text(), where=str(home.aliases_file))
+    except OSError:
+        return Aliases()
+
+
+async def _read(
+    trigger: ScalerTrigger, aliases: Aliases
+) -> tuple[Sequence[ScalerReading] | None, PeltonError | None]:
+    try:
+        scaler = make_scaler(trigger, SystemClock(), aliases)
     except PeltonError as error:
         return None, error
     try:

@@ -120,3 +120,27 @@ def test_missing_authentication_is_named(tmp_path, capsys):
 def test_manifests_without_triggers_are_refused(tmp_path, capsys):
     with pytest.raises(UsageError, match="no triggers"):
         run(tmp_path, capsys, "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n")
+
+
+def test_function_gives_its_environment_and_aliases_of_the_home_count(tmp_path, capsys):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "aliases").write_text("redis.team 127.0.0.1:2\n")
+    trigger = "{type: redis, metadata: {listName: l, addressFromEnv: WHERE}}"
+    other = '{type: redis, metadata: {listName: l, address: "redis.team:6379"}}'
+    text = f"""
+apiVersion: core.openfunction.io/v1beta2
+kind: Function
+metadata: {{name: f}}
+spec:
+  image: i
+  serving:
+    params: {{WHERE: "127.0.0.1:1"}}
+    triggers: {{http: {{port: 8080}}}}
+    scaleOptions: {{keda: {{triggers: [{trigger}, {other}]}}}}
+"""
+
+    _, (found,), _ = run(tmp_path, capsys, text)
+
+    assert found["object"] == "Function shop/f"
+    assert "127.0.0.1:1 was not reached" in found["errors"][0]
+    assert "127.0.0.1:2 was not reached" in found["errors"][1]

@@ -101,7 +101,7 @@ class HttpSource:
             request = client.build_request(
                 "GET", target.copy_merge_params(query), headers=headers, extensions=extensions
             )
-            answer = await client.send(request, stream=True)
+            answer = await client.send(request, stream=True, follow_redirects=True)
             try:
                 await self._read(answer)
             finally:

@@ -31,10 +31,10 @@ SENT, FAILED, DEAD, DIGEST = "sent", "failed", "dead", "digest"
 
 _MOST_RECORDS: Final = 20_000
 _MOST_POSTS: Final = 20_000
+_LARGEST_BODY: Final = 64 * 1024
 _MOST_BUFFERED: Final = 10_000
 _FLUSH_S: Final = 0.5
 _FOLLOWED_S: Final = 86_400.0
-_PRUNE_EVERY: Final = 500
 _BUSY_S: Final = 5.0
 _T = TypeVar("_T")
 _log = log.get(__name__)
@@ -110,9 +110,15 @@ class Records:
     Args:
         path: Of the file; made when it is missing, moved aside when it cannot be read.
         clock: For the pauses between writes.
+        most_bytes: Bytes of records that are kept, and of posts.
+        prune_every: Writes between two looks at that.
     """
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(
+        self, path: Path, clock: Clock, *, most_bytes: int = 32 * 1024 * 1024, prune_every: int = 500
+    ) -> None:
+        self._most_bytes = most_bytes
+        self._prune_every = prune_every
         self._path = path
         self._clock = clock
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="records")
@@ -120,6 +126,8 @@ class Records:
         self._buffer: deque[Record] = deque(maxlen=_MOST_BUFFERED)
         self._flusher: asyncio.Task[None] | None = None
         self._since_prune = 0
+        self._since_tidied = 0
+        self._dropped = 0
         self._broken = ""
 
     async def __aenter__(self) -> Self:
@@ -142,6 +150,8 @@ class Records:
 
     def add(self, record: Record) -> None:
         """Note what became of a notification; it is in the file within a second."""
+        if len(self._buffer) == _MOST_BUFFERED:
+            self._dropped += 1
         self._buffer.append(record)
 
     async def posts(self, receiver: str, block: str, fingerprints: Iterable[str]) -> dict[str, Post]:
@@ -159,7 +169,13 @@ class Records:
     async def keep(self, receiver: str, block: str, posts: Sequence[Post]) -> None:
         """Note new messages, or what they say now; what has nothing that fires any more is forgotten."""
         now = self._clock.now().timestamp()
-        await self._run("keep", lambda db: _keep(db, receiver, block, posts, now), None)
+        self._since_tidied += len(posts)
+        prune = self._since_tidied >= self._prune_every
+        if prune:
+            self._since_tidied = 0
+        await self._run(
+            "keep", lambda db: _keep(db, receiver, block, posts, now, self._most_bytes if prune else 0), None
+        )
 
     async def _flush_forever(self) -> None:
         while True:
@@ -171,11 +187,16 @@ class Records:
             return
         batch = list(self._buffer)
         self._buffer.clear()
+        if self._dropped:
+            _log.warning(
+                "records of notifications were dropped, there were too many dropped=%d", self._dropped
+            )
+            self._dropped = 0
         self._since_prune += len(batch)
-        prune = self._since_prune >= _PRUNE_EVERY
+        prune = self._since_prune >= self._prune_every
         if prune:
             self._since_prune = 0
-        await self._run("write", lambda db: _write(db, batch, prune=prune), None)
+        await self._run("write", lambda db: _write(db, batch, self._most_bytes if prune else 0), None)
 
     async def _run(self, doing: str, work: Callable[[sqlite3.Connection], _T], otherwise: _T) -> _T:
         """Work on the thread; what fails there is said once and does not stop a notification."""
@@ -228,7 +249,7 @@ class Records:
         self._connection = None
 
 
-def _write(db: sqlite3.Connection, batch: Sequence[Record], *, prune: bool) -> None:
+def _write(db: sqlite3.Connection, batch: Sequence[Record], most_bytes: int) -> None:
     db.executemany(
         "INSERT INTO notifications (at, id, receiver, block, outcome, attempt, detail, title, alerts) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -247,10 +268,16 @@ def _write(db: sqlite3.Connection, batch: Sequence[Record], *, prune: bool) -> N
             for record in batch
         ],
     )
-    if prune:
+    if most_bytes:
         db.execute(
             "DELETE FROM notifications WHERE number <= (SELECT MAX(number) FROM notifications) - ?",
             (_MOST_RECORDS,),
+        )
+        db.execute(
+            "DELETE FROM notifications WHERE number IN (SELECT number FROM (SELECT number, "
+            "SUM(LENGTH(alerts) + LENGTH(detail)) OVER (ORDER BY number DESC) AS total FROM notifications) "
+            "WHERE total > ?)",
+            (most_bytes,),
         )
 
 
@@ -282,10 +309,14 @@ def _posts(
     return found
 
 
-def _keep(db: sqlite3.Connection, receiver: str, block: str, posts: Sequence[Post], now: float) -> None:
+def _keep(
+    db: sqlite3.Connection, receiver: str, block: str, posts: Sequence[Post], now: float, most_bytes: int
+) -> None:
     for post in posts:
         key = (receiver, block, post.part)
-        if all(alert.status != "firing" for alert in post.group.alerts):
+        body = msgspec.json.encode(post.group)
+        # One that is too large to be kept is not followed up.
+        if len(body) > _LARGEST_BODY or all(alert.status != "firing" for alert in post.group.alerts):
             db.execute(
                 "DELETE FROM posts WHERE receiver = ? AND block = ? AND part = ? AND ts = ?", (*key, post.ts)
             )
@@ -297,20 +328,27 @@ def _keep(db: sqlite3.Connection, receiver: str, block: str, posts: Sequence[Pos
         db.execute(
             "INSERT OR REPLACE INTO posts (receiver, block, part, channel, ts, body, at) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (*key, post.channel, post.ts, msgspec.json.encode(post.group), now),
+            (*key, post.channel, post.ts, body, now),
         )
         db.executemany(
             "INSERT OR REPLACE INTO post_alerts (receiver, block, part, fingerprint, ts) "
             "VALUES (?, ?, ?, ?, ?)",
             [(*key, alert.fingerprint, post.ts) for alert in post.group.alerts],
         )
-    (number,) = db.execute("SELECT COUNT(*) FROM posts").fetchone()
-    if number > _MOST_POSTS:
+    if most_bytes:
+        # The age comes first: what is not followed any more need not be kept.
+        db.execute("DELETE FROM posts WHERE at < ?", (now - _FOLLOWED_S,))
         db.execute(
-            "DELETE FROM posts WHERE at <= (SELECT at FROM posts ORDER BY at DESC LIMIT 1 OFFSET ?)",
-            (_MOST_POSTS - _MOST_POSTS // 10,),
+            "DELETE FROM posts WHERE rowid IN (SELECT rowid FROM (SELECT rowid, "
+            "SUM(LENGTH(body)) OVER latest AS total, ROW_NUMBER() OVER latest AS place FROM posts "
+            "WINDOW latest AS (ORDER BY at DESC, rowid DESC)) WHERE total > ? OR place > ?)",
+            (most_bytes, _MOST_POSTS),
         )
-        db.execute("DELETE FROM post_alerts WHERE ts NOT IN (SELECT ts FROM posts)")
+        db.execute(
+            "DELETE FROM post_alerts WHERE NOT EXISTS (SELECT 1 FROM posts WHERE "
+            "posts.receiver = post_alerts.receiver AND posts.block = post_alerts.block AND "
+            "posts.part = post_alerts.part AND posts.ts = post_alerts.ts)"
+        )
 
 
 def read_history(

@@ -103,3 +103,26 @@ async def test_missing_directory_stops_nothing_and_is_said_once(tmp_path, caplog
         assert await made.posts("ops", "slack", ["x"]) == {}
 
     assert sum("records of notifications are not kept" in line for line in caplog.messages) == 1
+
+
+async def test_old_records_and_posts_make_room_for_new_ones(tmp_path):
+    path = tmp_path / "n.db"
+    async with Records(path, SystemClock(), most_bytes=3000, prune_every=10) as made:
+        for number in range(100):
+            made.add(record(number))
+            await made.keep("ops", "slack", [post("#a", f"1.{number:03}", (f"x{number}", FIRING))])
+
+        assert await made.posts("ops", "slack", ["x0"]) == {}
+        assert "#a" in await made.posts("ops", "slack", ["x99"])
+
+    kept = read_history(path)
+    assert kept[0].id == "n99"
+    assert 5 < len(kept) < 60
+
+
+async def test_post_that_is_too_large_is_not_followed(tmp_path):
+    huge = post("#a", "1.1", *((f"{number:0200}", FIRING) for number in range(400)))
+    async with Records(tmp_path / "n.db", SystemClock()) as made:
+        await made.keep("ops", "slack", [huge])
+
+        assert await made.posts("ops", "slack", [f"{1:0200}"]) == {}

@@ -10,6 +10,7 @@ import uuid
 
 import grpc
 import pytest
+from dapr.aio.clients import DaprClient as AsyncDaprClient
 from dapr.clients import DaprClient
 from dapr.clients.exceptions import DaprGrpcError, DaprInternalError
 from dapr.clients.grpc._request import TransactionalStateOperation, TransactionOperationType
@@ -19,6 +20,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from pelton.compat.dapr.apps import App
+from pelton.model.resiliency import ComponentTarget, Resiliency, ResiliencyTarget
 from tests.conformance.dapr_api import Api, component
 from tests.contract.nats_server import NatsServer
 
@@ -331,3 +333,52 @@ def test_message_over_the_limit_is_refused(client):
         client.publish_event("bus", "big", b"x" * (5 * 1024 * 1024))
 
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.connected
+def test_backend_that_dies_or_hangs_is_told_and_used_again_when_it_is_back(api, monkeypatch, own_server):
+    server = own_server("redis")
+    api.sync(
+        *api.common,
+        component("own", "state.redis", redisHost=server.address, redisMaxRetries="0"),
+        resiliencies=[
+            Resiliency(
+                name="short",
+                timeouts={"short": 1.0},
+                components={"own": ComponentTarget(outbound=ResiliencyTarget(timeout="short"))},
+            )
+        ],
+    )
+    with connect(api, monkeypatch) as client:
+        client.save_state("own", "k", "1")
+        server.kill()
+        with pytest.raises(grpc.RpcError) as refused:
+            client.save_state("own", "k", "2")
+        server.start()
+        client.save_state("own", "k", "3")
+
+        found = client.get_state("own", "k")
+        server.pause()
+        try:
+            with pytest.raises(grpc.RpcError) as late:
+                client.get_state("own", "k")
+        finally:
+            server.resume()
+            api.sync(*api.common)
+
+        assert refused.value.code() is grpc.StatusCode.INTERNAL
+        assert found.data == b"3"
+        assert "did not answer in time" in late.value.details()
+
+
+def test_client_for_asyncio_works_too(api, monkeypatch):
+    connect(api, monkeypatch).close()  # points the SDK's settings at the runtime
+
+    async def run():
+        async with AsyncDaprClient(api.grpc()) as client:
+            await client.save_state("memory", "aio", "1")
+            await client.publish_event("bus", "aio", "x")
+            return (await client.get_state("memory", "aio")).data
+
+    assert asyncio.run(run()) == b"1"
+    assert len(api.bus.messages("aio")) == 1

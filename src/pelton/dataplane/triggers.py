@@ -24,7 +24,7 @@ from pelton.dataplane.trigger_state import TriggerState, register_of
 from pelton.log import get
 from pelton.model import cloudevent
 from pelton.model.cloudevent import CloudEvent
-from pelton.model.desired import Component, Subscription
+from pelton.model.desired import QUEUE_TYPE, Component, Subscription
 from pelton.model.event_framework import (
     Destination,
     EventPlan,
@@ -44,6 +44,11 @@ _RECENT_S: Final = 5.0
 # Metadata of an event that the reader adds: the delivery's key, and when the broker stored it.
 _KEY: Final = "Pelton-Key"
 _AT: Final = "Pelton-At"
+# Components whose deliveries have keys that never come again. Others number their messages anew with each
+# session: such a key would make the bus take a new event for an old one.
+_LASTING_KEYS: Final = frozenset(
+    ("bindings.kafka", "pubsub.jetstream", "pubsub.redis", "bindings.cron", QUEUE_TYPE)
+)
 # Answers of a sink after which another attempt may help; others are given up at once, as Knative does.
 _WORTH_ANOTHER_TRY: Final = frozenset((404, 408, 409, 425, 429))
 _CONTEXT: Final = frozenset(
@@ -141,6 +146,7 @@ class EventFramework:
         bus_of: Returns the bus of a component, the same for the same component; raises ComponentError.
         binding_of: Makes the driver of a component; raises ComponentError.
         clock: Times waits and stamps events.
+        new_id: Returns a new unique id.
     """
 
     def __init__(
@@ -151,7 +157,9 @@ class EventFramework:
         bus_of: Callable[[Component], Awaitable[Bus]],
         binding_of: Callable[[Component], Binding],
         clock: Clock,
+        new_id: Callable[[], str],
     ) -> None:
+        self._new_id = new_id
         self._ledger = ledger
         self._registers = registers
         self._bus_of = bus_of
@@ -291,6 +299,8 @@ class EventFramework:
     async def _relay(self, relay: Relay, event: Event) -> EventResult:
         """Bring a source's event to the bus, or right to the sink; what comes second gets a copy queued."""
         key = event.metadata[_KEY]
+        if relay.subscription.component.type not in _LASTING_KEYS:
+            key = self._new_id()
         made = self._as_cloudevent(event, id=key, source=relay.key)
         first, *others = relay.destinations
         result = await self._send(first, made, id=f"{relay.subscription.id}:{key}")

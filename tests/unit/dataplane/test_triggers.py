@@ -1,6 +1,7 @@
 """Relays, conditions and deliveries, with a bus in memory that outlives the process under test."""
 
 import asyncio
+import uuid
 from dataclasses import replace
 from itertools import pairwise
 
@@ -89,7 +90,12 @@ async def start(bus, sinks):
             return bus
 
         framework = EventFramework(
-            ledger=bus, registers=bus, bus_of=bus_of, binding_of=sinks.binding_of, clock=SystemClock()
+            ledger=bus,
+            registers=bus,
+            bus_of=bus_of,
+            binding_of=sinks.binding_of,
+            clock=SystemClock(),
+            new_id=lambda: uuid.uuid4().hex,
         )
         running.append(framework)
         await framework.start()
@@ -493,6 +499,27 @@ async def test_cloudevent_stays_the_event_that_it_is(bus, sinks, start):
         "Ce-Type": "order",
         "Ce-Team": "x%20y",
     }
+
+
+@pytest.mark.parametrize("kind", ["mqtt", "rabbitmq"])
+async def test_key_that_comes_again_does_not_make_an_event_an_old_one(bus, sinks, start, kind):
+    """MQTT and RabbitMQ number messages anew with each session, and the bus remembers ids."""
+    settings = {
+        "mqtt": {"url": "tcp://m", "topic": "t"},
+        "rabbitmq": {"host": "amqp://r", "queueName": "q"},
+    }[kind]
+    framework = await start(
+        plan_of(relays=source(eventBus="default", sink={"uri": "http://sink"}, **{kind: {"e": settings}}))
+    )
+    (relay,) = framework._relays.values()
+    for _ in range(2):
+        got = read_event(relay.subscription, Message(topic="", data=b"on"), key="client:1-0a", attempt=1)
+        result = await framework.invoke(relay.subscription, got, invocation_id="i", timeout_s=1.0)
+        assert result.outcome == "ok"
+    await until(lambda: len(sinks.got) == 2)
+
+    relayed = [cloudevent.from_json(one.data) for one in bus.messages("default-src-e")]
+    assert len({one.id for one in relayed}) == 2
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from pelton.compat.dapr.apps import App, RegisteredApp
 from pelton.compat.dapr.grpc_server import GrpcServer
 from pelton.compat.dapr.http_server import HttpApi
 from pelton.compat.dapr.ports import Drivers
+from pelton.compat.dapr.resiliency import Calls
 from pelton.compat.dapr.runtime import DaprRuntime
 from pelton.dataplane import state_query
 from pelton.drivers.memory import MemoryBus
@@ -115,6 +116,7 @@ class Api:
             clock=clock,
             query=state_query.run,
             version="1.2.3",
+            calls=Calls(clock, lambda: 0.5),
             **self._more,
         )
         registered = [self.runtime.apps.put(app) for app in self._apps]

@@ -40,7 +40,8 @@ from pelton.ports import Binding, Bus, EventResult, Ledger, Message, Registers
 __all__ = ["EventFramework", "read_event"]
 
 _TIMEOUT_S: Final = 60.0
-_RECENT_S: Final = 5.0
+_RECENT_S: Final = 60.0
+"""Seconds for which a hop that could not reach its destination counts as hindered, unless it gets there."""
 # Metadata of an event that the reader adds: the delivery's key, and when the broker stored it.
 _KEY: Final = "Pelton-Key"
 _AT: Final = "Pelton-At"
@@ -175,7 +176,7 @@ class EventFramework:
         self._destinations: dict[str, Destination] = {}
         self._triggers: dict[str, _Working] = {}
         self._bindings: dict[str, Binding] = {}
-        self._troubles: dict[tuple[str, str], tuple[float, str]] = {}
+        self._troubles: dict[str, tuple[float, str]] = {}
         self._applying = asyncio.Lock()
 
     async def start(self) -> None:
@@ -236,7 +237,8 @@ class EventFramework:
             if where not in owners and _key_of(where) not in plan.resting
         ]
         self._owners = {where: tuple(subscriptions) for where, subscriptions in owners.items()}
-        self._troubles = {where: told for where, told in self._troubles.items() if where in owners}
+        known = {one.id for subscriptions in owners.values() for one in subscriptions}
+        self._troubles = {name: told for name, told in self._troubles.items() if name in known}
         for where, without_owner in ended:
             await self._discard(_key_of(where), without_owner)
         for planned in gone:
@@ -278,22 +280,25 @@ class EventFramework:
         name = subscription.id
         try:
             if name in self._relays:
-                return await self._relay(self._relays[name], event)
-            if name in self._inputs:
-                return await self._look(*self._inputs[name], event)
-            if name in self._destinations:
-                return await self._deliver(self._destinations[name], event)
+                result = await self._relay(self._relays[name], event)
+            elif name in self._inputs:
+                result = await self._look(*self._inputs[name], event)
+            elif name in self._destinations:
+                result = await self._deliver(self._destinations[name], event)
+            else:
+                return EventResult(outcome="busy", reason="it is not planned any more")
+            self._troubles.pop(name, None)
+            return result
         except errors.DeliveryError as exc:
             return self._hindered(subscription, exc, retriable=exc.retriable)
         except (errors.ComponentError, errors.ConflictError, ConnectionError, TimeoutError) as exc:
             return self._hindered(subscription, exc, retriable=True)
-        return EventResult(outcome="busy", reason="it is not planned any more")
 
     def _hindered(self, subscription: Subscription, exc: Exception, *, retriable: bool) -> EventResult:
-        where = (subscription.namespace, subscription.function)
-        if where not in self._troubles or self._troubles[where][1] != str(exc):
-            _log.warning("%s: %s", subscription.id, exc)
-        self._troubles[where] = (self._clock.monotonic(), str(exc))
+        name = subscription.id
+        if name not in self._troubles or self._troubles[name][1] != str(exc):
+            _log.warning("%s: %s", name, exc)
+        self._troubles[name] = (self._clock.monotonic(), str(exc))
         return EventResult(outcome="busy" if retriable else "drop", reason=str(exc))
 
     async def _relay(self, relay: Relay, event: Event) -> EventResult:
@@ -440,8 +445,8 @@ class EventFramework:
         found = {}
         for where, subscriptions in self._owners.items():
             told = [feeds.get(one.id, (False, "")) for one in subscriptions]
-            since, trouble = self._troubles.get(where, (0.0, ""))
-            troubles = [text for _, text in told if text] + ([trouble] if now - since < _RECENT_S else [])
+            hops = [self._troubles[one.id] for one in subscriptions if one.id in self._troubles]
+            troubles = [text for _, text in told] + [text for at, text in hops if now - at < _RECENT_S]
             found[_key_of(where)] = {
                 "ready": all(ready for ready, _ in told) and not any(troubles),
                 "trouble": next((text for text in troubles if text), ""),

@@ -107,7 +107,7 @@ def specimen(now: datetime) -> Alert:
     return Alert(
         status=FIRING,
         labels=labels,
-        annotations={"message": "This is a test of the receiver; nothing is wrong."},
+        annotations={"message": "This is a test of the receiver; nothing is wrong"},
         starts_at=rfc3339(now),
         fingerprint=fingerprint(labels),
     )

@@ -48,6 +48,7 @@ class AppFeeds:
         on_pending: Callable[[str, str, int], None] | None = None,
     ) -> None:
         self._registry = registry
+        self._fetched: dict[str, Subscription] = {}
         self._open_bus = open_bus
         self.invoker = AppInvoker(bus_of=self._bus_of, clock=clock)
         self._dispatcher = Dispatcher(
@@ -66,6 +67,9 @@ class AppFeeds:
 
     async def apply(self, app: App, subscriptions: Sequence[Subscription]) -> None:
         """Make an app's subscriptions these; see `Feeds`."""
+        mine = (app.namespace, app.app_id)
+        others = {name: one for name, one in self._fetched.items() if (one.namespace, one.function) != mine}
+        self._fetched = others | {one.id: one for one in subscriptions}
         if not subscriptions:
             await self._dispatcher.remove(app.namespace, app.app_id, grace_s=_GRACE_S)
             return
@@ -78,15 +82,22 @@ class AppFeeds:
         await self._dispatcher.stop(grace_s)
 
     def stats(self) -> dict[str, dict[str, Any]]:
-        """Return subscription id -> counters of the feed, and of what apps dropped or sent elsewhere."""
+        """Return subscription id -> whose it is, and counters of the feed and of what the app gave up.
+
+        `function` is the app's id.
+        """
         counts = self.invoker.counts()
         return {
             name: {
+                "namespace": self._fetched[name].namespace,
+                "function": self._fetched[name].function,
+                "topic": self._fetched[name].topic,
                 **found,
                 "dropped": counts[name].dropped if name in counts else 0,
                 "dead_lettered": counts[name].dead_lettered if name in counts else 0,
             }
             for name, found in self._dispatcher.stats().items()
+            if name in self._fetched
         }
 
     async def _bus_of(self, component: Component) -> Bus:

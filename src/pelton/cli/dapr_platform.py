@@ -411,12 +411,16 @@ class DaprPlatform:
         return made
 
     def stats(self) -> list[dict[str, Any]]:
-        """Return the counters of all subscriptions of apps."""
-        return [
-            {"id": name, **found}
+        """Return whose each subscription of an app is, and its counters; a Function's is the Function's."""
+        found = [
+            {"id": name, **counters}
             for host in self._hosts.values()
-            for name, found in host.feeds.stats().items()
+            for name, counters in host.feeds.stats().items()
         ]
+        for one in found:
+            key = self._ids.get(f"{one['namespace']}/{one['function']}", "")
+            one["function"] = key.partition("/")[2] or one["function"]
+        return found
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)

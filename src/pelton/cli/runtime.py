@@ -350,6 +350,7 @@ class Runtime:
             if key in owners
         ]
         subscriptions += [{"id": key, **counters} for key, counters in self._events.stats().items()]
+        subscriptions += self._apps.stats()
         return {
             "subscriptions": subscriptions,
             "notifications": self._pipeline.stats(),

@@ -188,6 +188,16 @@ class _Collector:
             ("dead_letters", "Events given up after their last attempt.", "dead"),
         ):
             yield _counter(f"pelton_events_{name}", text, _EVENTS, rows(key))
+        for name, text, key in (
+            ("dropped", "Events that an app of Dapr did not want and no dead letter topic took.", "dropped"),
+            ("to_dead_letter_topic", "Events that went to the dead letter topic of an app.", "dead_lettered"),
+        ):
+            apps = [
+                ((s["namespace"], s["function"], s["id"], s["topic"]), s[key])
+                for s in subscriptions
+                if key in s
+            ]
+            yield _counter(f"pelton_events_{name}", text, _EVENTS, apps)
         yield _gauge("pelton_events_pending", "Events that are not done.", _EVENTS, rows("pending"))
         trouble = [
             ((s["namespace"], s["function"], s["id"], s["topic"]), float(bool(s["trouble"])))

@@ -1,0 +1,58 @@
+"""Who may call what (contract, Dapr components, section 1)."""
+
+from __future__ import annotations
+
+import pytest
+
+from pelton.compat.dapr.access import allows
+from pelton.model.dapr import AccessControl, AccessOperation, AccessPolicy
+
+CONTROL = AccessControl(
+    default_action="deny",
+    policies=(
+        AccessPolicy(
+            app_id="a",
+            default_action="deny",
+            operations=(
+                AccessOperation(name="/orders/*", verbs=("GET", "post"), action="allow"),
+                AccessOperation(name="/files/**", verbs=("*",), action="allow"),
+                AccessOperation(name="/Exact", action="allow"),
+            ),
+        ),
+        AccessPolicy(app_id="b", default_action="allow"),
+        AccessPolicy(app_id="c", default_action="allow", trust_domain="elsewhere"),
+        AccessPolicy(app_id="d", default_action="allow", namespace="other"),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("caller", "method", "verb", "allowed"),
+    [
+        ("a", "orders/7", "GET", True),
+        ("a", "/orders/7", "POST", True),
+        ("a", "/orders/7", "DELETE", False),
+        ("a", "/orders/7/lines", "GET", False),
+        ("a", "/orders", "GET", False),
+        ("a", "/files/a/b/c", "PUT", True),
+        ("a", "/files", "GET", True),
+        ("a", "/filesystem", "GET", False),
+        ("a", "exact", "PATCH", True),
+        ("a", "orders/7", "", True),
+        ("b", "anything", "GET", True),
+        ("c", "anything", "GET", False),
+        ("d", "anything", "GET", False),
+        ("nobody", "anything", "GET", False),
+    ],
+)
+def test_allows_by_caller_operation_and_verb(caller: str, method: str, verb: str, allowed: bool) -> None:
+    assert allows(CONTROL, caller=caller, namespace="default", method=method, verb=verb) is allowed
+
+
+def test_allows_all_without_rules_and_denies_strangers_where_there_are_policies() -> None:
+    def strangers(control: AccessControl | None) -> bool:
+        return allows(control, caller="x", namespace="default", method="m", verb="GET")
+
+    assert strangers(None)
+    assert strangers(AccessControl())
+    assert not strangers(AccessControl(policies=(AccessPolicy(app_id="a"),)))

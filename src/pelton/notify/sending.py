@@ -372,10 +372,11 @@ class Destination:
             }
         result = await self._ask(outlet, id, payload, item.done)
         if self._records is not None and (result.receipts or told):
+            labels = item.notification.group.group_labels if item.notification is not None else {}
+            said = group_of(alerts, receiver=self.receiver, group_labels=labels)
             made = {
-                part: Post(part=part, channel=at["channel"], ts=at["ts"], group=told_group)
+                part: Post(part=part, channel=at["channel"], ts=at["ts"], group=said)
                 for part, at in result.receipts.items()
-                for told_group in [group_of(alerts, receiver=self.receiver, group_labels={})]
             }
             kept = {**{part: post for part, post in told.items() if part in result.done}, **made}
             self._counters.followed += len(kept) - len(made)

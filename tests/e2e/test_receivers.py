@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
+from pelton.cli.client import Client
+from pelton.cli.home import Home
 from pelton.notify.records import read_history
 from tests.e2e.conftest import Platform
 
@@ -99,7 +101,8 @@ def manifests(chat: Chat, token: str) -> str:
 
 
 def ready(platform: Platform, name: str) -> dict[str, Any]:
-    obj = json.loads(platform.cli("get", "receivers", name, "-o", "json").out)
+    with Client(Home(platform.home)) as client:  # a process per look would take most of the test's time
+        obj = client.get(client.resource("receivers.notification.kubesphere.io"), "", name)
     return next(iter((obj.get("status") or {}).get("conditions") or [{}]))
 
 

@@ -335,7 +335,7 @@ async def test_what_was_finished_before_the_broker_died_does_not_come_again(own_
                     for delivery in batch:
                         text = delivery.message.data.decode()
                         seen.append(text)
-                        if text == "3" and not held:
+                        if text == "3":
                             held.append(delivery)  # keeps the position before all behind it
                         else:
                             await delivery.ack()
@@ -349,10 +349,14 @@ async def test_what_was_finished_before_the_broker_died_does_not_come_again(own_
         await bus.publish(Message(topic="once", data=b"last"))
         while "last" not in seen:
             await asyncio.sleep(0.02)
+        # What is still being worked on stays with its holder; only a new member is given it once more.
+        assert seen[20:] in (["last"], ["3", "last"])
+        for delivery in held:
+            await delivery.ack()
+        while [(lag.committed, lag.end) for lag in await bus.lags("c")] != [(21, 21)]:
+            await asyncio.sleep(0.05)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-    assert sorted(seen[20:]) in (["3", "last"], ["last"])  # by a member that stayed, or by a new one
 
 
 async def test_binding_publishes_with_a_key_and_consumes_its_topics(kafka):

@@ -132,6 +132,11 @@ class _Delivery:
         self.key = f"{lane.name}:{offset}"
 
     @property
+    def gone(self) -> bool:
+        """Whether the partition is another member's, or nobody's, by now."""
+        return self._lane.left
+
+    @property
     def stamp(self) -> str:
         """The record's time, by which a topic that was made anew is told from the old one."""
         return self.message.headers.get("__timestamp", "")
@@ -140,6 +145,10 @@ class _Delivery:
     def order_key(self) -> str:
         """The record's key."""
         return self.message.headers.get("__key", "")
+
+    def move(self, lane: _Lane) -> None:
+        """Belong to the partition as it was given back to this member, the record with it."""
+        self._lane = lane
 
     @property
     def lost(self) -> bool:
@@ -199,6 +208,8 @@ class Consumption:
     ) -> None:
         self._stalls = {} if stalls is None else stalls
         self._finished = {} if finished is None else finished
+        # Deliveries whose outcome is open, of partitions that have gone and may be given back.
+        self._working: dict[tuple[str, int], dict[int, _Delivery]] = {}
         self._settings = settings
         self._topics = [topic_pattern(topic) for topic in topics]
         self._group = group
@@ -317,12 +328,18 @@ class Consumption:
         """Remember a record that was finished after its partition had gone: it may come again to us."""
         if lane.left:
             noted = self._finished.setdefault((lane.topic, lane.partition), Noted())
+            self._forget_working(lane, delivery)
             if len(noted.early) < _NOTED:
                 noted.early[delivery.offset] = delivery.stamp
+
+    def _forget_working(self, lane: _Lane, delivery: _Delivery) -> None:
+        if lane.left and (working := self._working.get((lane.topic, lane.partition))) is not None:
+            working.pop(delivery.offset, None)
 
     def again(self, lane: _Lane, delivery: _Delivery, delay_s: float) -> None:
         """Deliver once more after a delay, or leave it to the partition's next holder."""
         if lane.open.get(delivery.offset) is not delivery:
+            self._forget_working(lane, delivery)
             return
         if lane.lost or self._draining:
             self._discard(delivery)
@@ -381,7 +398,7 @@ class Consumption:
             if lane.position < 0 or offset < lane.position:  # lower: the topic was made anew
                 lane.position = offset
             lane.order.append(offset)
-            if self._was_finished(lane, offset, message):
+            if self._is_known(lane, offset, message):
                 continue
             delivery = lane.open[offset] = _Delivery(self, lane, offset, message)
             self._buffer.append(delivery)
@@ -389,10 +406,16 @@ class Consumption:
             self._stop.set()
         self._arrived.set()
 
-    def _was_finished(self, lane: _Lane, offset: int, message: Message) -> bool:
-        """Tell whether a former member finished a record; it is closed then."""
-        noted = self._finished.get((lane.topic, lane.partition))
+    def _is_known(self, lane: _Lane, offset: int, message: Message) -> bool:
+        """Tell whether a former member finished a record, or its delivery goes on; it is taken over then."""
         stamp = message.headers.get("__timestamp", "")
+        working = self._working.get((lane.topic, lane.partition))
+        held = working.pop(offset, None) if working else None
+        if held is not None and held.stamp == stamp:
+            held.move(lane)
+            lane.open[offset] = held
+            return True
+        noted = self._finished.get((lane.topic, lane.partition))
         if noted is None or not noted.has(offset, stamp):
             return False
         lane.early[offset] = stamp
@@ -441,10 +464,17 @@ class Consumption:
             if lane.stamp.isdecimal():
                 noted.position, noted.stamp = lane.position, int(lane.stamp)
             noted.early.update(list(lane.early.items())[: max(0, _NOTED - len(noted.early))])
+            waiting = {id(delivery) for delivery in (*self._buffer, *self._timers)}
+            self._working[where] = {
+                offset: held for offset, held in lane.open.items() if id(held) not in waiting
+            }
             for delivery in list(lane.open.values()):
                 self._closed += 1
                 self._closed_bytes += len(delivery.message.data)
             lane.open.clear()
+        self._buffer[:] = [delivery for delivery in self._buffer if not delivery.gone]
+        for delivery in [delivery for delivery in self._timers if delivery.gone]:
+            self._timers.pop(delivery).cancel()
         self._room.set()
         self._leaving = [item for item in self._leaving if not item[1].is_set()]
 

@@ -22,6 +22,7 @@ import uvloop
 from pelton import log
 from pelton.apiserver.server import ApiServer
 from pelton.cli import cyclic_gc, kafka_topics
+from pelton.cli.bus_table import BusTable
 from pelton.cli.buses import open_bus
 from pelton.cli.dapr_platform import DaprPlatform
 from pelton.cli.home import Home, Settings
@@ -81,8 +82,7 @@ class Runtime:
         self._run = Path(settings.run)
         self._clock = SystemClock()
         self._bus = JetStreamBus(settings.nats_url)
-        self._buses: dict[tuple[str, str], tuple[Component, Bus]] = {}
-        self._opening = asyncio.Lock()
+        self._buses = BusTable(self._open, self._clock)
         self._node = Link(
             str(self._run / "node.sock"),
             name="node",
@@ -224,7 +224,7 @@ class Runtime:
             stack.push_async_callback(self._invoker.close)
             stack.push_async_callback(self._outputs.close)
             stack.push_async_callback(self._states.close)
-            stack.push_async_callback(self._close_buses)
+            stack.push_async_callback(self._buses.close)
             stack.push_async_callback(self._scalers.close)
             stack.push_async_callback(self._events.stop, 1.0)
             stack.push_async_callback(self._dispatcher.stop, 1.0)
@@ -267,6 +267,7 @@ class Runtime:
         self._scalers.keep_only({_owner(key) for key in self._wanted}, prefix=_FUNCTION)
         await self._dispatcher.sync(wanted)
         await self._apps.sync(wanted)
+        self._keep_buses()
         return {}
 
     async def _apply(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
@@ -277,6 +278,7 @@ class Runtime:
         self._scale_by(desired)
         await self._dispatcher.apply(desired)
         await self._apps.apply(desired)
+        self._keep_buses()
         return {}
 
     async def _remove(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
@@ -288,6 +290,7 @@ class Runtime:
         self._invoker.forget(namespace, name)
         self._outputs.remove(namespace, name)
         self._states.remove(namespace, name)
+        self._keep_buses()
         return {}
 
     async def _receivers(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
@@ -449,21 +452,16 @@ class Runtime:
         """Return the bus that a component means; one connection per component, the embedded bus shared."""
         if component.type == "pubsub.jetstream" and is_embedded(component.metadata, self._settings.nats_url):
             return self._bus
-        key = (component.namespace, component.name)
-        async with self._opening:
-            known = self._buses.get(key)
-            if known is not None and known[0] == component:
-                return known[1]
-            bus = await open_bus(component, clock=self._clock, home=Home(Path(self._settings.home)))
-            self._buses[key] = (component, bus)
-            return bus
+        return await self._buses.get(component)
 
-    async def _close_buses(self) -> None:
-        """Leave the brokers properly: what was finished last is told to them."""
-        for _, bus in self._buses.values():
-            close = getattr(bus, "close", None)
-            if close is not None:
-                await close()
+    async def _open(self, component: Component) -> Bus:
+        return await open_bus(component, clock=self._clock, home=Home(Path(self._settings.home)))
+
+    def _keep_buses(self) -> None:
+        """Let go of the brokers that no Function uses any more."""
+        revisions = [one for desired in self._wanted.values() for one in (desired, *desired.others)]
+        used = [each.component for one in revisions for each in one.subscriptions]
+        self._buses.keep([*used, *(each.component for one in revisions for each in one.outputs)])
 
     async def _publish_log(self, subject: str, data: bytes, message_id: str) -> None:
         await self._bus.publish(Message(topic=subject, data=data, id=message_id))

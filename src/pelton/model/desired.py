@@ -19,6 +19,7 @@ __all__ = [
     "DEFERRED_NAME",
     "QUEUE_TYPE",
     "EVENTS_PER_JOB",
+    "BATCH_SIZE",
     "BuildRun",
     "Component",
     "Desired",
@@ -40,6 +41,10 @@ DEFERRED_NAME = "pelton-deferred"
 """Name of the subscription and the component of invocations that a function accepted for later."""
 EVENTS_PER_JOB: Final = "events-per-job"
 """Option of a workload that runs as jobs: how many events an instance takes before it ends."""
+
+
+BATCH_SIZE = 256
+"""Events that go to a worker together at most, unless a Function says otherwise."""
 
 
 def revision_key(namespace: str, name: str, revision: str) -> str:
@@ -344,7 +349,7 @@ class Subscription:
     max_in_flight: int = 1000
     ordering: str = "partition"
     consumer: str = ""
-    batch_size: int = 256
+    batch_size: int = BATCH_SIZE
     linger_s: float = 0.0
     dead_letters: tuple[str, ...] = ()
 

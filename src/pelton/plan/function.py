@@ -15,7 +15,7 @@ from urllib.parse import quote
 from pelton.model.build import BuildResult
 from pelton.model.convention import ALIASES, DEFERRED, serial_limit
 from pelton.model.dapr_app import DaprApp
-from pelton.model.desired import EVENTS_PER_JOB, BuildRun, Desired, Route, Workload
+from pelton.model.desired import BATCH_SIZE, EVENTS_PER_JOB, BuildRun, Desired, Route, Workload
 from pelton.model.function import Build, Function, Serving
 from pelton.model.limits import Limits
 from pelton.plan import names, rollout, traffic
@@ -63,12 +63,16 @@ REQUEST_TIMEOUT = "pelton.dev/request-timeout"
 _BODY_LIMIT = "pelton.dev/body-limit"
 _MAX_ATTEMPTS = "pelton.dev/max-attempts"
 _ORDERING = "pelton.dev/ordering"
+_BATCH_SIZE = "pelton.dev/batch-size"
+_BATCH_LINGER = "pelton.dev/batch-linger"
+_MOST_BATCH, _LONGEST_LINGER_S = 1000, 60.0
 _ORDERINGS = ("partition", "key", "none")
 _COMMAND = "pelton.dev/command"
 _HTTP_PROTOCOL = "networking.knative.dev/http-protocol"
 _PREFIX = "pelton.dev/"
 _OWN = (
     frozenset({CONVENTION, SOURCE_DIGEST, REQUEST_TIMEOUT, _BODY_LIMIT, _MAX_ATTEMPTS, _ORDERING})
+    | {_BATCH_SIZE, _BATCH_LINGER}
     | rollout.OWN
     | ANNOTATIONS.keys()
 )
@@ -114,6 +118,8 @@ class _Limits:
     body_limit_bytes: int
     max_attempts: int | None
     ordering: str
+    batch_size: int
+    linger_s: float
     instance: Limits
 
 
@@ -264,6 +270,9 @@ def _desired(
         function, triggers, facts, max_attempts=limits.max_attempts, ordering=limits.ordering
     )
     problems += bad
+    subscribed = tuple(
+        replace(each, batch_size=limits.batch_size, linger_s=limits.linger_s) for each in subscribed
+    )
     sends, dangling = outputs(function, destinations, facts)
     partial += dangling
     keeps, missing = states(function, stores, facts)
@@ -343,6 +352,20 @@ def _limits(
     ordering, path = note(_ORDERING)
     if path and ordering not in _ORDERINGS:
         bad(ordering, path, f"one of {', '.join(_ORDERINGS)}")
+    size, linger_s = BATCH_SIZE, 0.0
+    text, path = note(_BATCH_SIZE)
+    if path:
+        size = int(text) if text.isdecimal() else 0
+        if not 1 <= size <= _MOST_BATCH:
+            bad(text, path, f"a whole number from 1 to {_MOST_BATCH}")
+    text, path = note(_BATCH_LINGER)
+    if path:
+        try:
+            linger_s = parse_seconds(text)
+        except ValueError:
+            linger_s = -1.0
+        if not 0 <= linger_s <= _LONGEST_LINGER_S:
+            bad(text, path, f'a duration up to {_LONGEST_LINGER_S:g}s, such as "20ms"')
     instance, wrong = instance_limits(function, serving)
     problems += wrong
     return _Limits(
@@ -350,6 +373,8 @@ def _limits(
         body_limit_bytes=body_bytes,
         max_attempts=attempts,
         ordering=ordering or _ORDERINGS[0],
+        batch_size=size,
+        linger_s=linger_s,
         instance=instance,
     )
 

@@ -241,6 +241,10 @@ def test_limit_annotations_are_honoured(key, text, field, expected):
         ("request-timeout", "-1s"),
         ("body-limit", "big"),
         ("max-attempts", "0"),
+        ("batch-size", "0"),
+        ("batch-size", "1001"),
+        ("batch-linger", "2m"),
+        ("batch-linger", "soon"),
         ("max-attempts", "x"),
     ],
 )
@@ -285,7 +289,11 @@ def test_subscription_takes_an_inline_component():
     subject = function(
         triggers=Triggers(dapr=(DaprTrigger(name="bus", topic="t"),)),
         pubsub={"bus": BUS},
-        annotations={"pelton.dev/max-attempts": "3"},
+        annotations={
+            "pelton.dev/max-attempts": "3",
+            "pelton.dev/batch-size": "16",
+            "pelton.dev/batch-linger": "20ms",
+        },
     )
     (subscription,) = desired(subject).subscriptions
 
@@ -293,6 +301,7 @@ def test_subscription_takes_an_inline_component():
     assert subscription.input_name == "bus"
     assert subscription.component.metadata == {"natsURL": "nats://x"}
     assert subscription.max_attempts == 3
+    assert (subscription.batch_size, subscription.linger_s) == (16, 0.02)
 
 
 def test_subscription_takes_a_standalone_component():

@@ -140,6 +140,7 @@ class TriggerTargets:
         self._problems: dict[str, str] = {}
         self._functions: dict[str, ScaledBy] = {}
         self._away = False
+        self._told = True  # whether the runtime may read something
 
     def of(self, key: str) -> ScaledBy | None:
         """Return what scales a Function instead of its own options, by `namespace/name`; None for nothing."""
@@ -329,6 +330,8 @@ class TriggerTargets:
                     "polling_s": one.policy.polling_s,
                     "cached": all(t.get("useCachedMetrics") for t in one.obj["spec"]["triggers"]),
                 }
+        if not owners and not self._told:
+            return {}  # nothing is read, and the runtime knows
         try:
             answers = await self._rounds("ScaledObject", owners)
         except PeltonError as error:
@@ -337,6 +340,7 @@ class TriggerTargets:
             self._away = True
             return None
         self._away = False
+        self._told = bool(owners)
         return answers
 
     def _take(self, one: _Scaled, answer: Mapping[str, Any]) -> None:

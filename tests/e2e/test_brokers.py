@@ -92,6 +92,7 @@ def main(context: UserContext):
     request = context.get_binding_request()
     record = json.loads(request.text())
     way = "kafka" if "__topic" in request.metadata else "file"
+    print("seen by", way)
     context.send("out", f"{way} {record['kubernetes']['namespace_name']} {record['log'].strip()}")
 """
 
@@ -134,6 +135,32 @@ def test_container_logs_reach_functions_through_kafka_and_directly(platform, kaf
     finally:
         shipper.terminate()
         shipper.communicate(timeout=20)
+
+    # What functions print goes the same way, here to a topic of the platform's own bus.
+    shipper = platform.start_cli("ship-logs", "--functions", "default", "--topic", "copied")
+    try:
+        tail = ("topic", "tail", "copied", "--since", "1h", "--count", "2")
+        copied = [json.loads(line.split(None, 1)[1])["log"] for line in platform.cli(*tail).out.splitlines()]
+        assert sorted(copied) == ["seen by file\n", "seen by kafka\n"]
+    finally:
+        shipper.terminate()
+        shipper.communicate(timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "nothing to ship"),
+        (["--path", "/var/log/a.log", "--functions", "default"], "nothing else as a source"),
+        (["--path", "/var/log/a.log", "--to", "/nowhere.yaml"], "cannot be read"),
+        (["--path", "/var/log/a.log", "--to", "a.yaml", "--brokers", "b:1"], "exclude each other"),
+        (["--set", "path"], "is not KEY=VALUE"),
+    ],
+)
+def test_shipper_says_what_it_cannot_do(cold, words, reason):
+    ended = cold.cli("ship-logs", "--topic", "t", *words, code=2)
+
+    assert reason in ended.err
 
 
 async def _create_topic(brokers, topic):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from pelton.cli.home import Home
-from pelton.cli.tables import BUSES, resolve_bus, resolve_driver
+from pelton.cli.tables import BUSES, TRIGGER_TYPES, resolve_bus, resolve_driver
 from pelton.clock import Clock
 from pelton.errors import ComponentError
 from pelton.model.desired import Component
@@ -33,8 +33,11 @@ async def open_bus(component: Component, *, clock: Clock, home: Home) -> Bus:
     if component.type in BUSES:
         broker: Bus = resolve_bus(component.type)(component, clock=clock)
         return broker
-    driver: Any = resolve_driver(component.type)
     where = f"component {component.namespace}/{component.name}"
+    if component.type not in TRIGGER_TYPES:
+        known = ", ".join(sorted(TRIGGER_TYPES))
+        raise ComponentError(f"{component.type} cannot deliver events", where=where, hint=f"Known: {known}.")
+    driver: Any = resolve_driver(component.type)
     bus: Bus
     if component.type == "pubsub.jetstream":
         url = next((v for k, v in component.metadata.items() if k.lower() == "natsurl"), "")
@@ -47,8 +50,6 @@ async def open_bus(component: Component, *, clock: Clock, home: Home) -> Bus:
         bus = driver(component, clock=clock, folder=home.log_positions, forbidden=[home.path])
     elif component.type == "bindings.cron":
         bus = driver(component.metadata, clock=clock, where=where)
-    elif component.type in {"pubsub.kafka", "bindings.kafka"}:
+    else:  # both of Kafka's types
         bus = resolve_driver("pubsub.kafka")(component.metadata, where=where)
-    else:
-        raise ComponentError(f"{component.type} cannot deliver events", where=where)
     return bus

@@ -569,7 +569,7 @@ def ship_logs(
             raise UsageError(f"--set {item!r} is not KEY=VALUE")
     given = {
         **{item.partition("=")[0]: item.partition("=")[2] for item in metadata or ()},
-        "path": ",".join(path or ()),
+        "path": ",".join(str(Path(each).absolute()) for each in path or ()),
         "exclude": ",".join(exclude or ()),
         "httpListen": http,
         "forwardListen": forward,
@@ -577,6 +577,9 @@ def ship_logs(
     wanted = {key: value for key, value in given.items() if value}
     if functions and wanted:
         raise UsageError("--functions takes nothing else as a source", hint="Run the command once for each.")
+    sources = {key.lower() for key in wanted} & {"path", "httplisten", "forwardlisten"}
+    if not functions and not sources:
+        raise UsageError("there is nothing to ship", hint="Say --path, --http, --forward or --functions.")
     if to is not None and brokers:
         raise UsageError("--to and --brokers exclude each other")
     options = ShipOptions(

@@ -41,6 +41,7 @@ SECTIONS = {
     "apply": 300,
     "cel": 60,
     "logs": 60,
+    "alerts": 180,
     "elasticity": 120,
     "events": 420,
     "dapr_api": 120,

@@ -7,6 +7,7 @@ import json
 import shutil
 import socket
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from pelton.apiserver.server import ApiServer
 from pelton.clock import SystemClock
-from pelton.notify.alert import Alert
+from pelton.notify.alert import Alert, fingerprint
 from pelton.notify.alert_table import AlertTable
 from pelton.notify.alertmanager import alertmanager_routes
 from pelton.notify.intake import create_app
@@ -38,7 +39,8 @@ async def pelton(tmp_path: Path) -> AsyncIterator[str]:
     table, book = AlertTable(), SilenceBook(tmp_path / "silences.json")
 
     async def accept(alerts: Sequence[Alert]) -> None:
-        table.note(alerts, now=clock.now())
+        taken = [replace(each, fingerprint=fingerprint(each.labels)) for each in alerts]
+        table.note(taken, now=clock.now())
 
     def placed(alert: Alert) -> Placed:
         silences = [each.id for each in book.active(clock.now()).matching(alert.labels)]

@@ -29,7 +29,7 @@ from pelton.errors import NotFoundError, NotRunningError, ProtocolError, UsageEr
 from pelton.manifest import kinds, notification
 from pelton.manifest.notification_routing import CONFIG, NOTIFICATION_MANAGER
 from pelton.model.notification import ConfigMapKey, Receiver, SecretRef
-from pelton.notify.alert import Alert, parse
+from pelton.notify.alert import Alert, identified, parse
 from pelton.notify.records import Record, read_history
 from pelton.notify.trial import Outlets, Trial, specimen, try_out
 from pelton.ports import Sender
@@ -136,7 +136,7 @@ def _alerts(file: str) -> list[Alert]:
         return [specimen(now)]
     try:
         body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        found = parse(body, now=now)
+        found = [identified(each, "") for each in parse(body, now=now)]
     except OSError as exc:
         raise UsageError(f"--alert-file: {file} cannot be read: {exc.strerror}") from exc
     except ProtocolError as exc:

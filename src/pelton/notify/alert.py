@@ -45,7 +45,8 @@ class Alert:
         starts_at: RFC 3339, as it came in.
         ends_at: RFC 3339; `ZERO_TIME` while nobody knows.
         generator_url: Where it was made; "" when unknown.
-        fingerprint: 16 hex digits over the labels.
+        fingerprint: 16 hex digits over the labels; "" until the pipeline has taken it, which may add labels,
+            unless the sender says one.
         upstream: The group that an Alertmanager sent it in; "" when it comes from elsewhere. Such an alert
             has waited in a group already and is not made to wait again.
     """
@@ -181,7 +182,7 @@ def _alert(item: Any, where: str, shared: _Shared, now: datetime) -> Alert:
         starts_at=starts_at if starts is not None else shared.received,
         ends_at=ends_at if ends is not None else ZERO_TIME,
         generator_url=_text(item, "generatorURL", where),
-        fingerprint=_text(item, "fingerprint", where) or fingerprint(labels),
+        fingerprint=_text(item, "fingerprint", where),
         upstream=shared.upstream,
     )
 

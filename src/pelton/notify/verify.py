@@ -21,7 +21,7 @@ from pelton.manifest import notification
 from pelton.manifest.notification_routing import CONFIG
 from pelton.model.notification import Receiver
 from pelton.model.notification_routing import Config
-from pelton.notify.alert import Alert, parse
+from pelton.notify.alert import Alert, identified, parse
 from pelton.notify.trial import Trial, specimen
 
 __all__ = ["redacted", "verify_routes"]
@@ -51,7 +51,8 @@ def verify_routes(
 
     async def notifications(request: Request) -> Response:
         body = await _body(request)
-        alerts = parse(msgspec.json.encode(body.get("alert")), now=clock.now())
+        found = parse(msgspec.json.encode(body.get("alert")), now=clock.now())
+        alerts = [identified(each, "") for each in found]
         if not alerts:
             raise ProtocolError("alert.alerts has no alerts.")
         return await send(body, alerts, "Send alerts successfully")

@@ -9,6 +9,7 @@ through here.
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -160,7 +161,7 @@ def park(message: Message, subscription_id: str, *, key: str, attempts: int, not
         topic=retry_topic(subscription_id),
         data=message.data,
         headers=headers,
-        id=_word(f"{subscription_id}:{key}:{attempts}"),
+        id=_id(message, subscription_id, key, str(attempts)),
     )
 
 
@@ -186,7 +187,7 @@ def bury(
         topic=dead_topic(subscription_id),
         data=message.data,
         headers=headers,
-        id=_word(f"{subscription_id}:{key}:dead"),
+        id=_id(message, subscription_id, key, "dead"),
     )
 
 
@@ -271,6 +272,11 @@ def _unpacked(message: Message) -> Message:
         if name.startswith(_ESCAPED)
     }
     return Message(topic=message.headers.get("Pelton-Topic", ""), data=message.data, headers=headers)
+
+
+def _id(message: Message, subscription_id: str, key: str, step: str) -> str:
+    """Name a step of an event: by its data too, for some brokers give a key again in another session."""
+    return _word(f"{subscription_id}:{key}:{step}:{zlib.crc32(message.data):08x}")
 
 
 def _word(text: str) -> str:

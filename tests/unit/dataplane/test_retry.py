@@ -138,3 +138,16 @@ def test_header_values_of_any_broker_survive_parking(value):
 
     assert not any("\n" in text or "\r" in text for text in parked.headers.values())
     assert retry.unpark(parked).message.headers == {"odd name": value}
+
+
+@pytest.mark.parametrize("step", ["park", "bury"])
+def test_key_that_comes_again_with_other_data_is_another_event(step):
+    """RabbitMQ numbers deliveries anew with each session, and the bus drops what it has seen an id of."""
+    more = {"not_before": 0.0} if step == "park" else {"reason": "r", "failed_at": 0.0}
+
+    def made(data):
+        message = Message(topic="t", data=data)
+        return getattr(retry, step)(message, "a.b.c", key="q:tag-1", attempts=1, **more).id
+
+    assert made(b"one") == made(b"one")
+    assert made(b"one") != made(b"two")

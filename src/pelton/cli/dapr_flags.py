@@ -59,7 +59,9 @@ class Parsed:
 _APP: Final[dict[str, Flag]] = {
     "app-id": Flag(kind="text", doc="Name of the app; default: a made-up one.", short="a", default=""),
     "app-port": Flag(kind="int", doc="Port at which the app listens.", short="p", default=0),
-    "app-protocol": Flag(kind="text", doc="http, grpc, or h2c.", short="P", default="http"),
+    "app-protocol": Flag(
+        kind="text", doc="http, grpc, or h2c, which is called over HTTP/1.1.", short="P", default="http"
+    ),
     "app-channel-address": Flag(kind="text", doc="Host of the app's port.", default="127.0.0.1"),
     "app-max-concurrency": Flag(kind="int", doc="Most calls at once; -1: no limit.", default=-1),
     "enable-app-health-check": Flag(kind="bool", doc="Probe the app.", default=False),

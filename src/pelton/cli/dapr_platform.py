@@ -175,13 +175,13 @@ class DaprPlatform:
         async with self._lock:
             if self._desired.get(key) is not desired:
                 return
-            target = self._target(desired)
+            target = self._target(desired) if app is not None or key in self._functions else None
             old = next((app_key for app_key, function in self._ids.items() if function == key), None)
             wanted = f"{desired.workload.namespace}/{app.app_id}" if app is not None else None
             if old is not None and old != wanted:
                 await self._main.leave(old)
                 del self._ids[old]
-            if app is None or wanted is None:
+            if app is None or wanted is None or target is None:
                 return
             holder = self._ids.get(wanted)
             if holder is not None and holder != key:

@@ -51,6 +51,10 @@ __all__ = ["AppComponent", "Callbacks", "Feeds", "Learned", "Settings"]
 
 _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 1.0
+_EAGER_S: Final = 60.0
+"""How long an app is asked every second. Later, and where it answers what makes no sense, it is asked seldom:
+asking may start an instance."""
+_SELDOM_S: Final = 30.0
 _PROBE_RETRY_S: Final = 2.0
 _DELIVERY_S: Final = 300.0
 _ENDLESS: Final = 1_000_000_000
@@ -232,7 +236,7 @@ class Callbacks:
             await self._watch(served)
 
     async def _ask(self, registered: RegisteredApp) -> list[TopicSubscription]:
-        pause_s, said = _FIRST_PAUSE_S, ""
+        pause_s, said, began = _FIRST_PAUSE_S, "", self._clock.monotonic()
         while True:
             try:
                 channel: AppChannel = registered.channel
@@ -243,7 +247,8 @@ class Callbacks:
                     said = str(exc)
                     _log.warning("app %s: %s; it is asked again", registered.app.app_id, exc.message)
                 await self._clock.sleep(pause_s)
-                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+                eager = not said and self._clock.monotonic() - began < _EAGER_S
+                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S if eager else _SELDOM_S)
                 continue
             for fault in faults:
                 _log.warning("app %s: %s; it is left out", registered.app.app_id, fault)

@@ -17,11 +17,15 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
 import time
+import urllib.request
+import uuid
 from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +41,8 @@ PARTITIONS: Final = 4
 KEYS: Final = 64
 RECORDS: Final = {100: 200_000, 1000: 100_000}
 MESSAGES: Final = 20_000
+OUTPUTS: Final = 10_000
+WAKES: Final = 10
 ROUNDS: Final = 3
 WARM: Final = 0.1
 """Share of a turn's records that is not timed."""
@@ -58,6 +64,36 @@ HANDLER = """
 
     def count_topic(context: "UserContext"):
         json.loads(context.get_topic_event().Data())["number"]
+"""
+
+
+SENDER = """
+    import asyncio, time
+
+    async def fan_out(context: "UserContext"):
+        count = int(context.get_http_request().args["count"])
+        left = iter(range(count))
+
+        async def send():
+            for number in left:
+                answer = await context.send_async("out", {"number": number, "pad": "x" * 60})
+                if isinstance(answer, str):
+                    raise RuntimeError(answer)
+
+        began = time.perf_counter()
+        await asyncio.gather(*(send() for _ in range(256)))
+        return str(count / (time.perf_counter() - began))
+"""
+
+WAKER = """
+    import time
+
+    def tell(context: "UserContext"):
+        now = time.time()
+        import socket
+
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(str(now).encode(), ("127.0.0.1", %d))
 """
 
 
@@ -151,6 +187,40 @@ def _handler(source: str) -> Any:
     return space["handle"]
 
 
+def bare_output(address: str, topic: str, count: int) -> float:
+    """Publish the envelopes that an output would; returns records a second, all of them confirmed."""
+    from confluent_kafka import Producer
+
+    settings = {"bootstrap.servers": address, "acks": "all", "enable.idempotence": True, "linger.ms": 1}
+    producer = Producer({**settings, "log_level": 2})
+    confirmed = 0
+
+    def confirm(error: Any, _record: Any) -> None:
+        nonlocal confirmed
+        confirmed += error is None
+
+    began = time.perf_counter()
+    for number in range(count):
+        envelope = {
+            "specversion": "1.0",
+            "id": str(uuid.uuid4()),
+            "source": "default/bare",
+            "type": "com.dapr.event.sent",
+            "time": datetime.now(UTC).isoformat(),
+            "datacontenttype": "application/json",
+            "topic": topic,
+            "pubsubname": "out",
+            "data": {"number": number, "pad": "x" * 60},
+        }
+        producer.produce(topic, json.dumps(envelope), on_delivery=confirm)
+        producer.poll(0)
+    producer.flush()
+    took = time.perf_counter() - began
+    if confirmed != count:
+        raise RuntimeError(f"{count - confirmed} records are not confirmed")
+    return count / took
+
+
 class Runtime:
     """Asks the runtime process what has been delivered."""
 
@@ -203,7 +273,7 @@ def manifest(
             "image": f"localhost/{name}:latest",
             "build": {"builder": "pelton", "env": {"FUNC_NAME": target}, "srcRepo": {"url": source.as_uri()}},
             "serving": {
-                "triggers": {"dapr": [trigger]},
+                "triggers": {"dapr": [trigger] if trigger else []},
                 "scaleOptions": {"minReplicas": workers, "maxReplicas": workers},
                 **serving,
             },
@@ -307,6 +377,100 @@ async def nats_rows(running: Platform, runtime: Runtime, source: Path) -> list[R
     ]
 
 
+async def output_rows(running: Platform, broker: Broker) -> list[Row]:
+    """A function's outputs to Kafka."""
+    ours: list[float] = []
+    peer: list[float] = []
+    source = write_function(running.root / "sender", SENDER)
+    topic = await asyncio.to_thread(broker.topic, 0, 0)
+    items = [{"name": "brokers", "value": broker.address}, {"name": "authType", "value": "none"}]
+    made = manifest(
+        "sender",
+        source,
+        {},
+        target="fan_out",
+        workers=1,
+        triggers={"http": {"port": 8080}},
+        outputs=[{"dapr": {"name": "out", "type": "pubsub.kafka", "topic": topic}}],
+        pubsub={"out": {"type": "pubsub.kafka", "version": "v1", "metadata": items}},
+    )
+    host, port = running.gateway
+    address = f"http://{host}:{port}/default/sender/?count="
+    async with deployed(running, made):
+        await running.settled(1)
+        for turn in range(ROUNDS + 1):
+            answer = await asyncio.to_thread(_get, f"{address}{OUTPUTS if turn else 100}")
+            if turn:
+                ours.append(float(answer))
+                peer.append(
+                    float(await asyncio.to_thread(_alone, "output", broker.address, topic, OUTPUTS, source))
+                )
+    return [
+        Row(
+            "output to Kafka, acks all",
+            statistics.median(ours),
+            statistics.median(peer),
+            "1/s",
+            ">= 0.6",
+            spread(ours, peer),
+            "the peer builds the same envelopes and awaits nothing; 256 at a time for the function",
+        )
+    ]
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+async def zero_rows(running: Platform, broker: Broker) -> list[Row]:
+    """From a record to the first line of a function at zero."""
+    from confluent_kafka import Producer
+
+    waited: list[float] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as heard:
+        heard.bind(("127.0.0.1", 0))
+        heard.settimeout(20)
+        source = write_function(running.root / "waker", WAKER % heard.getsockname()[1])
+        topic = await asyncio.to_thread(broker.topic, 0, 0)
+        made = manifest(
+            "waker",
+            source,
+            {"name": "in", "type": "bindings.kafka"},
+            target="tell",
+            workers=0,
+            bindings={"in": kafka_input(broker.address, topic)},
+        )
+        made["spec"]["serving"]["scaleOptions"] |= {
+            "maxReplicas": 1,
+            "keda": {"scaledObject": {"cooldownPeriod": 1}},
+        }
+        producer = Producer({"bootstrap.servers": broker.address, "linger.ms": 0, "log_level": 2})
+        async with deployed(running, made):
+            for turn in range(WAKES + 1):
+                producer.produce(topic, str(time.time()))
+                began = time.time()
+                producer.flush()
+                told = float(await asyncio.to_thread(heard.recv, 100))
+                if turn:  # the first one also waits for the group to be joined
+                    waited.append((told - began) * 1000)
+                async with asyncio.timeout(60):
+                    while (await running.workers()).get("waker"):
+                        await asyncio.sleep(0.2)
+    return [
+        Row(
+            "record to a function at zero: its first line, p50",
+            statistics.median(waited),
+            None,
+            "ms",
+            "ours <= 50",
+            f"{min(waited):.0f}..{max(waited):.0f}",
+            f"{WAKES} times",
+        )
+    ]
+
+
 @contextlib.asynccontextmanager
 async def deployed(running: Platform, made: dict[str, Any]) -> AsyncIterator[None]:
     """Have a Function for a while."""
@@ -333,6 +497,8 @@ async def measure() -> list[Row]:
             source = write_function(running.root / "source", HANDLER)
             found = await kafka_rows(running, runtime, broker, source)
             found += await nats_rows(running, runtime, source)
+            found += await output_rows(running, broker)
+            found += await zero_rows(running, broker)
             return found
 
 
@@ -349,6 +515,8 @@ if __name__ == "__main__":
         kind, address, topic, count, source = options.bare
         if kind == "kafka":
             print(bare_kafka(address, topic, int(count), source))
+        elif kind == "output":
+            print(bare_output(address, topic, int(count)))
         else:
             print(asyncio.run(bare_nats(address, topic, int(count))))
     else:

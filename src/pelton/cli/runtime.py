@@ -59,6 +59,7 @@ from pelton.notify.rule_store import RuleStore
 from pelton.notify.silences import SilenceBook
 from pelton.notify.verify import verify_routes
 from pelton.plan.aliases import Aliases
+from pelton.plan.eventing import useful_events
 from pelton.ports import Binding, Bus, Message
 
 __all__ = ["Runtime", "main"]
@@ -385,12 +386,17 @@ class Runtime:
 
     def _due(self) -> dict[str, int]:
         """Return what waits per function, for a node that has just started and knows nothing."""
+        return {key: self._due_of(desired) for key, desired in self._wanted.items() if desired.subscriptions}
+
+    def _due_of(self, desired: Desired) -> int:
+        """Return what waits for a function, no more than further instances could take."""
         stats = self._dispatcher.stats()
-        return {
-            key: sum(stats.get(s.id, {}).get("due", 0) for s in desired.subscriptions)
-            for key, desired in self._wanted.items()
-            if desired.subscriptions
-        }
+        threshold = desired.scaling.lag_threshold
+        return sum(
+            useful_events(stats[each.id]["due"], each, lanes=stats[each.id]["lanes"], lag_threshold=threshold)
+            for each in desired.subscriptions
+            if each.id in stats
+        )
 
     async def _endpoints(self, _peer: wire.Peer, body: dict[str, Any]) -> None:
         revision, listed = body["revision"], body["instances"]
@@ -412,6 +418,9 @@ class Runtime:
         await self._node.call("wake", {"namespace": namespace, "name": name}, timeout_s=65)
 
     def _pending(self, namespace: str, name: str, count: int) -> None:
+        desired = self._wanted.get(f"{namespace}/{name}")
+        if desired is not None and desired.subscriptions:
+            count = self._due_of(desired)
         self._node.note("pending", {"namespace": namespace, "name": name, "count": count})
 
     # -- triggers for scaling --------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ section 8.1). Called by `plan/function`. Pure: secrets and environment come in a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -33,6 +34,7 @@ __all__ = [
     "state_links",
     "stored_secret_names",
     "subscriptions",
+    "useful_events",
 ]
 
 _TRIGGERS = "spec.serving.triggers.dapr"
@@ -259,6 +261,22 @@ def _resolve(
         ),
         "",
     )
+
+
+def useful_events(due: int, subscription: Subscription, *, lanes: int, lag_threshold: float) -> int:
+    """Return how many waiting events further instances could take: those of a lane follow each other.
+
+    Args:
+        due: Events that wait or are being handled.
+        subscription: Whose.
+        lanes: Partitions that it holds; 0 where the broker keeps no order.
+        lag_threshold: Events per instance.
+
+    Example: 100 events in 4 partitions at 10 per instance count as 40, so 4 instances; KEDA does the same.
+    """
+    if not lanes or subscription.ordering != "partition":
+        return due
+    return min(due, math.ceil(lanes * lag_threshold))
 
 
 def subscriptions(

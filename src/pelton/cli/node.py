@@ -23,14 +23,14 @@ import uvloop
 from pelton import log
 from pelton.autoscale.decision import Decision
 from pelton.autoscale.kpa import TICK_S, mode
-from pelton.autoscale.scalers.joined import Readings
+from pelton.autoscale.scalers.joined import Readings, active_in, asks
 from pelton.cli import cyclic_gc
 from pelton.cli.home import Home, Settings
 from pelton.cli.node_dapr import AppWays
 from pelton.cli.node_gateway import Way, explain, find_way, listens_beyond, make_gateway, take_routes
 from pelton.cli.node_interceptor import Interception
 from pelton.clock import SystemClock
-from pelton.controlplane.autoscaler import OBSERVE_EVERY_S, Autoscaler, active_in, asks
+from pelton.controlplane.autoscaler import OBSERVE_EVERY_S, Autoscaler
 from pelton.controlplane.decisions import DecisionLog
 from pelton.dataplane import wire
 from pelton.dataplane.activator import Activator

@@ -14,17 +14,17 @@ from dataclasses import dataclass, field, replace
 from math import floor
 from typing import Any
 
-from pelton.autoscale.decision import Decision, Proposal
+from pelton.autoscale.decision import Decision
 from pelton.autoscale.hpa import TICK_S as HPA_TICK_S
 from pelton.autoscale.hpa import Hpa, Reading
 from pelton.autoscale.http import HttpScaler
-from pelton.autoscale.jobs import Jobs, QueueReading, bounds
 from pelton.autoscale.keda import Keda
 from pelton.autoscale.keep import Keeper
 from pelton.autoscale.kpa import TICK_S, Kpa, ToZero
 from pelton.autoscale.scalers.joined import Readings, joined
 from pelton.autoscale.window import Window
 from pelton.clock import Clock
+from pelton.controlplane.job_scaling import JobLoop
 from pelton.model.desired import Scaling
 from pelton.model.kpa_settings import panic_window_s
 from pelton.model.scaling import (
@@ -39,16 +39,7 @@ from pelton.model.scaling import (
 )
 from pelton.model.snapshot import LoadReading
 
-__all__ = [
-    "OBSERVE_EVERY_S",
-    "Autoscaler",
-    "Usage",
-    "event_policy",
-    "kpa_policy",
-    "trigger_policy",
-    "active_in",
-    "asks",
-]
+__all__ = ["OBSERVE_EVERY_S", "Autoscaler", "Usage", "event_policy", "kpa_policy", "trigger_policy"]
 
 OBSERVE_EVERY_S = 0.1
 """Seconds between two observations of an active function."""
@@ -118,22 +109,6 @@ def event_policy(scaling: Scaling) -> KedaPolicy:
             down=DirectionRules(window_s=steady_s, limits=free, tolerance=0.0),
         ),
     )
-
-
-def active_in(readings: Readings) -> int:
-    """Return how many triggers are active."""
-    return sum(any(one.active for one in metrics or ()) for metrics in readings.values())
-
-
-def asks(scaling: Scaling, readings: Readings | None) -> bool:
-    """Return whether what scalers read may ask for an instance of a function that has none."""
-    policy = scaling.triggered
-    if policy is None or readings is None:
-        return False
-    if policy.modifiers is not None:
-        return True  # only the formula knows
-    failed = policy.fallback is not None and any(metrics is None for metrics in readings.values())
-    return failed or active_in(readings) > 0
 
 
 def trigger_policy(scaling: Scaling) -> KedaPolicy:
@@ -209,8 +184,7 @@ class Autoscaler:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._states: dict[str, _State] = {}
-        self._deciders: dict[str, Jobs] = {}
-        self._by_jobs: dict[str, Decision] = {}
+        self._jobs = JobLoop()
         self._initialised: set[str] = set()  # outlives `forget`: a wake from zero is no first start
 
     def __len__(self) -> int:
@@ -246,7 +220,16 @@ class Autoscaler:
         """
         now = self._clock.monotonic()
         if scaling.jobs is not None:
-            return self._jobs(key, scaling, now, pending=pending, triggers=triggers, ready=ready, jobs=jobs)
+            return self._jobs.decide(
+                key,
+                scaling,
+                scaling.jobs,
+                now=now,
+                pending=pending,
+                triggers=triggers,
+                ready=ready,
+                jobs=jobs,
+            )
         state = self._states.get(key)
         if state is None:
             state = self._states[key] = _new_state(scaling, now=now, ready=ready)
@@ -257,19 +240,7 @@ class Autoscaler:
             if scaling is not state.scaling and scaling != state.scaling:
                 _rescale(state, scaling, now=now, ready=ready)
             busy_s, began = _progress(state.seen, readings)
-        state.seen = {name: (reading.busy_ns, reading.total) for name, reading in readings.items()}
-        waiting = queued + sum(reading.queued for reading in readings.values())
-        running = sum(reading.in_flight for reading in readings.values())
-        active = bool(began or running or waiting)
-        # Requests that wait have arrived, too; those that gave up are not seen.
-        arrived = max(0, began + waiting - state.waiting)
-        state.waiting = waiting
-        if scaling.metric == "rps":
-            state.at = now
-            for window in (state.stable, state.panic):
-                window.count(now, arrived, active=active)
-        else:
-            _record(state, now=now, busy_s=busy_s, waiting=waiting, active=active)
+        arrived = _take_load(state, now, readings, queued=queued, busy_s=busy_s, began=began)
         first = key not in self._initialised and scaling.initial_scale > 0
         if first and ready >= scaling.initial_scale:
             self._initialised.add(key)
@@ -369,58 +340,6 @@ class Autoscaler:
             chain=True,
         )
 
-    def _jobs(
-        self,
-        key: str,
-        scaling: Scaling,
-        now: float,
-        *,
-        pending: int,
-        triggers: Readings | None,
-        ready: int,
-        jobs: tuple[int, int],
-    ) -> Decision:
-        """Return how many instances there are to be: those that take events, and the jobs to start."""
-        rules = scaling.jobs
-        if rules is None:
-            raise ValueError("the function does not run as jobs")
-        decider = self._deciders.get(key)
-        if decider is None:
-            decider = self._deciders[key] = Jobs(rules.policy, rules.polling_s)
-        decider.policy, decider.polling_s = rules.policy, rules.polling_s
-        unfinished, taking = jobs
-        readings = [
-            QueueReading(
-                queue_length=float(pending),
-                target=scaling.lag_threshold,
-                active=pending > scaling.activation_lag_threshold,
-            )
-        ]
-        for metrics in (triggers or {}).values():
-            readings += [
-                QueueReading(queue_length=one.value, target=one.target, active=one.active)
-                for one in metrics or ()
-            ]
-        more, steps = decider.decide(
-            now=now, readings=readings, running=unfinished, pending=max(0, taking - ready)
-        )
-        low, most = bounds(rules.policy)
-        decision = Decision(
-            desired=taking + more,
-            raw=taking + more,
-            algorithm="keda-jobs",
-            at=now,
-            ready=ready,
-            minimum=low,
-            maximum=low + most,
-            proposals=(
-                Proposal(source=_EVENTS, value=float(pending), target=scaling.lag_threshold, wanted=None),
-            ),
-            steps=steps,
-        )
-        self._by_jobs[key] = decision
-        return decision
-
     def _triggers(
         self, state: _State, now: float, readings: Readings | None, usage: Usage | None, ready: int
     ) -> Decision | None:
@@ -460,7 +379,7 @@ class Autoscaler:
     def decision(self, key: str) -> Decision | None:
         """Return the last decision on a function; None when it was forgotten or never observed."""
         state = self._states.get(key)
-        return state.decision if state else self._by_jobs.get(key)
+        return state.decision if state else self._jobs.decision(key)
 
     def move(self, keys: Mapping[str, str]) -> None:
         """Let histories follow their revisions to other keys: old key -> new key; all move at once."""
@@ -470,8 +389,7 @@ class Autoscaler:
     def forget(self, key: str) -> None:
         """Drop a function's history: it is at zero with nothing waiting, or it is gone."""
         self._states.pop(key, None)
-        self._deciders.pop(key, None)
-        self._by_jobs.pop(key, None)
+        self._jobs.forget(key)
 
 
 def _joined(http: Decision, events: Decision | None) -> Decision:
@@ -573,6 +491,32 @@ def _rescale(state: _State, scaling: Scaling, *, now: float, ready: int) -> None
     elif state.triggers is None:
         state.triggers = Keda(trigger_policy(scaling), now=now)
     _choose(state, now=now, ready=ready)
+
+
+def _take_load(
+    state: _State,
+    now: float,
+    readings: Mapping[str, LoadReading],
+    *,
+    queued: int,
+    busy_s: float,
+    began: int,
+) -> int:
+    """Write what was seen of requests into the windows; returns how many have arrived."""
+    state.seen = {name: (reading.busy_ns, reading.total) for name, reading in readings.items()}
+    waiting = queued + sum(reading.queued for reading in readings.values())
+    running = sum(reading.in_flight for reading in readings.values())
+    active = bool(began or running or waiting)
+    # Requests that wait have arrived, too; those that gave up are not seen.
+    arrived = max(0, began + waiting - state.waiting)
+    state.waiting = waiting
+    if state.scaling.metric == "rps":
+        state.at = now
+        for window in (state.stable, state.panic):
+            window.count(now, arrived, active=active)
+    else:
+        _record(state, now=now, busy_s=busy_s, waiting=waiting, active=active)
+    return arrived
 
 
 def _progress(seen: Mapping[str, tuple[int, int]], readings: Mapping[str, LoadReading]) -> tuple[float, int]:

@@ -108,75 +108,94 @@ async def resolve(subject: Subject, get: Getter, *, cluster_namespace: str, file
         cluster_namespace: Where a ClusterTriggerAuthentication takes Secrets and ConfigMaps from.
         files: Directory below which its `filePath` lies.
     """
-    made = Resolved()
-    objects: dict[tuple[str, str, str], Mapping[str, str] | None] = {}
+    return await _Resolving(subject, get, cluster_namespace, files).run()
 
-    async def fetch(kind: str, namespace: str, name: str) -> Obj | None:
-        made.used.add((kind, namespace, name))
-        return await get(kind, namespace, name)
 
-    async def fetch_entries(kind: str, namespace: str, name: str) -> None:
-        if (kind, namespace, name) not in objects:
-            found = await fetch(kind, namespace, name)
-            objects[kind, namespace, name] = None if found is None else values_of(found)
+class _Resolving:
+    """One call of `resolve`: what was fetched, and what came of it."""
 
-    def entries(namespace: str) -> Callable[[str, str], Mapping[str, str] | None]:
-        return lambda kind, name: objects.get((kind, namespace, name))
+    def __init__(self, subject: Subject, get: Getter, cluster_namespace: str, files: Path) -> None:
+        self._subject = subject
+        self._get = get
+        self._cluster_namespace = cluster_namespace
+        self._files = files
+        self._made = Resolved()
+        self._objects: dict[tuple[str, str, str], Mapping[str, str] | None] = {}
 
-    def variables(container: str) -> dict[str, str]:
-        own = container_variables(
-            subject.pod_spec, entries(subject.namespace), container or subject.container
+    async def run(self) -> Resolved:
+        subject, made = self._subject, self._made
+        for container in _containers(subject.pod_spec):
+            for kind, name in referred(subject.pod_spec, container.get("name", "")):
+                await self._fetch_entries(kind, subject.namespace, name)
+        names = names_of(subject.triggers)
+        for index, (written, name) in enumerate(zip(subject.triggers, names, strict=True)):
+            if subject.places is not None and index not in subject.places:
+                continue
+            try:
+                trigger = await self._trigger(written, index, name)
+                read_settings(trigger)
+            except PeltonError as error:
+                where = error.where or f"trigger {name} ({written.get('type')})"
+                made.problems[name] = ScalerError(error.message, where=where, hint=error.hint)
+            else:
+                made.triggers.append(trigger)
+        return made
+
+    async def _trigger(self, written: Mapping[str, Any], index: int, name: str) -> ScalerTrigger:
+        subject = self._subject
+        reference = written.get("authenticationRef") or {}
+        resource = written.get("type") in ("cpu", "memory")
+        return ScalerTrigger(
+            name=name,
+            index=index,
+            type=str(written.get("type", "")),
+            metadata={key: str(text) for key, text in (written.get("metadata") or {}).items()},
+            params=await self._parameters(reference) if reference.get("name") else {},
+            environment=self._variables(""),
+            metric_type=written.get("metricType") or ("Utilization" if resource else "AverageValue"),
+            namespace=subject.namespace,
+            scaled_object=subject.name,
+            in_formula=subject.in_formula,
         )
-        return {**subject.variables, **own}
 
-    async def parameters(reference: Mapping[str, Any]) -> dict[str, str]:
+    async def _parameters(self, reference: Mapping[str, Any]) -> dict[str, str]:
+        """Return what an authentication gives."""
         clustered = reference.get("kind") == _CLUSTER
         kind = _CLUSTER if clustered else "TriggerAuthentication"
-        place = "" if clustered else subject.namespace
-        found = await fetch(kind, place, str(reference.get("name") or ""))
+        place = "" if clustered else self._subject.namespace
+        found = await self._fetch(kind, place, str(reference.get("name") or ""))
         if found is None:
             raise ScalerError(f"there is no {kind} {reference.get('name')}", hint="apply it as well")
         verbs = CLUSTER_TRIGGER_AUTHENTICATION if clustered else TRIGGER_AUTHENTICATION
         authentication = verbs.decode(found)[0]
-        where = cluster_namespace if clustered else subject.namespace
+        where = self._cluster_namespace if clustered else self._subject.namespace
         for kind, name in _sources(authentication):
-            await fetch_entries(kind, where, name)
+            await self._fetch_entries(kind, where, name)
         return parameters_of(
             authentication,
-            entries=entries(where),
-            variables=variables,
-            file=lambda path: _file(files, path, clustered=clustered),
+            entries=self._entries(where),
+            variables=self._variables,
+            file=lambda path: _file(self._files, path, clustered=clustered),
         )
 
-    containers = [one.get("name", "") for one in _containers(subject.pod_spec)]
-    for container in containers:
-        for kind, name in referred(subject.pod_spec, container):
-            await fetch_entries(kind, subject.namespace, name)
-    for index, (written, name) in enumerate(zip(subject.triggers, names_of(subject.triggers), strict=True)):
-        if subject.places is not None and index not in subject.places:
-            continue
-        try:
-            reference = written.get("authenticationRef") or {}
-            resource = written.get("type") in ("cpu", "memory")
-            trigger = ScalerTrigger(
-                name=name,
-                index=index,
-                type=str(written.get("type", "")),
-                metadata={key: str(text) for key, text in (written.get("metadata") or {}).items()},
-                params=await parameters(reference) if reference.get("name") else {},
-                environment=variables(""),
-                metric_type=written.get("metricType") or ("Utilization" if resource else "AverageValue"),
-                namespace=subject.namespace,
-                scaled_object=subject.name,
-                in_formula=subject.in_formula,
-            )
-            read_settings(trigger)
-        except PeltonError as error:
-            where = error.where or f"trigger {name} ({written.get('type')})"
-            made.problems[name] = ScalerError(error.message, where=where, hint=error.hint)
-        else:
-            made.triggers.append(trigger)
-    return made
+    def _variables(self, container: str) -> dict[str, str]:
+        subject = self._subject
+        own = container_variables(
+            subject.pod_spec, self._entries(subject.namespace), container or subject.container
+        )
+        return {**subject.variables, **own}
+
+    def _entries(self, namespace: str) -> Callable[[str, str], Mapping[str, str] | None]:
+        return lambda kind, name: self._objects.get((kind, namespace, name))
+
+    async def _fetch(self, kind: str, namespace: str, name: str) -> Obj | None:
+        self._made.used.add((kind, namespace, name))
+        return await self._get(kind, namespace, name)
+
+    async def _fetch_entries(self, kind: str, namespace: str, name: str) -> None:
+        if (kind, namespace, name) not in self._objects:
+            found = await self._fetch(kind, namespace, name)
+            self._objects[kind, namespace, name] = None if found is None else values_of(found)
 
 
 def getter(store: Store) -> Getter:

@@ -121,12 +121,7 @@ def plan_scaling(
     values |= _events(keda, problems, values.get("window_s", Scaling().window_s), partial, read)
     triggers = function.serving.triggers if function.serving else None
     if read:
-        values |= _triggered(keda, read, values)
-        kinds = {keda.triggers[index].type for index in read}
-        if "cpu" in kinds:
-            values["request"] = _request(function, "cpu") or 1.0
-        if "memory" in kinds:
-            values["memory_request"] = _request(function, "memory")
+        values |= _triggered(function, keda, read, values)
     if ("keda" in values or read) and (triggers is None or triggers.http is None):
         values["algorithm"] = "keda"
     if runs_as_jobs(function):
@@ -397,8 +392,16 @@ def scaler_notes(function: Function, problems: Mapping[str, str]) -> list[tuple[
     ]
 
 
-def _triggered(keda: KedaOptions, read: tuple[int, ...], values: Mapping[str, Any]) -> dict[str, Any]:
+def _triggered(
+    function: Function, keda: KedaOptions, read: tuple[int, ...], values: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return how the triggers that scalers read scale a Function; targets are known when they are read."""
+    kinds = {keda.triggers[index].type for index in read}
+    requests: dict[str, float] = {}
+    if "cpu" in kinds:
+        requests["request"] = _request(function, "cpu") or 1.0
+    if "memory" in kinds:
+        requests["memory_request"] = _request(function, "memory")
     paced = values.get("keda")
     policy = paced if isinstance(paced, KedaPolicy) else KedaPolicy(cooldown_s=values["cooldown_s"])
     given = keda.scaled_object.fallback if keda.scaled_object is not None else None
@@ -415,6 +418,7 @@ def _triggered(keda: KedaOptions, read: tuple[int, ...], values: Mapping[str, An
             )
         )
     return {
+        **requests,
         "triggered": replace(
             policy,
             triggers=tuple(targets),

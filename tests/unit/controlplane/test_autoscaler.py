@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pelton.autoscale.decision import Decision
-from pelton.controlplane.autoscaler import OBSERVE_EVERY_S, STEADY_S, Autoscaler, asks
+from pelton.autoscale.scalers.joined import asks
+from pelton.controlplane.autoscaler import OBSERVE_EVERY_S, STEADY_S, Autoscaler
 from pelton.model.desired import Scaling
 from pelton.model.scaler import ScalerReading
 from pelton.model.scaling import (

@@ -13,10 +13,11 @@ from typing import Any
 
 from pelton.autoscale.hpa import Reading
 from pelton.autoscale.policy import read_policy
+from pelton.model.desired import Scaling
 from pelton.model.scaler import ScalerReading, trigger_name
 from pelton.model.scaling import KedaPolicy, TriggerTarget
 
-__all__ = ["Readings", "joined", "names_of", "policy_of"]
+__all__ = ["Readings", "active_in", "asks", "joined", "names_of", "policy_of"]
 
 Readings = Mapping[str, Sequence[ScalerReading] | None]
 """Trigger name -> its metrics; None where it could not be read."""
@@ -86,3 +87,19 @@ def joined(policy: KedaPolicy, readings: Readings) -> tuple[KedaPolicy, dict[str
             triggers.append(replace(trigger, name=name, target=metric.target))
             values[name] = Reading(value=metric.value, active=metric.active)
     return replace(policy, triggers=tuple(triggers)), values
+
+
+def active_in(readings: Readings) -> int:
+    """Return how many triggers are active."""
+    return sum(any(one.active for one in metrics or ()) for metrics in readings.values())
+
+
+def asks(scaling: Scaling, readings: Readings | None) -> bool:
+    """Return whether what scalers read may ask for an instance of a function that has none."""
+    policy = scaling.triggered
+    if policy is None or readings is None:
+        return False
+    if policy.modifiers is not None:
+        return True  # only the formula knows
+    failed = policy.fallback is not None and any(metrics is None for metrics in readings.values())
+    return failed or active_in(readings) > 0

@@ -21,7 +21,7 @@ __all__ = ["AppPortBook"]
 
 _KEY: Final = "dapr"
 _FIRST: Final = 13_500
-_LAST: Final = 15_499
+_LAST: Final = 29_499
 """Below the ports that the kernel gives to clients, where a port could become somebody's near end."""
 
 
@@ -46,15 +46,18 @@ class AppPortBook:
         found = self._given.get(key)
         if found is None or len(found) != 3:
             taken = {port for pair in self._given.values() for port in pair}
-            found = self._given[key] = _free(3, taken)
+            found = self._given[key] = _free(3, taken, begin=int(self._home.tag, 16))
             self._home.save_state({**self._home.state(), _KEY: self._given})
         token = hmac.new(self._secret, f"dapr {key}".encode(), hashlib.sha256).hexdigest()
         return DaprPorts(http=found[0], grpc=found[1], inner=found[2], token=token)
 
 
-def _free(count: int, taken: set[int]) -> list[int]:
+def _free(count: int, taken: set[int], *, begin: int) -> list[int]:
+    """Return free ports; each home begins elsewhere, so that platforms in turn do not give out the same."""
     found: list[int] = []
-    for port in range(_FIRST, _LAST + 1):
+    span = _LAST - _FIRST + 1
+    for step in range(span):
+        port = _FIRST + (begin + step) % span
         if port in taken:
             continue
         with socket.socket() as sock:

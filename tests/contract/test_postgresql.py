@@ -11,6 +11,7 @@ from pelton.drivers.postgresql import PostgreSqlBinding, PostgreSqlConfiguration
 from pelton.errors import ComponentError, ConflictError, DeliveryError, MalformedEtagError
 from pelton.model.desired import Component
 from pelton.testing.clock import FakeClock
+from tests.contract.authority import Authority
 from tests.contract.binding import BindingContract
 from tests.contract.configuration import ConfigurationContract, heard, last, watched
 from tests.contract.state import StateContract, save, value
@@ -300,3 +301,30 @@ class TestPostgreSqlConfiguration(ConfigurationContract):
         store = PostgreSqlConfiguration(settings, clock=SystemClock())
         with pytest.raises(ComponentError, match="pgNotifyChannel"):
             await anext(store.subscribe(["a"], metadata={"pgNotifyChannel": channel}))
+
+
+@pytest.mark.parametrize("form", ["text", "file"])
+async def test_the_server_must_show_a_certificate_of_the_named_authority(own_server, tmp_path, form):
+    authority, stranger = Authority(), Authority()
+    paths = []
+    for name, text in zip(("cert", "key"), authority.issue("127.0.0.1"), strict=True):
+        (tmp_path / name).write_text(text)
+        paths.append(tmp_path / name)
+    server = own_server("postgresql", certificates=tuple(paths))
+
+    def binding(pem):
+        if form == "file":
+            (tmp_path / "ca").write_text(pem)
+            pem = str(tmp_path / "ca")
+        host, _, port = server.address.rpartition(":")
+        where = {"host": host, "port": port, "user": "postgres", "database": "postgres"}
+        return PostgreSqlBinding(component("bindings.postgresql", "", sslRootCert=pem, **where))
+
+    sql = {"sql": "SELECT count(*) FROM pg_stat_ssl WHERE ssl AND pid = pg_backend_pid()"}
+    trusting = binding(authority.pem)
+    assert json.loads((await trusting.invoke("query", b"", sql)).data) == [[1]]
+    await trusting.close()
+    doubting = binding(stranger.pem)
+    with pytest.raises(DeliveryError, match="was not reached"):
+        await doubting.invoke("query", b"", sql)
+    await doubting.close()

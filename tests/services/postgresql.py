@@ -12,9 +12,18 @@ __all__ = ["PostgreSql"]
 
 
 class PostgreSql(Server):
-    """One server."""
+    """One server.
+
+    Args:
+        directory: Its files.
+        certificates: Paths of the server's certificate and key, PEM; None speaks no TLS.
+    """
 
     name = "postgresql"
+
+    def __init__(self, directory: Path, certificates: tuple[Path, Path] | None = None) -> None:
+        super().__init__(directory)
+        self._certificates = certificates
 
     @classmethod
     def missing(cls) -> str:
@@ -28,6 +37,9 @@ class PostgreSql(Server):
 
     def prepare(self) -> None:
         """Make the cluster once."""
+        for path, name in zip(self._certificates or (), ("server.pem", "server.key"), strict=False):
+            (self.directory / name).write_bytes(path.read_bytes())
+            (self.directory / name).chmod(0o600)
         self._as = self.owned_by("postgres")
         if (self.directory / "data").exists():
             return
@@ -45,6 +57,10 @@ class PostgreSql(Server):
     def command(self) -> Sequence[str]:
         """Run it in the foreground."""
         options = ["-D", str(self.directory / "data"), "-h", HOST, "-p", str(self.port)]
+        if self._certificates is not None:
+            files = {"ssl": "on", "ssl_cert_file": "server.pem", "ssl_key_file": "server.key"}
+            for name, value in files.items():
+                options += ["-c", f"{name}={value if value == 'on' else self.directory / value}"]
         return [*self._as, _binary("postgres"), *options, "-k", str(self.directory)]
 
     def ready(self) -> bool:

@@ -23,6 +23,7 @@ from urllib.parse import quote
 import asyncpg
 
 from pelton.autoscale.scalers.postgresql import PostgreSqlScaling, measure
+from pelton.certificates import PemFiles
 from pelton.clock import Clock, SystemClock, rfc3339
 from pelton.errors import ComponentError, DeliveryError, PeltonError, ScalerError
 from pelton.log import get
@@ -58,7 +59,8 @@ class _Link:
     def __init__(self, component: Component) -> None:
         self.settings = ComponentSettings(component)
         self.where = self.settings.where
-        self._options = self._target(self.settings)
+        self._pem = PemFiles()
+        self._options = self._target(self.settings, self._pem)
         self.timeout_s = self.settings.seconds("timeout", _TIMEOUT_S) or _TIMEOUT_S
         self._size = self.settings.number("maxConns", 0) or _CONNECTIONS
         self._idle_s = self.settings.seconds("connectionMaxIdleTime", 0.0) or 300.0
@@ -117,6 +119,7 @@ class _Link:
 
     async def close(self) -> None:
         """Close all connections; safe to repeat."""
+        self._pem.close()
         pool, self._pool = self._pool, None
         if pool is not None:
             try:
@@ -126,7 +129,7 @@ class _Link:
                 pool.terminate()
 
     @staticmethod
-    def _target(settings: ComponentSettings) -> dict[str, Any]:
+    def _target(settings: ComponentSettings, pem: PemFiles) -> dict[str, Any]:
         text = settings.text("connectionString").strip()
         words = dict(re.findall(r"(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|\S+)", text)) if "://" not in text else {}
         if "://" in text:
@@ -135,7 +138,13 @@ class _Link:
                     "metadata `connectionString` is not a postgresql:// URL", where=settings.where
                 )
             # What only Dapr's client knows is not for the server.
-            return {"dsn": re.sub(r"(?<=[?&])(pool_\w+|default_query_exec_mode)=[^&]*&?", "", text)}
+            url = re.sub(r"(?<=[?&])(pool_\w+|default_query_exec_mode)=[^&]*&?", "", text).rstrip("?&")
+            further = "&".join(
+                f"{name}={quote(value, safe='')}"
+                for name, value in _authority(settings, pem).items()
+                if f"{name}=" not in url
+            )
+            return {"dsn": url + (f"{'&' if '?' in url else '?'}{further}" if further else "")}
         if text and not words:
             raise ComponentError(
                 "metadata `connectionString` is neither a URL nor `key=value` words", where=settings.where
@@ -147,10 +156,10 @@ class _Link:
             ("user", settings.text("user")),
             ("password", settings.text("password")),
             ("dbname", settings.text("database")),
-            ("sslrootcert", settings.text("sslRootCert")),
         ):
             if value:
                 words[name] = value
+        words = _authority(settings, pem) | words
         if not words.get("host") and not words.get("hostaddr"):
             raise ComponentError(
                 "metadata `connectionString` is required",
@@ -166,6 +175,16 @@ class _Link:
         known = {"sslmode", "sslrootcert", "sslcert", "sslkey", "application_name"}
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in plain.items() if name in known)
         return {"dsn": f"postgresql://{login}@{address}:{port}/{database}" + (f"?{query}" if query else "")}
+
+
+def _authority(settings: ComponentSettings, pem: PemFiles) -> dict[str, str]:
+    """Return what makes the client look at the server's certificate, nothing where no authority is named.
+
+    A connection that may do without TLS would make the authority pointless, so it has to be verified unless
+    the connection string says otherwise.
+    """
+    path = pem.path(settings.text("sslRootCert"))
+    return {"sslrootcert": path, "sslmode": "verify-full"} if path else {}
 
 
 class PostgreSqlStates:

@@ -27,6 +27,7 @@ from pelton.clock import Clock
 from pelton.dataplane import retry
 from pelton.dataplane.batching import RunLength
 from pelton.dataplane.event_of import to_event
+from pelton.dataplane.event_parts import EventPart, parts_of
 from pelton.dataplane.event_traces import NO_TRACES, EventTraces, Hop
 from pelton.dataplane.lanes import Batch, Held, Lane, lost
 from pelton.log import get
@@ -228,7 +229,7 @@ class _Feed:
         lanes = self._lanes
         self.stats.in_flight += len(deliveries)
         self._touched = True
-        for delivery in deliveries:
+        for delivery in self._split(deliveries):
             name = self._lane_of(delivery)
             if not name:
                 free.append(delivery)
@@ -241,6 +242,24 @@ class _Feed:
         size = self.subscription.batch_size
         for first in range(0, len(free), size):
             self._spawn(self._work_off(free[first : first + size]))
+
+    def _split(self, deliveries: Sequence[Delivery]) -> Iterable[Delivery]:
+        """Return deliveries, batches of CloudEvents as their events."""
+        for delivery in deliveries:
+            parts = parts_of(delivery) if delivery.message.data[:1] == b"[" else None
+            if parts is None:
+                yield delivery
+                continue
+            self.stats.in_flight += len(parts) - 1
+            yield from parts
+            if not parts:
+                self._spawn(self._settle_empty(delivery))
+
+    async def _settle_empty(self, delivery: Delivery) -> None:
+        try:
+            await delivery.ack()
+        except errors.PeltonError as exc:
+            _log.warning("subscription %s: %s: %s", self.subscription.id, delivery.key, exc)
 
     def _begin(self, delivery: Delivery, work: Any) -> None:
         self.stats.in_flight += 1
@@ -259,6 +278,8 @@ class _Feed:
 
     def _lane_of(self, delivery: Delivery) -> str:
         """Return what an event has to wait for, "" for nothing."""
+        if isinstance(delivery, EventPart):
+            return delivery.lane
         ordering = self.subscription.ordering
         lane: str = getattr(delivery, "lane", "") if ordering != "none" else ""
         if lane and ordering == "key":
@@ -401,12 +422,15 @@ class _Feed:
 
     async def _acknowledge(self) -> None:
         done, self._done = self._done, []
+        parts = [delivery for delivery in done if isinstance(delivery, EventPart)]
+        whole = [delivery for delivery in done if not isinstance(delivery, EventPart)] if parts else done
         try:
+            await asyncio.gather(*(part.ack() for part in parts))
             finish = getattr(self._bus, "finish_all", None)
             if finish is not None:
-                await finish(done)
+                await finish(whole)
             else:
-                await asyncio.gather(*(delivery.ack() for delivery in done))
+                await asyncio.gather(*(delivery.ack() for delivery in whole))
             self.stats.delivered += len(done)
             if self._attempts:
                 for delivery in done:

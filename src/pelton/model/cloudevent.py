@@ -19,6 +19,7 @@ import msgspec
 from pelton import errors
 
 __all__ = [
+    "BATCH",
     "BROKER_HEADERS",
     "DAPR_TYPE",
     "STRUCTURED",
@@ -26,6 +27,7 @@ __all__ = [
     "from_headers",
     "from_json",
     "from_message",
+    "split_batch",
     "is_json",
     "to_headers",
     "to_json",
@@ -34,6 +36,9 @@ __all__ = [
 
 STRUCTURED: Final = "application/cloudevents+json"
 """Media type of an event in the JSON format."""
+
+BATCH: Final = "application/cloudevents-batch+json"
+"""Media type of a JSON array of events."""
 
 DAPR_TYPE: Final = "com.dapr.event.sent"
 """`type` of an event whose publisher gave none."""
@@ -50,6 +55,7 @@ _OVERRIDABLE: Final = ("id", "source", "type", "subject", "traceid", "traceparen
 _PRINTABLE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_array = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +178,20 @@ def from_message(headers: Mapping[str, str], body: bytes) -> CloudEvent | None:
         except errors.ProtocolError:
             return None
     return None
+
+
+def split_batch(headers: Mapping[str, str], body: bytes) -> list[bytes] | None:
+    """Return the events of a batch, each in the JSON format; None for what is no batch.
+
+    Whether each is a valid event is for its reader to see.
+    """
+    content_type = next((text for name, text in headers.items() if name.lower() == "content-type"), "")
+    if content_type.partition(";")[0].strip().lower() != BATCH:
+        return None
+    try:
+        return [bytes(event) for event in _array.decode(body)]
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def to_headers(event: CloudEvent) -> tuple[list[tuple[str, str]], bytes]:

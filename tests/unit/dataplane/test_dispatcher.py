@@ -1,4 +1,5 @@
 import asyncio
+import json
 from dataclasses import replace
 
 import pytest
@@ -765,3 +766,55 @@ async def test_broker_that_does_not_answer_keeps_no_other_function_unmeasured(bu
     await until(lambda: dispatcher.states()[stuck.id] == (False, ""))
     await publish(bus, "a")
     await until(lambda: ("default", "fn", 1) in told)
+
+
+def batch_of(*texts, content_type="application/cloudevents-batch+json"):
+    events = [{"specversion": "1.0", "id": text, "source": "/s", "type": "t", "data": text} for text in texts]
+    return Message(topic="orders", data=json.dumps(events).encode(), headers={"Content-Type": content_type})
+
+
+async def test_batch_of_cloudevents_is_its_events_and_is_finished_with_the_last(bus, start):
+    functions = Functions(lambda data, attempt: ERROR if data == '"b"' and attempt < 3 else OK)
+    dispatcher = await start(functions)
+    await bus.publish(batch_of("a", "b", "c"))
+    await until(lambda: counters(dispatcher)["delivered"] == 3)
+
+    assert functions.calls == [('"a"', 1), ('"b"', 1), ('"b"', 2), ('"b"', 3), ('"c"', 1)]
+    assert await bus.pending("orders", consumer=SUBSCRIPTION.id) == 0
+    await until(lambda: counters(dispatcher)["in_flight"] == 0)
+
+
+async def test_poison_event_of_a_batch_is_a_dead_letter_of_its_own(bus, start):
+    functions = Functions(lambda data, _attempt: ERROR if data == '"b"' else OK)
+    dispatcher = await start(functions)
+    await bus.publish(batch_of("a", "b", "c"))
+    await until(lambda: counters(dispatcher)["dead"] == 1 and counters(dispatcher)["delivered"] == 2)
+
+    (letter,) = dead(bus)
+    assert json.loads(letter.data)["id"] == "b"
+    await until(lambda: counters(dispatcher)["in_flight"] == 0)
+    assert await bus.pending("orders", consumer=SUBSCRIPTION.id) == 0
+
+
+async def test_batch_in_a_lane_keeps_its_place(start):
+    functions = Batches()
+    lanes = LaneBus(*(record(number, lanes=1) for number in range(3)))
+    lanes.deliveries[1].message = batch_of("x", "y")
+    dispatcher = await lanes_started(start, functions, lanes)
+    await until(lambda: counters(dispatcher)["delivered"] == 4)
+
+    assert [data for data, _ in functions.calls] == ["0", '"x"', '"y"', "2"]
+    assert len(lanes.ended) == 3
+
+
+async def test_array_that_is_no_batch_is_one_event_and_an_empty_batch_none(bus, start):
+    functions = Functions()
+    dispatcher = await start(functions)
+    await bus.publish(batch_of())
+    await bus.publish(batch_of("a", content_type="application/json"))
+    await bus.publish(Message(topic="orders", data=b"[1, 2]"))
+    await until(lambda: counters(dispatcher)["delivered"] == 2)
+
+    assert len(functions.calls) == 2
+    await until(lambda: counters(dispatcher)["in_flight"] == 0)
+    assert await bus.pending("orders", consumer=SUBSCRIPTION.id) == 0

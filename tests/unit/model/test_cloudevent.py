@@ -173,3 +173,15 @@ def test_message_is_an_event_by_its_looks_or_its_headers():
     headers = {"ce_id": "1", "ce_source": "s", "ce_type": "t", "ce_specversion": "1.0", "content-type": "a/b"}
     found = cloudevent.from_message(headers, b"x")
     assert found == CloudEvent(id="1", source="s", type="t", content_type="a/b", data=b"x")
+
+
+def test_batch_is_split_into_its_events_as_they_are():
+    headers = {"Content-Type": "application/cloudevents-batch+json; charset=utf-8"}
+
+    assert cloudevent.split_batch(headers, b'[{"id": "1", "n": 12345678901234567890}, 3]') == [
+        b'{"id": "1", "n": 12345678901234567890}',
+        b"3",
+    ]
+    assert cloudevent.split_batch(headers, b"[") is None
+    assert cloudevent.split_batch({"content-type": "application/json"}, b"[]") is None
+    assert cloudevent.split_batch({}, b"[]") is None

@@ -60,6 +60,10 @@ def test_find_walks_the_path(path, expected):
     assert find(path)({"a": {"b": 1}, "l": [{"t": "x", "v": 1}, {"t": "y", "v": 2}]}) == expected
 
 
+def test_find_takes_labels_with_a_domain():
+    assert find(r".labels.strimzi\.io/cluster")({"labels": {"strimzi.io/cluster": "c"}}) == "c"
+
+
 def test_maps_are_shown_as_json():
     assert cells([("string", find(".a"))], {"a": {"b": 1, "c": None}}, NOW) == ['{"b":1,"c":null}']
 

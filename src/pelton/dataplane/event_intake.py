@@ -25,7 +25,6 @@ from pelton.model.event_framework import Relay
 
 __all__ = ["Posted", "event_routes"]
 
-BATCH: Final = "application/cloudevents-batch+json"
 _LIMIT_BYTES: Final = 4 * 1024 * 1024
 _REQUESTS: Final = 64
 _READ_S: Final = 10.0
@@ -35,7 +34,6 @@ Posted = tuple[Mapping[str, str], bytes, str]
 """Headers, data and id of one event."""
 
 _log = log.get(__name__)
-_batch = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def event_routes(
@@ -109,13 +107,12 @@ async def _read(request: Request) -> bytes | None:
 def _events(headers: Mapping[str, str], body: bytes, new_id: Callable[[], str]) -> list[Posted]:
     """Split a request into events; raises ProtocolError when it says it is one, or a batch, and is none."""
     content_type = headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() == BATCH:
-        try:
-            parts = _batch.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            raise ProtocolError(f"a batch of CloudEvents must be a JSON array: {exc}") from exc
+    if content_type.partition(";")[0].strip().lower() == cloudevent.BATCH:
+        parts = cloudevent.split_batch(headers, body)
+        if parts is None:
+            raise ProtocolError("a batch of CloudEvents must be a JSON array")
         structured = {"content-type": cloudevent.STRUCTURED}
-        return [(structured, bytes(part), _id(cloudevent.from_json(bytes(part)))) for part in parts]
+        return [(structured, part, _id(cloudevent.from_json(part))) for part in parts]
     found = cloudevent.from_headers(headers, body)
     if found is None:
         kept = {"content-type": content_type} if content_type else {}

@@ -88,6 +88,6 @@ def parts_of(delivery: Delivery) -> Sequence[Delivery] | None:
     headers["content-type"] = cloudevent.STRUCTURED
     whole = _Whole(delivery, len(events))
     return [
-        EventPart(whole, index, Message(topic=message.topic, data=event, headers=headers))
+        EventPart(whole, index, Message(topic=message.topic, data=event, headers=headers, at=message.at))
         for index, event in enumerate(events)
     ]

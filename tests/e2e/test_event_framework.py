@@ -348,7 +348,7 @@ async def _send_everywhere(mosquitto, rabbitmq, nats_url, tag):
 
 
 def test_example_shows_what_it_promises(aliased):
-    platform, example = aliased, EXAMPLES / "20-trigger"
+    platform, example = aliased, EXAMPLES / "21-trigger"
     expected = YAML(typ="safe", pure=True).load((example / "expect.yaml").read_text())
     platform.cli("apply", "-f", example / "shipper", "--wait")
     platform.cli("apply", "-f", example / "events.yaml")

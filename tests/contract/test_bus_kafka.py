@@ -319,11 +319,14 @@ async def test_broker_killed_in_the_middle_loses_nothing(own_server):
         assert sorted(set(found)) == ["0", "1", "2", "late"]
 
 
+@pytest.mark.long
+@pytest.mark.timeout(150)
 async def test_what_was_finished_before_the_broker_died_does_not_come_again(own_server):
     server = own_server("kafka")
     seen: list[str] = []
     held: list[Any] = []
-    async with KafkaBus({"brokers": server.address, **PLAIN, "initialOffset": "oldest"}) as bus:
+    metadata = {"brokers": server.address, **PLAIN, "sessionTimeout": "6s"}
+    async with KafkaBus(metadata) as bus, asyncio.timeout(140):
         await bus.create_topic("once", partitions=1, replicas=1, config={})
         for number in range(20):
             await bus.publish(Message(topic="once", data=str(number).encode()))

@@ -257,7 +257,7 @@ class Runtime:
                     if delivered > count:
                         raise RuntimeError(f"{function}: {delivered} of {count} events delivered")
                     return float((delivered - seen) / (now - at))
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.03)
 
 
 def manifest(

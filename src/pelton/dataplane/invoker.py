@@ -4,7 +4,8 @@ One connection per worker; events of one loop turn travel in one note, and batch
 with the fewest events in flight gets the next ones. A connection that ends while it holds events means that
 their worker died: an attempt, of a batch in order only for the first event that has no outcome. With no
 worker, the node is asked to wake one, once at a time per function. Called by `dispatcher.py`; the runtime
-process feeds it the endpoints that the node reports.
+process feeds it the endpoints that the node reports. Over 600 lines: windows and outcomes
+are one bookkeeping.
 """
 
 from __future__ import annotations

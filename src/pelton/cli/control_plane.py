@@ -10,7 +10,7 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from pelton.cli import kafka_topics, metrics
 from pelton.cli.dapr_feed import DaprFeed, SecretEntries
 from pelton.cli.dapr_ports import AppPortBook
 from pelton.cli.home import Home, Settings
+from pelton.cli.input_status import InputStatus
 from pelton.cli.jobs import JobMirror
 from pelton.cli.log_rule_status import LogRuleStatus, RuleState
 from pelton.cli.pods import PodMirror, logs_of, replicas_of
@@ -91,6 +92,7 @@ class ControlPlane:
             changes.
         receiver_problems: Returns what is in the way of notifications, as the runtime knows it.
         rule_states: Returns how rules on logs fare there.
+        event_counters: Returns how events fare there, by subscription.
         dapr_changed: The same for resources of Dapr.
         events_changed: Takes what EventSources and Triggers need of the runtime.
         event_states: Returns how they fare there.
@@ -108,6 +110,7 @@ class ControlPlane:
         receivers_changed: Callable[[list[dict[str, Any]], Secrets, ConfigMaps], Awaitable[None]],
         receiver_problems: Callable[[], Awaitable[Problems]],
         rule_states: Callable[[], Awaitable[Sequence[RuleState]]],
+        event_counters: Callable[[], Awaitable[Mapping[str, Any]]],
         dapr_changed: Callable[[list[dict[str, Any]], SecretEntries], Awaitable[None]],
         events_changed: Callable[[EventPlan], Awaitable[None]],
         event_states: Callable[[], Awaitable[dict[str, dict[str, Any]]]],
@@ -121,6 +124,7 @@ class ControlPlane:
         self._receivers_changed = receivers_changed
         self._receiver_problems = receiver_problems
         self._rule_states = rule_states
+        self._event_counters = event_counters
         self._dapr_changed = dapr_changed
         self._events_changed = events_changed
         self._event_states = event_states
@@ -177,6 +181,9 @@ class ControlPlane:
                     asyncio.create_task(
                         LogRuleStatus(store, self._rule_states, self._clock).run(),
                         name="status of rules on logs",
+                    ),
+                    asyncio.create_task(
+                        InputStatus(store, self._event_counters, self._clock).run(), name="status of inputs"
                     ),
                     asyncio.create_task(DaprFeed(store, self._dapr_changed, self._clock).run(), name="dapr"),
                     asyncio.create_task(

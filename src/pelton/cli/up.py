@@ -289,6 +289,7 @@ class _Platform:
             receivers_changed=self._push_receivers,
             receiver_problems=lambda: self._runtime.call("problems", {}),
             rule_states=lambda: self._runtime.call("logRules", {}),
+            event_counters=lambda: self._runtime.call("stats", {}),
             dapr_changed=self._push_dapr,
             events_changed=self._push_events,
             event_states=self._event_states,

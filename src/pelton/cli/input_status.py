@@ -1,0 +1,107 @@
+"""Writes into a Function's status whether the brokers of its inputs can be read: the condition InputsReady.
+
+Run by `cli/control_plane.py`: it asks the runtime (`dataplane/dispatcher.py` knows) every few seconds. A
+broker that is away or refuses the credentials is so to be seen by `pelton get` and `kubectl describe`, not
+only in the log and as `pelton_events_source_trouble`. The condition appears with the first trouble; the other
+conditions are the reconciler's, which leaves this one alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from pelton.apiserver.store import ObjectStore
+from pelton.clock import Clock, rfc3339
+from pelton.controlplane.work import FUNCTIONS
+from pelton.errors import ConflictError, NotFoundError
+from pelton.log import get
+
+__all__ = ["InputStatus", "conditions"]
+
+_EVERY_S: Final = 3.0
+_TYPE: Final = "InputsReady"
+_log = get(__name__)
+
+
+class InputStatus:
+    """Keeps the condition InputsReady of all Functions.
+
+    Args:
+        store: Where they are.
+        ask: Returns the runtime's counters: `subscriptions`, those of Functions with `namespace`, `function`,
+            `topic` and `trouble`; raises when the runtime cannot be reached.
+        clock: Time.
+    """
+
+    def __init__(
+        self, store: ObjectStore, ask: Callable[[], Awaitable[Mapping[str, Any]]], clock: Clock
+    ) -> None:
+        self._store = store
+        self._ask = ask
+        self._clock = clock
+        self._troubled: set[tuple[str, str]] | None = None  # None: what is stored is not known yet
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await self._clock.sleep(_EVERY_S)
+            try:
+                await self.look()
+            except Exception as exc:  # the runtime restarts, or the store is closing
+                _log.debug("the inputs' condition is written later: %s", exc)
+
+    async def look(self) -> None:
+        """Write what has changed once."""
+        troubles: dict[tuple[str, str], list[str]] = {}
+        for each in (await self._ask()).get("subscriptions", ()):
+            if each.get("function") and each.get("trouble"):
+                sentence = f"{each['topic']}: {each['trouble']}" if each.get("topic") else each["trouble"]
+                troubles.setdefault((each["namespace"], each["function"]), []).append(sentence)
+        if self._troubled is not None and not troubles and not self._troubled:
+            return
+        now = rfc3339(self._clock.now())
+        troubled = set(troubles)
+        for item in (await self._store.list(FUNCTIONS))[0]:
+            metadata = item["metadata"]
+            key = (metadata["namespace"], metadata["name"])
+            status = item.get("status") or {}
+            before = status.get("conditions") or []
+            written = conditions(
+                troubles.get(key, ()), before, generation=metadata.get("generation", 0), now=now
+            )
+            if written == before:
+                continue
+            try:
+                await self._store.update(
+                    FUNCTIONS, {**item, "status": {**status, "conditions": written}}, subresource="status"
+                )
+            except (ConflictError, NotFoundError):
+                troubled.add(key)  # it has changed meanwhile: the next look sees it
+        self._troubled = troubled
+
+
+def conditions(
+    troubles: Sequence[str], before: Sequence[Mapping[str, Any]], *, generation: int, now: str
+) -> list[dict[str, Any]]:
+    """Return the conditions of a Function with InputsReady among them, where there is or was trouble.
+
+    Args:
+        troubles: What is in the way, a sentence for each input.
+        before: Conditions as they are.
+        generation: The Function's.
+        now: RFC 3339, for a status that changes.
+    """
+    old = next((each for each in before if each.get("type") == _TYPE), None)
+    if not troubles and (old is None or old.get("status") == "True"):
+        return [dict(each) for each in before]
+    ready = {
+        "type": _TYPE,
+        "status": "False" if troubles else "True",
+        "reason": "SourceUnavailable" if troubles else "Reading",
+        "message": "; ".join(sorted(troubles)),
+        "observedGeneration": generation,
+    }
+    same = old is not None and old.get("status") == ready["status"]
+    ready["lastTransitionTime"] = old.get("lastTransitionTime", now) if old is not None and same else now
+    return [*(dict(each) for each in before if each.get("type") != _TYPE), ready]

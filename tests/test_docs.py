@@ -83,8 +83,9 @@ def matches(expected, output):
 class Shell:
     """A terminal in an empty directory, on a home of its own."""
 
-    def __init__(self, folder, home):
+    def __init__(self, folder, home, timeout_s=50.0):
         self.folder = folder
+        self.timeout_s = timeout_s
         self.env = {
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "HOME": str(folder),
@@ -95,18 +96,25 @@ class Shell:
     def run(self, text):
         # A platform for a page takes free ports, whatever the page says.
         text = text.replace("pelton up", "pelton up --gateway 127.0.0.1:0 --api 127.0.0.1:0")
-        done = subprocess.run(
+        done = subprocess.Popen(
             ["bash", "-euc", text],
             cwd=self.folder,
             env=self.env,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=50,
-            check=False,
+            start_new_session=True,
         )
-        printed = done.stdout if done.stdout.endswith("\n") or not done.stdout else done.stdout + "\n"
-        return done.returncode, printed, done.stderr
+        try:
+            printed, complaints = done.communicate(timeout=self.timeout_s)
+        except BaseException:
+            # The commands of the block too: one that never ends would stay behind its shell.
+            os.killpg(done.pid, signal.SIGKILL)
+            done.communicate()
+            raise
+        printed = printed if printed.endswith("\n") or not printed else printed + "\n"
+        return done.returncode, printed, complaints
 
     def show(self, text, expected):
         """Run a block; one that only reads is repeated until it prints what is expected."""
@@ -158,6 +166,24 @@ def test_commands_of_a_page_do_what_it_says(page, shell):
 
     for text, expected in found:
         shell.show(text, expected)
+
+
+def test_a_command_that_never_ends_does_not_stay_behind_its_block(tmp_path):
+    shell = Shell(tmp_path, tmp_path, timeout_s=1.0)
+    with pytest.raises(subprocess.TimeoutExpired):
+        shell.run("sleep 1000 & echo $! > pid; wait; true")
+
+    pid = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        if state == "Z":  # dead; whoever reaps here takes its time
+            return
+        time.sleep(0.01)
+    pytest.fail(f"process {pid} is still there")
 
 
 def test_every_block_has_a_language():

@@ -1,13 +1,21 @@
-"""A disk that takes no more, as the kernel's limit on the size of files shows it: nothing is half there."""
+"""A disk that takes no more: nothing is half there, nothing that was stored is lost, nothing waits for ever.
 
+The kernel's limit on the size of files shows it, or what a server itself does when its disk is full.
+"""
+
+import asyncio
 import resource
 from contextlib import contextmanager
 
+import asyncpg
 import pytest
 from redis.asyncio import Redis
 
 from pelton.clock import SystemClock
+from pelton.drivers.kafka import KafkaBus
 from pelton.drivers.local_storage import LocalStorageBinding
+from pelton.drivers.postgresql import PostgreSqlStates
+from pelton.drivers.rabbitmq import RabbitMqBus
 from pelton.drivers.redis import RedisBus, RedisStates
 from pelton.drivers.state_sqlite import SqliteStates
 from pelton.errors import ComponentError, DeliveryError
@@ -82,3 +90,86 @@ async def test_redis_without_room_refuses_and_takes_again_when_there_is_some(own
     assert texts(await take(bus, "orders", 2)) == ["1", "2"]
     await bus.close()
     await store.close()
+
+
+@pytest.mark.connected
+async def test_postgresql_without_room_refuses_and_takes_again_when_there_is_some(postgresql):
+    """The server raises what it raises for ENOSPC (class 53) when the table is about to grow."""
+    component = Component(
+        namespace="a",
+        name="b",
+        type="state.postgresql",
+        version="v1",
+        metadata={"connectionString": postgresql.url, "tableName": "crowded"},
+    )
+    store = PostgreSqlStates(component, clock=SystemClock())
+    connection = await asyncpg.connect(postgresql.url)
+    try:
+        await store.write([save("a", b'"before"')])
+        await connection.execute(
+            "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; "
+            "END $$; "
+            "CREATE TRIGGER no_room BEFORE INSERT OR UPDATE ON crowded "
+            "FOR EACH ROW EXECUTE FUNCTION no_room()"
+        )
+        with pytest.raises(ComponentError, match="No space left"):
+            await store.write([save("a", b'"after"'), save("b", b"1")])
+        assert await value(store, "a") == b'"before"'
+        assert await value(store, "b") is None
+
+        await connection.execute("DROP TRIGGER no_room ON crowded")
+        await store.write([save("a", b'"after"'), save("b", b"1")])
+        assert await value(store, "a") == b'"after"'
+    finally:
+        await connection.execute("DROP TABLE IF EXISTS crowded; DROP FUNCTION IF EXISTS no_room")
+        await connection.close()
+        await store.close()
+
+
+@pytest.mark.connected
+@pytest.mark.timeout(90)
+async def test_rabbitmq_without_room_is_an_error_in_time_and_takes_again_when_there_is_some(own_server):
+    server = own_server("rabbitmq")
+    metadata = {"connectionString": server.url, "durable": "true", "deletedWhenUnused": "false"}
+    bus = RabbitMqBus(
+        Component(namespace="a", name="b", type="pubsub.rabbitmq", metadata=metadata), clock=SystemClock()
+    )
+    await bus.prepare("orders", consumer="c", options={})
+    await bus.publish(Message(topic="orders", data=b"1"))
+    await asyncio.to_thread(server.keep_free, "1000000GB")
+    async with asyncio.timeout(40):
+        with pytest.raises(DeliveryError) as caught:
+            await bus.publish(Message(topic="orders", data=b"2"))
+    assert caught.value.retriable
+
+    await asyncio.to_thread(server.keep_free, "1MB")
+    async with asyncio.timeout(20):
+        await bus.publish(Message(topic="orders", data=b"3"))
+    found: list[str] = []
+    async with asyncio.timeout(20):
+        while "3" not in found:
+            found += texts(await take(bus, "orders", 1, consumer="c"))
+    # What was given up may have been stored all the same: at least once.
+    assert found in (["1", "3"], ["1", "2", "3"])
+    await bus.close()
+
+
+@pytest.mark.connected
+@pytest.mark.timeout(90)
+async def test_kafka_without_room_ends_and_goes_on_with_all_that_was_stored(own_server):
+    """A broker whose only log directory fails ends itself; publishers wait for the next one."""
+    server = own_server("kafka")
+    metadata = {"brokers": server.address, "authType": "none", "initialOffset": "oldest"}
+    async with KafkaBus(metadata) as bus, asyncio.timeout(80):
+        await bus.create_topic("orders", partitions=1, replicas=1, config={})
+        await bus.publish(Message(topic="orders", data=b"1"))
+        assert server.process is not None
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (1, 1))
+        late = asyncio.create_task(bus.publish(Message(topic="orders", data=b"2")))
+        await asyncio.to_thread(server.process.wait)
+        assert not late.done()
+        await asyncio.to_thread(server.start)
+        await late
+        found = texts(await take(bus, "orders", 2))
+    assert found == ["1", "2"]

@@ -118,8 +118,8 @@ async def test_container_logs_reach_kafka_through_kills_and_rotation(kafka, tmp_
     metadata = {"brokers": kafka.address, "authType": "none", "initialOffset": "oldest"}
     async with KafkaBus(metadata, where="test") as bus:
         await bus.create_topic(topic, partitions=1, replicas=1, config={})
-    shipper.start()
     try:
+        shipper.start()
         (logs / NAME).write_text("".join(line(n) for n in range(100)))
         async with KafkaBus(metadata, where="test") as bus:
             assert sorted({int(text) for text in texts(await take(bus, topic, 100))}) == list(range(100))

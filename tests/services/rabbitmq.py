@@ -5,6 +5,8 @@ User and password are `guest`, which the server accepts from loopback.
 
 from __future__ import annotations
 
+import os
+import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -76,6 +78,19 @@ class RabbitMq(Server):
             "ERL_EPMD_PORT": str(self._epmd),
             "ERL_EPMD_ADDRESS": HOST,
         }
+
+    def keep_free(self, much: str) -> None:
+        """Demand free disk such as `50MB`; above what there is, the server takes no more messages."""
+        real = "/usr/lib/rabbitmq/bin/rabbitmqctl"
+        control = real if Path(real).exists() else program("rabbitmqctl")
+        subprocess.run(
+            [*self.owned_by("rabbitmq"), control, "set_disk_free_limit", much],
+            env={**os.environ, **self.environment()},
+            cwd=self.directory,
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
 
     def ready(self) -> bool:
         """Wait for AMQP and for the management API."""

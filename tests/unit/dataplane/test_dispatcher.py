@@ -818,3 +818,19 @@ async def test_array_that_is_no_batch_is_one_event_and_an_empty_batch_none(bus, 
     assert len(functions.calls) == 2
     await until(lambda: counters(dispatcher)["in_flight"] == 0)
     assert await bus.pending("orders", consumer=SUBSCRIPTION.id) == 0
+
+
+async def test_failing_every_third_event_handles_all_and_failing_always_buries_all(bus, start):
+    functions = Functions(lambda data, attempt: ERROR if int(data) % 3 == 0 and attempt == 1 else OK)
+    dispatcher = await start(functions)
+    await publish(bus, *(str(number) for number in range(90)))
+    await until(lambda: counters(dispatcher)["delivered"] == 90)
+    assert (counters(dispatcher)["failed"], counters(dispatcher)["dead"]) == (30, 0)
+    assert len(functions.calls) == 120
+
+    functions.answer = lambda _data, _attempt: ERROR
+    await publish(bus, *(str(number) for number in range(90, 120)))
+    await until(lambda: counters(dispatcher)["dead"] == 30 and counters(dispatcher)["in_flight"] == 0)
+    assert sorted(int(letter.data) for letter in dead(bus)) == list(range(90, 120))
+    assert {letter.attempts for letter in dead(bus)} == {3}
+    assert await bus.pending("orders", consumer=SUBSCRIPTION.id) == 0

@@ -391,3 +391,35 @@ async def test_objects_that_do_not_move_alerts_leave_groups_alone(bus, clock, ma
         await clock.advance(1)
 
         assert len(moved) == 1
+
+
+async def test_a_hundred_thousand_alerts_in_a_minute_are_all_told_once_and_nothing_stays(bus, clock, make):
+    waits = {**TIMES, "pelton.dev/group-wait": "60s"}
+    async with make() as pipeline:
+        pipeline.set_receivers([receiver(annotations=waits)])
+        for second in range(50):
+            for part in range(20):
+                first = second * 2000 + part * 100
+                await pipeline.accept(
+                    [alert(f"a{number % 100}", pod=str(number)) for number in range(first, first + 100)]
+                )
+            await clock.advance(1)
+        assert told(bus) == []
+        await clock.advance(60)
+
+        pods = [int(pod) for _, alerts in told(bus) for pod, _ in alerts]
+        assert sorted(pods) == list(range(100_000))
+        assert pipeline.stats()["receivers"]["ops/webhook"]["sent"] == len(bus.stored(OPS))
+        assert bus.queue(OPS).unfinished == {}
+
+
+async def test_alerts_above_what_groups_may_hold_are_sent_as_they_come(bus, clock, make):
+    async with make(options=Options(most_grouped=150)) as pipeline:
+        pipeline.set_receivers([receiver()])
+        for first in range(0, 400, 100):
+            await pipeline.accept([alert(pod=str(number)) for number in range(first, first + 100)])
+            await clock.advance(0)
+        assert told(bus) != []
+        await clock.advance(15)
+
+        assert {int(pod) for _, alerts in told(bus) for pod, _ in alerts} == set(range(400))

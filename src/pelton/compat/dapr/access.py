@@ -7,7 +7,10 @@ trust domain on one machine, `public`; a policy for another one holds for nobody
 
 from __future__ import annotations
 
+import posixpath
+import re
 from typing import Final
+from urllib.parse import unquote
 
 from pelton.model.dapr import AccessControl, AccessOperation, AccessPolicy
 
@@ -23,7 +26,8 @@ def allows(control: AccessControl | None, *, caller: str, namespace: str, method
         control: Rules of the app that is called; None allows all.
         caller: App id of the caller.
         namespace: Its namespace.
-        method: What is called, a path with or without its slash; no query.
+        method: What is called, a path with or without its slash, as it was sent: encoded or not, with a
+            query or not. It is judged as apps read it.
         verb: HTTP method, "" for a call over gRPC.
     """
     if control is None:
@@ -32,11 +36,17 @@ def allows(control: AccessControl | None, *, caller: str, namespace: str, method
     policy = _policy(control, caller, namespace)
     if policy is None:
         return default
-    path = "/" + method.strip("/").lower()
+    path = _read(method)
     for operation in policy.operations:
         if _matches(operation.name, path) and (not verb or _has_verb(operation, verb)):
             return operation.action.lower() == "allow"
     return _allowed(policy.default_action, default)
+
+
+def _read(method: str) -> str:
+    """Return a path as an app may read it: decoded, without query, dots and doubled slashes."""
+    decoded = re.split(r"[?#]", unquote(method), maxsplit=1)[0]
+    return posixpath.normpath("/" + decoded.strip("/")).lower()
 
 
 def _policy(control: AccessControl, caller: str, namespace: str) -> AccessPolicy | None:

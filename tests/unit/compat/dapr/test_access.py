@@ -56,3 +56,38 @@ def test_allows_all_without_rules_and_denies_strangers_where_there_are_policies(
     assert strangers(None)
     assert strangers(AccessControl())
     assert not strangers(AccessControl(policies=(AccessPolicy(app_id="a"),)))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "/secret",
+        "/%73ecret",
+        "/SECRET",
+        "secret?x=1",
+        "/secret%3Fx=1",
+        "secret#top",
+        "/open/%2e%2e/secret",
+        "/open/..%2Fsecret",
+        "//secret/",
+    ],
+)
+def test_denied_method_is_denied_however_it_is_spelt(method):
+    control = AccessControl(
+        default_action="allow",
+        policies=(
+            AccessPolicy(
+                app_id="a",
+                default_action="allow",
+                operations=(AccessOperation(name="/secret", action="deny"),),
+            ),
+        ),
+    )
+    assert not allows(control, caller="a", namespace="default", method=method, verb="GET")
+    assert allows(control, caller="a", namespace="default", method="/open", verb="GET")
+
+
+def test_encoded_dots_lead_out_of_what_is_allowed():
+    assert not allows(
+        CONTROL, caller="a", namespace="default", method="/files/x%2F..%2F..%2Fsecret", verb="GET"
+    )

@@ -34,7 +34,7 @@ from pelton.dataplane import wire
 from pelton.dataplane.event_traces import EventTraces
 from pelton.errors import ConflictError, PeltonError
 from pelton.log import get
-from pelton.model.dapr import DaprConfiguration
+from pelton.model.dapr import AccessControl, DaprConfiguration
 from pelton.model.dapr_app import DaprApp
 from pelton.model.desired import Component, Desired
 from pelton.plan import names
@@ -44,6 +44,7 @@ __all__ = ["DaprPlatform"]
 
 _log = get(__name__)
 _AGAIN_S: Final = 2.0
+_NOBODY: Final = AccessControl(default_action="deny")
 
 
 class _Function:
@@ -240,7 +241,15 @@ class DaprPlatform:
 
     async def _serve(self, desired: Desired, told: DaprApp, target: _Function) -> None:
         namespace, revision = desired.workload.namespace, desired.revision
-        configuration = self._configurations.get((namespace, told.configuration), DaprConfiguration())
+        configuration = self._configuration(namespace, told)
+        if configuration is None:  # `resources` comes back when it is there
+            _log.error(
+                "app %s/%s is not served: there is no Configuration %s",
+                namespace,
+                told.app_id,
+                told.configuration,
+            )
+            return
         app = App(
             app_id=told.app_id,
             namespace=namespace,
@@ -303,9 +312,26 @@ class DaprPlatform:
             ):
                 function = self._target(desired)
                 return Target(
-                    app_id=app_id, namespace=namespace, channel=function.replicas, speaks_grpc=function.grpc
+                    app_id=app_id,
+                    namespace=namespace,
+                    channel=function.replicas,
+                    speaks_grpc=function.grpc,
+                    access=self._access(desired),
                 )
         return None
+
+    def _configuration(self, namespace: str, told: DaprApp) -> DaprConfiguration | None:
+        """Return an app's Configuration, None where the one that it names is missing."""
+        if not told.configuration:
+            return DaprConfiguration()
+        return self._configurations.get((namespace, told.configuration))
+
+    def _access(self, desired: Desired) -> AccessControl | None:
+        """Return who may call a Function, by whichever of its names; nobody while its rules are missing."""
+        if desired.dapr is None:
+            return None
+        found = self._configuration(desired.workload.namespace, desired.dapr)
+        return found.access_control if found is not None else _NOBODY
 
     def _pending(self, namespace: str, app_id: str, count: int) -> None:
         key = self._ids.get(f"{namespace}/{app_id}")

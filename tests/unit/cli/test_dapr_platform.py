@@ -1,0 +1,86 @@
+"""Who may call a Function that is an app, by whichever of its names it is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from pelton.cli.dapr_platform import DaprPlatform
+from pelton.clock import SystemClock
+from pelton.compat.dapr.access import allows
+from pelton.dataplane.event_traces import NO_TRACES
+from pelton.drivers.memory import MemoryBus
+from pelton.model.dapr_app import DaprApp, DaprPorts
+from pelton.model.desired import Desired, Route, Scaling, Workload
+
+RULES = {
+    "apiVersion": "dapr.io/v1alpha1",
+    "kind": "Configuration",
+    "metadata": {"name": "rules", "namespace": "default"},
+    "spec": {
+        "accessControl": {
+            "defaultAction": "deny",
+            "policies": [{"appId": "friend", "defaultAction": "allow"}],
+        }
+    },
+}
+
+
+def platform(folder: Path) -> DaprPlatform:
+    async def nothing(*_: Any) -> Any:
+        return None
+
+    return DaprPlatform(
+        run=folder,
+        stores=cast(Any, SimpleNamespace()),
+        kept=folder / "kept.json",
+        kubeconfig=folder / "kubeconfig",
+        bus_of=nothing,
+        ledger=MemoryBus(),
+        clock=SystemClock(),
+        traces=NO_TRACES,
+        wake=nothing,
+        on_pending=lambda *_: None,
+    )
+
+
+def app() -> Desired:
+    return Desired(
+        workload=Workload(namespace="default", name="orders", revision="orders-1", bundle="/b"),
+        scaling=Scaling(),
+        route=Route(namespace="default", name="orders"),
+        dapr=DaprApp(
+            app_id="shop",
+            ports=DaprPorts(http=1, grpc=2, inner=3, token="t"),
+            configuration="rules",
+        ),
+    )
+
+
+def may_call(target: Any, caller: str) -> bool:
+    return allows(target.access, caller=caller, namespace="default", method="/x", verb="GET")
+
+
+async def test_access_control_counts_for_the_functions_own_name_as_well(tmp_path: Path) -> None:
+    served = platform(tmp_path)
+    served.resources([RULES], [])
+    served._desired["default/orders"] = app()
+
+    target = await served._find("default", "orders")
+
+    assert target is not None
+    assert not may_call(target, "stranger")
+    assert may_call(target, "friend")
+
+
+async def test_app_without_the_configuration_that_it_names_is_not_served(tmp_path: Path, caplog: Any) -> None:
+    served = platform(tmp_path)
+
+    await served.apply(app())
+
+    assert served._main.find("default/shop") is None
+    assert "rules" in caplog.text
+    target = await served._find("default", "orders")
+    assert target is not None
+    assert not may_call(target, "friend")

@@ -19,6 +19,7 @@ from urllib.parse import quote, quote_plus, unquote_plus
 from pelton.cel.regex import Regex, RegexError, compile_regex
 from pelton.texttemplate.fault import TemplateFault
 from pelton.texttemplate.go_time import GoTime
+from pelton.texttemplate.weight import MOST_CHARACTERS
 
 __all__ = ["FUNCTIONS", "SafeHtml", "escape_html", "show", "truth"]
 
@@ -189,9 +190,12 @@ def _regex(pattern: Any) -> Regex:
 def _replace(pattern: Any, replacement: Any, text: Any) -> str:
     subject, template, at = _text(text), _text(replacement), 0
     out: list[str] = []
+    written = 0
     for found in _regex(pattern).finditer(subject):
         out.append(subject[at : found.start()])
         out.append(_expand(template, found))
+        written += len(out[-1])
+        _bounded(written)
         at = found.end()
     return "".join(out) + subject[at:]
 
@@ -211,6 +215,17 @@ def _expand(replacement: str, found: Any) -> str:
     return re.sub(r"\$\$|\$\{(\w+)\}|\$(\w+)", group, replacement)
 
 
+def _bounded(size: int) -> None:
+    if size > MOST_CHARACTERS:
+        raise TemplateFault(f"makes more than {MOST_CHARACTERS} characters")
+
+
+def _join(separator: Any, items: Any) -> str:
+    between, listed = _text(separator), _items(items)
+    _bounded(len(between) * len(listed))
+    return between.join(show(item) for item in listed)
+
+
 def _print(*values: Any) -> str:
     out = ""
     for number, value in enumerate(values):
@@ -225,11 +240,13 @@ def _println(*values: Any) -> str:
 
 def _printf(layout: Any, *values: Any) -> str:
     rest = list(values)
+    written = 0
 
     def take(default: Any = None) -> Any:
         return rest.pop(0) if rest else default
 
     def one(found: re.Match[str]) -> str:
+        nonlocal written
         flags, width, precision, verb = found.groups()
         if verb == "%":
             return "%"
@@ -239,6 +256,8 @@ def _printf(layout: Any, *values: Any) -> str:
         ]
         if any(isinstance(each, int) and each > _WIDEST for each in (size, digits)):
             raise TemplateFault(f"width above {_WIDEST}")
+        written += (size or 0) + (digits or 0)
+        _bounded(written)
         if not rest:
             return f"%!{verb}(MISSING)"
         return _padded(_verb(verb, take(), flags, digits), flags, size or 0)
@@ -360,7 +379,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "html": lambda *values: SafeHtml(html.escape(_print(*values))),
     "humanizeDuration": _humanize,
     "index": _index,
-    "join": lambda separator, items: _text(separator).join(show(item) for item in _items(items)),
+    "join": _join,
     "js": _js,
     "le": lambda left, right: not _less(right, left),
     "len": _len,

@@ -15,16 +15,16 @@ from typing import Any
 from pelton.texttemplate import go_syntax as syntax
 from pelton.texttemplate.fault import Position, TemplateFault
 from pelton.texttemplate.go_functions import FUNCTIONS, SafeHtml, escape_html, show, truth
+from pelton.texttemplate.weight import MOST_CHARACTERS, PER_STEP, weigh
 
-__all__ = ["MOST_CHARACTERS", "MOST_STEPS", "GoTemplates", "known_functions"]
+__all__ = ["MOST_STEPS", "GoTemplates", "known_functions"]
 
 MOST_STEPS = 300_000
 """Nodes and calls that one rendering may take: some tenths of a second."""
 
-MOST_CHARACTERS = 1_000_000
-"""Characters that one rendering may write."""
-
 _MOST_DEPTH = 60
+_SHALLOW = frozenset({"append", "dict", "index", "len", "list", "not", "slice", "stringSlice"})
+"""Functions that do not look into what lists and maps hold."""
 _SPECIAL = ("and", "call", "or")
 _URL_ATTRIBUTE = re.compile(r"""(?:href|src|action)\s*=\s*["']?\s*$""", re.IGNORECASE)
 _URL_SCHEME = re.compile(r"\s*([a-zA-Z][a-zA-Z0-9+.-]*):")
@@ -160,6 +160,7 @@ class _Run:
                 case syntax.Action(pipeline):
                     value = self._pipeline(pipeline, dot)
                     if pipeline.assign is None:
+                        self._weigh("a value", value, pipeline.at)
                         self._write(self._shown(value))
                 case syntax.Branch():
                     self._branch(node, dot)
@@ -299,6 +300,8 @@ class _Run:
 
     def _invoke(self, name: str, call: Callable[..., Any], arguments: tuple[Any, ...], at: Position) -> Any:
         self._step()
+        for argument in arguments:
+            self._weigh(name, argument, at, deep=name not in _SHALLOW)
         try:
             value = call(*arguments)
         except TemplateFault as fault:
@@ -333,6 +336,13 @@ class _Run:
         if self._written > MOST_CHARACTERS:
             raise TemplateFault(f"writes more than {MOST_CHARACTERS} characters", name=self._name)
         self.out.append(text)
+
+    def _weigh(self, name: str, value: Any, at: Position, *, deep: bool = True) -> None:
+        """Count what is handled as steps; refuse a value that is too large to write."""
+        weight = weigh(value, deep=deep)
+        if weight > MOST_CHARACTERS:
+            raise self._fault(f"{name} has more than {MOST_CHARACTERS} characters to handle", at)
+        self._steps += weight // PER_STEP
 
     def _step(self) -> None:
         self._steps += 1

@@ -230,3 +230,33 @@ def test_any_text_is_read_or_refused_with_a_fault(text):
 def test_text_without_actions_is_written_as_it_is(text):
     if "{{" not in text:
         assert run(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param('{{ $x := list "a" "b" }}' + "{{ $x = list $x $x }}" * 25 + "{{ $x }}", id="shown"),
+        pytest.param('{{ $x := list "a" }}' + "{{ $x = list $x $x }}" * 25 + "{{ toJson $x }}", id="json"),
+        pytest.param(
+            '{{ $x := list "a" }}{{ $y := list "a" }}'
+            + "{{ $x = list $x $x }}{{ $y = list $y $y }}" * 25
+            + "{{ eq $x $y }}",
+            id="compared",
+        ),
+        pytest.param(
+            '{{ $s := printf "%900d" 1 }}{{ $l := list $s $s $s $s $s $s $s $s }}'
+            + "{{ $l = list $l $l $l $l }}" * 5
+            + '{{ len (join "" $l) }}',
+            id="joined",
+        ),
+        pytest.param(
+            '{{ $s := printf "%900d%900d%900d" 1 1 1 }}{{ len (join $s (slice .long 0)) }}', id="separated"
+        ),
+        pytest.param('{{ $s := printf "%900d%900d" 1 1 }}{{ len (reReplaceAll " " $s $s) }}', id="replaced"),
+        pytest.param('{{ len (printf "' + "%900d" * 2000 + '") }}', id="padded"),
+        pytest.param("{{ $t := .text }}{{ range 100000 }}{{ $_ := toUpper $t }}{{ end }}", id="again and again"),
+    ],
+)
+def test_values_that_grow_out_of_little_text_are_refused(text):
+    with pytest.raises(TemplateFault, match="more than|cannot be called"):
+        run(text, {"long": ["x"] * 1000, "text": "x" * 100_000})

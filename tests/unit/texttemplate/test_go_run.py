@@ -254,7 +254,9 @@ def test_text_without_actions_is_written_as_it_is(text):
         ),
         pytest.param('{{ $s := printf "%900d%900d" 1 1 }}{{ len (reReplaceAll " " $s $s) }}', id="replaced"),
         pytest.param('{{ len (printf "' + "%900d" * 2000 + '") }}', id="padded"),
-        pytest.param("{{ $t := .text }}{{ range 100000 }}{{ $_ := toUpper $t }}{{ end }}", id="again and again"),
+        pytest.param(
+            "{{ $t := .text }}{{ range 100000 }}{{ $_ := toUpper $t }}{{ end }}", id="again and again"
+        ),
     ],
 )
 def test_values_that_grow_out_of_little_text_are_refused(text):

@@ -67,3 +67,30 @@ def test_faults_name_template_and_line():
 
     (fault,) = made.faults()
     assert str(fault).startswith("bad.j2:2:1: Expected an expression")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("{% set x = 'abcdefgh' %}" + "{% set x = x ~ x %}" * 22 + "{{ x|length }}", id="joined"),
+        pytest.param("{% set x = 'abcdefgh' %}" + "{% set x = x + x %}" * 22 + "{{ x|length }}", id="added"),
+        pytest.param("{% set x = [1] %}" + "{% set x = x + x %}" * 22 + "{{ x|length }}", id="lists"),
+        pytest.param(
+            "{% set x = [1] %}" + "{% set x = [x, x] %}" * 22 + "{{ (x|string)|length }}", id="nested"
+        ),
+        pytest.param(
+            "{% set x = 'abcdefgh' %}" + "{% set x = x|replace('a', x) %}" * 22 + "{{ x|length }}",
+            id="filter",
+        ),
+        pytest.param(
+            "{% set x = 'aaaa' %}" + "{% set x = x.replace('a', x) %}" * 5 + "{{ x|length }}", id="method"
+        ),
+        pytest.param(
+            "{{ [1, 2, 3]|join('x' ~ long ~ long)|length }}{{ lines|join(long)|length }}", id="join"
+        ),
+    ],
+)
+def test_values_that_grow_out_of_little_text_are_refused(text):
+    templates = JinjaTemplates({"t": text})
+    with pytest.raises(TemplateFault, match="more than"):
+        templates.run("t", {"long": "x" * 10_000, "lines": ["y"] * 500})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import DictLoader, TemplateError, TemplateSyntaxError, Undefined, nodes
 from jinja2.exceptions import SecurityError, TemplateNotFound
@@ -85,7 +85,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def guard(self) -> None:
         """Watch all filters and tests that are there now."""
-        for known in (self.filters, self.tests):
+        for known in (self.filters, cast("dict[str, Any]", self.tests)):
             for name, call in known.items():
                 if not hasattr(call, "watched"):
                     known[name] = self._watching(name, call)
@@ -141,7 +141,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self._refuse_above(sum(weigh(part) for part in parts))
         return markup_join(parts) if self.autoescape else str_join(parts)
 
-    def call(self, context: Any, called: Any, *arguments: Any, **named: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Any, called: Any, *arguments: Any, **named: Any) -> Any:
         """Call what a template calls, within the bounds."""
         self.tick()
         text = getattr(called, "__self__", None)

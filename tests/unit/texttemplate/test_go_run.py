@@ -260,5 +260,5 @@ def test_text_without_actions_is_written_as_it_is(text):
     ],
 )
 def test_values_that_grow_out_of_little_text_are_refused(text):
-    with pytest.raises(TemplateFault, match="more than|cannot be called"):
+    with pytest.raises(TemplateFault, match="more than"):
         run(text, {"long": ["x"] * 1000, "text": "x" * 100_000})

@@ -112,7 +112,10 @@ def _seconds(value: Any) -> float | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float):
-        return round(value / 1000 if value > 1e11 else value, 6)
+        try:
+            return round(value / 1000 if value > 1e11 else value, 6)
+        except OverflowError:  # more digits than any time has
+            return None
     if not isinstance(value, str):
         return None
     try:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import struct
 from typing import Any, Final
 
-__all__ = ["DEEPEST", "BrokenError", "Scanner", "decode", "decode_all", "encode"]
+__all__ = ["DEEPEST", "MOST_VALUES", "BrokenError", "Scanner", "decode", "decode_all", "encode"]
 
 DEEPEST: Final = 64
+MOST_VALUES: Final = 500_000
+"""Values that follow one another in a body or chunk: a compressed one of some KB could hold many millions."""
 
 
 class BrokenError(ValueError):
@@ -157,9 +159,12 @@ def decode(data: bytes, at: int = 0, *, deep: int = 0) -> tuple[Any, int]:
 
 
 def decode_all(data: bytes) -> list[Any]:
-    """Return all values, one after the other. Raises BrokenError."""
-    found, at = [], 0
+    """Return all values, one after the other, of which there may be MOST_VALUES. Raises BrokenError."""
+    found: list[Any] = []
+    at = 0
     while at < len(data):
+        if len(found) >= MOST_VALUES:
+            raise BrokenError(f"more than {MOST_VALUES} values")
         value, at = decode(data, at)
         found.append(value)
     return found

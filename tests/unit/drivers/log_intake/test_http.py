@@ -68,3 +68,11 @@ def test_record_that_says_no_date_is_kept_as_it_is(body, record):
 def test_what_is_no_body_is_refused(body, kind):
     with pytest.raises(ValueError):
         read_body(body, kind, date_key="date")
+
+
+def test_date_with_more_digits_than_any_time_is_no_date():
+    number = int("1" * 500)
+
+    found = read_body(b'{"date":%d,"log":"a"}' % number, "application/json", date_key="date")
+
+    assert found == [(None, {"date": number, **A})]

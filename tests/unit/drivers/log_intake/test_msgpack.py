@@ -93,3 +93,8 @@ def test_nesting_beyond_reason_is_refused():
 )
 def test_what_is_written_is_read_by_another_library(value):
     assert reference.unpackb(msgpack.encode(value)) == value
+
+
+def test_more_values_than_any_chunk_has_are_refused():
+    with pytest.raises(msgpack.BrokenError, match="more than"):
+        msgpack.decode_all(b"\x90" * (msgpack.MOST_VALUES + 1))

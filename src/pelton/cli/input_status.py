@@ -21,6 +21,8 @@ __all__ = ["InputStatus", "conditions"]
 
 _EVERY_S: Final = 3.0
 _TYPE: Final = "InputsReady"
+_REWORD_S: Final = 60.0
+"""Seconds before other words for the same state are written: a client tells one outage in several ways."""
 _log = get(__name__)
 
 
@@ -40,6 +42,7 @@ class InputStatus:
         self._store = store
         self._ask = ask
         self._clock = clock
+        self._told: dict[tuple[str, str], float] = {}  # when something was written, by the monotonic clock
         self._troubled: set[tuple[str, str]] | None = None  # None: what is stored is not known yet
 
     async def run(self) -> None:
@@ -72,13 +75,25 @@ class InputStatus:
             )
             if written == before:
                 continue
+            if _state(written) == _state(before) and self._recently(key):
+                continue
             try:
                 await self._store.update(
                     FUNCTIONS, {**item, "status": {**status, "conditions": written}}, subresource="status"
                 )
+                self._told[key] = self._clock.monotonic()
             except (ConflictError, NotFoundError):
                 troubled.add(key)  # it has changed meanwhile: the next look sees it
         self._troubled = troubled
+        self._told = {key: at for key, at in self._told.items() if key in troubled}
+
+    def _recently(self, key: tuple[str, str]) -> bool:
+        told = self._told.get(key)
+        return told is not None and self._clock.monotonic() - told < _REWORD_S
+
+
+def _state(conditions: Sequence[Mapping[str, Any]]) -> str:
+    return next((each["status"] for each in conditions if each.get("type") == _TYPE), "")
 
 
 def conditions(

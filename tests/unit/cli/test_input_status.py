@@ -79,7 +79,8 @@ async def test_look_writes_the_functions_concerned_and_nothing_twice():
                 },
             )
         runtime = Runtime()
-        status = InputStatus(store, runtime.ask, FakeClock())
+        clock = FakeClock()
+        status = InputStatus(store, runtime.ask, clock)
 
         async def stored(name):
             obj = await store.get(FUNCTIONS, "shop", name)
@@ -97,6 +98,13 @@ async def test_look_writes_the_functions_concerned_and_nothing_twice():
         ]
         await status.look()
         assert await stored("fn") == told
+
+        runtime.trouble = "Kafka: 1/1 brokers are down"
+        await status.look()
+        assert await stored("fn") == told
+        await clock.advance(61)
+        await status.look()
+        assert (await stored("fn"))[1][0]["message"] == "orders: Kafka: 1/1 brokers are down"
 
         runtime.away = True
         with pytest.raises(ConnectionError):

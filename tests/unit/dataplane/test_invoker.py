@@ -132,6 +132,23 @@ async def test_event_travels_with_its_limit_and_its_outcome_comes_back(make, wor
     assert (sent[4], sent[3], timeout_s) == (b"\x00\xff", "orders", 5.0)
 
 
+async def test_event_without_an_outcome_in_time_has_failed_and_a_late_one_is_ignored(
+    make, worker, monkeypatch
+):
+    monkeypatch.setattr("pelton.dataplane.invoker._GRACE_S", 0.02)
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(worker.path))])
+    result = await invoke(invoker, timeout_s=0.03)
+
+    assert result == EventResult(outcome="error", reason="no outcome 0.02 s after the time limit")
+    worker.answer("1", outcome="ok")
+    monkeypatch.setattr("pelton.dataplane.invoker._GRACE_S", 5.0)
+    task = invoke(invoker, "2")
+    await until(lambda: "2" in worker.events)
+    worker.answer("2", outcome="ok")
+    assert await task == EventResult(outcome="ok")
+
+
 async def test_events_of_one_turn_share_a_note(make, worker):
     invoker = make()
     invoker.update("ns", "fn", "r", [("a", str(worker.path))])

@@ -179,6 +179,25 @@ async def test_http_app_that_hangs_up_is_not_called_twice() -> None:
     assert len(app.got) == 1
 
 
+async def test_http_app_that_hangs_is_given_up_and_called_again_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pelton.compat.dapr.invocation._ANSWER_S", 0.1)
+
+    async def hang(_headers: object, _body: object) -> tuple[int, bytes]:
+        await asyncio.sleep(3600)
+        return 200, b""
+
+    async with apps.HttpApp({"POST /m": hang}) as app, bed() as made:
+        made.app(app.address)
+        for _ in range(2):
+            fault = await refused(made)
+            assert (fault.status, fault.error_code) == (500, "ERR_DIRECT_INVOKE")
+            assert "no answer in time" in fault.message
+
+    assert len(app.got) == 2
+
+
 async def test_http_unhealthy_app_is_not_called() -> None:
     async with apps.HttpApp({}) as app, bed() as made:
         made.app(app.address).healthy = False

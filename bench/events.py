@@ -15,12 +15,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import http.server
 import json
 import os
+import queue
 import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import uuid
@@ -43,6 +46,7 @@ RECORDS: Final = {100: 200_000, 1000: 100_000}
 MESSAGES: Final = 20_000
 OUTPUTS: Final = 10_000
 WAKES: Final = 10
+ALERTS: Final = 20
 ROUNDS: Final = 3
 WARM: Final = 0.1
 """Share of a turn's records that is not timed."""
@@ -97,6 +101,16 @@ WAKER = """
 """
 
 
+ALERTER = """
+    import json
+
+    def alert(context: "UserContext"):
+        record = json.loads(context.get_binding_request().data)
+        labels = {"alertname": "ServerError", "severity": "critical", "pod": record["pod"]}
+        context.send("alerts", json.dumps([{"labels": labels, "annotations": {"message": record["log"]}}]))
+"""
+
+
 def record(number: int, size: int) -> bytes:
     """Return a JSON record of `size` bytes; numbers of one key rise."""
     body = json.dumps({"key": number % KEYS, "number": number, "pad": ""})
@@ -121,8 +135,8 @@ class Broker:
         client: dict[str, str | int | float | bool] = {"bootstrap.servers": self.address, "log_level": 2}
         admin = AdminClient(client)  # named, since it must live until the answer
         admin.create_topics([NewTopic(name, PARTITIONS, 1)])[name].result()
-        queue = {"linger.ms": 5, "queue.buffering.max.messages": 1_000_000, "enable.idempotence": True}
-        producer = Producer({**client, **queue})
+        buffer = {"linger.ms": 5, "queue.buffering.max.messages": 1_000_000, "enable.idempotence": True}
+        producer = Producer({**client, **buffer})
         for number in range(records):
             producer.produce(name, record(number, size), key=str(number % KEYS))
         producer.flush()
@@ -449,8 +463,8 @@ async def zero_rows(running: Platform, broker: Broker) -> list[Row]:
         producer = Producer({"bootstrap.servers": broker.address, "linger.ms": 0, "log_level": 2})
         async with deployed(running, made):
             for turn in range(WAKES + 1):
-                producer.produce(topic, str(time.time()))
                 began = time.time()
+                producer.produce(topic, str(began))
                 producer.flush()
                 told = float(await asyncio.to_thread(heard.recv, 100))
                 if turn:  # the first one also waits for the group to be joined
@@ -467,6 +481,88 @@ async def zero_rows(running: Platform, broker: Broker) -> list[Row]:
             "ours <= 50",
             f"{min(waited):.0f}..{max(waited):.0f}",
             f"{WAKES} times",
+        )
+    ]
+
+
+class Chat(http.server.BaseHTTPRequestHandler):
+    """Stands for Slack: remembers when a request came."""
+
+    heard: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+
+    def do_POST(self) -> None:
+        """Take a message."""
+        now = time.time()
+        self.heard.put((now, self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *_args: object) -> None:
+        """Write nothing."""
+
+
+async def chat_rows(running: Platform, broker: Broker) -> list[Row]:
+    """From a log record in Kafka, by a warm function and an alert, to the request at Slack."""
+    from confluent_kafka import Producer
+
+    source = write_function(running.root / "alerter", ALERTER)
+    topic = await asyncio.to_thread(broker.topic, 0, 0)
+    alerts = f"{running.endpoints['notify']}/api/v2/alerts"
+    made = manifest(
+        "alerter",
+        source,
+        {"name": "in", "type": "bindings.kafka"},
+        target="alert",
+        workers=1,
+        outputs=[{"dapr": {"name": "alerts", "type": "bindings.http", "operation": "post"}}],
+        bindings={
+            "in": kafka_input(broker.address, topic),
+            "alerts": {
+                "type": "bindings.http",
+                "version": "v1",
+                "metadata": [{"name": "url", "value": alerts}],
+            },
+        },
+    )
+    producer = Producer({"bootstrap.servers": broker.address, "linger.ms": 0, "log_level": 2})
+    waited: list[float] = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Chat) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/services/bench"
+        receiver = {
+            "apiVersion": "notification.kubesphere.io/v2beta2",
+            "kind": "Receiver",
+            "metadata": {"name": "chat", "labels": {"type": "global"}},
+            "spec": {"slack": {"webhook": {"value": url}}},
+        }
+        (running.root / "receiver.json").write_text(json.dumps(receiver))
+        words = [sys.executable, "-m", "pelton.cli.main", "apply", "-f", str(running.root / "receiver.json")]
+        env = os.environ | {"PELTON_HOME": str(running.home.path)}
+        await asyncio.to_thread(subprocess.run, words, check=True, env=env, stdout=subprocess.DEVNULL)
+        async with deployed(running, made):
+            await running.settled(1)
+            for turn in range(ALERTS + 1):
+                line = {"log": '"GET / HTTP/1.1" 500', "pod": f"shop-{turn}"}
+                began = time.time()
+                producer.produce(topic, json.dumps(line))
+                producer.flush()
+                at, message = await asyncio.to_thread(Chat.heard.get, True, 30)
+                if f"shop-{turn}" not in message.decode():
+                    raise RuntimeError(f"another alert than expected: {message[:200]!r}")
+                if turn:  # the first one also waits for the group to be joined
+                    waited.append((at - began) * 1000)
+                await asyncio.sleep(1.1)  # a webhook of Slack's takes one message a second
+        server.shutdown()
+    return [
+        Row(
+            "log record in Kafka to the request at Slack, warm, p50",
+            statistics.median(waited),
+            None,
+            "ms",
+            "ours <= 100",
+            f"{min(waited):.0f}..{max(waited):.0f}",
+            f"{ALERTS} times",
         )
     ]
 
@@ -499,6 +595,7 @@ async def measure() -> list[Row]:
             found += await nats_rows(running, runtime, source)
             found += await output_rows(running, broker)
             found += await zero_rows(running, broker)
+            found += await chat_rows(running, broker)
             return found
 
 

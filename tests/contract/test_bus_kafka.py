@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from confluent_kafka.cimpl import NewTopic
 
 from pelton.drivers.kafka import KafkaBinding, KafkaBus
 from pelton.errors import ComponentError, DeliveryError
@@ -286,6 +287,31 @@ async def test_topic_that_vanished_and_came_back_is_read_on(bus, real):
                 if b"2" in found:
                     break
     assert found[-2:] == [b"1", b"2"]
+
+
+async def test_topic_that_vanished_for_good_is_told_of(own_server):
+    """Where the broker makes no topics by itself; else what vanished is there again at once."""
+    server = own_server("kafka", settings={"auto.create.topics.enable": "false"})
+    metadata = {"brokers": server.address, **PLAIN, "initialOffset": "oldest"}
+    async with KafkaBus(metadata) as real, asyncio.timeout(50):
+        admin = real._client()
+        topics = [NewTopic("gone", 1, 1)]
+        await asyncio.to_thread(admin.create_topics(topics)["gone"].result)
+        await real.publish(Message(topic="gone", data=b"0"))
+        batches = real.subscribe("gone", consumer="c", max_in_flight=10, options={})
+        async with aclosing(cast(Any, batches)) as iterator:
+            for delivery in await anext(iterator):
+                await delivery.ack()
+            await asyncio.to_thread(admin.delete_topics(["gone"])["gone"].result)
+            following = asyncio.ensure_future(anext(iterator))
+            while "does not exist" not in real.trouble("gone", consumer="c"):
+                await asyncio.sleep(0.05)
+            topics = [NewTopic("gone", 1, 1)]
+            await asyncio.to_thread(admin.create_topics(topics)["gone"].result)
+            while real.trouble("gone", consumer="c"):
+                await asyncio.sleep(0.05)
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
 
 @pytest.mark.timeout(90)

@@ -621,7 +621,10 @@ class Consumption:
                     "tuple[int, int] | None",
                     consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=1.0),
                 )
-            except KafkaException:
+            except KafkaException as exc:
+                # Of a topic that was deleted the library says nothing by itself for half a minute and more.
+                if exc.args[0].code() in _GONE:
+                    self._on_error(exc.args[0])
                 return
             low, high = found or (0, 0)
             position = max(lane.position, low)

@@ -277,7 +277,7 @@ def test_functions_and_apps_share_topics_and_a_runtime_that_is_killed_is_joined_
         apps.cli("dapr", "run", "--app-id", "asker", "--", sys.executable, "asker.py")
 
         assert "of default/fn" in until("SEEN from a function")
-        assert "FUNCTION got" in apps.logs("fn")
+        apps.until("the function's line", lambda: "FUNCTION got" in apps.logs("fn"))
     finally:
         watcher.send_signal(signal.SIGTERM)
         assert watcher.wait(20) == 0

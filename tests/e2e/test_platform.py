@@ -47,7 +47,8 @@ def test_up_publishes_where_everything_is(shared):
     endpoints = shared.endpoints
 
     assert set(endpoints) == {
-        "gateway", "internal", "https", "api", "ca", "kubeconfig", "nats", "notify", "pid"
+        "gateway", "internal", "https", "api", "ca", "kubeconfig", "nats", "notify", "pid", "aliases",
+        "external_scaler",
     }  # fmt: skip
     assert endpoints["gateway"].startswith("http://127.0.0.1:")
     assert endpoints["api"].startswith("https://127.0.0.1:")

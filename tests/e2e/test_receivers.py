@@ -128,7 +128,7 @@ def test_wrong_token_is_seen_and_mended_and_news_finds_its_message_after_a_kill(
     shared.until("the fault is seen", lambda: ready(shared, "team").get("reason") == "TemplateFault")
     assert "AlertData has no field Oops" in ready(shared, "team")["message"]
     assert "404" in chat.texts("/bot")[0]
-    assert history(shared, "chat") == ["dead"]
+    shared.until("the dead letter is noted", lambda: history(shared, "chat") == ["dead"])
 
     file.write_text(manifests(chat, "good"))
     shared.cli("apply", "-f", str(file))

@@ -312,7 +312,7 @@ def test_property_silence_leads_to_the_minimum(policy, load):
     run = Run(policy)
     for level in levels(load):
         run.second(level)
-    # Panic ends a stable window after its last need; then the number halves every boundary, or after the delay.
+    # Panic ends a stable window after its last need; then the number halves every boundary, or every delay.
     silence = int(2 * policy.window_s + policy.panic_window_s + 15 * (policy.scale_down_delay_s + TICK_S))
 
     assert [run.second(0.0) for _ in range(silence)][-1].desired == policy.min_scale

@@ -101,9 +101,11 @@ def test_trace_shows_every_hop_of_a_cold_and_of_a_warm_request(shared):
 
 
 def test_trace_of_what_nobody_answers_says_where_it_ended(shared):
+    shared.cli("init", "known")
+    shared.cli("deploy", "known")
     nobody = by_name(traced(shared, "http://nobody.localhost/"))
     assert nobody["route"]["says"].startswith("no rule fits")
-    assert any("default/seen" in line for line in nobody["route"]["details"])
+    assert any("default/known" in line for line in nobody["route"]["details"])
     refused = shared.cli("trace", "http://127.0.0.1:1/", code=None)
     assert refused.code != 0
     assert "Connection refused" in refused.err

@@ -126,11 +126,15 @@ class Instance:
         return self.page is not None and self.page.read().total > 0
 
     def tell(self, clock: Clock, text: str) -> None:
-        """Warn in the platform's log and in the function's, where the worker itself cannot any more."""
+        """Warn in the platform's log and in the function's, where the worker itself cannot any more.
+
+        The spool is made anew where it has been read to its end and removed since the worker died.
+        """
         _log.warning("%s: %s", self.id, text)
         time_ns = int(clock.now().timestamp() * 1e9)
         with contextlib.suppress(OSError):  # the function is deleted, and its spool with it
-            descriptor = os.open(self.spool, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+            descriptor = os.open(self.spool, flags, 0o600)
             try:
                 os.write(descriptor, f"\x1e{time_ns} e -\tpelton: {text}\n".encode())
             finally:

@@ -282,8 +282,12 @@ def test_get_watch_goes_on_with_changes(shared):
         shared.until("the deletion", lambda: any("deleted" in line for line in lines))
     finally:
         watcher.send_signal(signal.SIGINT)
-        assert watcher.wait(5) == 130
-        reader.join(5)
+        try:
+            code = watcher.wait(20)
+        finally:
+            watcher.kill()  # so that no later test meets what is left of a failure
+            reader.join(5)
+        assert code == 130
         for stream in (watcher.stdin, watcher.stdout, watcher.stderr):
             stream.close()
 

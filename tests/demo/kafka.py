@@ -163,6 +163,7 @@ class Demo:
                 "acks": "all",
                 "enable.idempotence": True,
                 "linger.ms": 5,
+                "log_level": 2,  # that Kafka is away for a while is meant
             }
         )
         failed: list[str] = []

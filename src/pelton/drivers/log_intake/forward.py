@@ -21,6 +21,7 @@ from typing import Any, Final
 from pelton.clock import Clock
 from pelton.drivers.log_intake import msgpack
 from pelton.drivers.log_intake.intake import Intake, Record
+from pelton.drivers.log_intake.listener import Listener
 from pelton.drivers.log_intake.records import encode, from_shipper
 from pelton.errors import DeliveryError
 from pelton.log import get
@@ -129,7 +130,7 @@ def _inflated(data: bytes, how: str) -> bytes:
     return bytes(made)
 
 
-class ForwardServer:
+class ForwardServer(Listener):
     """Listens for shippers.
 
     Args:
@@ -144,35 +145,10 @@ class ForwardServer:
         self._clock = clock
         self._keys = keys
         self._where = where
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
+        super().__init__(read_bytes=_READ)
         self._connections = 0
 
-    async def start(self, host: str, port: int) -> None:
-        """Listen. Raises OSError."""
-        self._server = await asyncio.start_server(self._serve, host, port, limit=_READ)
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Where it listens."""
-        assert self._server is not None  # noqa: S101 -- asked for by whoever started it
-        host, port = self._server.sockets[0].getsockname()[:2]
-        return host, port
-
-    async def close(self) -> None:
-        """Close all connections; what is under way is sent again by who waits for it."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
         self._connections += 1
         acknowledging: set[asyncio.Task[None]] = set()
         messages = _Messages(reader, self._intake)

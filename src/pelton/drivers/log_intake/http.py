@@ -23,6 +23,7 @@ import httptools
 
 from pelton.drivers.log_intake import msgpack
 from pelton.drivers.log_intake.intake import Intake, Record
+from pelton.drivers.log_intake.listener import Listener
 from pelton.drivers.log_intake.records import encode, from_shipper
 from pelton.errors import DeliveryError
 from pelton.log import get
@@ -163,7 +164,7 @@ class _Request:
         self.whole = True
 
 
-class HttpServer:
+class HttpServer(Listener):
     """Listens for shippers.
 
     Args:
@@ -176,34 +177,9 @@ class HttpServer:
         self._intake = intake
         self._options = options
         self._where = where
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    async def start(self, host: str, port: int) -> None:
-        """Listen. Raises OSError."""
-        self._server = await asyncio.start_server(self._serve, host, port, limit=_READ)
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Where it listens."""
-        assert self._server is not None  # noqa: S101 -- asked for by whoever started it
-        host, port = self._server.sockets[0].getsockname()[:2]
-        return host, port
-
-    async def close(self) -> None:
-        """Close all connections."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        super().__init__(read_bytes=_READ)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
         try:
             if len(self._tasks) > _CONNECTIONS:
                 await _answer(writer, HTTPStatus.SERVICE_UNAVAILABLE, "too many connections", last=True)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from pelton.apiserver.store import ObjectStore
+from pelton.cli.status_loop import keep_looking
 from pelton.clock import Clock, rfc3339
 from pelton.errors import ConflictError, NotFoundError
 from pelton.log import get
@@ -45,12 +46,7 @@ class LogRuleStatus:
 
     async def run(self) -> None:
         """Look until cancelled."""
-        while True:
-            await self._clock.sleep(_EVERY_S)
-            try:
-                await self.look()
-            except Exception as exc:  # the runtime restarts, or the store is closing
-                _log.debug("the status of rules on logs is written later: %s", exc)
+        await keep_looking(self.look, self._clock, every_s=_EVERY_S, what="the status of rules on logs")
 
     async def look(self) -> None:
         """Write what has changed once."""

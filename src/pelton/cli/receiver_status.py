@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from pelton.apiserver.store import ObjectStore
 from pelton.cli.receivers import RECEIVERS
+from pelton.cli.status_loop import keep_looking
 from pelton.clock import Clock, rfc3339
 from pelton.errors import ConflictError, NotFoundError
 from pelton.log import get
@@ -41,12 +42,7 @@ class ReceiverStatus:
 
     async def run(self) -> None:
         """Look until cancelled."""
-        while True:
-            await self._clock.sleep(_EVERY_S)
-            try:
-                await self.look()
-            except Exception as exc:  # the runtime restarts, or the store is closing
-                _log.debug("the status of receivers is written later: %s", exc)
+        await keep_looking(self.look, self._clock, every_s=_EVERY_S, what="the status of receivers")
 
     async def look(self) -> None:
         """Write what has changed once."""

@@ -5,6 +5,7 @@ time in a group (`notify/timed.py`) -> topic `pelton.notifications.<receiver>.<b
 `sending.Destination` -> Sender. Every arrow is confirmed, by the broker or the disk, before its input is
 acknowledged, so a kill anywhere repeats work but loses none; ids let the broker drop what is repeated. Called
 by `notify/intake.py` and wired in `cli/`. Source: contracts/log-notification.md 5, 6, 10.
+Over 600 lines: what is confirmed before what is one decision.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ Used by conventions whose user code is a server of its own (`compat/process.py`)
 flow control; connections are kept and used again; what belongs to one connection only (RFC 9110 7.6.1) stays
 on it. An answer that arrives in one piece costs no task and no iterator.
 Source: RFC 9110, RFC 9112. Trailers and 1xx answers are read and dropped: a Reply has no place for them.
+Over 600 lines: it is one protocol, whose halves share their state.
 """
 
 from __future__ import annotations

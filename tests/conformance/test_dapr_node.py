@@ -1,6 +1,7 @@
 """Dapr's unmodified Node SDK beside `pelton dapr run`: publish, subscribe, invoke, state.
 
-The SDK comes from npm into the checkout's virtual environment, once; without npm the test is skipped.
+The SDK comes from npm into the checkout's virtual environment, once; what is not there skips the test, or
+fails it when PELTON_REQUIRE_SERVICES is set.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conformance.packages import fetched, lacking
 
 VERSION = "3.18.0"
 PROGRAM = Path(__file__).parents[1] / "fixtures" / "dapr_node" / "app.js"
@@ -28,25 +31,16 @@ metadata: {name: store}
 spec: {type: state.in-memory, version: v1}
 """
 
-pytestmark = [pytest.mark.connected, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.connected, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")
 def modules() -> Path:
     """`node_modules` with the SDK."""
     if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("needs Node.js and npm")
-    place = Path(sys.prefix) / "pelton-conformance" / f"dapr-node-{VERSION}"
-    if not (place / "ready").exists():
-        place.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
-            ["npm", "install", "--no-audit", "--no-fund", "--no-save", f"@dapr/dapr@{VERSION}"],
-            cwd=place, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            pytest.skip(f"npm did not bring the SDK: {done.stderr[-300:]}")
-        (place / "ready").touch()
-    return place / "node_modules"
+        lacking("needs Node.js and npm")
+    install = ["npm", "install", "--no-audit", "--no-fund", "--no-save", f"@dapr/dapr@{VERSION}"]
+    return fetched(f"dapr-node-{VERSION}", install, timeout_s=90) / "node_modules"
 
 
 def test_node_sdk_publishes_subscribes_invokes_and_keeps_state(modules: Path, tmp_path: Path) -> None:

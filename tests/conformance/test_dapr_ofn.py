@@ -1,7 +1,7 @@
 """A function on the published `ofn-functions-framework`, in its own environment, beside `pelton dapr run`.
 
 The environment is kept in the checkout's virtual environment between runs; without the package index the test
-is skipped.
+is skipped, or fails when PELTON_REQUIRE_SERVICES is set.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-pytestmark = [pytest.mark.connected, pytest.mark.long, pytest.mark.timeout(240)]
+from tests.conformance.packages import fetched
+
+pytestmark = [pytest.mark.connected, pytest.mark.long, pytest.mark.timeout(300)]
 
 REQUIREMENTS = (
     # It asks for dapr 1.11.0 but lets its extensions float, which need a newer one.
@@ -46,16 +48,8 @@ KIND = "pubsub.in-memory"
 @pytest.fixture(scope="module")
 def framework() -> Path:
     """The framework's program `ff`."""
-    place = Path(sys.prefix) / "pelton-conformance" / "ofn-0.2.0rc1"
-    if not (place / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", place], check=True, timeout=60)
-        done = subprocess.run(
-            [place / "bin" / "pip", "install", "--quiet", *REQUIREMENTS],
-            capture_output=True, text=True, timeout=160, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            pytest.skip(f"pip did not bring the framework: {done.stderr[-300:]}")
-        (place / "ready").touch()
+    pip: list[str | Path] = [Path("bin") / "pip", "install", "--quiet", *REQUIREMENTS]
+    place = fetched("ofn-0.2.0rc1", [sys.executable, "-m", "venv", "."], pip, timeout_s=110)
     return place / "bin" / "ff"
 
 

@@ -42,3 +42,13 @@ class TestMemoryBroker(LedgerContract):
         component = Component(namespace="shop", name="events", type="pubsub.in-memory")
         async with MemoryBroker(component, clock=SystemClock()) as bus:
             yield bus
+
+    async def test_keys_of_another_broker_of_the_name_are_others(self):
+        component = Component(namespace="shop", name="events", type="pubsub.in-memory")
+        keys: set[str] = set()
+        for _ in range(2):
+            async with MemoryBroker(component, clock=SystemClock()) as bus:
+                await fill(bus, "orders", 1)
+                keys.update(delivery.key for delivery in await take(bus, "orders", 1))
+
+        assert len(keys) == 2

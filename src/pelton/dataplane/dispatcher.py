@@ -474,7 +474,9 @@ class _Feed:
             attempts = self._attempts.get(key, 0)
             result = first or await self._invoke(message, key, attempts + 1)
             first = None
-            decision = self._decide(result, attempts, parked=False)
+            # A broker that ends with this process would take what waits there along.
+            volatile = bool(getattr(self._bus, "volatile", False))
+            decision = self._decide(result, attempts, parked=volatile)
             if decision.action != "nak":
                 break
             await self._insist(

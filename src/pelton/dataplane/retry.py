@@ -1,9 +1,9 @@
 """What follows an event's outcome, and how waiting retries and dead letters look on the bus. Pure.
 
 An attempt is a function's outcome (design decision 10). Short waits stay with the broker (NAK with a
-delay); long ones, and those that would fill the broker's window, move to the retry stream, so that a poison
-event never stops the others. `dispatcher.py` carries the decisions out; `pelton dlq` reads and redrives
-through here.
+delay); long ones, those that would fill the broker's window, and those of a broker that keeps nothing move to
+the retry stream, so that a poison event never stops the others. `dispatcher.py` carries the decisions out;
+`pelton dlq` reads and redrives through here.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def decide(
         subscription: Bounds and backoff.
         attempts: Attempts before this one.
         waiting: Events of this subscription that wait at the broker for a retry.
-        parked: The event came from the retry stream: that is where it waits again.
+        parked: It waits in the retry stream: it came from there, or its broker keeps nothing.
     """
     attempts += 1
     if result.outcome == "ok":

@@ -8,6 +8,7 @@ left unacked is delivered to the next one at once.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
@@ -15,23 +16,13 @@ from typing import Final
 from pelton import errors
 from pelton.clock import Clock
 from pelton.model.desired import Component
+from pelton.model.subject import covers
 from pelton.ports import Delivery, Message
 
-__all__ = ["MemoryBroker", "MemoryBus", "matches"]
+__all__ = ["MemoryBroker", "MemoryBus"]
 
 _BATCH: Final = 256
 _KNOWN_IDS: Final = 100_000
-
-
-def matches(pattern: str, topic: str) -> bool:
-    """Tell whether a subscription's pattern covers a topic."""
-    wanted, words = pattern.split("."), topic.split(".")
-    for index, part in enumerate(wanted):
-        if part == ">":
-            return len(words) > index
-        if index >= len(words) or part not in {"*", words[index]}:
-            return False
-    return len(wanted) == len(words)
 
 
 class _Consumer:
@@ -65,12 +56,14 @@ class _Consumer:
 class _Delivery:
     """One message held; see `ports.Delivery`."""
 
-    def __init__(self, consumer: _Consumer, sequence: int, message: Message, ack_wait_s: float) -> None:
+    def __init__(
+        self, consumer: _Consumer, sequence: int, message: Message, *, key: str, ack_wait_s: float
+    ) -> None:
         self._consumer = consumer
         self._sequence = sequence
         self._ack_wait_s = ack_wait_s
         self.message = message
-        self.key = f"memory:{sequence}"
+        self.key = key
 
     async def ack(self) -> None:
         """Finish it."""
@@ -124,6 +117,7 @@ class MemoryBus:
         self._ack_wait_s = ack_wait_s
         self._log: deque[tuple[int, Message]] = deque(maxlen=max_messages)
         self._sequence = 0
+        self._name = "memory"
         self._ids: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._consumers: dict[tuple[str, str], _Consumer] = {}
         self._attempts: dict[str, dict[str, int]] = {}
@@ -154,7 +148,7 @@ class MemoryBus:
             self._ids[known] = None
             if len(self._ids) > _KNOWN_IDS:
                 self._ids.popitem(last=False)
-        takers = [found for found in self._consumers.values() if matches(found.pattern, message.topic)]
+        takers = [found for found in self._consumers.values() if covers(found.pattern, message.topic)]
         if any(len(taker.waiting) >= self._max_messages for taker in takers):
             raise errors.DeliveryError(
                 f"a consumer of {message.topic} is {self._max_messages} messages behind"
@@ -177,7 +171,8 @@ class MemoryBus:
             batch: list[Delivery] = []
             while state.waiting and len(batch) < room:
                 sequence, message = state.waiting.popleft()
-                delivery = _Delivery(state, sequence, message, self._ack_wait_s)
+                key = f"{self._name}:{sequence}"
+                delivery = _Delivery(state, sequence, message, key=key, ack_wait_s=self._ack_wait_s)
                 delivery.hold()
                 batch.append(delivery)
             if batch:
@@ -193,7 +188,7 @@ class MemoryBus:
 
     def messages(self, topic: str) -> list[Message]:
         """Return the stored messages that a pattern covers, oldest first."""
-        return [message for _, message in self._log if matches(topic, message.topic)]
+        return [message for _, message in self._log if covers(topic, message.topic)]
 
     async def load_attempts(self, owner: str) -> dict[str, int]:
         """Return delivery key -> attempts of a subscription."""
@@ -216,7 +211,7 @@ class MemoryBus:
             *(timer for _, timer in (found.held.values() if found else ())),
         ]:
             timer.cancel()
-        kept = [(number, message) for number, message in self._log if not matches(topic, message.topic)]
+        kept = [(number, message) for number, message in self._log if not covers(topic, message.topic)]
         self._log = deque(kept, maxlen=self._max_messages)
         return count
 
@@ -241,7 +236,7 @@ class MemoryBus:
         if state is None:
             state = self._consumers[topic, name] = _Consumer(topic)
             for sequence, message in self._log:
-                if matches(topic, message.topic):
+                if covers(topic, message.topic):
                     state.give(sequence, message)
         return state
 
@@ -249,12 +244,17 @@ class MemoryBus:
 class MemoryBroker(MemoryBus):
     """`pubsub.in-memory`: a bus of the runtime process, for all functions whose component it is.
 
-    Events end with that process; until then they are delivered as by any other broker.
+    Events end with that process; until then they are delivered as by any other broker. Those that
+    failed need not end with it: `volatile` has the dispatcher keep them elsewhere until they are tried again.
 
     Args:
         component: Has no settings of its own.
         clock: Unused; timers are the event loop's.
     """
 
+    volatile: Final = True
+
     def __init__(self, component: Component, *, clock: Clock) -> None:
         super().__init__()
+        # What is kept elsewhere goes by the key and outlives this bus: the next one has other keys.
+        self._name = f"memory-{secrets.token_hex(4)}"

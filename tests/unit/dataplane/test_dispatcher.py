@@ -7,7 +7,7 @@ import pytest
 from pelton.clock import SystemClock
 from pelton.dataplane import retry
 from pelton.dataplane.dispatcher import Dispatcher, to_event
-from pelton.drivers.memory import MemoryBus
+from pelton.drivers.memory import MemoryBroker, MemoryBus
 from pelton.errors import ComponentError, DeliveryError
 from pelton.model.desired import Component, Desired, Scaling, Subscription, Workload
 from pelton.ports import EventResult, Message
@@ -834,3 +834,22 @@ async def test_failing_every_third_event_handles_all_and_failing_always_buries_a
     assert sorted(int(letter.data) for letter in dead(bus)) == list(range(90, 120))
     assert {letter.attempts for letter in dead(bus)} == {3}
     assert await bus.pending("orders", consumer=SUBSCRIPTION.id) == 0
+
+
+async def test_what_failed_waits_in_the_ledger_where_its_broker_ends_with_the_process(bus, start):
+    async with MemoryBroker(COMPONENT, clock=SystemClock()) as broker:
+
+        async def open_broker(_component):
+            return broker
+
+        functions = Functions(lambda _data, attempt: OK if attempt == 2 else ERROR)
+        patient = replace(SUBSCRIPTION, backoff_s=0.2, max_backoff_s=0.2)
+        dispatcher = await start(functions, subscriptions=[patient], bus_of=open_broker)
+        await broker.publish(Message(topic="orders", data=b"a"))
+        await until(lambda: counters(dispatcher)["retried"] == 1)
+        (parked,) = [retry.unpark(message) for message in bus.messages("pelton.retry.>")]
+        assert (parked.message.data, parked.attempts) == (b"a", 1)
+
+        await until(lambda: counters(dispatcher)["delivered"] == 1)
+    assert functions.calls == [("a", 1), ("a", 2)]
+    assert await bus.load_attempts(SUBSCRIPTION.id) == {}

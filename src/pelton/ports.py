@@ -42,6 +42,8 @@ __all__ = [
     "Sender",
     "StateStore",
     "Store",
+    "Stored",
+    "StoredMessages",
     "Target",
     "Unlocked",
     "WatchEvent",
@@ -182,6 +184,36 @@ class ReadableBus(Bus, Protocol):
 
     def follow(self, topic: str) -> AsyncIterator[Message]:
         """Iterate over messages that are stored from now on; never ends by itself."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A message at rest: stream, sequence number in it, RFC 3339 time of storing, and the message."""
+
+    stream: str
+    sequence: int
+    time: str
+    message: Message
+
+
+class StoredMessages(Protocol):
+    """Messages at rest, such as dead letters, which are looked at one by one and taken away."""
+
+    def stored(self, topic: str, *, first: int = 1) -> AsyncIterator[Stored]:
+        """Iterate over what a topic or pattern has, oldest first, from a sequence number on; it ends there.
+
+        Raises:
+            DeliveryError: It cannot be read.
+        """
+        ...
+
+    async def publish(self, message: Message) -> None:
+        """Store a message; see `Bus`."""
+        ...
+
+    async def remove(self, stored: Stored) -> None:
+        """Delete one message; safe to repeat. Raises DeliveryError."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -18,6 +19,11 @@ from typing import Any
 
 import httpx
 import pytest
+
+from pelton.cli.home import Home
+from pelton.clock import SystemClock
+from pelton.dataplane import retry
+from pelton.drivers.ledger import SqliteLedger
 
 pytestmark = [pytest.mark.connected, pytest.mark.timeout(120)]
 
@@ -114,6 +120,47 @@ STREAM = """
             client.publish_event("bus", "stream", f"event {number}")
         time.sleep(1)
         close()
+"""
+
+FAILING = """
+    import http.server, json, os, pathlib
+
+    class App(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            topics = [{"pubsubname": "bus", "topic": "orders", "route": "/orders"}]
+            self.answer(200, topics if self.path == "/dapr/subscribe" else {})
+
+        def do_POST(self):
+            event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            well = pathlib.Path("well").exists()
+            print("OK" if well else "FAILED", event["data"], flush=True)
+            self.answer(200 if well else 500, {})
+
+        def do_OPTIONS(self):
+            self.answer(404, {})
+
+        def answer(self, status, body):
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def log_message(self, *words):
+            pass
+
+    http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["APP_PORT"])), App).serve_forever()
+"""
+PATIENT = """
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: bus}
+spec: {type: pubsub.in-memory, version: v1}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Resiliency
+metadata: {name: patient}
+spec:
+  policies: {retries: {patient: {policy: constant, duration: 1s, maxRetries: 2}}}
+  targets: {components: {bus: {inbound: {retry: patient}}}}
 """
 
 
@@ -362,3 +409,45 @@ def test_daprd_takes_its_flags_and_ends_in_order(place: Path) -> None:
     assert any("Shutdown requested via API" in line for line in command.lines)
     assert any("Daprd shutdown gracefully" in line for line in command.lines)
     assert json.dumps(command.lines).count("secret") == 0
+
+
+async def _kept(folder: Path) -> tuple[list[int], list[int]]:
+    """Attempts of the retries and of the dead letters in a ledger."""
+    async with SqliteLedger(folder, clock=SystemClock()) as ledger:
+        retries = [retry.unpark(stored.message).attempts async for stored in ledger.stored("pelton.retry.>")]
+        return retries, [
+            retry.letter(stored.message).attempts async for stored in ledger.stored(retry.DEAD_TOPICS)
+        ]
+
+
+def test_retry_that_waits_survives_a_kill_with_its_attempts_and_its_dead_letter_is_redriven(
+    tmp_path: Path,
+) -> None:
+    """Neither the runtime nor the app has time for anything; three attempts are made in all."""
+    tmp_path.chmod(0o700)
+    (tmp_path / "app.py").write_text(textwrap.dedent(FAILING))
+    (tmp_path / "resources.yaml").write_text(PATIENT)
+    words = ("dapr", "run", "--app-id", "failing", "-d", "resources.yaml")
+    app = ("--", sys.executable, "app.py")
+    first = Command(*words, "-p", free_port(), *app, cwd=tmp_path)
+    until(partial(is_ready, first.http))
+    publish(first, "orders", "one")
+    first.until("FAILED one")
+    folder = Home(tmp_path / "no-platform").dapr_ledger("default", "failing")
+    until(lambda: asyncio.run(_kept(folder)) == ([1], []))
+    first.end(signal.SIGKILL)
+
+    second = Command(*words, "-p", free_port(), *app, cwd=tmp_path)
+    second.until("FAILED one", times=2)
+    until(lambda: asyncio.run(_kept(folder)) == ([], [3]))
+    listed = Command("dlq", "list", "--app-id", "failing", cwd=tmp_path)
+    assert listed.wait() == 0
+    assert "orders" in listed.lines[1]
+    assert [sum("FAILED one" in line for line in each.lines) for each in (first, second)] == [1, 2]
+
+    (tmp_path / "well").touch()
+    redriven = Command("dlq", "redrive", "--app-id", "failing", "--all", cwd=tmp_path)
+    assert redriven.wait() == 0, redriven.lines
+    second.until("OK one")
+    until(lambda: asyncio.run(_kept(folder)) == ([], []))
+    assert second.end() == 0

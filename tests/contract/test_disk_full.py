@@ -1,11 +1,10 @@
 """A disk that takes no more: nothing is half there, nothing that was stored is lost, nothing waits for ever.
 
-The kernel's limit on the size of files shows it, or what a server itself does when its disk is full.
+`disk.py` shows it, or what a server itself does when its disk is full.
 """
 
 import asyncio
 import resource
-from contextlib import contextmanager
 
 import asyncpg
 import pytest
@@ -22,18 +21,8 @@ from pelton.errors import ComponentError, DeliveryError
 from pelton.model.desired import Component
 from pelton.ports import Message
 from tests.contract.bus import take, texts
+from tests.contract.disk import full
 from tests.contract.state import save, value
-
-
-@contextmanager
-def full(size=256 * 1024):
-    """Let no file of this process grow beyond a size."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 async def test_file_that_finds_no_room_is_an_error_and_leaves_nothing(tmp_path):

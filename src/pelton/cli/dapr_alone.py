@@ -1,8 +1,9 @@
 """A runtime for one app in this process.
 
 Resources come from files and are read again when these change. Without any, topics and state are kept in this
-process's memory under the names that Dapr's own installation gives them. Retries and dead letters are kept in
-memory as well: with a platform they would survive. Used by `dapr_run.py`.
+process's memory under the names that Dapr's own installation gives them. Retries and dead letters are in a
+file of the home, one per app (`drivers.ledger.py`); `pelton dlq --app-id` reads it. Used by
+`dapr_run.py`.
 """
 
 from __future__ import annotations
@@ -35,13 +36,14 @@ from pelton.compat.dapr.callbacks import Settings
 from pelton.compat.dapr.channel_http import HttpChannel
 from pelton.compat.dapr.invocation import Target
 from pelton.compat.dapr.replicas import Replicas
+from pelton.drivers.ledger import SqliteLedger
 from pelton.drivers.memory import MemoryBus
 from pelton.log import get
 from pelton.model.component import ComponentResource, ComponentSpec
 from pelton.model.desired import Component
 from pelton.ports import Bus
 
-__all__ = ["alone"]
+__all__ = ["alone", "ledger_for"]
 
 _LOOK_S: Final = 1.0
 _AGAIN_S: Final = 0.5
@@ -66,7 +68,7 @@ async def alone(parsed: Parsed) -> AsyncIterator[Served]:
     )
     clock, asked, ended = SystemClock(), asyncio.Event(), asyncio.Event()
     buses = _Buses(clock)
-    ledger = MemoryBus()
+    ledger = ledger_for(settings.app, home=Home(), clock=clock)
     others = _Others()
 
     def shut_down(_app: RegisteredApp, _force: bool) -> None:
@@ -113,6 +115,19 @@ async def alone(parsed: Parsed) -> AsyncIterator[Served]:
             return ""
 
         yield Served(host=ports.host, http=ports.http, grpc=ports.grpc, ready=asked.wait, ended=over)
+
+
+def ledger_for(app: App, *, home: Home, clock: Clock) -> SqliteLedger | MemoryBus:
+    """Return what keeps an app's retries and dead letters: a file of the home, where one can be written."""
+    folder = home.dapr_ledger(app.namespace, app.app_id)
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return SqliteLedger(folder, clock=clock)
+    _log.warning(
+        "retries and dead letters end with this process: %s cannot be written; PELTON_HOME names a place",
+        there,
+    )
+    return MemoryBus()
 
 
 class _Buses:

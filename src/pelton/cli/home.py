@@ -15,6 +15,7 @@ import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from pelton.errors import HomeError, HomeInUseError, NotRunningError
 
@@ -22,6 +23,8 @@ __all__ = ["Endpoints", "Home", "Settings"]
 
 MARKER: Final = "PELTON_PLATFORM"
 """Environment variable that marks every process of a platform; its value is Home.tag."""
+
+_LONGEST_NAME: Final = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,10 @@ class Home:
     def dapr_apps(self) -> Path:
         """What apps of Dapr said that they want."""
         return self.path / "dapr-apps.json"
+
+    def dapr_ledger(self, namespace: str, app_id: str) -> Path:
+        """Return where retries and dead letters of an app are that runs without a platform."""
+        return self.path / "dapr" / _segment(namespace) / _segment(app_id)
 
     @property
     def notifications(self) -> Path:
@@ -354,6 +361,16 @@ class Home:
                 hint="start one with `pelton up`, or set PELTON_HOME to the home of the one that runs",
             ) from None
         return found
+
+
+def _segment(text: str) -> str:
+    """Return a name in a path for any text: the text itself where it is a plain name."""
+    name = quote(text, safe="").replace(".", "%2E")
+    return (
+        name
+        if len(name) <= _LONGEST_NAME
+        else f"{name[:80]}~{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    )
 
 
 def _write_private(path: Path, text: str) -> None:

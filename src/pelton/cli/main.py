@@ -52,6 +52,9 @@ Broker = Annotated[
     str, typer.Option("--component", help="A component that Functions use, by name; default: the bus.")
 ]
 Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace of the function.")]
+AppId = Annotated[
+    str, typer.Option("--app-id", help="Those of an app of `pelton dapr run` without a platform.")
+]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait.")]
 Output = Annotated[str, typer.Option("-o", "--output", help="table, yaml or json.")]
 
@@ -682,22 +685,33 @@ def topic_replay(
 def dlq_list(
     function: Annotated[str, typer.Argument(help="Only this function's; default: all.")] = "",
     namespace: Namespace = "default",
+    app_id: AppId = "",
     output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
 ) -> None:
     """List dead letters."""
     from pelton.cli.topic import dead_letters as run
 
-    _exit(run(Home(), function, namespace=namespace, output=_one_of(output, "table", "json")))
+    _exit(
+        run(
+            Home(),
+            function,
+            namespace=namespace,
+            output=_one_of(output, "table", "json"),
+            app_id=app_id,
+        )
+    )
 
 
 @dlq_app.command("show")
 def dlq_show(
     letter: Annotated[int, typer.Argument(help="Number of the dead letter, from `dlq list`.")],
+    namespace: Namespace = "default",
+    app_id: AppId = "",
 ) -> None:
     """Print one dead letter: headers and payload."""
     from pelton.cli.topic import show_dead_letter as run
 
-    _exit(run(Home(), letter))
+    _exit(run(Home(), letter, namespace=namespace, app_id=app_id))
 
 
 @dlq_app.command("redrive")
@@ -705,6 +719,7 @@ def dlq_redrive(
     letters: Annotated[list[int] | None, typer.Argument(help="Numbers from `dlq list`.")] = None,
     function: Annotated[str, typer.Option("--function", help="All of this function's.")] = "",
     namespace: Namespace = "default",
+    app_id: AppId = "",
     everything: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
 ) -> None:
     """Give dead letters back to the functions they were meant for."""
@@ -715,7 +730,7 @@ def dlq_redrive(
         raise UsageError(
             "which dead letters?", hint="numbers from `pelton dlq list`, --function NAME, or --all"
         )
-    _exit(run(Home(), letters or (), function=function, namespace=namespace))
+    _exit(run(Home(), letters or (), function=function, namespace=namespace, app_id=app_id))
 
 
 @notify_app.command("test")

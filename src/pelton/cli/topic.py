@@ -1,6 +1,7 @@
 """`pelton topic` and `pelton dlq`: what is on the event bus, and events that a function did not accept.
 
-Goes straight to the bus; `dataplane/retry.py` knows how retries and dead letters look on it.
+Goes straight to the bus, or to the file of an app that ran without one; `dataplane/retry.py` knows how
+retries and dead letters look there.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from pelton.cli.printing import print_columns
 from pelton.cli.topic_brokers import broker, show_lag
 from pelton.clock import SystemClock, rfc3339
 from pelton.dataplane import retry
-from pelton.drivers.nats import JetStreamBus, Stored
-from pelton.errors import ComponentError, NotFoundError, UsageError
+from pelton.drivers.nats import JetStreamBus
+from pelton.errors import ComponentError, NotFoundError, NotRunningError, UsageError
 from pelton.model import cloudevent
 from pelton.notify.dead_letters import redriven
-from pelton.ports import Message, Place
+from pelton.ports import Message, Place, Stored, StoredMessages
 
 __all__ = ["dead_letters", "lag", "publish", "redrive", "show_dead_letter", "tail"]
 
@@ -202,21 +203,39 @@ def lag(home: Home, *, output: str, component: str = "", namespace: str = "defau
     return 0
 
 
-async def _letters(bus: JetStreamBus, function: str, namespace: str) -> list[tuple[Stored, retry.Letter]]:
+@asynccontextmanager
+async def _shelf(home: Home, app_id: str, namespace: str) -> AsyncIterator[StoredMessages]:
+    """Open what has the dead letters: the bus, or the file of an app that ran without a platform."""
+    if app_id:
+        from pelton.drivers.ledger import SqliteLedger
+
+        async with SqliteLedger(home.dapr_ledger(namespace, app_id), clock=SystemClock()) as ledger:
+            yield ledger
+        return
+    try:
+        url = home.endpoints().nats
+    except NotRunningError as exc:
+        exc.hint += "; --app-id ID shows those of an app of `pelton dapr run` without a platform"
+        raise
+    async with JetStreamBus(url) as bus:
+        yield bus
+
+
+async def _letters(shelf: StoredMessages, function: str, namespace: str) -> list[tuple[Stored, retry.Letter]]:
     found = []
-    async for stored in bus.stored(retry.DEAD_TOPICS):
+    async for stored in shelf.stored(retry.DEAD_TOPICS):
         letter = retry.letter(stored.message)
         if not function or letter.subscription.startswith(f"{namespace}.{function}."):
             found.append((stored, letter))
     return found
 
 
-def dead_letters(home: Home, function: str, *, namespace: str, output: str) -> int:
-    """List dead letters, oldest first."""
+def dead_letters(home: Home, function: str, *, namespace: str, output: str, app_id: str = "") -> int:
+    """List dead letters, oldest first; with `app_id` those of an app that ran without a platform."""
 
     async def ask() -> list[tuple[Stored, retry.Letter]]:
-        async with _bus(home) as bus:
-            return await _letters(bus, function, namespace)
+        async with _shelf(home, app_id, namespace) as shelf:
+            return await _letters(shelf, function, namespace)
 
     rows = [
         {
@@ -239,12 +258,12 @@ def dead_letters(home: Home, function: str, *, namespace: str, output: str) -> i
     return 0
 
 
-def show_dead_letter(home: Home, number: int) -> int:
+def show_dead_letter(home: Home, number: int, *, namespace: str, app_id: str = "") -> int:
     """Print one dead letter."""
 
     async def ask() -> retry.Letter:
-        async with _bus(home) as bus:
-            return retry.letter((await _one(bus, number)).message)
+        async with _shelf(home, app_id, namespace) as shelf:
+            return retry.letter((await _one(shelf, number)).message)
 
     letter = asyncio.run(ask())
     print(f"subscription: {letter.subscription}")
@@ -261,28 +280,28 @@ def show_dead_letter(home: Home, number: int) -> int:
     return 0
 
 
-async def _one(bus: JetStreamBus, number: int) -> Stored:
-    async for stored in bus.stored(retry.DEAD_TOPICS, first=number):
+async def _one(shelf: StoredMessages, number: int) -> Stored:
+    async for stored in shelf.stored(retry.DEAD_TOPICS, first=number):
         if stored.sequence == number:
             return stored
         break
     raise NotFoundError(f"there is no dead letter {number}", hint="see: pelton dlq list")
 
 
-def redrive(home: Home, letters: Sequence[int], *, function: str, namespace: str) -> int:
+def redrive(home: Home, letters: Sequence[int], *, function: str, namespace: str, app_id: str = "") -> int:
     """Give dead letters back to their subscriptions; a letter goes only after its event is stored again."""
 
     async def work() -> int:
-        async with _bus(home) as bus:
+        async with _shelf(home, app_id, namespace) as shelf:
             if letters:
-                chosen = [await _one(bus, number) for number in letters]
+                chosen = [await _one(shelf, number) for number in letters]
             else:
-                chosen = [stored for stored, _ in await _letters(bus, function, namespace)]
+                chosen = [stored for stored, _ in await _letters(shelf, function, namespace)]
             for stored in chosen:
                 key = str(stored.sequence)
                 again = redriven(stored.message, key=key) or retry.redrive(stored.message, key=key)
-                await bus.publish(again)
-                await bus.remove(stored)
+                await shelf.publish(again)
+                await shelf.remove(stored)
             return len(chosen)
 
     count = asyncio.run(work())

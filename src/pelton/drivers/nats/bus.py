@@ -27,7 +27,7 @@ from pelton import errors
 from pelton.drivers.nats.link import Link, lower_keys, status_of
 from pelton.drivers.nats.pull import Pull, finish_all
 from pelton.model.settings import truthy
-from pelton.ports import Delivery, Message, Place, Recorded
+from pelton.ports import Delivery, Message, Place, Recorded, Stored
 from pelton.quantity import parse_duration
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
     "REGISTERS_BUCKET",
     "JetStreamBus",
     "Lag",
-    "Stored",
     "is_embedded",
 ]
 
@@ -79,16 +78,6 @@ class Lag:
     waiting: int
     unacked: int
     redelivered: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """A message at rest: stream, sequence number in it, RFC 3339 time of storing, and the message."""
-
-    stream: str
-    sequence: int
-    time: str
-    message: Message
 
 
 def is_embedded(metadata: Mapping[str, str], embedded_url: str) -> bool:

@@ -241,6 +241,14 @@ async def test_pending_of_a_group_that_is_away_counts_what_was_published_meanwhi
     assert [(lag.committed, lag.end) for lag in found] == [(3, 8)]
 
 
+async def test_offsets_are_read_while_the_coordinator_is_being_found(own_server):
+    """The first question makes a new cluster set up its coordinators; until then it answers "not I"."""
+    server = own_server("kafka")
+    for number in range(3):
+        async with KafkaBus({"brokers": server.address, **PLAIN}) as bus, asyncio.timeout(50):
+            assert await bus.pending("none", consumer=f"group-{number}") == 0
+
+
 @pytest.mark.parametrize("mechanism", ["", "SHA-256", "SHA-512"])
 async def test_password_opens_the_door_and_a_wrong_one_is_told(kafka, mechanism):
     metadata = {

@@ -12,19 +12,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
-    IsolationLevel,
-    KafkaException,
-    TopicPartition,
-)
+from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from pelton import errors
 from pelton.drivers.kafka.consumer import Consumption, Noted, finish_all
+from pelton.drivers.kafka.offsets import GroupOffsets
 from pelton.drivers.kafka.publisher import Publisher
 from pelton.drivers.kafka.reader import RecordReader
 from pelton.drivers.kafka.settings import KafkaSettings
@@ -38,6 +35,7 @@ __all__ = ["KafkaBinding", "KafkaBus", "PartitionLag"]
 
 _ANSWER_S: Final = 10.0
 _LINGER_S: Final = 30.0
+_GROUPS_AT_ONCE: Final = 8
 
 _T = TypeVar("_T")
 
@@ -80,6 +78,7 @@ class KafkaBus:
         self._stalls: dict[tuple[str, int], int] = {}
         self._finished: dict[str, dict[tuple[str, int], Noted]] = {}  # by group
         self._admin: AdminClient | None = None
+        self._offsets = GroupOffsets(self._settings.client, answer_s=_ANSWER_S)
         self._endings: set[asyncio.Task[None]] = set()
         for note in self._settings.notes:
             _log.info("%s: %s", where, note)
@@ -97,6 +96,7 @@ class KafkaBus:
         for task in self._endings:
             task.cancel()
         await asyncio.gather(*self._endings, return_exceptions=True)
+        await asyncio.to_thread(self._offsets.close)
         await self._publisher.close()
 
     async def publish(self, message: Message) -> None:
@@ -208,21 +208,23 @@ class KafkaBus:
             self._admin = AdminClient(self._settings.client)
         return self._admin
 
+    def _committed(self, groups: Sequence[str]) -> list[tuple[str, dict[tuple[str, int], int]]]:
+        if len(groups) == 1:
+            return [(groups[0], self._offsets.committed(groups[0]))]
+        once = GroupOffsets(self._settings.client, answer_s=_ANSWER_S)  # each group takes a connection
+        with ThreadPoolExecutor(_GROUPS_AT_ONCE) as pool:
+            return list(zip(groups, pool.map(once.committed, groups), strict=True))
+
     def _lags(self, group: str) -> list[PartitionLag]:
         admin = self._client()
         groups = [group]
         if not group:
             listed = admin.list_consumer_groups(request_timeout=_ANSWER_S).result()
             groups = sorted(each.group_id for each in listed.valid)
-        found: list[tuple[str, TopicPartition]] = []
-        for name in groups:
-            asked = admin.list_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(name)], request_timeout=_ANSWER_S
-            )
-            found += [(name, each) for each in asked[name].result().topic_partitions or ()]
+        found = [(name, *one) for name, offsets in self._committed(groups) for one in offsets.items()]
         if not found:
             return []
-        wanted = {(each.topic, each.partition) for _, each in found}
+        wanted = {place for _, place, _ in found}
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         asked_ends = admin.list_offsets(
             {TopicPartition(*where): latest for where in wanted},
@@ -233,18 +235,12 @@ class KafkaBus:
         for where, future in asked_ends.items():
             try:
                 ends[where.topic, where.partition] = future.result().offset
-            except KafkaException:  # the topic is gone, its group's offsets are not
+            except KafkaException:  # the topic has just gone
                 continue
         return [
-            PartitionLag(
-                group=name,
-                topic=each.topic,
-                partition=each.partition,
-                committed=each.offset,
-                end=ends[each.topic, each.partition],
-            )
-            for name, each in found
-            if (each.topic, each.partition) in ends
+            PartitionLag(group=name, topic=topic, partition=number, committed=at, end=ends[topic, number])
+            for name, (topic, number), at in found
+            if (topic, number) in ends
         ]
 
 

@@ -1,6 +1,6 @@
 """Scalers `kafka` and `apache-kafka`: offsets of a consumer group and ends of partitions.
 
-Implements `ports.PushScaler`: reading asks the cluster's admin API; records that come in are noticed by a
+Implements `ports.PushScaler`: reading asks the cluster; records that come in are noticed by a
 consumer without group that stands at the end of each partition. What the numbers mean is in
 `autoscale/scalers/kafka.py`.
 """
@@ -14,7 +14,6 @@ from typing import Any, Final
 from confluent_kafka import (
     OFFSET_END,
     Consumer,
-    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaException,
     TopicPartition,
@@ -23,6 +22,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 
 from pelton.autoscale.scalers.kafka import KafkaScaling, Offset, measure
 from pelton.clock import Clock
+from pelton.drivers.kafka.offsets import GroupOffsets
 from pelton.drivers.kafka.settings import KafkaSettings
 from pelton.errors import ScalerError
 from pelton.model.scaler import ScalerReading
@@ -53,6 +53,7 @@ class KafkaScaler:
         self._where = where
         self._client = KafkaSettings.of(settings.connection, where=where).client
         self._admin: AdminClient | None = None
+        self._commits = GroupOffsets(self._client, answer_s=answer_s)
         self._before: dict[tuple[str, int], int] = {}
 
     async def read(self) -> Sequence[ScalerReading]:
@@ -93,19 +94,15 @@ class KafkaScaler:
             yield True
 
     async def close(self) -> None:
-        """Forget the client, which closes its connections."""
+        """Forget the clients, which closes their connections."""
         self._admin = None
+        await asyncio.to_thread(self._commits.close)
 
     def _offsets(self) -> list[Offset]:
         admin = self._opened()
-        group = self._settings.group
-        asked = admin.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(group)], request_timeout=self._answer_s
-        )
-        committed = {
-            (each.topic, each.partition): each.offset for each in asked[group].result().topic_partitions or ()
-        }
-        wanted = self._partitions() if self._settings.topics else sorted(committed)
+        named = self._partitions() if self._settings.topics else None
+        committed = self._commits.committed(self._settings.group, named)
+        wanted = sorted(committed) if named is None else named
         if not wanted:
             return []
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -121,14 +118,7 @@ class KafkaScaler:
             except KafkaException:
                 end = None
             offset = committed.get((place.topic, place.partition), _NO_OFFSET)
-            found.append(
-                Offset(
-                    topic=place.topic,
-                    partition=place.partition,
-                    committed=offset if offset >= 0 else _NO_OFFSET,
-                    end=end,
-                )
-            )
+            found.append(Offset(topic=place.topic, partition=place.partition, committed=offset, end=end))
         return found
 
     def _partitions(self) -> list[tuple[str, int]]:

@@ -3,10 +3,15 @@
 Each is started once per run, when the first test asks for it; tests share it, so they name topics, queues and
 tables of their own. `own_server` starts one that a test may kill. Where a server is not on the machine the
 test is skipped, or fails when PELTON_REQUIRE_SERVICES is set, as in CI.
+
+For a whole run: files with long tests come first, so that the last of two processes has little left to do
+alone, and a teardown that does not end is ended.
 """
 
+import faulthandler
 import os
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +20,37 @@ from tests.services.table import SERVERS, required, started
 # Servers are started by a fork in which gRPC, once a test has used it, would tidy up after threads that are
 # not there, and end the child now and then. Read when gRPC is first used.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+
+TEARDOWN_S = 180
+STDERR = pytest.StashKey[int]()
+
+
+def pytest_configure(config):
+    config.stash[STDERR] = os.dup(2)  # not captured yet
+
+
+def pytest_unconfigure(config):
+    os.close(config.stash[STDERR])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    longest: dict[Path, float] = {}
+    for item in items:
+        marks = [mark.args[0] for mark in item.iter_markers("timeout") if mark.args]
+        longest[item.path] = max([longest.get(item.path, 0), *marks])
+    items.sort(key=lambda item: -longest[item.path])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item):
+    """A test that failed by its timeout has none left for its teardown, which then could wait for ever."""
+    faulthandler.dump_traceback_later(TEARDOWN_S, exit=True, file=item.config.stash[STDERR])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _there(name):

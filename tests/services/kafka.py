@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.services.server import HOST, Server, free_port, program
+from tests.services.server import HOST, NotReadyError, Server, free_port, program
 
 __all__ = ["SASL_PASSWORD", "SASL_USER", "Kafka", "jars"]
 
@@ -77,7 +77,11 @@ class Kafka(Server):
             for part in ("-S", f"{kind}=[name={SASL_USER},password={SASL_PASSWORD}]")
         ]
         words = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties), *scram]
-        subprocess.run([*self._java(128), *words], check=True, capture_output=True, cwd=self.directory)
+        done = subprocess.run(
+            [*self._java(128), *words], check=False, capture_output=True, text=True, cwd=self.directory
+        )
+        if done.returncode:
+            raise NotReadyError(f"kafka cannot format its directory:\n{done.stdout}{done.stderr}")
 
     def command(self) -> Sequence[str]:
         """Run the server with a small heap; the quick compiler is enough for tests."""

@@ -111,6 +111,7 @@ class DaprPlatform:
         self._instances: dict[str, list[tuple[str, str]]] = {}
         self._functions: dict[str, _Function] = {}
         self._ids: dict[str, str] = {}  # namespace/app id -> namespace/name of the Function
+        self._unserved: dict[str, str] = {}  # namespace/name of a Function -> why its app is not served
         self._peers: dict[str, set[wire.Peer]] = {}
         self._joined: dict[str, tuple[DaprHost, Replicas, dict[str, AppChannel]]] = {}
         self._hosts: dict[tuple[str, ...], DaprHost] = {}
@@ -181,19 +182,28 @@ class DaprPlatform:
             wanted = f"{desired.workload.namespace}/{app.app_id}" if app is not None else None
             if old is not None and old != wanted:
                 await self._main.leave(old)
-                del self._ids[old]
-            if app is None or wanted is None or target is None:
-                return
-            holder = self._ids.get(wanted)
-            if holder is not None and holder != key:
-                _log.error("%s: the app id %s is that of %s", key, app.app_id, holder)
-                return
-            self._ids[wanted] = key
-            try:
-                await self._serve(desired, app, target)
-            except PeltonError as exc:
-                _log.error("app %s cannot be served yet: %s", wanted, exc)
-                self._spawn(self._later(desired))
+                self._give_up(old)
+            reason = ""
+            if app is not None and wanted is not None and target is not None:
+                holder = self._ids.setdefault(wanted, key)
+                try:
+                    if holder != key:
+                        reason = f"the app id {app.app_id} is that of the Function {holder}"
+                    else:
+                        reason = await self._serve(desired, app, target)
+                except PeltonError as exc:
+                    reason = exc.message
+                    self._spawn(self._later(desired))
+            if reason and reason != self._unserved.get(key):
+                _log.error("%s is not served as an app: %s", key, reason)
+            self._unserved[key] = reason
+
+    def _give_up(self, app_key: str) -> None:
+        """Let another Function that has the app id be the app."""
+        del self._ids[app_key]
+        for desired in self._desired.values():
+            if desired.dapr is not None and f"{desired.workload.namespace}/{desired.dapr.app_id}" == app_key:
+                self._spawn(self.apply(desired))
 
     async def remove(self, namespace: str, name: str) -> None:
         """Forget a function. Idempotent."""
@@ -201,9 +211,10 @@ class DaprPlatform:
         async with self._lock:
             self._desired.pop(key, None)
             self._instances.pop(key, None)
+            self._unserved.pop(key, None)
             for app_key in [each for each, function in self._ids.items() if function == key]:
                 await self._main.leave(app_key)
-                del self._ids[app_key]
+                self._give_up(app_key)
                 self._book.forget(app_key)
             function = self._functions.pop(key, None)
             if function is not None:
@@ -239,17 +250,12 @@ class DaprPlatform:
         made.update(self._instances.get(key, []))
         return made
 
-    async def _serve(self, desired: Desired, told: DaprApp, target: _Function) -> None:
+    async def _serve(self, desired: Desired, told: DaprApp, target: _Function) -> str:
+        """Serve an app; returns why it is not, "" when it is. Raises PeltonError."""
         namespace, revision = desired.workload.namespace, desired.revision
         configuration = self._configuration(namespace, told)
         if configuration is None:  # `resources` comes back when it is there
-            _log.error(
-                "app %s/%s is not served: there is no Configuration %s",
-                namespace,
-                told.app_id,
-                told.configuration,
-            )
-            return
+            return f"there is no Configuration {told.configuration}"
         app = App(
             app_id=told.app_id,
             namespace=namespace,
@@ -271,7 +277,7 @@ class DaprPlatform:
         known = self._book.get(app.key, revision)
         registered = self._main.find(app.key)
         if registered is not None and registered.app == app and self._book.asked(app.key) == revision:
-            return
+            return ""
         self._book.ask(app.key, revision)
         if registered is not None:
             await self._main.leave(app.key)
@@ -286,6 +292,7 @@ class DaprPlatform:
             Settings(known=known, learned=learned, ask=told.asked),
             owns=False,
         )
+        return ""
 
     async def _later(self, desired: Desired) -> None:
         await self._clock.sleep(_AGAIN_S)
@@ -447,6 +454,14 @@ class DaprPlatform:
             key = self._ids.get(f"{one['namespace']}/{one['function']}", "")
             one["function"] = key.partition("/")[2] or one["function"]
         return found
+
+    def unserved(self) -> list[dict[str, str]]:
+        """Return `namespace`, `function` and `trouble` of each Function whose app is not served."""
+        return [
+            {"namespace": key.partition("/")[0], "function": key.partition("/")[2], "trouble": reason}
+            for key, reason in self._unserved.items()
+            if reason
+        ]
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)

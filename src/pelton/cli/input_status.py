@@ -1,9 +1,10 @@
-"""Writes into a Function's status whether the brokers of its inputs can be read: the condition InputsReady.
+"""Writes into a Function's status what only the runtime knows: the conditions InputsReady and DaprAppReady.
 
-Run by `cli/control_plane.py`: it asks the runtime (`dataplane/dispatcher.py` knows) every few seconds. A
-broker that is away or refuses the credentials is so to be seen by `pelton get` and `kubectl describe`, not
-only in the log and as `pelton_events_source_trouble`. The condition appears with the first trouble; the other
-conditions are the reconciler's, which leaves this one alone.
+InputsReady says whether the brokers of its inputs can be read (`dataplane/dispatcher.py` knows), DaprAppReady
+whether a Function that is an app of Dapr is served as one (`cli/dapr_platform.py`). Run by
+`cli/control_plane.py`, which asks the runtime every few seconds, so that `pelton get` and `kubectl describe`
+show what else is only in the log. A condition appears with the first trouble; the others are the
+reconciler's, which leaves these alone.
 """
 
 from __future__ import annotations
@@ -21,19 +22,23 @@ from pelton.log import get
 __all__ = ["InputStatus", "conditions"]
 
 _EVERY_S: Final = 3.0
-_TYPE: Final = "InputsReady"
+_INPUTS: Final = "InputsReady"
+_APP: Final = "DaprAppReady"
+_REASONS: Final = {_INPUTS: ("SourceUnavailable", "Reading"), _APP: ("AppNotServed", "Served")}
+"""Condition -> its reason while there is trouble, and afterwards."""
 _REWORD_S: Final = 60.0
 """Seconds before other words for the same state are written: a client tells one outage in several ways."""
 _log = get(__name__)
 
 
 class InputStatus:
-    """Keeps the condition InputsReady of all Functions.
+    """Keeps the conditions InputsReady and DaprAppReady of all Functions.
 
     Args:
         store: Where they are.
         ask: Returns the runtime's counters: `subscriptions`, those of Functions with `namespace`, `function`,
-            `topic` and `trouble`; raises when the runtime cannot be reached.
+            `topic` and `trouble`, and `apps`, with `namespace`, `function` and `trouble`; raises when the
+            runtime cannot be reached.
         clock: Time.
     """
 
@@ -48,15 +53,20 @@ class InputStatus:
 
     async def run(self) -> None:
         """Look until cancelled."""
-        await keep_looking(self.look, self._clock, every_s=_EVERY_S, what="the inputs' condition")
+        await keep_looking(
+            self.look, self._clock, every_s=_EVERY_S, what="what the runtime knows of Functions"
+        )
 
     async def look(self) -> None:
         """Write what has changed once."""
-        troubles: dict[tuple[str, str], list[str]] = {}
-        for each in (await self._ask()).get("subscriptions", ()):
-            if each.get("function") and each.get("trouble"):
-                sentence = f"{each['topic']}: {each['trouble']}" if each.get("topic") else each["trouble"]
-                troubles.setdefault((each["namespace"], each["function"]), []).append(sentence)
+        counters = await self._ask()
+        troubles: dict[tuple[str, str], dict[str, list[str]]] = {}
+        for kind, listed in ((_INPUTS, "subscriptions"), (_APP, "apps")):
+            for each in counters.get(listed, ()):
+                if each.get("function") and each.get("trouble"):
+                    sentence = f"{each['topic']}: {each['trouble']}" if each.get("topic") else each["trouble"]
+                    own = troubles.setdefault((each["namespace"], each["function"]), {})
+                    own.setdefault(kind, []).append(sentence)
         if self._troubled is not None and not troubles and not self._troubled:
             return
         now = rfc3339(self._clock.now())
@@ -66,12 +76,14 @@ class InputStatus:
             key = (metadata["namespace"], metadata["name"])
             status = item.get("status") or {}
             before = status.get("conditions") or []
-            written = conditions(
-                troubles.get(key, ()), before, generation=metadata.get("generation", 0), now=now
-            )
+            written = before
+            for kind in _REASONS:
+                sentences = troubles.get(key, {}).get(kind, ())
+                generation = metadata.get("generation", 0)
+                written = conditions(sentences, written, kind=kind, generation=generation, now=now)
             if written == before:
                 continue
-            if _state(written) == _state(before) and self._recently(key):
+            if _states(written) == _states(before) and self._recently(key):
                 continue
             try:
                 await self._store.update(
@@ -88,31 +100,37 @@ class InputStatus:
         return told is not None and self._clock.monotonic() - told < _REWORD_S
 
 
-def _state(conditions: Sequence[Mapping[str, Any]]) -> str:
-    return next((each["status"] for each in conditions if each.get("type") == _TYPE), "")
+def _states(conditions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    return {each["type"]: each["status"] for each in conditions if each.get("type") in _REASONS}
 
 
 def conditions(
-    troubles: Sequence[str], before: Sequence[Mapping[str, Any]], *, generation: int, now: str
+    troubles: Sequence[str],
+    before: Sequence[Mapping[str, Any]],
+    *,
+    kind: str = _INPUTS,
+    generation: int,
+    now: str,
 ) -> list[dict[str, Any]]:
-    """Return the conditions of a Function with InputsReady among them, where there is or was trouble.
+    """Return the conditions of a Function with one of ours among them, where there is or was trouble.
 
     Args:
-        troubles: What is in the way, a sentence for each input.
+        troubles: What is in the way, a sentence each.
         before: Conditions as they are.
+        kind: `InputsReady` or `DaprAppReady`.
         generation: The Function's.
         now: RFC 3339, for a status that changes.
     """
-    old = next((each for each in before if each.get("type") == _TYPE), None)
+    old = next((each for each in before if each.get("type") == kind), None)
     if not troubles and (old is None or old.get("status") == "True"):
         return [dict(each) for each in before]
     ready = {
-        "type": _TYPE,
+        "type": kind,
         "status": "False" if troubles else "True",
-        "reason": "SourceUnavailable" if troubles else "Reading",
+        "reason": _REASONS[kind][0 if troubles else 1],
         "message": "; ".join(sorted(troubles)),
         "observedGeneration": generation,
     }
     same = old is not None and old.get("status") == ready["status"]
     ready["lastTransitionTime"] = old.get("lastTransitionTime", now) if old is not None and same else now
-    return [*(dict(each) for each in before if each.get("type") != _TYPE), ready]
+    return [*(dict(each) for each in before if each.get("type") != kind), ready]

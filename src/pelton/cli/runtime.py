@@ -357,6 +357,7 @@ class Runtime:
         subscriptions += self._apps.stats()
         return {
             "subscriptions": subscriptions,
+            "apps": self._apps.unserved(),
             "notifications": self._pipeline.stats(),
             "logRules": self._log_rules.stats(),
             "triggers": self._scalers.stats(),

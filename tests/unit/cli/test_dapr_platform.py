@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -84,3 +86,30 @@ async def test_app_without_the_configuration_that_it_names_is_not_served(tmp_pat
     target = await served._find("default", "orders")
     assert target is not None
     assert not may_call(target, "friend")
+
+
+async def test_second_function_of_an_app_id_says_whose_it_is_and_is_served_when_that_one_goes(
+    tmp_path: Path,
+) -> None:
+    async with platform(tmp_path) as served:
+        first = app()
+        assert first.dapr is not None
+        free = replace(first.dapr, configuration="", ports=DaprPorts(http=0, grpc=0, inner=0, token="t"))
+        first = replace(first, dapr=free)
+        second = replace(first, workload=replace(first.workload, name="copy", revision="copy-1"))
+        await served.apply(first)
+        await served.apply(second)
+
+        assert served.unserved() == [
+            {
+                "namespace": "default",
+                "function": "copy",
+                "trouble": "the app id shop is that of the Function default/orders",
+            }
+        ]
+        await served.remove("default", "orders")
+        async with asyncio.timeout(5):
+            while served.unserved():
+                await asyncio.sleep(0.01)
+        assert served._main.find("default/shop") is not None
+        assert served._ids == {"default/shop": "default/copy"}

@@ -46,6 +46,7 @@ class Runtime:
 
     def __init__(self):
         self.trouble = ""
+        self.app_trouble = ""
         self.away = False
 
     async def ask(self):
@@ -62,7 +63,8 @@ class Runtime:
                     "trouble": self.trouble,
                 },
                 {**counters, "trouble": "not of a function"},
-            ]
+            ],
+            "apps": [{"namespace": "shop", "function": "fn", "trouble": self.app_trouble}],
         }
 
 
@@ -113,3 +115,36 @@ async def test_look_writes_the_functions_concerned_and_nothing_twice():
         await InputStatus(store, runtime.ask, FakeClock()).look()  # a new process knows nothing of before
         assert [one["status"] for one in (await stored("fn"))[1]] == ["True"]
         assert await stored("other") == untouched
+
+
+async def test_app_that_is_not_served_is_told_beside_its_inputs():
+    async with MemoryStore() as store:
+        await store.create(
+            FUNCTIONS,
+            {
+                "apiVersion": "core.openfunction.io/v1beta2",
+                "kind": "Function",
+                "metadata": {"name": "fn", "namespace": "shop"},
+                "spec": {},
+            },
+        )
+        runtime = Runtime()
+        status = InputStatus(store, runtime.ask, FakeClock())
+
+        async def told():
+            found = (await store.get(FUNCTIONS, "shop", "fn"))["status"]["conditions"]
+            return [(one["type"], one["status"], one["reason"], one["message"]) for one in found]
+
+        runtime.app_trouble = "the app id a is that of the Function shop/first"
+        await status.look()
+        mine = ("DaprAppReady", "False", "AppNotServed", runtime.app_trouble)
+        assert await told() == [mine]
+
+        runtime.trouble = "away"
+        await status.look()
+        inputs = ("InputsReady", "False", "SourceUnavailable", "orders: away")
+        assert sorted(await told()) == [mine, inputs]
+
+        runtime.app_trouble = ""
+        await status.look()
+        assert ("DaprAppReady", "True", "Served", "") in await told()

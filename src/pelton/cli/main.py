@@ -19,6 +19,9 @@ from pelton.errors import PeltonError
 
 __all__ = ["app", "main"]
 
+# httpx would import its own command line with it, which no command of ours needs: rich and pygments.
+sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
+
 app = typer.Typer(
     name="pelton",
     help="Event-driven functions on one machine and on Kubernetes with the same manifests.",

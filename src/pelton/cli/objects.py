@@ -1,7 +1,7 @@
 """`pelton apply|get|describe|delete`: objects, as kubectl treats them.
 
 Manifests are read and checked here first, since only here are file and line known; the API server checks
-again.
+again. What only `apply` of a Function needs is imported there: every command waits for these imports.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pelton.builders.build import source_directory
-from pelton.builders.bundle import digest_of
 from pelton.cli.client import Client, Resource
 from pelton.cli.home import Home
 from pelton.cli.printing import print_table, print_yaml, progress
@@ -28,9 +26,7 @@ from pelton.errors import (
     UsageError,
 )
 from pelton.manifest import kinds, openfunction_core, text
-from pelton.model.desired import BuildRun
 from pelton.plan.aliases import Aliases
-from pelton.plan.function import SOURCE_DIGEST, build_hash
 
 __all__ = [
     "apply",
@@ -231,6 +227,11 @@ def note_source(obj: dict[str, Any]) -> None:
     url = spec.get("build", {}).get("srcRepo", {}).get("url", "")
     if not url.startswith("file:"):
         return
+    from pelton.builders.build import source_directory
+    from pelton.builders.bundle import digest_of
+    from pelton.model.desired import BuildRun
+    from pelton.plan.function import SOURCE_DIGEST
+
     run = BuildRun(source_url=url, sub_path=spec["build"]["srcRepo"].get("sourceSubPath", ""))
     digest = asyncio.run(digest_of(source_directory(run)))
     obj["metadata"].setdefault("annotations", {})[SOURCE_DIGEST] = digest
@@ -242,6 +243,8 @@ def wait_settled(client: Client, kind: Resource, obj: dict[str, Any], *, timeout
     Returns:
         Whether it is Running.
     """
+    from pelton.plan.function import SOURCE_DIGEST, build_hash
+
     metadata = obj["metadata"]
     namespace, name, generation = metadata["namespace"], metadata["name"], metadata.get("generation", 1)
     digest = metadata.get("annotations", {}).get(SOURCE_DIGEST, "")

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 
+import httpx
 import pytest
 
 pytestmark = [pytest.mark.connected, pytest.mark.timeout(180)]
@@ -16,6 +17,7 @@ pytestmark = [pytest.mark.connected, pytest.mark.timeout(180)]
 HTTP_APP = """
     import os
 
+    import httpx
     import uvicorn
     from dapr.clients import DaprClient
     from dapr.ext.fastapi import DaprApp
@@ -40,14 +42,15 @@ HTTP_APP = """
 
     @app.put("/echo")
     async def echo(request: Request):
-        by_runtime = "forwarded" in request.headers  # the gateway adds no such header
         body, caller = (await request.body()).decode(), request.headers["dapr-caller-app-id"]
-        return {"body": body, "by": caller, "runtime": by_runtime}
+        return {"body": body, "by": caller, "for": request.headers["forwarded"]}
 
-    @app.get("/self")
-    def self():
-        with DaprClient() as client:
-            return client.invoke_method("web", "echo", data=b"me", http_verb="PUT").json()
+    @app.get("/call/{app}/{token}")
+    def call(app: str, token: str):
+        address = f"http://127.0.0.1:{os.environ['DAPR_HTTP_PORT']}/v1.0/invoke/{app}/method/echo"
+        shown = os.environ["DAPR_API_TOKEN"] if token == "own" else token
+        answer = httpx.put(address, content=b"me", headers={"dapr-api-token": shown})
+        return {"status": answer.status_code, "text": answer.text}
 
     uvicorn.run(app, host="127.0.0.1", port=int(os.environ["APP_PORT"]), log_level="warning")
 """
@@ -112,11 +115,17 @@ def apps(shared):
     return shared
 
 
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
 def test_event_wakes_one_app_whose_event_wakes_the_other_and_trace_shows_the_hops(apps):
     (apps.root / "client.py").write_text(textwrap.dedent(CLIENT))
     ended = apps.cli("dapr", "run", "--app-id", "client", "--", sys.executable, apps.root / "client.py")
 
-    assert '== APP == HTTP 200 {"body":"hi","by":"client","runtime":true}' in ended.out
+    assert '== APP == HTTP 200 {"body":"hi","by":"client","for":"for=127.0.0.1;' in ended.out
     assert "== APP == GRPC hi by client" in ended.out
     apps.until("the order has come", lambda: "ORDER {'name': 'client'} client" in apps.logs("web"))
     apps.until("the greeting has come", lambda: "GREETING from client" in apps.logs("rpc"))
@@ -185,10 +194,92 @@ def test_apps_share_a_store_by_its_settings_and_end_by_the_api(apps):
     assert "Shutdown requested via API" in other
 
 
-def test_call_between_functions_over_http_goes_through_the_gateway_alone(apps):
-    answer = apps.request("web", "/self")
+TOOL = """
+    import json
+    import os
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-    assert (answer.status_code, answer.json()) == (200, {"body": "me", "by": "web", "runtime": False})
+    class App(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        failed = False
+
+        def do_PUT(self):
+            body = self.rfile.read(int(self.headers["content-length"])).decode()
+            App.failed = self.path == "/flaky" and not App.failed
+            answer = json.dumps({"body": body, "by": self.headers["dapr-caller-app-id"]}).encode()
+            self.send_response(500 if App.failed else 200)
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def do_GET(self):
+            self.send_error(404)
+
+        def log_message(self, *_args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", int(os.environ["APP_PORT"])), App)
+    print("LISTENING", flush=True)
+    server.serve_forever()
+"""
+RETRIES = {
+    "apiVersion": "dapr.io/v1alpha1",
+    "kind": "Resiliency",
+    "metadata": {"name": "retries"},
+    "spec": {
+        "policies": {"retries": {"once": {"policy": "constant", "duration": "1ms", "maxRetries": 1}}},
+        "targets": {"apps": {"tool": {"retry": "once"}}},
+    },
+}
+
+
+def test_calls_over_http_pass_the_runtime_by_unless_it_has_to_judge_them(apps):
+    (apps.root / "tool.py").write_text(textwrap.dedent(TOOL))
+    (apps.root / "retries.json").write_text(json.dumps(RETRIES))
+    port, listens = free_port(), free_port()
+    words = ("--app-id", "tool", "--app-port", listens, "--dapr-http-port", port)
+    tool = apps.start_cli("dapr", "run", *words, "--", sys.executable, "tool.py")
+
+    def call(path):
+        return httpx.put(f"http://127.0.0.1:{port}/v1.0/invoke/{path}", content=b"it", timeout=10)
+
+    try:
+        while "LISTENING" not in tool.stdout.readline():
+            pass
+        assert apps.request("web", "/call/web/own").json()["status"] == 200  # it runs from now on
+        runtime = apps.part("runtime")["pid"]
+        os.kill(runtime, signal.SIGSTOP)
+        try:
+            between = [apps.request("web", f"/call/{app}/own").json() for app in ("web", "tool")]
+            answers = [call(f"{app}/method/echo") for app in ("web", "tool")]
+        finally:
+            os.kill(runtime, signal.SIGCONT)
+
+        assert [each["status"] for each in between] == [200, 200]
+        assert [json.loads(each["text"])["by"] for each in between] == ["web", "web"]
+        assert [(each.status_code, each.json()["by"]) for each in answers] == [(200, "tool"), (200, "tool")]
+        assert apps.request("web", "/call/tool/forged").json() == {"status": 401, "text": "invalid api token"}
+        assert [call("tool/method/flaky").status_code for _ in range(4)] == [500, 200, 500, 200]
+
+        apps.cli("apply", "-f", "retries.json")
+        apps.until(
+            "calls are repeated",
+            lambda: {call("tool/method/flaky").status_code for _ in range(4)} == {200},
+        )
+        apps.cli("delete", "-f", "retries.json")
+    finally:
+        tool.kill()
+        tool.wait(10)
+        for pipe in (tool.stdin, tool.stdout, tool.stderr):
+            pipe.close()
+
+    def closed():
+        with socket.socket() as sock:
+            return sock.connect_ex(("127.0.0.1", port)) != 0
+
+    apps.until("its port is closed", closed)
+    gone = apps.request("web", "/call/tool/own").json()
+    assert (gone["status"], json.loads(gone["text"])["errorCode"]) == (500, "ERR_DIRECT_INVOKE")
 
 
 WATCHER = """
@@ -245,9 +336,7 @@ def test_functions_and_apps_share_topics_and_a_runtime_that_is_killed_is_joined_
             "outputs": [{"dapr": {"name": "bus", "topic": "greetings"}}],
         },
     )
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port()
     watcher = apps.start_cli(
         "dapr", "run", "--app-id", "watcher", "--app-port", port, "--", sys.executable, "watcher.py"
     )

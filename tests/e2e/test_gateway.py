@@ -26,7 +26,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from pelton.errors import GatewayError
+from pelton.model.dapr_call import CalledApp, CallingApp, CallRules
 from pelton.model.desired import Route
+from pelton.model.resiliency import Resiliency, ResiliencyTarget
 from pelton.model.routing import (
     EXTERNAL,
     INTERNAL,
@@ -47,6 +49,7 @@ from pelton.model.routing import (
     StandaloneRoute,
     Upstream,
 )
+from pelton.plan.dapr_routing import app_ways
 from pelton.targets.local.envoy import bootstrap, envoy_command
 from pelton.targets.local.gateway import Gateway, Listener
 from pelton.targets.local.gateway_config import ENDPOINTS, FUNCTION_HEADER, LISTENER_HEADER, NOBODY
@@ -1196,3 +1199,84 @@ async def test_access_log_has_function_revision_instance_and_reason():
         assert (failed["status"], failed["start"]) == (503, "cold")
         assert failed["reason"]
         assert failed["flags"] != "-"
+
+
+async def test_call_between_apps_goes_straight_and_fails_as_dapr_says():
+    async with running_site() as (site, gateway), asyncio.timeout(20):
+        never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def app(request: Request) -> Answer:
+            slow = asyncio.shield(never) if "slow" in request.target else None
+            return Answer(200, body=b"app", wait=slow, hang_up="die" in request.target)
+
+        program, runtime = Worker("", app), Worker("", says("runtime"))
+        servers = []
+        for one in (program, runtime):
+            servers.append(await asyncio.start_server(one._serve, "127.0.0.1", 0))
+            site.stack.callback(servers[-1].close)
+        port, inner = (server.sockets[0].getsockname()[1] for server in servers)
+        second = await site.worker("second.sock", says("second try"))
+        caller = CallingApp(
+            name="dapr run default/a 1", app_id="a", namespace="default", port=free_port(), inner=inner,
+            token="secret",
+            rules=CallRules(resiliencies=(Resiliency(
+                name="r", namespace="default", timeouts={"short": 0.2},
+                apps={"p": ResiliencyTarget(timeout="short")}),
+            )),
+        )  # fmt: skip
+        called = CalledApp(
+            key="Service dapr app default/p", app_id="p", namespace="default", fallback=second.path,
+            endpoints=(Endpoint(host="127.0.0.1", port=port),), token="for the app",
+        )  # fmt: skip
+        routes, upstreams, ports = app_ways([caller], [called])
+        assert await gateway.set_state(RoutingState(routes=routes, upstreams=upstreams, ports=ports)) == {}
+        client = Client(caller.port)
+        site.stack.push_async_callback(client.close)
+        shown = [
+            ("dapr-api-token", "secret"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("dapr-callee-app-id", "forged"),
+        ]
+
+        while client.writer is None:  # Envoy confirms a listener before it takes connections there
+            try:
+                client.reader, client.writer = await asyncio.open_connection("127.0.0.1", caller.port)
+            except ConnectionRefusedError:
+                await asyncio.sleep(0)
+
+        async def call(path: str, headers: list[tuple[str, str]] = shown) -> Answer:
+            return await client.send(f"/v1.0/invoke/p/method/{path}", host="here:1", headers=headers)
+
+        straight = await call("x?y=1")
+        refused = await call("x", [("dapr-api-token", "wrong"), ("dapr-callee-app-id", "forged")])
+        dead, slow = await call("die"), await call("slow")
+        servers[0].close()
+        again = await call("x?y=2")
+        await second.__aexit__()
+        gone = await call("x")
+
+        assert (straight.body, refused.body, again.body) == (b"app", b"runtime", b"second try")
+        seen = program.requests[0]
+        assert (seen.target, seen.value("host"), seen.value("dapr-api-token")) == (
+            "/x?y=1",
+            "localhost",
+            "for the app",
+        )
+        told = ("dapr-caller-app-id", "dapr-caller-namespace", "dapr-callee-app-id", "destination-app-id")
+        assert [seen.values(name) for name in told] == [["a"], ["default"], ["p"], ["p"]]
+        assert seen.values("x-forwarded-for") == ["127.0.0.1"]
+        assert seen.values("x-forwarded-host") == ["here:1"]
+        assert seen.values("forwarded") == ["for=127.0.0.1;by=127.0.0.1;host=here:1"]
+        assert runtime.requests[0].target == "/v1.0/invoke/p/method/x"
+        assert runtime.requests[0].value("dapr-callee-app-id") is None
+        assert second.requests[0].target == "/x?y=2"
+        for answer, why in (
+            (dead, "the function's instance ended before it answered"),
+            (slow, "the function did not answer in time"),
+            (gone, "no connection to the function could be made"),
+        ):
+            assert (answer.status, answer.value("content-type")) == (500, "application/json")
+            assert json.loads(answer.body) == {
+                "errorCode": "ERR_DIRECT_INVOKE",
+                "message": f"fail to invoke, id: p, err: {why}",
+            }

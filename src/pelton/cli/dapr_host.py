@@ -36,6 +36,7 @@ from pelton.compat.dapr.subscriptions import TopicSubscription, declared_for
 from pelton.dataplane import state_query
 from pelton.dataplane.event_traces import NO_TRACES, EventTraces
 from pelton.errors import DeliveryError, PortInUseError
+from pelton.model.dapr_call import CallRules
 from pelton.model.desired import Component
 from pelton.plan.resiliency import Policies
 from pelton.ports import Bus, Ledger
@@ -224,6 +225,14 @@ class DaprHost:
         if stack is not None:
             await stack.aclose()
         return bool(found.stacks)
+
+    def call_rules(self, app: App) -> CallRules:
+        """Return what holds for the calls of an app, its Configuration apart."""
+        here = ("", app.namespace)
+        return CallRules(
+            resiliencies=tuple(one for one in self._resources.resiliencies if one.namespace in here),
+            endpoints=tuple(one for one in self._resources.endpoints if one.namespace in here),
+        )
 
     def find(self, key: str) -> RegisteredApp | None:
         """Return a served app by `namespace/app_id`."""

@@ -12,13 +12,14 @@ import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from pelton.cli.dapr_host import AppPorts, DaprHost, channel_for
+from pelton.cli.dapr_programs import ProgramWays
 from pelton.cli.dapr_resources import configuration_of, decoded, load_folders, sorted_resources
 from pelton.cli.dapr_settings import AppSettings
 from pelton.cli.state_stores import StateStores
@@ -65,6 +66,36 @@ class _Function:
         self.replicas.sync(self._made)
 
 
+@dataclass(slots=True, eq=False)
+class _Joined:
+    """The programs of one app, by name: who each is, and the way to those that listen."""
+
+    host: DaprHost
+    replicas: Replicas
+    programs: dict[str, App] = field(default_factory=dict)
+    channels: dict[str, AppChannel] = field(default_factory=dict)
+
+    def add(self, name: str, app: App) -> None:
+        """Take a program in; safe to repeat."""
+        if name in self.programs:
+            return
+        self.programs[name] = app
+        channel = channel_for(app)
+        if channel is not None:
+            self.channels[name] = channel
+            self.replicas.sync(self.channels)
+
+    def remove(self, name: str) -> None:
+        """Take a program out."""
+        self.programs.pop(name, None)
+        self.channels.pop(name, None)
+        self.replicas.sync(self.channels)
+
+    def listening(self) -> list[App]:
+        """Return the programs that can be called."""
+        return [self.programs[name] for name in self.channels]
+
+
 class DaprPlatform:
     """All apps of the platform; an async context manager.
 
@@ -79,6 +110,7 @@ class DaprPlatform:
         traces: Takes hops.
         wake: Starts an instance of a function: namespace, name.
         on_pending: Told how many events wait for a function: namespace, name, number.
+        tell: Tells the node about the programs that joined; None where there is no gateway.
     """
 
     def __init__(
@@ -94,6 +126,7 @@ class DaprPlatform:
         traces: EventTraces,
         wake: Callable[[str, str], Awaitable[None]],
         on_pending: Callable[[str, str, int], None],
+        tell: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]] | None = None,
     ) -> None:
         self._wake = wake
         self._run = run
@@ -113,11 +146,12 @@ class DaprPlatform:
         self._ids: dict[str, str] = {}  # namespace/app id -> namespace/name of the Function
         self._unserved: dict[str, str] = {}  # namespace/name of a Function -> why its app is not served
         self._peers: dict[str, set[wire.Peer]] = {}
-        self._joined: dict[str, tuple[DaprHost, Replicas, dict[str, AppChannel]]] = {}
+        self._joined: dict[str, _Joined] = {}
         self._hosts: dict[tuple[str, ...], DaprHost] = {}
         self._lock = asyncio.Lock()
         self._retries: set[asyncio.Task[None]] = set()
         self._main = self._host(())
+        self._programs = ProgramWays(tell, run, self._registered) if tell is not None else None
 
     async def __aenter__(self) -> DaprPlatform:
         await self._main.__aenter__()
@@ -126,6 +160,8 @@ class DaprPlatform:
     async def __aexit__(self, *_exc: object) -> None:
         for task in self._retries:
             task.cancel()
+        if self._programs is not None:
+            await self._programs.close()
         await asyncio.gather(*(host.close(1.0) for host in self._hosts.values()))
         await asyncio.gather(*(each.replicas.close() for each in self._functions.values()))
 
@@ -163,6 +199,8 @@ class DaprPlatform:
             )
         for desired in list(self._desired.values()):
             self._spawn(self.apply(desired))
+        if self._programs is not None and self._joined:
+            self._spawn(self._programs.tell())
 
     async def _secret(self, namespace: str, name: str) -> Mapping[str, str] | None:
         return self._secrets.get((namespace, name))
@@ -327,6 +365,18 @@ class DaprPlatform:
                 )
         return None
 
+    def _registered(self, namespace: str, app_id: str) -> tuple[DaprHost, RegisteredApp] | None:
+        """Return an app that is served, and its host."""
+        for host in self._hosts.values():
+            registered = host.find(f"{namespace}/{app_id}")
+            if registered is not None:
+                return host, registered
+        return None
+
+    def programs(self) -> dict[str, Any] | None:
+        """Return the programs that joined, as the node takes them; None where nobody is told."""
+        return self._programs.described() if self._programs is not None else None
+
     def _configuration(self, namespace: str, told: DaprApp) -> DaprConfiguration | None:
         """Return an app's Configuration, None where the one that it names is missing."""
         if not told.configuration:
@@ -354,41 +404,61 @@ class DaprPlatform:
             `host`, `http` and `grpc`: where it reaches the runtime.
         """
         settings = msgspec.convert(body, AppSettings)
-        app = settings.app
+        app, name = settings.app, f"{id(peer)}"
         async with self._lock:
             if app.key in self._ids:
                 raise ConflictError(f"the app id {app.app_id} is that of a Function")
             host = await self._host_for(settings)
             known = self._joined.get(app.key)
-            channel = channel_for(app)
-            name = f"{id(peer)}"
+            # Its HTTP port is opened below.
+            ports = replace(_ports(settings), http=-1)
             if known is not None:
-                _, replicas, channels = known
-                registered = known[0].find(app.key)
-                if registered is None or known[0] is not host:
+                registered = known.host.find(app.key)
+                if registered is None or known.host is not host:
                     raise ConflictError(f"the app id {app.app_id} is taken by one with other resources")
-                if channel is not None:
-                    channels[name] = channel
-                    replicas.sync(channels)
-                ports = await host.open_ports(app.key, name, _ports(settings))
+                ports = await host.open_ports(app.key, name, ports)
             else:
-                configuration = configuration_of([Path(each) for each in settings.configuration])
-                app = replace(app, configuration=configuration)
-                channels = {} if channel is None else {name: channel}
-                replicas = Replicas(max_concurrency=app.max_concurrency)
-                replicas.sync(channels)
-                asked: asyncio.Event = asyncio.Event()
-                ports = await host.serve(
-                    app,
-                    replicas if channel is not None else None,
-                    _ports(settings),
-                    Settings(ask=settings.ask, learned=lambda _found: _ready(peer, asked)),
-                    name=name,
-                )
-                self._joined[app.key] = (host, replicas, channels)
+                known, ports = await self._begin(peer, host, settings, name, ports)
+            try:
+                http = await self._open_http(known, settings, name)
+            except BaseException:
+                await self._forget_program(app.key, name)
+                raise
             self._peers.setdefault(app.key, set()).add(peer)
         self._spawn(self._until_closed(peer, app.key, name))
-        return {"host": ports.host, "http": ports.http, "grpc": ports.grpc}
+        return {"host": ports.host, "http": http, "grpc": ports.grpc}
+
+    async def _begin(
+        self, peer: wire.Peer, host: DaprHost, settings: AppSettings, name: str, ports: AppPorts
+    ) -> tuple[_Joined, AppPorts]:
+        """Serve the first program of an app."""
+        configuration = configuration_of([Path(each) for each in settings.configuration])
+        app = replace(settings.app, configuration=configuration)
+        replicas = Replicas(max_concurrency=app.max_concurrency)
+        known = _Joined(host, replicas)
+        known.add(name, app)
+        asked: asyncio.Event = asyncio.Event()
+        ports = await host.serve(
+            app,
+            replicas if known.channels else None,
+            ports,
+            Settings(ask=settings.ask, learned=lambda _found: _ready(peer, asked)),
+            name=name,
+        )
+        self._joined[app.key] = known
+        return known, ports
+
+    async def _open_http(self, known: _Joined, settings: AppSettings, name: str) -> int:
+        """Open a program's HTTP port, and say that it can be called."""
+        key = settings.app.key
+        known.add(name, settings.app)
+        registered = known.host.find(key)
+        assert registered is not None  # noqa: S101 -- served under the lock
+        wanted = _ports(settings)
+        if self._programs is None:
+            return (await known.host.open_ports(key, _http(name), replace(wanted, grpc=-1))).http
+        await self._programs.serve(registered, known.listening())
+        return await self._programs.open(known.host, registered, _http(name), wanted)
 
     def _shut_down(self, registered: RegisteredApp, _force: bool) -> None:
         """Tell the programs of an app to end; a function's instances are the platform's to end."""
@@ -399,17 +469,24 @@ class DaprPlatform:
         await peer.closed.wait()
         async with self._lock:
             self._peers.get(app_key, set()).discard(peer)
-            found = self._joined.get(app_key)
-            if found is None:
-                return
-            host, replicas, channels = found
-            channels.pop(name, None)
-            replicas.sync(channels)
-            if await host.close_ports(app_key, name):
-                return
+            await self._forget_program(app_key, name)
+
+    async def _forget_program(self, app_key: str, name: str) -> None:
+        """Stop serving a program, and its app with the last one."""
+        found = self._joined.get(app_key)
+        registered = found.host.find(app_key) if found is not None else None
+        if found is None or registered is None:
+            return
+        found.remove(name)
+        if self._programs is not None:
+            self._programs.forget(_http(name))
+            await self._programs.serve(registered, found.listening())
+            await self._programs.tell()
+        await found.host.close_ports(app_key, _http(name))
+        if not await found.host.close_ports(app_key, name):
             del self._joined[app_key]
-            del self._peers[app_key]
-            await host.leave(app_key)
+            self._peers.pop(app_key, None)
+            await found.host.leave(app_key)
 
     async def _host_for(self, settings: AppSettings) -> DaprHost:
         if not settings.folders:
@@ -519,6 +596,11 @@ class _Book:
 
 def _ports(settings: AppSettings) -> AppPorts:
     return AppPorts(host=settings.host, http=settings.http, grpc=settings.grpc, sockets=settings.sockets)
+
+
+def _http(name: str) -> str:
+    """Return under which name a program has its HTTP port, which is not always where its gRPC port is."""
+    return f"{name} http"
 
 
 def _ready(peer: wire.Peer, asked: asyncio.Event) -> None:

@@ -16,10 +16,12 @@ from pelton.errors import ManifestError, PeltonError
 from pelton.log import get
 from pelton.model.component import ComponentResource
 from pelton.model.dapr import DaprConfiguration, DaprSubscription, HttpEndpoint
+from pelton.model.dapr_call import CallRules
 from pelton.model.resiliency import Resiliency
 
 __all__ = [
     "Resources",
+    "call_rules",
     "configuration_of",
     "decoded",
     "default_folder",
@@ -55,8 +57,13 @@ def default_folder(home: Path) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def decoded(obj: Mapping[str, Any], *, where: str = "") -> Any:
+def decoded(obj: Mapping[str, Any], *, where: str = "", warns: bool = True) -> Any:
     """Return the model of an object of dapr.io; None for a kind that the runtime has no use for.
+
+    Args:
+        obj: The object.
+        where: Where it stands, for errors.
+        warns: Whether what has no effect in it is logged.
 
     Raises:
         PeltonError: It cannot be read; says where.
@@ -84,9 +91,25 @@ def decoded(obj: Mapping[str, Any], *, where: str = "") -> Any:
     except PeltonError as exc:
         exc.where = exc.where or where
         raise
-    for warning in found.warnings:
+    for warning in found.warnings if warns else ():
         _log.warning("%s %s: %s %s", obj.get("kind"), name, warning.path, warning.message)
     return found.model
+
+
+def call_rules(items: Iterable[Mapping[str, Any]]) -> CallRules:
+    """Return the objects by which calls between apps are judged; the runtime says which cannot be read."""
+    found: list[Any] = []
+    for item in items:
+        if item.get("kind") in ("Resiliency", "Configuration", "HTTPEndpoint"):
+            try:
+                found.append(decoded(item, warns=False))
+            except PeltonError:
+                continue
+    return CallRules(
+        resiliencies=tuple(one for one in found if isinstance(one, Resiliency)),
+        configurations=tuple(one for one in found if isinstance(one, DaprConfiguration)),
+        endpoints=tuple(one for one in found if isinstance(one, HttpEndpoint)),
+    )
 
 
 def load_folders(folders: Sequence[Path], *, namespace: str) -> tuple[Resources, list[PeltonError]]:

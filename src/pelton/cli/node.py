@@ -113,7 +113,8 @@ class Node:
             "trace": self._trace,
             "decision": self._decision,
             "routes": self._take_routes,
-            "dapr": self._ways.hold,
+            "dapr": self._ways.take_rules,
+            "dapr-programs": self._ways.take_programs,
             "explain": partial(explain, self._gateway),
             "intercepted": self._interception.queue,
         }

@@ -1,7 +1,8 @@
 """The node's part in calls between apps of Dapr: the ways that the gateway has for them.
 
-`cli/node` tells which functions are apps, `up` which namespaces have policies that only the runtime can carry
-out. What follows is decided in `plan/dapr_routing.py` and joins the routing that the node has anyway.
+`cli/node` tells which functions are apps, `up` which resources the runtime goes by, the runtime process
+which programs have joined. What follows is decided in `plan/dapr_routing.py` and joins the routing that the
+node has anyway.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import asyncio
 from dataclasses import replace
 from typing import Any, Final
 
+import msgspec
+
 from pelton.dataplane import wire
 from pelton.errors import PeltonError
 from pelton.log import get
+from pelton.model.dapr_call import CalledApp, CallingApp, CallRules
 from pelton.model.desired import Desired
 from pelton.model.routing import RoutingState
-from pelton.plan.dapr_routing import app_ways
+from pelton.plan.dapr_routing import app_ways, function_apps
 from pelton.targets.local.gateway import Gateway
 
 __all__ = ["AppWays"]
@@ -35,17 +39,25 @@ class AppWays:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._apps: dict[str, Desired] = {}
-        self._held: frozenset[str] = frozenset()
+        # Until they are known the runtime judges every call.
+        self._rules: CallRules | None = None
+        self._programs: tuple[tuple[CallingApp, ...], tuple[CalledApp, ...]] = ((), ())
+        self._told_by: wire.Peer | None = None
         self._state = RoutingState()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._changing: asyncio.Task[None] | None = None
         self._refused: dict[str, str] = {}
 
     def extend(self, state: RoutingState) -> RoutingState:
         """Return a state of routing with the apps' ways in it."""
         self._state = state
-        if not self._apps:
+        apps = [self._apps[key] for key in sorted(self._apps)]
+        callers, called = function_apps(apps, self._rules or CallRules())
+        if self._rules is None:
+            callers = tuple(replace(one, direct=False) for one in callers)
+        routes, upstreams, ports = app_ways((*callers, *self._programs[0]), (*called, *self._programs[1]))
+        if not ports:
             return state
-        routes, upstreams, ports = app_ways(self._apps.values(), held=self._held)
         return replace(
             state,
             routes=(*state.routes, *routes),
@@ -73,20 +85,56 @@ class AppWays:
         for key in [key for key in self._apps if key not in keys]:
             self.drop(key)
 
-    async def hold(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
-        """Take the namespaces whose calls all go through the runtime."""
-        held = frozenset(body["held"])
-        if held != self._held:
-            self._held = held
+    async def take_rules(self, _peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
+        """Take the resources by which the runtime judges calls."""
+        rules = msgspec.convert(body["rules"], CallRules)
+        if rules != self._rules:
+            self._rules = rules
             if self._apps:
                 self._change()
         return {}
 
+    async def take_programs(self, peer: wire.Peer, body: dict[str, Any]) -> dict[str, Any]:
+        """Take all programs that joined, for as long as the connection lasts.
+
+        Returns:
+            `refused` (name of a port -> why Envoy does not listen there) and `connected`: whether Envoy is
+            there.
+
+        Raises:
+            GatewayError: Envoy did not answer in time.
+        """
+        if self._told_by is not peer:
+            self._told_by = peer
+            task = asyncio.get_running_loop().create_task(self._until_gone(peer))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        programs = msgspec.convert(
+            (body["callers"], body["called"]), tuple[tuple[CallingApp, ...], tuple[CalledApp, ...]]
+        )
+        refused: dict[str, str] = {}
+        if programs != self._programs:
+            self._programs = programs
+            refused = await self._gateway.set_state(self.extend(self._state))
+        mine = {one.name for one in programs[0]}
+        return {
+            "refused": {name: why for name, why in refused.items() if name in mine},
+            "connected": self._gateway.connected,
+        }
+
+    async def _until_gone(self, peer: wire.Peer) -> None:
+        await peer.closed.wait()
+        if self._told_by is peer:
+            self._told_by = None
+            self._programs = ((), ())
+            self._change()
+
     async def close(self) -> None:
         """Give up a change that is under way."""
-        if self._changing is not None:
-            self._changing.cancel()
-            await asyncio.gather(self._changing, return_exceptions=True)
+        tasks = [*self._tasks, *([self._changing] if self._changing is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _change(self) -> None:
         if self._changing is None or self._changing.done():
@@ -95,7 +143,7 @@ class AppWays:
     async def _send(self) -> None:
         while True:
             await asyncio.sleep(_TOGETHER_S)
-            sent = (dict(self._apps), self._held)
+            sent = (dict(self._apps), self._rules, self._programs)
             try:
                 refused = await self._gateway.set_state(self.extend(self._state))
             except PeltonError as exc:
@@ -106,5 +154,5 @@ class AppWays:
                 if self._refused.get(name) != why:
                     _log.error("%s is not served: %s", name, why)
             self._refused = mine
-            if sent == (self._apps, self._held):
+            if sent == (self._apps, self._rules, self._programs):
                 return

@@ -66,6 +66,8 @@ __all__ = ["Runtime", "main"]
 
 _CLUSTER: Final = "default"
 _SWITCH_S: Final = 0.0005
+_GATEWAY_S: Final = 6.0
+"""A little longer than the gateway waits for Envoy."""
 _FUNCTION: Final = "Function "
 """How owners of triggers begin that are Functions, whose scaling the node decides."""
 _log = log.get(__name__)
@@ -157,6 +159,7 @@ class Runtime:
             traces=traces,
             wake=self._wake,
             on_pending=self._pending,
+            tell=self._tell_programs,
         )
         home = Path(settings.home)
         self._follower = SpoolFollower(
@@ -379,6 +382,7 @@ class Runtime:
 
     async def _node_up(self, peer: wire.Peer) -> None:
         await peer.call("watch", {})
+        await peer.call("dapr-programs", self._apps.programs())
         for key, due in self._due().items():
             namespace, _, name = key.partition("/")
             peer.note("pending", {"namespace": namespace, "name": name, "count": due})
@@ -414,6 +418,10 @@ class Runtime:
                 (item["id"], item["ctl"], item["revision"]) for item in listed if item["revision"] != revision
             ],
         )
+
+    async def _tell_programs(self, programs: dict[str, Any]) -> dict[str, Any]:
+        told: dict[str, Any] = await self._node.call("dapr-programs", programs, timeout_s=_GATEWAY_S)
+        return told
 
     async def _wake(self, namespace: str, name: str) -> None:
         await self._node.call("wake", {"namespace": namespace, "name": name}, timeout_s=65)

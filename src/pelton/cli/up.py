@@ -119,7 +119,7 @@ class _Platform:
         self._target = LocalTarget(self._node, self._runtime)
         self._receivers: dict[str, Any] | None = None  # None: not known yet
         self._dapr: dict[str, Any] | None = None
-        self._governed: dict[str, Any] = {"held": []}
+        self._call_rules: dict[str, Any] | None = None
         self._events: dict[str, Any] | None = None  # as above
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         environment[MARKER] = home.tag
@@ -305,7 +305,8 @@ class _Platform:
     # -- bringing parts up to date ---------------------------------------------------------------------------
 
     async def _node_up(self, peer: wire.Peer) -> None:
-        await peer.call("dapr", self._governed, timeout=30)
+        if self._call_rules is not None:
+            await peer.call("dapr", self._call_rules, timeout=30)
         await peer.call("sync", self._target.snapshot(), timeout=120)
 
     async def _runtime_up(self, peer: wire.Peer) -> None:
@@ -327,9 +328,10 @@ class _Platform:
         self, items: list[dict[str, Any]], secrets: list[tuple[str, str, dict[str, str]]]
     ) -> None:
         self._dapr = {"items": items, "secrets": secrets}
-        held = {str(each["metadata"].get("namespace", "")) for each in items if each["kind"] == "Resiliency"}
-        self._governed = {"held": sorted(held)}
-        await self._node.call("dapr", self._governed)
+        from pelton.cli.dapr_resources import call_rules
+
+        self._call_rules = {"rules": msgspec.to_builtins(call_rules(items))}
+        await self._node.call("dapr", self._call_rules)
         await self._runtime.call("dapr", self._dapr)
 
     async def _push_events(self, plan: EventPlan) -> None:

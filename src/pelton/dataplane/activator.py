@@ -44,10 +44,12 @@ _CHUNK_BYTES: Final = 256 * 1024
 _LAMBDA_PATH: Final = re.compile(rb"[A-Z]+ /20(?:15-03-31|21-11-15)/functions/([^/ ?]+)/")
 _HOPS: Final = re.compile(rb"\r\ntracestate:[^\r]*\bpelton=hops\b", re.IGNORECASE)
 """How `pelton trace` says that it reads the node's spans."""
+_DAPR_CALL: Final = re.compile(rb"\r\ndapr-callee-app-id:[ \t]*([^\r]*?)[ \t]*\r\n", re.IGNORECASE)
 _TRACEPARENT: Final = re.compile(rb"\r\ntraceparent:[ \t]*([^\r]{55})[ \t]*\r\n", re.IGNORECASE)
 _REASONS: Final = {
     404: "Not Found",
     431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
     502: "Bad Gateway",
     503: "Service Unavailable",
 }
@@ -545,9 +547,14 @@ async def _answer_aws(writer: asyncio.StreamWriter, name: str) -> None:
 async def _answer(
     writer: asyncio.StreamWriter, status: int, message: str, *, hint: str = "", head: bytes = b""
 ) -> None:
-    """Answer without a worker: JSON for clients that ask for it, else text."""
-    wants_json = b"\r\naccept: application/json" in head.lower()
-    if wants_json:
+    """Answer without a worker: JSON for clients that ask for it, else text; a call of Dapr as Dapr does."""
+    dapr_call = _DAPR_CALL.search(head)
+    wants_json = b"\r\naccept: application/json" in head.lower() or dapr_call is not None
+    retried_later = status == 503
+    if dapr_call is not None:
+        said = f"fail to invoke, id: {dapr_call[1].decode('latin-1')}, err: {message}"
+        status, body = 500, json.dumps({"errorCode": "ERR_DIRECT_INVOKE", "message": said}).encode()
+    elif wants_json:
         body = json.dumps({"error": message, "hint": hint}).encode() + b"\n"
     else:
         body = (message + (f"\n{hint}" if hint else "") + "\n").encode()
@@ -558,7 +565,7 @@ async def _answer(
         "connection: close",
         f"x-pelton-reason: {_one_line(message)}",
     ]
-    if status == 503:
+    if retried_later:
         lines.append(f"retry-after: {RETRY_AFTER_S}")
     payload = b"" if head.startswith(b"HEAD ") else body
     writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + payload)

@@ -177,6 +177,8 @@ class Rule:
         timeout_s: Limit of the whole exchange, 0 for none, None for the route's own limit.
         backend_timeout_s: Limit of one try, 0 for none, None for no limit of its own.
         name: Of the rule, when it has one.
+        forwarded: Whether the request says for whom it is passed on: `x-forwarded-for` with the client alone,
+            `x-forwarded-host` and `forwarded`.
     """
 
     matches: tuple[Match, ...] = (Match(),)
@@ -189,6 +191,7 @@ class Rule:
     timeout_s: float | None = None
     backend_timeout_s: float | None = None
     name: str = ""
+    forwarded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,12 +234,14 @@ class Upstream:
         endpoints: Ready ones, sorted; empty answers 503.
         h2c: Whether it speaks HTTP/2 without TLS.
         named: Whether the endpoints' hosts are names to be resolved.
+        fallback: Unix socket that gets a request whose connection no endpoint takes; "" for none.
     """
 
     key: str
     endpoints: tuple[Endpoint, ...] = ()
     h2c: bool = False
     named: bool = False
+    fallback: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,6 +270,7 @@ class Port:
         certificates: Shown by SNI; empty means plain HTTP.
         functions: Whether functions are served here as on EXTERNAL, besides standalone routes.
         host: Address; "" for that of the gateway.
+        dapr: Whether it is the HTTP port of an app of Dapr.
     """
 
     name: str
@@ -272,6 +278,7 @@ class Port:
     certificates: tuple[Certificate, ...] = ()
     functions: bool = True
     host: str = ""
+    dapr: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

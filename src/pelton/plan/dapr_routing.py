@@ -1,17 +1,20 @@
 """Which ways the gateway has between apps of Dapr, so that their calls over HTTP pass no Python. Pure.
 
 The HTTP port of each app is a port of the gateway. A call of another app that shows the caller's token goes
-straight to that app's function; everything else, a wrong token included, goes to the runtime. So do calls
-that the runtime has to judge or to carry out: of apps that speak gRPC, have a Configuration, a limit of calls
-or probes, and all calls where a Resiliency may say something. Used by `cli/node_dapr.py`.
-Source: contracts, Dapr runtime, section 6, and Dapr HTTP, section 2.
+straight to that app; everything else, a wrong token included, goes to the runtime. So do calls that the
+runtime has to judge or to carry out: to apps that speak gRPC, have a limit of calls or probes, or access
+rules about paths; under retries or a circuit breaker; and requests that only it answers as Dapr does
+(`_special`). Used by `cli/node_dapr.py`.
+Source: contracts, Dapr runtime, sections 6 and 8, and Dapr HTTP, sections 1 and 2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
+from pelton.model.dapr import DaprConfiguration
+from pelton.model.dapr_call import CalledApp, CallingApp, CallRules
 from pelton.model.desired import Desired
 from pelton.model.routing import (
     Backend,
@@ -27,91 +30,187 @@ from pelton.model.routing import (
     StandaloneRoute,
     Upstream,
 )
+from pelton.plan.dapr_access import allows_all
+from pelton.plan.resiliency import Policies
 
-__all__ = ["app_ways"]
+__all__ = ["app_ways", "function_apps"]
 
 _VERSIONS: Final = ("/v1.0", "/v1.0-alpha1", "/v1.0-alpha2", "/v1.0-beta1")
 _LOOPBACK: Final = "127.0.0.1"
+_HOST: Final = "localhost"
+"""The host that apps see, as from the runtime."""
+_CALLEE: Final = "dapr-callee-app-id"
+_UNCLEAN: Final = r".*(?://|/\.\.?/|%2[eE]).*|.*/\.\.?"
+"""Paths whose segments the runtime puts in order before it passes a call on."""
+
+
+def function_apps(
+    functions: Iterable[Desired], rules: CallRules
+) -> tuple[tuple[CallingApp, ...], tuple[CalledApp, ...]]:
+    """Return the Functions that are apps, as those who call and as those who can be called past the runtime.
+
+    Args:
+        functions: Those that are no apps are left out.
+        rules: Resources of all namespaces.
+    """
+    callers, called = [], []
+    configurations = {(one.namespace, one.name): one for one in rules.configurations}
+    for function in functions:
+        app, route, key = function.dapr, function.route, function.workload.key
+        if app is None:
+            continue
+        namespace = function.workload.namespace
+        here = ("", namespace)
+        # Without the Configuration that it names an app is not served, and nobody may call it.
+        configuration = (
+            configurations.get((namespace, app.configuration)) if app.configuration else DaprConfiguration()
+        )
+        if app.ports.inner:
+            callers.append(
+                CallingApp(
+                    name=f"dapr {key}",
+                    app_id=app.app_id,
+                    namespace=namespace,
+                    port=app.ports.http,
+                    inner=app.ports.inner,
+                    token=app.ports.token,
+                    body_limit_bytes=app.body_limit_bytes,
+                    direct=configuration is not None and configuration.serves("invoke", "http"),
+                    rules=CallRules(
+                        resiliencies=tuple(one for one in rules.resiliencies if one.namespace in here),
+                        endpoints=tuple(one for one in rules.endpoints if one.namespace in here),
+                    ),
+                )
+            )
+        if configuration is None or app.max_concurrency > 0 or app.health_path:
+            continue
+        if route is None or route.h2c or app.protocol == "grpc":
+            continue
+        access = configuration.access_control
+        called.append(CalledApp(key=key, app_id=app.app_id, namespace=namespace, access=access))
+    return tuple(callers), tuple(called)
 
 
 def app_ways(
-    apps: Iterable[Desired], *, held: frozenset[str]
+    callers: Iterable[CallingApp], called: Iterable[CalledApp]
 ) -> tuple[tuple[StandaloneRoute, ...], tuple[Upstream, ...], tuple[Port, ...]]:
     """Return routes, upstreams and ports of all apps.
 
     Args:
-        apps: Functions that are apps.
-        held: Namespaces whose calls all go through the runtime.
+        callers: Who gets a port.
+        called: Who can be called; of two with the same name the first one counts.
     """
-    found = sorted((one for one in apps if one.dapr is not None), key=lambda one: one.workload.key)
-    targets = [one for one in found if _direct(one) and one.workload.namespace not in held]
-    routes, upstreams, ports = [], [], []
-    for caller in found:
-        app = caller.dapr
-        if app is None or not app.ports.inner:
-            continue
-        namespace, key = caller.workload.namespace, caller.workload.key
-        name = f"dapr {key}"
-        runtime = Upstream(key=f"Service {name}", endpoints=(Endpoint(host=_LOOPBACK, port=app.ports.inner),))
-        rules = [
-            Rule(
-                matches=tuple(Match(path=PathMatch(value=path)) for path in ("/", *_VERSIONS)),
-                backends=(Backend(key=runtime.key),),
-                timeout_s=0.0,
-                backend_timeout_s=0.0,
-            )
-        ]
-        if namespace not in held:
-            for target in targets:
-                rules += _calls(caller, target)
+    targets = {(one.namespace, one.app_id): one for one in reversed(list(called))}
+    upstreams = [
+        Upstream(key=one.key, endpoints=one.endpoints, fallback=one.fallback)
+        for _, one in sorted(targets.items())
+        if one.endpoints
+    ]
+    routes, ports = [], []
+    for caller in sorted(callers, key=lambda one: one.name):
+        name, namespace = caller.name, caller.namespace
+        runtime = Upstream(key=f"Service {name}", endpoints=(Endpoint(host=_LOOPBACK, port=caller.inner),))
         upstreams.append(runtime)
-        ports.append(Port(name=name, port=app.ports.http, functions=False, host=_LOOPBACK))
+        ports.append(Port(name=name, port=caller.port, functions=False, host=caller.host, dapr=True))
         routes.append(
-            StandaloneRoute(namespace=namespace, name=name, hosts=((name, ("*",)),), rules=tuple(rules))
+            StandaloneRoute(
+                namespace=namespace,
+                name=name,
+                hosts=((name, ("*",)),),
+                rules=tuple(_rules(caller, runtime, [one for _, one in sorted(targets.items())])),
+            )
         )
     return tuple(routes), tuple(upstreams), tuple(ports)
 
 
-def _direct(target: Desired) -> bool:
-    """Tell whether calls of an app need nothing of the runtime."""
-    app, route = target.dapr, target.route
-    if app is None or route is None or route.h2c or app.protocol == "grpc":
-        return False
-    return not app.configuration and app.max_concurrency <= 0 and not app.health_path
+def _rules(caller: CallingApp, runtime: Upstream, targets: Sequence[CalledApp]) -> list[Rule]:
+    """Return what happens at one app's port, the ways to the runtime first."""
+    ways: list[Rule] = []
+    if caller.direct:
+        policies = Policies(caller.rules.resiliencies, caller.app_id)
+        outside = {one.name for one in caller.rules.endpoints}
+        for target in targets:
+            policy = policies.app(target.app_id)
+            if policy.retry is not None or policy.breaker is not None:
+                continue
+            if allows_all(target.access, caller=caller.app_id, namespace=caller.namespace):
+                ways += _calls(caller, target, timeout_s=policy.timeout_s, outside=outside)
+    matches = [Match(path=PathMatch(value=path)) for path in ("/", *_VERSIONS)]
+    to_runtime = Rule(
+        matches=(*matches, *(_special(caller) if ways else ())),
+        backends=(Backend(key=runtime.key),),
+        request_headers=HeaderChanges(remove=(_CALLEE,)),
+        timeout_s=0.0,
+        backend_timeout_s=0.0,
+    )
+    return [to_runtime, *ways]
 
 
-def _calls(caller: Desired, target: Desired) -> list[Rule]:
+def _special(caller: CallingApp) -> list[Match]:
+    """Return which requests go to the runtime though they could be calls of another app.
+
+    Paths that are to be put in order, bodies that are too long, requests of browsers, which are answered by
+    the rules of CORS, and calls of which `pelton trace` wants to see every hop.
+    """
+    every = PathMatch(type="RegularExpression", value="/.*")
+    headers = [("origin", ".*"), ("tracestate", ".*pelton=hops.*")]
+    if caller.body_limit_bytes > 0:
+        headers.append(("content-length", _long(caller.body_limit_bytes)))
+    return [
+        Match(path=PathMatch(type="RegularExpression", value=_UNCLEAN)),
+        *(
+            Match(path=every, headers=(FieldMatch(name=name, value=value, type="RegularExpression"),))
+            for name, value in headers
+        ),
+    ]
+
+
+def _long(limit: int) -> str:
+    """Return an expression for all decimal numbers above a limit, and for some below, which do no harm."""
+    first, rest = str(limit)[0], len(str(limit)) - 1
+    return f"[{first}-9][0-9]{{{rest}}}|[1-9][0-9]{{{rest + 1},}}"
+
+
+def _calls(
+    caller: CallingApp, target: CalledApp, *, timeout_s: float | None, outside: set[str]
+) -> list[Rule]:
     """Return how one app calls another: by the path, and by the header `dapr-app-id`."""
-    one, other = caller.dapr, target.dapr
-    if one is None or other is None:
-        return []
-    mine, theirs = caller.workload.namespace, target.workload.namespace
-    ids = [f"{other.app_id}.{theirs}", *([other.app_id] if mine == theirs else [])]
-    token = FieldMatch(name="dapr-api-token", value=one.ports.token)
+    mine, theirs = caller.namespace, target.namespace
+    names = [f"{target.app_id}.{theirs}", *([target.app_id] if mine == theirs else [])]
+    names = [name for name in names if name not in outside]
+    token = (FieldMatch(name="dapr-api-token", value=caller.token),) if caller.token else ()
     told = HeaderChanges(
         set=(
-            ("dapr-caller-app-id", one.app_id),
+            ("dapr-caller-app-id", caller.app_id),
             ("dapr-caller-namespace", mine),
-            ("dapr-callee-app-id", other.app_id),
-            ("destination-app-id", other.app_id),
+            (_CALLEE, target.app_id),
+            ("destination-app-id", target.app_id),
+            *((("dapr-api-token", target.token),) if target.token else ()),
         ),
-        remove=("dapr-api-token", "dapr-app-id"),
+        remove=("dapr-app-id", *(() if target.token else ("dapr-api-token",))),
     )
-    backends = (Backend(key=target.workload.key),)
+    backends = (Backend(key=target.key),)
+    by_path = [Match(path=PathMatch(value=f"/v1.0/invoke/{name}/method"), headers=token) for name in names]
+    by_header = [Match(headers=(FieldMatch(name="dapr-app-id", value=name), *token)) for name in names]
+    if not names:
+        return []
     return [
         Rule(
-            matches=tuple(
-                Match(path=PathMatch(value=f"/v1.0/invoke/{name}/method"), headers=(token,)) for name in ids
-            ),
+            matches=tuple(by_path),
             backends=backends,
             request_headers=told,
-            rewrite=Rewrite(path=PathChange(type="ReplacePrefixMatch", value="/")),
+            rewrite=Rewrite(hostname=_HOST, path=PathChange(type="ReplacePrefixMatch", value="/")),
             timeout_s=0.0,
+            backend_timeout_s=timeout_s,
+            forwarded=True,
         ),
         Rule(
-            matches=tuple(Match(headers=(FieldMatch(name="dapr-app-id", value=name), token)) for name in ids),
+            matches=tuple(by_header),
             backends=backends,
             request_headers=told,
+            rewrite=Rewrite(hostname=_HOST),
             timeout_s=0.0,
+            backend_timeout_s=timeout_s,
+            forwarded=True,
         ),
     ]

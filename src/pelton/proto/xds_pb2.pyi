@@ -211,12 +211,14 @@ class RuntimeUInt32(_message.Message):
     def __init__(self, default_value: _Optional[int] = ..., runtime_key: _Optional[str] = ...) -> None: ...
 
 class SubstitutionFormatString(_message.Message):
-    __slots__ = ("text_format", "json_format")
+    __slots__ = ("text_format", "json_format", "content_type")
     TEXT_FORMAT_FIELD_NUMBER: _ClassVar[int]
     JSON_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
     text_format: str
     json_format: _struct_pb2.Struct
-    def __init__(self, text_format: _Optional[str] = ..., json_format: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    content_type: str
+    def __init__(self, text_format: _Optional[str] = ..., json_format: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., content_type: _Optional[str] = ...) -> None: ...
 
 class CommonHttpProtocolOptions(_message.Message):
     __slots__ = ("idle_timeout", "max_headers_count", "max_response_headers_kb")
@@ -825,16 +827,18 @@ class LocalReplyConfig(_message.Message):
     def __init__(self, mappers: _Optional[_Iterable[_Union[ResponseMapper, _Mapping]]] = ...) -> None: ...
 
 class ResponseMapper(_message.Message):
-    __slots__ = ("filter", "status_code", "body", "headers_to_add")
+    __slots__ = ("filter", "status_code", "body", "body_format_override", "headers_to_add")
     FILTER_FIELD_NUMBER: _ClassVar[int]
     STATUS_CODE_FIELD_NUMBER: _ClassVar[int]
     BODY_FIELD_NUMBER: _ClassVar[int]
+    BODY_FORMAT_OVERRIDE_FIELD_NUMBER: _ClassVar[int]
     HEADERS_TO_ADD_FIELD_NUMBER: _ClassVar[int]
     filter: AccessLogFilter
     status_code: _wrappers_pb2.UInt32Value
     body: DataSource
+    body_format_override: SubstitutionFormatString
     headers_to_add: _containers.RepeatedCompositeFieldContainer[HeaderValueOption]
-    def __init__(self, filter: _Optional[_Union[AccessLogFilter, _Mapping]] = ..., status_code: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., body: _Optional[_Union[DataSource, _Mapping]] = ..., headers_to_add: _Optional[_Iterable[_Union[HeaderValueOption, _Mapping]]] = ...) -> None: ...
+    def __init__(self, filter: _Optional[_Union[AccessLogFilter, _Mapping]] = ..., status_code: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., body: _Optional[_Union[DataSource, _Mapping]] = ..., body_format_override: _Optional[_Union[SubstitutionFormatString, _Mapping]] = ..., headers_to_add: _Optional[_Iterable[_Union[HeaderValueOption, _Mapping]]] = ...) -> None: ...
 
 class AccessLog(_message.Message):
     __slots__ = ("name", "filter", "typed_config")
@@ -847,24 +851,38 @@ class AccessLog(_message.Message):
     def __init__(self, name: _Optional[str] = ..., filter: _Optional[_Union[AccessLogFilter, _Mapping]] = ..., typed_config: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
 
 class AccessLogFilter(_message.Message):
-    __slots__ = ("status_code_filter", "or_filter", "response_flag_filter")
+    __slots__ = ("status_code_filter", "and_filter", "or_filter", "header_filter", "response_flag_filter")
     class StatusCodeFilter(_message.Message):
         __slots__ = ("comparison",)
         COMPARISON_FIELD_NUMBER: _ClassVar[int]
         comparison: ComparisonFilter
         def __init__(self, comparison: _Optional[_Union[ComparisonFilter, _Mapping]] = ...) -> None: ...
+    class AndFilter(_message.Message):
+        __slots__ = ("filters",)
+        FILTERS_FIELD_NUMBER: _ClassVar[int]
+        filters: _containers.RepeatedCompositeFieldContainer[AccessLogFilter]
+        def __init__(self, filters: _Optional[_Iterable[_Union[AccessLogFilter, _Mapping]]] = ...) -> None: ...
     class OrFilter(_message.Message):
         __slots__ = ("filters",)
         FILTERS_FIELD_NUMBER: _ClassVar[int]
         filters: _containers.RepeatedCompositeFieldContainer[AccessLogFilter]
         def __init__(self, filters: _Optional[_Iterable[_Union[AccessLogFilter, _Mapping]]] = ...) -> None: ...
+    class HeaderFilter(_message.Message):
+        __slots__ = ("header",)
+        HEADER_FIELD_NUMBER: _ClassVar[int]
+        header: HeaderMatcher
+        def __init__(self, header: _Optional[_Union[HeaderMatcher, _Mapping]] = ...) -> None: ...
     STATUS_CODE_FILTER_FIELD_NUMBER: _ClassVar[int]
+    AND_FILTER_FIELD_NUMBER: _ClassVar[int]
     OR_FILTER_FIELD_NUMBER: _ClassVar[int]
+    HEADER_FILTER_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_FLAG_FILTER_FIELD_NUMBER: _ClassVar[int]
     status_code_filter: AccessLogFilter.StatusCodeFilter
+    and_filter: AccessLogFilter.AndFilter
     or_filter: AccessLogFilter.OrFilter
+    header_filter: AccessLogFilter.HeaderFilter
     response_flag_filter: ResponseFlagFilter
-    def __init__(self, status_code_filter: _Optional[_Union[AccessLogFilter.StatusCodeFilter, _Mapping]] = ..., or_filter: _Optional[_Union[AccessLogFilter.OrFilter, _Mapping]] = ..., response_flag_filter: _Optional[_Union[ResponseFlagFilter, _Mapping]] = ...) -> None: ...
+    def __init__(self, status_code_filter: _Optional[_Union[AccessLogFilter.StatusCodeFilter, _Mapping]] = ..., and_filter: _Optional[_Union[AccessLogFilter.AndFilter, _Mapping]] = ..., or_filter: _Optional[_Union[AccessLogFilter.OrFilter, _Mapping]] = ..., header_filter: _Optional[_Union[AccessLogFilter.HeaderFilter, _Mapping]] = ..., response_flag_filter: _Optional[_Union[ResponseFlagFilter, _Mapping]] = ...) -> None: ...
 
 class ComparisonFilter(_message.Message):
     __slots__ = ("op", "value")

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 from pelton.cli.dapr_platform import DaprPlatform
 from pelton.clock import SystemClock
-from pelton.compat.dapr.access import allows
 from pelton.dataplane.event_traces import NO_TRACES
 from pelton.drivers.memory import MemoryBus
 from pelton.model.dapr_app import DaprApp, DaprPorts
 from pelton.model.desired import Desired, Route, Scaling, Workload
+from pelton.plan.dapr_access import allows
 
 RULES = {
     "apiVersion": "dapr.io/v1alpha1",

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from pelton.model.dapr import (
+    AccessControl,
+    AccessOperation,
+    AccessPolicy,
+    ApiRule,
+    DaprConfiguration,
+    HttpEndpoint,
+)
 from pelton.model.dapr_app import DaprApp, DaprPorts
+from pelton.model.dapr_call import CalledApp, CallingApp, CallRules
 from pelton.model.desired import Desired, Route, Scaling, Workload
-from pelton.plan.dapr_routing import app_ways
+from pelton.model.resiliency import BreakerPolicy, Resiliency, ResiliencyTarget, RetryPolicy
+from pelton.model.routing import Endpoint, Rewrite
+from pelton.plan.dapr_routing import app_ways, function_apps
 from pelton.plan.routing import Request, entries_of
 from pelton.targets.local.route_config import RouteTable
 
-NONE: frozenset[str] = frozenset()
+NONE = CallRules()
+PROGRAM = CalledApp(
+    key="Service dapr app default/p",
+    app_id="p",
+    namespace="default",
+    endpoints=(Endpoint(host="127.0.0.1", port=300),),
+    fallback="/run/p.sock",
+)
+CALLER = CallingApp(name="dapr run default/a 100", app_id="a", namespace="default", port=100, inner=102)
 
 
 def app(name: str, number: int, *, namespace: str = "default", h2c: bool = False, **changes: Any) -> Desired:
@@ -25,12 +48,8 @@ def app(name: str, number: int, *, namespace: str = "default", h2c: bool = False
     )
 
 
-def way(
-    apps: list[Desired], path: str, *, held: frozenset[str] = NONE, caller: str = "a", **headers: str
-) -> tuple[str, Any]:
-    """Return the cluster that a request at the caller's port goes to, and the rule."""
-    routes, _, _ = app_ways(apps, held=held)
-    port = f"dapr default/{caller}"
+def decided(port: str, routes: Any, path: str, headers: dict[str, str]) -> tuple[str, Any]:
+    """Return the cluster that a request at a port goes to, and the rule."""
     table = RouteTable(port, listed=False)
     for route in routes:
         table.set(f"HTTPRoute {route.key}", entries_of(route, port))
@@ -43,8 +62,23 @@ def way(
     return entry.rule.backends[0].key, entry.rule
 
 
+def way(
+    apps: list[Desired], path: str, *, rules: CallRules = NONE, caller: str = "a", **headers: str
+) -> tuple[str, Any]:
+    routes, _, _ = app_ways(*function_apps(apps, rules))
+    return decided(f"dapr default/{caller}", routes, path, headers)
+
+
+def call(path: str, caller: CallingApp = CALLER, called: CalledApp = PROGRAM, **headers: str) -> str:
+    """Return where a program's request goes."""
+    routes, _, _ = app_ways([caller], [called])
+    return decided(caller.name, routes, path, headers)[0]
+
+
 RUNTIME = "Service dapr default/a"
+OF_PROGRAM = f"Service {CALLER.name}"
 PAIR = [app("a", 100), app("b", 200)]
+CALL = "/v1.0/invoke/b-app/method/x"
 
 
 @pytest.mark.parametrize("name", ["b-app", "b-app.default"])
@@ -59,7 +93,7 @@ def test_app_ways_call_with_the_callers_token_goes_straight_to_the_function(name
 def test_app_ways_call_by_header_goes_straight_and_keeps_its_path() -> None:
     found, rule = way(PAIR, "/x/y", dapr_api_token="token-a", dapr_app_id="b-app")
 
-    assert (found, rule.rewrite) == ("default/b", None)
+    assert (found, rule.rewrite) == ("default/b", Rewrite(hostname="localhost"))
 
 
 @pytest.mark.parametrize(
@@ -80,27 +114,6 @@ def test_app_ways_everything_else_goes_to_the_runtime(path: str, headers: dict[s
     assert way(PAIR, path, **headers)[0] == RUNTIME
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        app("b", 200, protocol="grpc", h2c=True),
-        app("b", 200, configuration="strict"),
-        app("b", 200, max_concurrency=1),
-        app("b", 200, health_path="/healthz"),
-    ],
-)
-def test_app_ways_what_the_runtime_judges_goes_to_the_runtime(target: Desired) -> None:
-    apps = [app("a", 100), target]
-
-    assert way(apps, "/v1.0/invoke/b-app/method/x", dapr_api_token="token-a")[0] == RUNTIME
-
-
-def test_app_ways_namespace_with_policies_is_held() -> None:
-    held = frozenset({"default"})
-
-    assert way(PAIR, "/v1.0/invoke/b-app/method/x", held=held, dapr_api_token="token-a")[0] == RUNTIME
-
-
 def test_app_ways_app_of_another_namespace_needs_its_namespace() -> None:
     apps = [app("a", 100), app("b", 200, namespace="other")]
 
@@ -109,10 +122,190 @@ def test_app_ways_app_of_another_namespace_needs_its_namespace() -> None:
 
 
 def test_app_ways_ports_are_loopback_and_serve_no_functions() -> None:
-    _, upstreams, ports = app_ways(PAIR, held=NONE)
+    _, upstreams, ports = app_ways(*function_apps(PAIR, NONE))
 
-    assert [(one.name, one.port, one.functions, one.host) for one in ports] == [
-        ("dapr default/a", 100, False, "127.0.0.1"),
-        ("dapr default/b", 200, False, "127.0.0.1"),
+    assert [(one.name, one.port, one.functions, one.host, one.dapr) for one in ports] == [
+        ("dapr default/a", 100, False, "127.0.0.1", True),
+        ("dapr default/b", 200, False, "127.0.0.1", True),
     ]
     assert [one.endpoints[0].port for one in upstreams] == [102, 202]
+
+
+# -- what the runtime judges ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        app("b", 200, protocol="grpc", h2c=True),
+        app("b", 200, configuration="missing"),
+        app("b", 200, max_concurrency=1),
+        app("b", 200, health_path="/healthz"),
+    ],
+)
+def test_app_ways_what_the_runtime_carries_out_goes_to_the_runtime(target: Desired) -> None:
+    assert way([app("a", 100), target], CALL, dapr_api_token="token-a")[0] == RUNTIME
+
+
+POLICY = AccessPolicy(app_id="a-app", default_action="allow")
+SOME = AccessPolicy(app_id="a-app", default_action="allow", operations=(AccessOperation(name="/y"),))
+
+
+@pytest.mark.parametrize(
+    ("configuration", "direct"),
+    [
+        (DaprConfiguration(rest={"tracing": {}}), True),
+        (DaprConfiguration(access_control=AccessControl(default_action="deny")), False),
+        (DaprConfiguration(access_control=AccessControl(default_action="deny", policies=(POLICY,))), True),
+        (DaprConfiguration(access_control=AccessControl(default_action="allow", policies=(SOME,))), False),
+    ],
+)
+def test_app_ways_rules_of_the_called_app_are_the_gateways_where_they_know_no_path(
+    configuration: DaprConfiguration, direct: bool
+) -> None:
+    rules = CallRules(configurations=(replace(configuration, name="rules", namespace="default"),))
+    apps = [app("a", 100), app("b", 200, configuration="rules")]
+
+    assert way(apps, CALL, rules=rules, dapr_api_token="token-a")[0] == ("default/b" if direct else RUNTIME)
+
+
+def test_app_ways_caller_that_may_not_invoke_is_refused_by_the_runtime() -> None:
+    denied = DaprConfiguration(name="rules", namespace="default", api_denied=(ApiRule(name="invoke"),))
+    apps = [app("a", 100, configuration="rules"), app("b", 200)]
+
+    found = way(apps, CALL, rules=CallRules(configurations=(denied,)), dapr_api_token="token-a")
+
+    assert found[0] == RUNTIME
+
+
+@pytest.mark.parametrize(
+    ("changes", "limit_s"),
+    [
+        ({"retries": {"DefaultAppRetryPolicy": RetryPolicy()}}, None),
+        ({"breakers": {"DefaultAppCircuitBreakerPolicy": BreakerPolicy()}}, None),
+        (
+            {
+                "apps": {"b-app": ResiliencyTarget(timeout="short", retry="r")},
+                "retries": {"r": RetryPolicy()},
+            },
+            None,
+        ),
+        ({"apps": {"b-app": ResiliencyTarget(timeout="short")}}, 0.5),
+        ({"apps": {"c-app": ResiliencyTarget(retry="r")}, "retries": {"r": RetryPolicy()}}, 0.0),
+        ({"retries": {"DefaultAppRetryPolicy": RetryPolicy()}, "scopes": ("c-app",)}, 0.0),
+    ],
+)
+def test_app_ways_policies_but_for_a_timeout_are_carried_out_by_the_runtime(
+    changes: dict[str, Any], limit_s: float | None
+) -> None:
+    policies = Resiliency(name="r", namespace="default", timeouts={"short": 0.5}, **changes)
+
+    found, rule = way(PAIR, CALL, rules=CallRules(resiliencies=(policies,)), dapr_api_token="token-a")
+
+    assert found == (RUNTIME if limit_s is None else "default/b")
+    if limit_s is not None:
+        assert (rule.backend_timeout_s or 0.0) == limit_s
+
+
+def test_app_ways_policies_of_another_namespace_say_nothing() -> None:
+    policies = Resiliency(name="r", namespace="other", retries={"DefaultAppRetryPolicy": RetryPolicy()})
+
+    found, _ = way(PAIR, CALL, rules=CallRules(resiliencies=(policies,)), dapr_api_token="token-a")
+
+    assert found == "default/b"
+
+
+def test_app_ways_address_outside_goes_before_an_app_of_its_name() -> None:
+    outside = HttpEndpoint(name="b-app", namespace="default", base_url="http://example.com")
+
+    found = way(PAIR, CALL, rules=CallRules(endpoints=(outside,)), dapr_api_token="token-a")
+
+    assert found[0] == RUNTIME
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        (f"{CALL}/../y", {}),
+        (f"{CALL}/..", {}),
+        (f"{CALL}/%2E%2e/y", {}),
+        (f"{CALL}//y", {}),
+        (CALL, {"origin": "http://page.example"}),
+        (CALL, {"tracestate": "a=b,pelton=hops"}),
+        (CALL, {"content_length": "4194305"}),
+        (CALL, {"content_length": "40000000000"}),
+        ("/x/../y", {"dapr_app_id": "b-app"}),
+    ],
+)
+def test_app_ways_requests_that_only_the_runtime_answers_as_dapr_go_there(
+    path: str, headers: dict[str, Any]
+) -> None:
+    assert way(PAIR, path, dapr_api_token="token-a", **headers)[0] == RUNTIME
+
+
+@pytest.mark.parametrize(
+    "path", [f"{CALL}/..y", f"{CALL}/.well-known/a", f"{CALL}/", "/v1.0/invoke/b-app/method"]
+)
+def test_app_ways_clean_paths_go_straight(path: str) -> None:
+    assert way(PAIR, path, dapr_api_token="token-a", content_length="1024")[0] == "default/b"
+
+
+@given(limit=st.integers(1, 10**12), length=st.integers(1, 10**14))
+def test_app_ways_no_body_above_the_limit_passes_the_runtime_by(limit: int, length: int) -> None:
+    routes, _, _ = app_ways([replace(CALLER, body_limit_bytes=limit)], [PROGRAM])
+    (expression,) = [
+        header.value
+        for match in routes[0].rules[0].matches
+        for header in match.headers
+        if header.name == "content-length"
+    ]
+
+    if length > limit:
+        assert re.fullmatch(expression, str(length))
+    if length * 10 < limit:
+        assert not re.fullmatch(expression, str(length))
+
+
+# -- programs ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["p", "p.default"])
+def test_app_ways_program_without_a_token_calls_straight(name: str) -> None:
+    assert call(f"/v1.0/invoke/{name}/method/x") == PROGRAM.key
+    assert call("/x", dapr_app_id=name) == PROGRAM.key
+
+
+def test_app_ways_program_with_a_token_has_to_show_it() -> None:
+    caller = replace(CALLER, token="secret")
+
+    assert call("/v1.0/invoke/p/method/x", caller) == OF_PROGRAM
+    assert call("/v1.0/invoke/p/method/x", caller, dapr_api_token="secret") == PROGRAM.key
+
+
+def test_app_ways_program_that_may_not_call_has_no_ways() -> None:
+    assert call("/v1.0/invoke/p/method/x", replace(CALLER, direct=False)) == OF_PROGRAM
+
+
+def test_app_ways_program_is_shown_its_own_token_and_never_the_callers() -> None:
+    routes, _, _ = app_ways([replace(CALLER, token="mine")], [replace(PROGRAM, token="theirs")])
+    found, rule = decided(CALLER.name, routes, "/v1.0/invoke/p/method/x", {"dapr_api_token": "mine"})
+
+    assert found == PROGRAM.key
+    assert dict(rule.request_headers.set)["dapr-api-token"] == "theirs"
+
+
+def test_app_ways_program_is_an_upstream_with_the_runtime_behind_it() -> None:
+    _, upstreams, ports = app_ways([replace(CALLER, host="0.0.0.0")], [PROGRAM])
+
+    (program, runtime) = upstreams
+    assert (program.endpoints, program.fallback) == (PROGRAM.endpoints, "/run/p.sock")
+    assert (runtime.endpoints, runtime.fallback) == ((Endpoint(host="127.0.0.1", port=102),), "")
+    assert [(one.host, one.port) for one in ports] == [("0.0.0.0", 100)]
+
+
+def test_app_ways_of_two_apps_with_one_name_the_first_counts() -> None:
+    function = CalledApp(key="default/p", app_id="p", namespace="default")
+    routes, upstreams, _ = app_ways([CALLER], [function, PROGRAM])
+
+    assert decided(CALLER.name, routes, "/v1.0/invoke/p/method/x", {})[0] == "default/p"
+    assert PROGRAM.key not in {one.key for one in upstreams}

@@ -19,7 +19,6 @@ from urllib.parse import unquote
 import grpc
 import grpc.aio
 
-from pelton.compat.dapr.access import allows
 from pelton.compat.dapr.apps import App, AppRegistry, RegisteredApp
 from pelton.compat.dapr.channel import AppUnreachableError
 from pelton.compat.dapr.channel_grpc import CALLBACK, GrpcChannel
@@ -33,6 +32,7 @@ from pelton.compat.dapr.resiliency import BreakerOpenError, Calls, Failure
 from pelton.errors import PeltonError
 from pelton.model.dapr import AccessControl
 from pelton.model.invocation import Headers, Invocation, Reply
+from pelton.plan.dapr_access import allows
 from pelton.plan.resiliency import SERVICE_RETRIES, Policies
 from pelton.proto import dapr_common_pb2 as common
 

@@ -479,6 +479,7 @@ class Gateway:
                 port=port.port,
                 routes=port.name,
                 certificates=(),
+                dapr=port.dapr,
             )
             own = base.certificates if fixed is not None else ()
             hosts = {one.hosts for one in port.certificates}

@@ -226,7 +226,7 @@ def upstream_endpoints(upstream: Upstream) -> bytes:
 
 
 def _assignment(upstream: Upstream) -> xds.ClusterLoadAssignment:
-    return xds.ClusterLoadAssignment(
+    found = xds.ClusterLoadAssignment(
         cluster_name=upstream.key,
         endpoints=[
             xds.LocalityLbEndpoints(
@@ -243,6 +243,10 @@ def _assignment(upstream: Upstream) -> xds.ClusterLoadAssignment:
             )
         ],
     )
+    if upstream.fallback:
+        last = xds.Endpoint(address=xds.Address(pipe=xds.Pipe(path=upstream.fallback)))
+        found.endpoints.add(priority=1, lb_endpoints=[xds.LbEndpoint(endpoint=last)])
+    return found
 
 
 def header_options(values: Mapping[str, str]) -> list[xds.HeaderValueOption]:

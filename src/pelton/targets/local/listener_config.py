@@ -88,6 +88,11 @@ FLAGS: Final[Mapping[str, tuple[int, str]]] = {
 }
 """Envoy's response flag -> (status of its own answer, 0 to leave it; the reason in words)."""
 
+_NO_ANSWER: Final = ("UC", "UR", "UF", "UH", "UO", "URX", "NC", "UT", "UMSDR", "UPE")
+"""Those of a request that was passed on and did not get its answer."""
+_CALLEE: Final = "dapr-callee-app-id"
+"""Header that only calls between apps of Dapr have behind the gateway: the app that is called."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceExport:
@@ -120,6 +125,8 @@ class Listener:
         traces: Where spans go; None for nowhere, then a `traceparent` passes through as it is.
         reuse_port: Let each Envoy thread have its own socket. Off by default: with it a second platform on
             the same port would silently share the traffic instead of failing.
+        dapr: Whether it is the HTTP port of an app of Dapr: a call of another app that fails is answered as
+            Dapr does.
     """
 
     host: str
@@ -131,6 +138,7 @@ class Listener:
     certificates: tuple[Certificate, ...] = ()
     traces: TraceExport | None = None
     reuse_port: bool = False
+    dapr: bool = False
 
     @property
     def loopback(self) -> bool:
@@ -252,7 +260,7 @@ def _connection_manager(wanted: Listener) -> xds.HttpConnectionManager:
                 )
             )
         ),
-        local_reply_config=_local_replies(),
+        local_reply_config=_local_replies(dapr=wanted.dapr),
     )
     # An internal caller may steer retries and timeouts with x-envoy-* headers. No list at all means "all
     # private addresses", so the list holds the one address that cannot call.
@@ -303,13 +311,13 @@ def _access_log(wanted: Listener) -> xds.AccessLog:
     return log
 
 
-def _local_replies() -> xds.LocalReplyConfig:
+def _local_replies(*, dapr: bool) -> xds.LocalReplyConfig:
     """Envoy's own answers in Pelton's statuses and words: a dead worker is 502, nobody there 503."""
-    mappers = []
+    mappers = [_failed_call(flag, FLAGS[flag][1]) for flag in _NO_ANSWER] if dapr else []
     for flag, (status, text) in FLAGS.items():
         added = {REASON_HEADER: text, **({"retry-after": "1"} if status == 503 else {})}
         mapper = xds.ResponseMapper(
-            filter=xds.AccessLogFilter(response_flag_filter=xds.ResponseFlagFilter(flags=[flag])),
+            filter=_flagged(flag),
             body=xds.DataSource(inline_string=f"{text}\n"),
             headers_to_add=header_options(added),
         )
@@ -317,3 +325,31 @@ def _local_replies() -> xds.LocalReplyConfig:
             mapper.status_code.CopyFrom(UInt32Value(value=status))
         mappers.append(mapper)
     return xds.LocalReplyConfig(mappers=mappers)
+
+
+def _failed_call(flag: str, text: str) -> xds.ResponseMapper:
+    """A call of an app of Dapr that did not reach it, or got no answer: Dapr's status and error object."""
+    body = Struct()
+    body.update(
+        {
+            "errorCode": "ERR_DIRECT_INVOKE",
+            "message": f"fail to invoke, id: %REQ({_CALLEE.upper()})%, err: {text}",
+        }
+    )
+    is_call = xds.AccessLogFilter(
+        header_filter=xds.AccessLogFilter.HeaderFilter(
+            header=xds.HeaderMatcher(name=_CALLEE, present_match=True)
+        )
+    )
+    return xds.ResponseMapper(
+        filter=xds.AccessLogFilter(
+            and_filter=xds.AccessLogFilter.AndFilter(filters=[is_call, _flagged(flag)])
+        ),
+        status_code=UInt32Value(value=500),
+        body_format_override=xds.SubstitutionFormatString(json_format=body, content_type="application/json"),
+        headers_to_add=header_options({REASON_HEADER: text}),
+    )
+
+
+def _flagged(flag: str) -> xds.AccessLogFilter:
+    return xds.AccessLogFilter(response_flag_filter=xds.ResponseFlagFilter(flags=[flag]))

@@ -284,6 +284,8 @@ def render_entry(entry: Entry, *, inherited_s: float = _USUAL_TIMEOUT_S) -> xds.
         route.response_headers_to_add.extend(header_options({REASON_HEADER: reason.replace("%", "%%")}))
         return route
     _change_request(route, rule.request_headers)
+    if rule.forwarded:
+        route.request_headers_to_add.extend(_FORWARDED)
     if not any(entry.kind == "Function" or not one.key.startswith("Service ") for one in backends):
         route.request_headers_to_remove.append(FUNCTION_HEADER)  # nobody there reads it
     route.route.CopyFrom(_forward(entry, rule, backends, inherited_s))
@@ -426,6 +428,15 @@ _FORWARDED_FOR: Final = xds.HeaderValueOption(
     append_action=0,
 )
 """Appends the address that really connected: the last element is the one to trust."""
+
+_CLIENT: Final = "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"
+_FORWARDED: Final = header_options(
+    {
+        "x-forwarded-for": _CLIENT,
+        "x-forwarded-host": "%REQ(:AUTHORITY)%",
+        "forwarded": f"for={_CLIENT};by=127.0.0.1;host=%REQ(:AUTHORITY)%",
+    }
+)
 
 _NEVER_FROM_CLIENT: Final = (
     FUNCTION_HEADER,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pelton.compat.dapr.access import allows
 from pelton.model.dapr import AccessControl, AccessOperation, AccessPolicy
+from pelton.plan.dapr_access import allows
 
 CONTROL = AccessControl(
     default_action="deny",

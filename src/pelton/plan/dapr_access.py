@@ -1,6 +1,7 @@
 """Whether an app may call a method of another one, by the access control of the one that is called. Pure.
 
-Asked by `invocation.py` for every call that goes to an app with such rules.
+Asked by `compat/dapr/invocation.py` for every call that goes to an app with such rules; `dapr_routing.py`
+asks whether they are the same for all calls of an app.
 Source: contracts, Dapr components, section 1 (access control), and Dapr runtime, section 6. There is one
 trust domain on one machine, `public`; a policy for another one holds for nobody.
 """
@@ -14,7 +15,7 @@ from urllib.parse import unquote
 
 from pelton.model.dapr import AccessControl, AccessOperation, AccessPolicy
 
-__all__ = ["allows"]
+__all__ = ["allows", "allows_all"]
 
 _TRUST_DOMAIN: Final = "public"
 
@@ -41,6 +42,17 @@ def allows(control: AccessControl | None, *, caller: str, namespace: str, method
         if _matches(operation.name, path) and (not verb or _has_verb(operation, verb)):
             return operation.action.lower() == "allow"
     return _allowed(policy.default_action, default)
+
+
+def allows_all(control: AccessControl | None, *, caller: str, namespace: str) -> bool:
+    """Tell whether an app may make every call of another one, whatever its path and method."""
+    if control is None:
+        return True
+    default = _allowed(control.default_action, not control.policies)
+    policy = _policy(control, caller, namespace)
+    if policy is None:
+        return default
+    return not policy.operations and _allowed(policy.default_action, default)
 
 
 def _read(method: str) -> str:

@@ -15,6 +15,7 @@ gets, `lanes.py` keeps what is under way. Over 600 lines, since all of a feed ac
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -542,7 +543,12 @@ class _Feed:
             # A broker that lost a NAK with its own death delivers earlier; entries of the past mean nothing.
             self._waiting = {key: until for key, until in self._waiting.items() if until > now}
         decision = retry.decide(
-            result, self.subscription, attempts=attempts, waiting=len(self._waiting), parked=parked
+            result,
+            self.subscription,
+            attempts=attempts,
+            waiting=len(self._waiting),
+            parked=parked,
+            draw=random.random(),  # noqa: S311 -- no secret
         )
         stats = self.stats
         if decision.action == "ack":

@@ -94,13 +94,13 @@ class Letter:
     headers: dict[str, str]
 
 
-def backoff(attempts: int, *, first_s: float, max_s: float) -> float:
-    """Return the wait after the n-th failed attempt: `first_s`, doubling, at most `max_s` seconds.
+def backoff(attempts: int, *, first_s: float, max_s: float, growth: float = 2.0) -> float:
+    """Return the wait after the n-th failed attempt: `first_s`, growing, at most `max_s` seconds.
 
     Example: first_s 0.5, max_s 60: 0.5, 1, 2, 4, 8, 16, 32, 60, 60.
     """
     exponent = min(max(attempts - 1, 0), 60)
-    return float(min(max_s, first_s * 2**exponent))
+    return float(min(max_s, first_s * growth**exponent))
 
 
 def busy_delay(times: int) -> float:
@@ -109,7 +109,13 @@ def busy_delay(times: int) -> float:
 
 
 def decide(
-    result: EventResult, subscription: Subscription, *, attempts: int, waiting: int, parked: bool
+    result: EventResult,
+    subscription: Subscription,
+    *,
+    attempts: int,
+    waiting: int,
+    parked: bool,
+    draw: float = 0.5,
 ) -> Decision:
     """Return what follows an outcome other than `busy`, which is no attempt and is simply tried again.
 
@@ -119,13 +125,20 @@ def decide(
         attempts: Attempts before this one.
         waiting: Events of this subscription that wait at the broker for a retry.
         parked: It waits in the retry stream: it came from there, or its broker keeps nothing.
+        draw: Random number in [0, 1), which spreads waits where the subscription says so.
     """
     attempts += 1
     if result.outcome == "ok":
         return Decision(action="ack", attempts=attempts)
     if result.outcome == "drop" or attempts >= subscription.max_attempts:
         return Decision(action="bury", attempts=attempts, reason=result.reason)
-    delay_s = backoff(attempts, first_s=subscription.backoff_s, max_s=subscription.max_backoff_s)
+    delay_s = backoff(
+        attempts,
+        first_s=subscription.backoff_s,
+        max_s=subscription.max_backoff_s,
+        growth=subscription.backoff_growth,
+    )
+    delay_s *= 1 + subscription.backoff_spread * (2 * draw - 1)
     fills = (waiting + 1) * 2 > subscription.max_in_flight
     away = parked or fills or delay_s > LONGEST_NAK_S
     return Decision(

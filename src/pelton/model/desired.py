@@ -325,8 +325,10 @@ class Subscription:
         component: Where events come from.
         topic: Topic for pub/sub components, "" for bindings.
         max_attempts: Function outcomes before the event becomes a dead letter, >= 1.
-        backoff_s: Wait before the second attempt, seconds; doubles per attempt.
+        backoff_s: Wait before the second attempt, seconds.
         max_backoff_s: Upper bound of that wait, seconds.
+        backoff_growth: What each further wait is multiplied by, >= 1.
+        backoff_spread: Share by which a wait is shorter or longer at random, 0 to 1.
         max_in_flight: Unacknowledged events held at once.
         ordering: Where the broker keeps an order: `partition` (an event waits for the outcome of the one
             before it), `key` (only for that of its own key) or `none`.
@@ -346,6 +348,8 @@ class Subscription:
     max_attempts: int = 5
     backoff_s: float = 0.5
     max_backoff_s: float = 60.0
+    backoff_growth: float = 2.0
+    backoff_spread: float = 0.0
     max_in_flight: int = 1000
     ordering: str = "partition"
     consumer: str = ""

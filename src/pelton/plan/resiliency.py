@@ -21,7 +21,18 @@ from pelton.model.resiliency import (
     code_ranges,
 )
 
-__all__ = ["NO_POLICY", "SERVICE_RETRIES", "Backoff", "Breaker", "Policies", "Policy", "Ticket", "repeats"]
+__all__ = [
+    "NO_POLICY",
+    "SERVICE_RETRIES",
+    "Backoff",
+    "Breaker",
+    "Policies",
+    "Policy",
+    "Ticket",
+    "Waits",
+    "repeats",
+    "waits",
+]
 
 SERVICE_RETRIES: Final = "DaprBuiltInServiceRetries"
 """Policy for calls between apps whose transport fails."""
@@ -36,6 +47,8 @@ _FIRST_INTERVAL_S: Final = {"constant": 5.0, "exponential": 0.5}
 _GROWTH: Final = 1.5
 _SPREAD: Final = 0.5
 _LONGEST_S: Final = 15 * 60.0
+_SHORTEST_S: Final = 0.01
+_ENDLESS: Final = 1_000_000_000
 _APP_BREAKERS: Final = 100
 _REFUSING_S: Final = 60.0
 
@@ -182,6 +195,44 @@ class Backoff:
         wait_s = self._interval_s * (1 - _SPREAD + 2 * _SPREAD * draw)
         self._interval_s = min(self._interval_s * _GROWTH, self._retry.max_interval_s)
         return wait_s if elapsed_s + wait_s <= _LONGEST_S else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waits:
+    """A retry policy for who keeps no more of an event than how often it failed.
+
+    Attributes:
+        attempts: Most of them, the first one included.
+        first_s: Wait before the second one, seconds.
+        longest_s: Bound of all waits, seconds.
+        growth: What each further wait is multiplied by.
+        spread: Share by which a wait is shorter or longer at random.
+    """
+
+    attempts: int
+    first_s: float
+    longest_s: float
+    growth: float = 1.0
+    spread: float = 0.0
+
+
+def waits(retry: RetryPolicy) -> Waits:
+    """Return a policy as numbers; the 15 minutes of `exponential` are those attempts whose waits fit in.
+
+    Example: 0.5 s first, 60 s at most: 0.5, 0.75, 1.125, ... 43.2, 60, 60, ...; 25 attempts.
+    """
+    attempts = _ENDLESS if retry.max_retries < 0 else retry.max_retries + 1
+    first_s = _FIRST_INTERVAL_S[retry.policy] if retry.duration_s is None else retry.duration_s
+    if retry.policy == "constant":
+        return Waits(attempts=attempts, first_s=first_s, longest_s=first_s)
+    longest_s = max(first_s, retry.max_interval_s)
+    fitting, wait_s, elapsed_s = 1, first_s, first_s
+    while fitting < attempts and elapsed_s <= _LONGEST_S:
+        fitting += 1
+        # A wait of nothing counts as a hundredth of a second, so that there is an end.
+        wait_s = min(max(wait_s * _GROWTH, _SHORTEST_S), max(longest_s, _SHORTEST_S))
+        elapsed_s += wait_s
+    return Waits(attempts=fitting, first_s=first_s, longest_s=longest_s, growth=_GROWTH, spread=_SPREAD)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +37,18 @@ def test_backoff_doubles_up_to_its_bound():
 @given(st.integers(-5, 10_000), st.floats(0, 1e6), st.floats(0, 1e6))
 def test_backoff_is_never_above_its_bound(attempts, first_s, max_s):
     assert 0 <= retry.backoff(attempts, first_s=first_s, max_s=max_s) <= max_s
+
+
+def test_waits_grow_and_spread_as_the_subscription_says():
+    grown = replace(SUBSCRIPTION, backoff_growth=1.5, backoff_spread=0.5, max_attempts=100)
+
+    def delay_s(attempts, draw):
+        result = EventResult(outcome="error")
+        return retry.decide(result, grown, attempts=attempts, waiting=0, parked=False, draw=draw).delay_s
+
+    assert [delay_s(attempts, 0.5) for attempts in range(4)] == [1.0, 1.5, 2.25, 3.375]
+    assert (delay_s(1, 0.0), delay_s(1, 1.0)) == (0.75, 2.25)
+    assert delay_s(50, 1.0) == 90.0
 
 
 def test_success_is_acked():

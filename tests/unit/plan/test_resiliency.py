@@ -13,7 +13,16 @@ from pelton.model.resiliency import (
     ResiliencyTarget,
     RetryPolicy,
 )
-from pelton.plan.resiliency import NO_POLICY, SERVICE_RETRIES, Backoff, Breaker, Policies, repeats
+from pelton.plan.resiliency import (
+    NO_POLICY,
+    SERVICE_RETRIES,
+    Backoff,
+    Breaker,
+    Policies,
+    Waits,
+    repeats,
+    waits,
+)
 
 THRICE = RetryPolicy(max_retries=3)
 FAST = RetryPolicy(duration_s=0.1)
@@ -110,6 +119,44 @@ class TestBackoff:
 
     def test_exponential_gives_up_after_fifteen_minutes(self) -> None:
         assert Backoff(RetryPolicy(policy="exponential")).next(899.9, 0.5) is None
+
+    @pytest.mark.parametrize(
+        ("policy", "expected"),
+        [
+            (RetryPolicy(), Waits(attempts=1_000_000_000, first_s=5.0, longest_s=5.0)),
+            (RetryPolicy(duration_s=1.0, max_retries=3), Waits(attempts=4, first_s=1.0, longest_s=1.0)),
+            (
+                RetryPolicy(policy="exponential"),
+                Waits(attempts=25, first_s=0.5, longest_s=60.0, growth=1.5, spread=0.5),
+            ),
+            (
+                RetryPolicy(policy="exponential", max_interval_s=2.0, max_retries=2),
+                Waits(attempts=3, first_s=0.5, longest_s=2.0, growth=1.5, spread=0.5),
+            ),
+            (
+                RetryPolicy(policy="exponential", duration_s=1000.0),
+                Waits(attempts=1, first_s=1000.0, longest_s=1000.0, growth=1.5, spread=0.5),
+            ),
+        ],
+    )
+    def test_waits_say_the_same_in_numbers(self, policy: RetryPolicy, expected: Waits) -> None:
+        assert waits(policy) == expected
+
+    @given(st.floats(0.1, 1000), st.floats(1, 100), st.integers(-1, 1000))
+    def test_waits_of_exponential_allow_as_many_attempts_as_backoff_in_the_middle(
+        self, first_s: float, factor: float, retries: int
+    ) -> None:
+        policy = RetryPolicy(
+            policy="exponential",
+            duration_s=first_s,
+            max_interval_s=first_s * factor,
+            max_retries=retries,
+        )
+        backoff, elapsed_s, attempts = Backoff(policy), 0.0, 1
+        while (wait_s := backoff.next(elapsed_s, 0.5)) is not None:
+            elapsed_s += wait_s
+            attempts += 1
+        assert waits(policy).attempts == attempts
 
     @given(st.floats(0, 1, exclude_max=True), st.integers(0, 30))
     def test_exponential_is_spread_by_half(self, draw: float, attempts: int) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 
@@ -45,10 +45,11 @@ from pelton.log import get
 from pelton.model.component import ComponentResource
 from pelton.model.desired import Component, Subscription
 from pelton.model.resiliency import RetryPolicy
-from pelton.plan.resiliency import Policies, Policy, repeats
+from pelton.plan.resiliency import Policies, Policy, repeats, waits
 
 __all__ = ["AppComponent", "Callbacks", "Feeds", "Learned", "Settings"]
 
+T = TypeVar("T")
 _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 1.0
 _EAGER_S: Final = 60.0
@@ -57,7 +58,6 @@ asking may start an instance."""
 _SELDOM_S: Final = 30.0
 _PROBE_RETRY_S: Final = 2.0
 _DELIVERY_S: Final = 300.0
-_ENDLESS: Final = 1_000_000_000
 _UNHEALTHY: Final = "the app is not in a healthy state"
 _log = get(__name__)
 
@@ -381,10 +381,22 @@ class Callbacks:
         timeout_s = policy.timeout_s or _DELIVERY_S
 
         async def guarded(event: TopicEvent, _timeout_s: float) -> Answer:
-            return await self._guarded(policy, where, lambda: deliver(event, timeout_s))
+            return await self._guarded(
+                policy,
+                where,
+                lambda: deliver(event, timeout_s),
+                answers=lambda answer: (answer,),
+                refused=lambda answer: answer,
+            )
 
         async def guarded_bulk(events: list[TopicEvent], _timeout_s: float) -> list[Answer]:
-            return await deliver_bulk(events, timeout_s)
+            return await self._guarded(
+                policy,
+                where,
+                lambda: deliver_bulk(events, timeout_s),
+                answers=lambda found: found,
+                refused=lambda answer: [answer] * len(events),
+            )
 
         route = TopicRoute(
             topic=topic,
@@ -396,8 +408,24 @@ class Callbacks:
         )
         return subscription, route
 
-    async def _guarded(self, policy: Policy, where: str, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Deliver behind the circuit breaker, if there is one; retries are the dispatcher's."""
+    async def _guarded(
+        self,
+        policy: Policy,
+        where: str,
+        attempt: Callable[[], Awaitable[T]],
+        *,
+        answers: Callable[[T], Sequence[Answer]],
+        refused: Callable[[Answer], T],
+    ) -> T:
+        """Deliver behind the circuit breaker, if there is one; retries are the dispatcher's.
+
+        Args:
+            policy: What holds for the component.
+            where: Names the breaker.
+            attempt: Delivers once.
+            answers: Returns what the app said to each event.
+            refused: Returns what was said where the breaker lets nothing pass.
+        """
         if policy.breaker is None:
             return await attempt()
         try:
@@ -405,10 +433,12 @@ class Callbacks:
                 replace(policy, retry=None, timeout_s=None),
                 attempt,
                 target=where,
-                judge=lambda answer: Failure() if answer.status == RETRY else None,
+                judge=lambda found: (
+                    Failure() if any(each.status == RETRY for each in answers(found)) else None
+                ),
             )
         except BreakerOpenError as exc:
-            return Answer(status=UNREACHED, reason=exc.message)
+            return refused(Answer(status=UNREACHED, reason=exc.message))
 
     async def _binding(
         self, served: _Served, resource: ComponentResource, policies: Policies
@@ -431,11 +461,20 @@ class Callbacks:
         policy = policies.component(name, "Binding", "inbound")
         timeout_s = policy.timeout_s or _DELIVERY_S
 
-        async def trigger(event: BindingEvent, _timeout_s: float) -> BindingAnswer:
+        async def call(event: BindingEvent) -> BindingAnswer:
             if registered.channel is None or not registered.healthy:
                 return BindingAnswer(answer=Answer(status=UNREACHED, reason=_UNHEALTHY))
             found: BindingAnswer = await registered.channel.trigger(event, timeout_s=timeout_s)
             return found
+
+        async def trigger(event: BindingEvent, _timeout_s: float) -> BindingAnswer:
+            return await self._guarded(
+                policy,
+                f"binding/{app.key}/{name}",
+                lambda: call(event),
+                answers=lambda found: (found.answer,),
+                refused=lambda answer: BindingAnswer(answer=answer),
+            )
 
         async def send(output: str, data: bytes) -> None:
             await self._send(registered, output, data)
@@ -492,15 +531,18 @@ def _bounded(subscription: Subscription, retry: RetryPolicy | None, *, once: boo
     """Return a subscription with the attempts and waits of its policy.
 
     Without a policy an event is tried once where a dead letter topic takes it, else as often as by functions.
-    Waits of `exponential` double here, where the policy has 1.5: the dispatcher's way.
     """
     if retry is None:
         return replace(subscription, max_attempts=1) if once else subscription
-    attempts = _ENDLESS if retry.max_retries < 0 else retry.max_retries + 1
-    exponential = retry.policy == "exponential"
-    first_s = retry.duration_s if retry.duration_s is not None else (0.5 if exponential else 5.0)
-    longest_s = max(first_s, retry.max_interval_s) if exponential else first_s
-    return replace(subscription, max_attempts=attempts, backoff_s=first_s, max_backoff_s=longest_s)
+    bounds = waits(retry)
+    return replace(
+        subscription,
+        max_attempts=bounds.attempts,
+        backoff_s=bounds.first_s,
+        max_backoff_s=bounds.longest_s,
+        backoff_growth=bounds.growth,
+        backoff_spread=bounds.spread,
+    )
 
 
 _GRPC_NUMBERS: Final[Mapping[str, int]] = {code.name: code.value[0] for code in grpc.StatusCode}

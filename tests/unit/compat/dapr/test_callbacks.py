@@ -27,7 +27,7 @@ from pelton.compat.dapr.components import Components
 from pelton.compat.dapr.faults import Fault
 from pelton.compat.dapr.ports import Drivers
 from pelton.compat.dapr.resiliency import Calls
-from pelton.compat.dapr.subscriptions import Rule, TopicSubscription
+from pelton.compat.dapr.subscriptions import Bulk, Rule, TopicSubscription
 from pelton.drivers.memory import MemoryBus
 from pelton.errors import ProtocolError
 from pelton.model.component import ComponentResource, ComponentSpec, MetadataItem
@@ -50,11 +50,13 @@ class ScriptedApp:
         self.topics = list(topics)
         self.got: list[TopicEvent] = []
         self.triggered: list[BindingEvent] = []
+        self.times: list[float] = []
         self.bindings: set[str] = set()
         self.trouble: list[Exception] = []
         self.healthy = True
         self.asked = 0
         self.answer: Callable[[TopicEvent], Answer] = lambda _event: Answer(status=SUCCESS)
+        self.trigger_answer: Callable[[BindingEvent], Answer] = lambda _event: Answer(status=SUCCESS)
         self.arrived = asyncio.Condition()
 
     async def subscriptions(self) -> tuple[list[TopicSubscription], list[str]]:
@@ -66,6 +68,7 @@ class ScriptedApp:
     async def deliver(self, event: TopicEvent, *, timeout_s: float) -> Answer:
         async with self.arrived:
             self.got.append(event)
+            self.times.append(asyncio.get_running_loop().time())
             self.arrived.notify_all()
         return self.answer(event)
 
@@ -78,8 +81,9 @@ class ScriptedApp:
     async def trigger(self, event: BindingEvent, *, timeout_s: float) -> BindingAnswer:
         async with self.arrived:
             self.triggered.append(event)
+            self.times.append(asyncio.get_running_loop().time())
             self.arrived.notify_all()
-        return BindingAnswer(answer=Answer(status=SUCCESS))
+        return BindingAnswer(answer=self.trigger_answer(event))
 
     async def is_healthy(self, path: str, *, timeout_s: float) -> bool:
         return self.healthy
@@ -258,14 +262,19 @@ async def test_without_a_policy_the_dead_letter_topic_takes_it_after_one_attempt
         assert len(app.got) == 1
 
 
-async def test_open_breaker_lets_events_wait_and_makes_no_attempt() -> None:
-    policy = Resiliency(
+def breaking(name: str, timeout_s: float) -> Resiliency:
+    return Resiliency(
         name="r",
-        breakers={"b": BreakerPolicy(trip="consecutiveFailures >= 1", timeout_s=0.05)},
-        components={"bus": ComponentTarget(inbound=ResiliencyTarget(breaker="b"))},
+        retries={"once": RetryPolicy(duration_s=0.001, max_retries=0)},
+        breakers={"b": BreakerPolicy(trip="consecutiveFailures >= 1", timeout_s=timeout_s)},
+        components={name: ComponentTarget(inbound=ResiliencyTarget(retry="once", breaker="b"))},
     )
-    async with bed(policies=[policy]) as made:
-        app = ScriptedApp(orders(dead_letter_topic="dead"))
+
+
+@pytest.mark.parametrize("bulk", [None, Bulk(max_messages=1, max_wait_s=0.001)])
+async def test_open_breaker_lets_events_wait_and_makes_no_attempt(bulk: Bulk | None) -> None:
+    async with bed(policies=[breaking("bus", 0.3)]) as made:
+        app = ScriptedApp(orders(dead_letter_topic="dead", bulk=bulk))
         app.answer = lambda event: Answer(
             status=RETRY if event.attributes["id"] == "bad" else SUCCESS, reason="r"
         )
@@ -276,7 +285,26 @@ async def test_open_breaker_lets_events_wait_and_makes_no_attempt() -> None:
         await app.until(lambda: len(app.got) == 2)
 
         assert [event.attributes["id"] for event in app.got] == ["bad", "good"]
+        assert app.times[1] - app.times[0] >= 0.25
         assert len(made.bus.messages("dead")) == 1
+
+
+async def test_open_breaker_lets_events_of_a_binding_wait() -> None:
+    resources = [component("tick", "bindings.cron", direction="input")]
+    async with bed(resources=resources, policies=[breaking("tick", 0.3)]) as made:
+        app = ScriptedApp()
+        app.trigger_answer = lambda event: Answer(
+            status=RETRY if event.data == b"bad" else SUCCESS, reason="r"
+        )
+        await made.serve(app)
+        await made.bus.publish(Message(topic="", data=b"bad"))
+        await app.until(lambda: len(app.triggered) == 1)
+        await made.bus.publish(Message(topic="", data=b"good"))
+        await app.until(lambda: len(app.triggered) == 2)
+
+        assert [event.data for event in app.triggered] == [b"bad", b"good"]
+        assert app.times[1] - app.times[0] >= 0.25
+        assert len(made.ledger.messages("pelton.dead.>")) == 1
 
 
 async def test_unhealthy_app_gets_nothing_until_it_is_healthy_again() -> None:

@@ -464,13 +464,12 @@ class WorkerInvoker:
                 return await future
             async with asyncio.timeout(timeout_s + _GRACE_S):
                 return await future
-        except TimeoutError:
-            worker.drop(invocation_id)
-            return EventResult(outcome="error", reason=f"no outcome {_GRACE_S:g} s after the time limit")
-        except asyncio.CancelledError:
+        except (TimeoutError, asyncio.CancelledError) as exc:
             if worker.drop(invocation_id) is not None and worker.peer is not None:
                 worker.peer.note("cancel", [invocation_id])
-            raise
+            if isinstance(exc, asyncio.CancelledError):
+                raise
+            return EventResult(outcome="error", reason=f"no outcome {_GRACE_S:g} s after the time limit")
 
     async def invoke_run(
         self,

@@ -141,6 +141,7 @@ async def test_event_without_an_outcome_in_time_has_failed_and_a_late_one_is_ign
     result = await invoke(invoker, timeout_s=0.03)
 
     assert result == EventResult(outcome="error", reason="no outcome 0.02 s after the time limit")
+    await until(lambda: worker.cancelled == ["1"])
     worker.answer("1", outcome="ok")
     monkeypatch.setattr("pelton.dataplane.invoker._GRACE_S", 5.0)
     task = invoke(invoker, "2")

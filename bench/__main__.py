@@ -46,6 +46,7 @@ SECTIONS = {
     "events": 420,
     "dapr_api": 120,
     "dapr_apps": 120,
+    "dapr_gateway": 120,
 }
 """Section (module of this package with `rows()`) -> seconds after which it is ended; installs included."""
 

@@ -59,7 +59,7 @@ class _Bare(asyncio.Protocol):
         head, mark, body = self._got.partition(b"\r\n\r\n")
         if not mark:
             return
-        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)
         if len(body) >= length:
             self._got = b""
             self._transport.write(b"HTTP/1.1 204 No Content\r\n\r\n")
@@ -190,19 +190,27 @@ def server(kind: str, apps: int = 1, callees: Sequence[int] = ()) -> Iterator[Se
 
 
 class Http:
-    """Connections that each carry one request at a time."""
+    """Connections that each carry one request at a time.
+
+    Args:
+        port: On 127.0.0.1, or the path of a unix socket.
+    """
 
     async def __aenter__(self) -> Http:
         return self
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int | str) -> None:
         self._port = port
         self._free: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
 
     async def open(self) -> None:
         """Connect."""
         for _ in range(CONNECTIONS):
-            self._free.put_nowait(await asyncio.open_connection("127.0.0.1", self._port))
+            self._free.put_nowait(
+                await asyncio.open_unix_connection(self._port)
+                if isinstance(self._port, str)
+                else await asyncio.open_connection("127.0.0.1", self._port)
+            )
 
     async def __aexit__(self, *_exc: object) -> None:
         while not self._free.empty():

@@ -25,7 +25,7 @@ from pelton.errors import (
     UnservedVersionError,
     UsageError,
 )
-from pelton.manifest import kinds, openfunction_core, text
+from pelton.manifest import kinds, text
 from pelton.plan.aliases import Aliases
 
 __all__ = [
@@ -243,6 +243,7 @@ def wait_settled(client: Client, kind: Resource, obj: dict[str, Any], *, timeout
     Returns:
         Whether it is Running.
     """
+    from pelton.manifest import openfunction_core
     from pelton.plan.function import SOURCE_DIGEST, build_hash
 
     metadata = obj["metadata"]

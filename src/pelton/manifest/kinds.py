@@ -1,37 +1,20 @@
 """The table of served kinds, and the one front through which every manifest comes in: `admit`.
 
 The API server and `pelton apply` call `admit`; discovery and tables of `get` read `KINDS`. A kind's five
-verbs are in the module that its row names. Adding a kind is adding a row. Over 600 lines: it is one table.
+verbs are in the module that its row names, imported when they are asked for: a command waits for the
+modules of the kinds that it meets, not for all. Adding a kind is adding a row. Over 600 lines: one table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Protocol
 
 from pelton.errors import InvalidError, ManifestError, UnservedVersionError
-from pelton.manifest import (
-    dapr,
-    dapr_configuration,
-    dapr_endpoint,
-    dapr_resiliency,
-    dapr_subscription,
-    gateway_api,
-    keda,
-    keda_http,
-    keda_rules,
-    log_rule,
-    notification,
-    notification_routing,
-    observed,
-    openfunction_core,
-    openfunction_events,
-    openfunction_networking,
-    openfunction_revisions,
-    strimzi,
-)
-from pelton.manifest.component_types import component_advice
 from pelton.manifest.fields import (
     Decoded,
     Field,
@@ -45,10 +28,45 @@ from pelton.manifest.fields import (
     nearest,
     render_path,
 )
-from pelton.manifest.openfunction_advice import function_advice
 from pelton.manifest.versions import Older
 
-__all__ = ["KINDS", "Admitted", "Column", "Kind", "Verbs", "admit", "by_resource", "lookup"]
+__all__ = ["KINDS", "Admitted", "Column", "Form", "Kind", "Verbs", "admit", "by_resource", "lookup"]
+
+
+class _Later:
+    """A module of this package, imported when something of it is asked for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def module(self) -> ModuleType:
+        return import_module(f"pelton.manifest.{self._name}")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+
+component_types = _Later("component_types")
+dapr = _Later("dapr")
+dapr_configuration = _Later("dapr_configuration")
+dapr_endpoint = _Later("dapr_endpoint")
+dapr_resiliency = _Later("dapr_resiliency")
+dapr_subscription = _Later("dapr_subscription")
+gateway_api = _Later("gateway_api")
+keda = _Later("keda")
+keda_http = _Later("keda_http")
+keda_rules = _Later("keda_rules")
+log_rule = _Later("log_rule")
+notification = _Later("notification")
+notification_routing = _Later("notification_routing")
+observed = _Later("observed")
+openfunction_advice = _Later("openfunction_advice")
+openfunction_core = _Later("openfunction_core")
+openfunction_events = _Later("openfunction_events")
+openfunction_networking = _Later("openfunction_networking")
+openfunction_revisions = _Later("openfunction_revisions")
+strimzi = _Later("strimzi")
 
 
 class Verbs(Protocol):
@@ -107,23 +125,40 @@ def _no_advice(model: Any) -> list[Problem]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How objects of a kind are read, checked, converted and described.
+
+    Attributes:
+        verbs: What reads and writes them.
+        older: Further served versions; `verbs.convert` leads from and to them.
+        advice: Model -> what in it has no effect or is a known mistake, with the field to use.
+        spec: Table of their spec, for verbs that are no TableVerbs.
+        beside: Fields beside metadata, spec and status.
+        observed: Table of their status.
+    """
+
+    verbs: Verbs
+    older: tuple[Older, ...] = ()
+    advice: Callable[[Any], list[Problem]] = _no_advice
+    spec: Record | None = None
+    beside: tuple[Field, ...] = ()
+    observed: tuple[Field, ...] = field(default_factory=lambda: observed.CONDITIONS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
     """A served kind.
 
     Attributes:
         group, version, kind: Its names; `<group>/<version>` is the apiVersion in which objects are stored.
+        older_versions: Further served versions.
         plural, singular, short_names: As in paths and on the command line, lower case.
         namespaced: Whether its objects live in a namespace.
         categories: Names that stand for several kinds, e.g. `all`.
         status: Whether it has a status subresource.
         columns: Columns of `get` after the name.
-        verbs: What reads and writes it.
-        older: Further served versions; `verbs.convert` leads from and to them.
-        advice: Model -> what in it has no effect or is a known mistake, with the field to use.
+        form: Imports and returns how its objects are treated; see the properties of these names.
         doc: What it is, in a sentence: the description in its schema.
-        spec: Table of its spec, for verbs that are no TableVerbs.
-        beside: Fields beside metadata, spec and status.
-        observed: Table of its status.
         spec_required: Whether the schema asks for a spec.
     """
 
@@ -132,18 +167,14 @@ class Kind:
     kind: str
     plural: str
     singular: str
+    form: Callable[[], Form]
+    older_versions: tuple[str, ...] = ()
     short_names: tuple[str, ...] = ()
     namespaced: bool = True
     categories: tuple[str, ...] = ()
     status: bool = False
     columns: tuple[Column, ...] = ()
-    verbs: Verbs
-    older: tuple[Older, ...] = ()
-    advice: Callable[[Any], list[Problem]] = _no_advice
     doc: str = ""
-    spec: Record | None = None
-    beside: tuple[Field, ...] = ()
-    observed: tuple[Field, ...] = observed.CONDITIONS
     spec_required: bool = True
 
     @property
@@ -154,7 +185,37 @@ class Kind:
     @property
     def versions(self) -> tuple[str, ...]:
         """All served versions, the storage version first."""
-        return (self.version, *(older.version for older in self.older))
+        return (self.version, *self.older_versions)
+
+    @property
+    def verbs(self) -> Verbs:
+        """See `Form`."""
+        return _loaded(self.form).verbs
+
+    @property
+    def older(self) -> tuple[Older, ...]:
+        """See `Form`."""
+        return _loaded(self.form).older
+
+    @property
+    def advice(self) -> Callable[[Any], list[Problem]]:
+        """See `Form`."""
+        return _loaded(self.form).advice
+
+    @property
+    def spec(self) -> Record | None:
+        """See `Form`."""
+        return _loaded(self.form).spec
+
+    @property
+    def beside(self) -> tuple[Field, ...]:
+        """See `Form`."""
+        return _loaded(self.form).beside
+
+    @property
+    def observed(self) -> tuple[Field, ...]:
+        """See `Form`."""
+        return _loaded(self.form).observed
 
     def columns_of(self, version: str) -> tuple[Column, ...]:
         """Return the columns of a served version."""
@@ -171,6 +232,11 @@ class Kind:
         return f"{self.kind}List"
 
 
+@cache
+def _loaded(form: Callable[[], Form]) -> Form:
+    return form()
+
+
 _AGE = Column("Age", "date", ".metadata.creationTimestamp")
 _AUTHENTICATION_COLUMNS = (
     Column("PodIdentity", "string", ".spec.podIdentity.provider"),
@@ -184,6 +250,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         group="core.openfunction.io",
         version="v1beta2",
+        older_versions=("v1beta1",),
         kind="Function",
         plural="functions",
         singular="function",
@@ -198,15 +265,18 @@ KINDS: tuple[Kind, ...] = (
             Column("Address", "string", '.status.addresses[?(@.type=="Internal")].value'),
             _AGE,
         ),
-        verbs=cast(Verbs, openfunction_core.FUNCTION),
-        older=openfunction_core.FUNCTION.older,
-        advice=function_advice,
         doc="A function: where its source is, what calls it, where it sends to, how it scales.",
-        observed=observed.FUNCTION,
+        form=lambda: Form(
+            verbs=openfunction_core.FUNCTION,
+            older=openfunction_core.FUNCTION.older,
+            advice=openfunction_advice.function_advice,
+            observed=observed.FUNCTION,
+        ),
     ),
     Kind(
         group="core.openfunction.io",
         version="v1beta2",
+        older_versions=("v1beta1",),
         kind="Builder",
         plural="builders",
         singular="builder",
@@ -219,14 +289,17 @@ KINDS: tuple[Kind, ...] = (
             Column("BuildDuration", "string", ".status.buildDuration", versions=("v1beta2",)),
             _AGE,
         ),
-        verbs=cast(Verbs, openfunction_revisions.BUILDER),
-        older=openfunction_revisions.BUILDER.older,
         doc="One build of a Function.",
-        observed=observed.BUILDER,
+        form=lambda: Form(
+            verbs=openfunction_revisions.BUILDER,
+            older=openfunction_revisions.BUILDER.older,
+            observed=observed.BUILDER,
+        ),
     ),
     Kind(
         group="core.openfunction.io",
         version="v1beta2",
+        older_versions=("v1beta1",),
         kind="Serving",
         plural="servings",
         singular="serving",
@@ -236,10 +309,12 @@ KINDS: tuple[Kind, ...] = (
             Column("State", "string", ".status.state"),
             _AGE,
         ),
-        verbs=cast(Verbs, openfunction_revisions.SERVING_KIND),
-        older=openfunction_revisions.SERVING_KIND.older,
         doc="One revision of a Function.",
-        observed=observed.SERVING,
+        form=lambda: Form(
+            verbs=openfunction_revisions.SERVING_KIND,
+            older=openfunction_revisions.SERVING_KIND.older,
+            observed=observed.SERVING,
+        ),
     ),
     Kind(
         group="dapr.io",
@@ -248,15 +323,18 @@ KINDS: tuple[Kind, ...] = (
         plural="components",
         singular="component",
         columns=(_AGE,),
-        verbs=cast(Verbs, dapr),
-        advice=component_advice,
         doc="An outside system by type and settings, which functions refer to by name.",
-        spec=dapr.STANDALONE_SPEC,
-        beside=dapr.BESIDE,
+        form=lambda: Form(
+            verbs=dapr.module,
+            advice=component_types.component_advice,
+            spec=dapr.STANDALONE_SPEC,
+            beside=dapr.BESIDE,
+        ),
     ),
     Kind(
         group="dapr.io",
         version="v2alpha1",
+        older_versions=("v1alpha1",),
         kind="Subscription",
         plural="subscriptions",
         singular="subscription",
@@ -265,10 +343,12 @@ KINDS: tuple[Kind, ...] = (
             Column("Topic", "string", ".spec.topic"),
             _AGE,
         ),
-        verbs=cast(Verbs, dapr_subscription.SUBSCRIPTION),
-        older=dapr_subscription.SUBSCRIPTION.older,
         doc="Which apps get the events of a topic, at which of their routes.",
-        beside=dapr_subscription.SUBSCRIPTION.beside,
+        form=lambda: Form(
+            verbs=dapr_subscription.SUBSCRIPTION,
+            older=dapr_subscription.SUBSCRIPTION.older,
+            beside=dapr_subscription.SUBSCRIPTION.beside,
+        ),
     ),
     Kind(
         group="dapr.io",
@@ -277,10 +357,11 @@ KINDS: tuple[Kind, ...] = (
         plural="configurations",
         singular="configuration",
         columns=(_AGE,),
-        verbs=cast(Verbs, dapr_configuration.CONFIGURATION),
-        advice=dapr_configuration.configuration_advice,
         doc="What apps may do: secrets, calls of each other, groups of calls, types of components.",
         spec_required=False,
+        form=lambda: Form(
+            verbs=dapr_configuration.CONFIGURATION, advice=dapr_configuration.configuration_advice
+        ),
     ),
     Kind(
         group="dapr.io",
@@ -289,9 +370,8 @@ KINDS: tuple[Kind, ...] = (
         plural="httpendpoints",
         singular="httpendpoint",
         columns=(Column("BaseUrl", "string", ".spec.baseUrl"), _AGE),
-        verbs=cast(Verbs, dapr_endpoint.HTTP_ENDPOINT),
         doc="An address outside that apps invoke by its name.",
-        beside=dapr_endpoint.HTTP_ENDPOINT.beside,
+        form=lambda: Form(verbs=dapr_endpoint.HTTP_ENDPOINT, beside=dapr_endpoint.HTTP_ENDPOINT.beside),
     ),
     Kind(
         group="dapr.io",
@@ -300,9 +380,8 @@ KINDS: tuple[Kind, ...] = (
         plural="resiliencies",
         singular="resiliency",
         columns=(_AGE,),
-        verbs=cast(Verbs, dapr_resiliency.RESILIENCY),
         doc="How often, how long and when no longer calls between apps and to components are tried.",
-        beside=dapr_resiliency.RESILIENCY.beside,
+        form=lambda: Form(verbs=dapr_resiliency.RESILIENCY, beside=dapr_resiliency.RESILIENCY.beside),
     ),
     Kind(
         group="kafka.strimzi.io",
@@ -319,9 +398,8 @@ KINDS: tuple[Kind, ...] = (
             Column("Replication factor", "integer", ".spec.replicas"),
             Column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
         ),
-        verbs=cast(Verbs, strimzi.KAFKA_TOPIC),
-        observed=observed.KAFKA_TOPIC,
         doc="A topic that has to exist in a Kafka cluster.",
+        form=lambda: Form(verbs=strimzi.KAFKA_TOPIC, observed=observed.KAFKA_TOPIC),
     ),
     Kind(
         group="events.openfunction.io",
@@ -337,10 +415,12 @@ KINDS: tuple[Kind, ...] = (
             Column("Status", "string", ".status.conditions[-1].type"),
             _AGE,
         ),
-        verbs=cast(Verbs, openfunction_events.EVENT_SOURCE),
-        advice=openfunction_events.source_advice,
         doc="Brings outside events onto an event bus, to a sink, or both.",
-        observed=observed.EVENTS,
+        form=lambda: Form(
+            verbs=openfunction_events.EVENT_SOURCE,
+            advice=openfunction_events.source_advice,
+            observed=observed.EVENTS,
+        ),
     ),
     Kind(
         group="events.openfunction.io",
@@ -350,10 +430,9 @@ KINDS: tuple[Kind, ...] = (
         singular="eventbus",
         short_names=("eb",),
         columns=(_AGE,),
-        verbs=cast(Verbs, openfunction_events.EVENT_BUS),
-        advice=openfunction_events.bus_advice,
         doc="What EventSources publish on and Triggers listen to.",
         spec_required=False,
+        form=lambda: Form(verbs=openfunction_events.EVENT_BUS, advice=openfunction_events.bus_advice),
     ),
     Kind(
         group="events.openfunction.io",
@@ -364,10 +443,9 @@ KINDS: tuple[Kind, ...] = (
         short_names=("ceb",),
         namespaced=False,
         columns=(_AGE,),
-        verbs=cast(Verbs, openfunction_events.CLUSTER_EVENT_BUS),
-        advice=openfunction_events.bus_advice,
         doc="An EventBus for all namespaces.",
         spec_required=False,
+        form=lambda: Form(verbs=openfunction_events.CLUSTER_EVENT_BUS, advice=openfunction_events.bus_advice),
     ),
     Kind(
         group="events.openfunction.io",
@@ -381,27 +459,30 @@ KINDS: tuple[Kind, ...] = (
             Column("Status", "string", ".status.conditions[-1].type"),
             _AGE,
         ),
-        verbs=cast(Verbs, openfunction_events.TRIGGER),
-        advice=openfunction_events.trigger_advice,
         doc="Conditions over events of several sources, and who gets the event when one holds.",
-        observed=observed.EVENTS,
+        form=lambda: Form(
+            verbs=openfunction_events.TRIGGER,
+            advice=openfunction_events.trigger_advice,
+            observed=observed.EVENTS,
+        ),
     ),
     Kind(
         group="gateway.networking.k8s.io",
         version="v1",
+        older_versions=("v1beta1",),
         kind="HTTPRoute",
         plural="httproutes",
         singular="httproute",
         categories=("gateway-api",),
         status=True,
         columns=(Column("Hostnames", "string", ".spec.hostnames"), _AGE),
-        verbs=cast(Verbs, gateway_api.HTTP_ROUTE),
         doc="Which requests go where, by host, path, headers and more.",
-        older=gateway_api.HTTP_ROUTE.older,
+        form=lambda: Form(verbs=gateway_api.HTTP_ROUTE, older=gateway_api.HTTP_ROUTE.older),
     ),
     Kind(
         group="gateway.networking.k8s.io",
         version="v1",
+        older_versions=("v1beta1",),
         kind="Gateway",
         plural="gateways",
         singular="gateway",
@@ -414,13 +495,13 @@ KINDS: tuple[Kind, ...] = (
             Column("Programmed", "string", '.status.conditions[?(@.type=="Programmed")].status'),
             _AGE,
         ),
-        verbs=cast(Verbs, gateway_api.GATEWAY),
         doc="Where requests come in: ports, hosts, certificates.",
-        older=gateway_api.GATEWAY.older,
+        form=lambda: Form(verbs=gateway_api.GATEWAY, older=gateway_api.GATEWAY.older),
     ),
     Kind(
         group="gateway.networking.k8s.io",
         version="v1",
+        older_versions=("v1beta1",),
         kind="GatewayClass",
         plural="gatewayclasses",
         singular="gatewayclass",
@@ -434,22 +515,21 @@ KINDS: tuple[Kind, ...] = (
             _AGE,
             Column("Description", "string", ".spec.description", 1),
         ),
-        verbs=cast(Verbs, gateway_api.GATEWAY_CLASS),
         doc="A class of Gateways and who serves them.",
-        older=gateway_api.GATEWAY_CLASS.older,
+        form=lambda: Form(verbs=gateway_api.GATEWAY_CLASS, older=gateway_api.GATEWAY_CLASS.older),
     ),
     Kind(
         group="gateway.networking.k8s.io",
         version="v1",
+        older_versions=("v1beta1",),
         kind="ReferenceGrant",
         plural="referencegrants",
         singular="referencegrant",
         short_names=("refgrant",),
         categories=("gateway-api",),
         columns=(_AGE,),
-        verbs=cast(Verbs, gateway_api.REFERENCE_GRANT),
         doc="Which objects of other namespaces may refer to objects of this one.",
-        older=gateway_api.REFERENCE_GRANT.older,
+        form=lambda: Form(verbs=gateway_api.REFERENCE_GRANT, older=gateway_api.REFERENCE_GRANT.older),
     ),
     Kind(
         group="networking.openfunction.io",
@@ -463,9 +543,8 @@ KINDS: tuple[Kind, ...] = (
             Column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
             _AGE,
         ),
-        verbs=cast(Verbs, openfunction_networking.GATEWAY),
         doc="Where functions are reached: domains, names of hosts and paths, listeners.",
-        observed=observed.GATEWAY,
+        form=lambda: Form(verbs=openfunction_networking.GATEWAY, observed=observed.GATEWAY),
     ),
     Kind(
         group="notification.kubesphere.io",
@@ -482,10 +561,8 @@ KINDS: tuple[Kind, ...] = (
             Column("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason'),
             _AGE,
         ),
-        verbs=cast(Verbs, notification),
-        advice=notification.advice,
         doc="Which alerts go where.",
-        spec=notification.SPEC,
+        form=lambda: Form(verbs=notification.module, advice=notification.advice, spec=notification.SPEC),
     ),
     Kind(
         group="notification.kubesphere.io",
@@ -498,9 +575,10 @@ KINDS: tuple[Kind, ...] = (
         categories=("notification-manager",),
         status=True,
         columns=(_AGE,),
-        verbs=cast(Verbs, notification_routing.NOTIFICATION_MANAGER),
-        advice=notification_routing.manager_advice,
         doc="How alerts are shared out between everybody's and tenants' receivers.",
+        form=lambda: Form(
+            verbs=notification_routing.NOTIFICATION_MANAGER, advice=notification_routing.manager_advice
+        ),
     ),
     Kind(
         group="notification.kubesphere.io",
@@ -513,9 +591,8 @@ KINDS: tuple[Kind, ...] = (
         categories=("notification-manager",),
         status=True,
         columns=(_AGE,),
-        verbs=cast(Verbs, notification_routing.CONFIG),
-        advice=notification_routing.config_advice,
         doc="Settings that receivers share: tokens and addresses.",
+        form=lambda: Form(verbs=notification_routing.CONFIG, advice=notification_routing.config_advice),
     ),
     Kind(
         group="notification.kubesphere.io",
@@ -527,8 +604,8 @@ KINDS: tuple[Kind, ...] = (
         categories=("notification-manager",),
         status=True,
         columns=(_AGE,),
-        verbs=cast(Verbs, notification_routing.ROUTER),
         doc="Sends some alerts to receivers of its choice.",
+        form=lambda: Form(verbs=notification_routing.ROUTER),
     ),
     Kind(
         group="notification.kubesphere.io",
@@ -540,8 +617,8 @@ KINDS: tuple[Kind, ...] = (
         categories=("notification-manager",),
         status=True,
         columns=(_AGE,),
-        verbs=cast(Verbs, notification_routing.SILENCE),
         doc="Keeps alerts back for a time.",
+        form=lambda: Form(verbs=notification_routing.SILENCE),
     ),
     Kind(
         group="keda.sh",
@@ -564,10 +641,10 @@ KINDS: tuple[Kind, ...] = (
             Column("Authentications", "string", ".status.authenticationsTypes"),
             _AGE,
         ),
-        verbs=cast(Verbs, keda.SCALED_OBJECT),
-        advice=keda_rules.scaled_object_advice,
         doc="Scales a workload by triggers: queues, schedules, metrics.",
-        observed=observed.SCALED_OBJECT,
+        form=lambda: Form(
+            verbs=keda.SCALED_OBJECT, advice=keda_rules.scaled_object_advice, observed=observed.SCALED_OBJECT
+        ),
     ),
     Kind(
         group="keda.sh",
@@ -585,10 +662,10 @@ KINDS: tuple[Kind, ...] = (
             Column("Paused", "string", '.status.conditions[?(@.type=="Paused")].status'),
             _AGE,
         ),
-        verbs=cast(Verbs, keda.SCALED_JOB),
-        advice=keda_rules.scaled_job_advice,
         doc="Starts jobs by triggers, one per piece of work.",
-        observed=observed.SCALED_JOB,
+        form=lambda: Form(
+            verbs=keda.SCALED_JOB, advice=keda_rules.scaled_job_advice, observed=observed.SCALED_JOB
+        ),
     ),
     Kind(
         group="keda.sh",
@@ -599,10 +676,12 @@ KINDS: tuple[Kind, ...] = (
         short_names=("ta",),
         status=True,
         columns=_AUTHENTICATION_COLUMNS,
-        verbs=cast(Verbs, keda.TRIGGER_AUTHENTICATION),
-        advice=keda_rules.authentication_advice,
         doc="Where triggers of a namespace get their secret settings.",
-        observed=observed.TRIGGER_AUTHENTICATION,
+        form=lambda: Form(
+            verbs=keda.TRIGGER_AUTHENTICATION,
+            advice=keda_rules.authentication_advice,
+            observed=observed.TRIGGER_AUTHENTICATION,
+        ),
     ),
     Kind(
         group="keda.sh",
@@ -614,10 +693,12 @@ KINDS: tuple[Kind, ...] = (
         namespaced=False,
         status=True,
         columns=_AUTHENTICATION_COLUMNS,
-        verbs=cast(Verbs, keda.CLUSTER_TRIGGER_AUTHENTICATION),
-        advice=keda_rules.authentication_advice,
         doc="Where triggers of all namespaces get their secret settings.",
-        observed=observed.TRIGGER_AUTHENTICATION,
+        form=lambda: Form(
+            verbs=keda.CLUSTER_TRIGGER_AUTHENTICATION,
+            advice=keda_rules.authentication_advice,
+            observed=observed.TRIGGER_AUTHENTICATION,
+        ),
     ),
     Kind(
         group="pelton.dev",
@@ -632,9 +713,8 @@ KINDS: tuple[Kind, ...] = (
             Column("Firing", "integer", ".status.firing"),
             _AGE,
         ),
-        verbs=cast(Verbs, log_rule.LOG_RULE),
         doc="Alerts out of log records: which count, and how many in what time make an alert.",
-        observed=observed.LOG_RULE,
+        form=lambda: Form(verbs=log_rule.LOG_RULE, observed=observed.LOG_RULE),
     ),
     Kind(
         group="http.keda.sh",
@@ -648,9 +728,8 @@ KINDS: tuple[Kind, ...] = (
             Column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
             _AGE,
         ),
-        verbs=cast(Verbs, keda_http.INTERCEPTOR_ROUTE),
-        advice=keda_http.interceptor_route_advice,
         doc="Requests that wake a Service and decide how many instances are behind it.",
+        form=lambda: Form(verbs=keda_http.INTERCEPTOR_ROUTE, advice=keda_http.interceptor_route_advice),
     ),
     Kind(
         group="http.keda.sh",
@@ -668,10 +747,12 @@ KINDS: tuple[Kind, ...] = (
             _AGE,
             Column("Active", "string", '.status.conditions[?(@.type=="Ready")].status'),
         ),
-        verbs=cast(Verbs, keda_http.HTTP_SCALED_OBJECT),
-        advice=keda_http.http_scaled_object_advice,
         doc="Scales a workload by the requests to its Service.",
-        observed=observed.HTTP_SCALED_OBJECT,
+        form=lambda: Form(
+            verbs=keda_http.HTTP_SCALED_OBJECT,
+            advice=keda_http.http_scaled_object_advice,
+            observed=observed.HTTP_SCALED_OBJECT,
+        ),
     ),
 )
 

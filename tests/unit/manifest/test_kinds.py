@@ -2,6 +2,8 @@
 
 import copy
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -159,3 +161,19 @@ def test_admit_generate_name_stands_in_for_a_name():
 
 def test_kinds_module_exports_what_it_says():
     assert all(hasattr(kinds, name) for name in kinds.__all__)
+
+
+@pytest.mark.parametrize("row", KINDS, ids=lambda row: row.resource)
+def test_row_names_the_versions_that_its_module_serves(row):
+    assert row.older_versions == tuple(older.version for older in row.older)
+
+
+def test_table_imports_the_module_of_a_kind_when_it_is_asked_for():
+    code = (
+        "import sys\n"
+        "from pelton.manifest.kinds import by_resource\n"
+        "by_resource('functions')\n"
+        "print([name for name in sys.modules if name.startswith(('pelton.model', 'pelton.cel'))])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

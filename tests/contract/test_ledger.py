@@ -45,6 +45,7 @@ async def test_nothing_is_made_and_sqlite_stays_away_before_something_is_stored(
         assert await ledger.load_attempts("a") == {}
         assert await ledger.pending(RETRIES, consumer="c") == 0
         assert [found async for found in ledger.stored(retry.DEAD_TOPICS)] == []
+        assert await ledger.counts() == (0, 0)
         assert not (tmp_path / "shop").exists()
 
         await fill(ledger, RETRIES, 1)
@@ -180,6 +181,7 @@ async def test_acknowledged_retry_is_gone_and_dead_letter_stays_until_removed(op
     ledger = open_ledger()
     await fill(ledger, RETRIES, 120)
     await fill(ledger, "pelton.dead.orders", 120)
+    assert await ledger.counts() == (120, 120)
     await take(ledger, RETRIES, 120, consumer="c")
 
     found = [stored async for stored in ledger.stored("pelton.>")]

@@ -1,5 +1,6 @@
 """Apps on Dapr's unmodified Python SDK on the platform: over HTTP and over gRPC, both at zero."""
 
+import asyncio
 import json
 import os
 import queue
@@ -11,6 +12,11 @@ import threading
 
 import httpx
 import pytest
+
+from pelton.cli.home import Home
+from pelton.clock import SystemClock
+from pelton.drivers.ledger import SqliteLedger
+from pelton.ports import Message
 
 pytestmark = [pytest.mark.connected, pytest.mark.timeout(180)]
 
@@ -121,12 +127,20 @@ def free_port():
         return sock.getsockname()[1]
 
 
+async def leave_a_retry(folder):
+    """Do as a run without a platform that was killed."""
+    async with SqliteLedger(folder, clock=SystemClock()) as ledger:
+        await ledger.publish(Message(topic="pelton.retry.orders", data=b"x"))
+
+
 def test_event_wakes_one_app_whose_event_wakes_the_other_and_trace_shows_the_hops(apps):
     (apps.root / "client.py").write_text(textwrap.dedent(CLIENT))
+    asyncio.run(leave_a_retry(Home(apps.home).dapr_ledger("default", "client")))
     ended = apps.cli("dapr", "run", "--app-id", "client", "--", sys.executable, apps.root / "client.py")
 
     assert '== APP == HTTP 200 {"body":"hi","by":"client","for":"for=127.0.0.1;' in ended.out
     assert "== APP == GRPC hi by client" in ended.out
+    assert "1 retries and 0 dead letters of runs without a platform stay in" in ended.err
     apps.until("the order has come", lambda: "ORDER {'name': 'client'} client" in apps.logs("web"))
     apps.until("the greeting has come", lambda: "GREETING from client" in apps.logs("rpc"))
 

@@ -18,14 +18,17 @@ import msgspec
 from pelton.cli.dapr_flags import Parsed
 from pelton.cli.dapr_settings import AppSettings, Served, settings_of
 from pelton.cli.home import Home
+from pelton.clock import SystemClock
 from pelton.dataplane import wire
 from pelton.errors import NotRunningError, PeltonError
+from pelton.log import get
 
 __all__ = ["joined"]
 
 _JOIN_S: Final = 30.0
 _AGAIN_WITHIN_S: Final = 30.0
 _PAUSE_S: Final = 0.1
+_log = get(__name__)
 
 
 @asynccontextmanager
@@ -57,6 +60,7 @@ async def joined(home: Home, parsed: Parsed) -> AsyncIterator[Served]:
         return peer, told
 
     peer, found = await join(settings)
+    await _tell_what_waits(home, settings)
     # The program has these ports in its environment: a runtime that comes back has to have them again.
     same = msgspec.structs.replace(settings, http=found["http"], grpc=found["grpc"])
 
@@ -101,3 +105,24 @@ async def joined(home: Home, parsed: Parsed) -> AsyncIterator[Served]:
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
         await peer.close()
+
+
+async def _tell_what_waits(home: Home, settings: AppSettings) -> None:
+    """Say what an earlier run without a platform left, which this runtime does not have."""
+    folder = home.dapr_ledger(settings.app.namespace, settings.app.app_id)
+    if not folder.exists():
+        return
+    from pelton.drivers.ledger import SqliteLedger
+
+    try:
+        async with SqliteLedger(folder, clock=SystemClock()) as ledger:
+            retries, letters = await ledger.counts()
+    except PeltonError as exc:
+        _log.warning("%s", exc)
+        return
+    if retries or letters:
+        _log.warning(
+            "%d retries and %d dead letters of runs without a platform stay in %s: the former go on in the "
+            "next such run, `pelton dlq list --app-id %s` shows the latter",
+            retries, letters, folder, settings.app.app_id,
+        )  # fmt: skip

@@ -34,6 +34,7 @@ __all__ = ["SqliteLedger"]
 _T = TypeVar("_T")
 _QUEUES: Final = "pelton.retry.>"
 """Topics whose messages are gone when they are acknowledged; others stay until they are removed."""
+_LETTERS: Final = "pelton.dead.>"
 _BATCH: Final = 256
 _PAGE: Final = 100
 _LOOK_S: Final = 1.0
@@ -284,6 +285,10 @@ class SqliteLedger:
                 yield Stored(stream=str(self._file.path), sequence=sequence, time=time, message=message)
             first = found[-1][0] + 1
 
+    async def counts(self) -> tuple[int, int]:
+        """Return how many retries wait and how many dead letters there are."""
+        return await self._read(_counts) or (0, 0)
+
     async def remove(self, stored: Stored) -> None:
         """Delete one message; safe to repeat."""
 
@@ -423,12 +428,7 @@ class SqliteLedger:
         connection = self._file.connect()
         if not known:
             self._tidy(connection, self._now())
-            counts = [
-                connection.execute(
-                    "SELECT count(*) FROM messages WHERE covers(?, topic)", (each,)
-                ).fetchone()[0]
-                for each in (_QUEUES, "pelton.dead.>")
-            ]
+            counts = _counts(connection)
             if any(counts):
                 _log.info("%d retries wait and %d dead letters are kept in %s", *counts, self._file.path)
         return connection
@@ -463,6 +463,12 @@ class SqliteLedger:
 
     def _now(self) -> float:
         return self._clock.now().timestamp()
+
+
+def _counts(connection: sqlite3.Connection) -> tuple[int, int]:
+    count = "SELECT count(*) FROM messages WHERE covers(?, topic)"
+    retries, letters = (connection.execute(count, (each,)).fetchone()[0] for each in (_QUEUES, _LETTERS))
+    return int(retries), int(letters)
 
 
 def _message(topic: str, data: bytes, headers: bytes) -> Message:

@@ -7,6 +7,7 @@ grows while it runs, so that its worker never waits for the next message.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 from pelton.dataplane import wire
@@ -29,7 +30,8 @@ class EventBatch:
         events: (invocation id, event) each; not empty.
 
     Attributes:
-        begun: How many have begun, from the front.
+        events: Those that have not begun; a run that goes on for long keeps none of the others.
+        begun: How many have begun, from the front: the index of the next one.
         settled: How many have their outcome.
         over: Nothing more of it is to begin.
         advancing: Somebody is beginning events, or will in the next turn of the loop.
@@ -60,7 +62,7 @@ class EventBatch:
         self.number = number
         self.ordered = ordered
         self.timeout_s = timeout_s
-        self.events = events
+        self.events = deque(events)
         self.begun = 0
         self.settled = 0
         self.over = False
@@ -69,12 +71,12 @@ class EventBatch:
     @property
     def left(self) -> bool:
         """Whether there are events that may still begin; not when nobody is there to be told."""
-        return not self.over and self.begun < len(self.events) and not self.peer.closed.is_set()
+        return not self.over and bool(self.events) and not self.peer.closed.is_set()
 
     @property
     def traced(self) -> bool:
         """Whether the next event belongs to a trace."""
-        return "traceparent" in self.events[self.begun][1].attributes
+        return "traceparent" in self.events[0][1].attributes
 
 
 class BatchItem:

@@ -753,7 +753,7 @@ class Worker:
                 return
             index = batch.begun
             batch.begun += 1
-            invocation_id, event = batch.events[index]
+            invocation_id, event = batch.events.popleft()
             self._accept_event(BatchItem(batch, index), invocation_id, event, batch.timeout_s)
             if batch.ordered and not batch.over:  # else nobody took it
                 batch.advancing = False
@@ -788,7 +788,7 @@ class Worker:
         hide_loop()
         try:
             while True:
-                invocation_id, event = events[index]
+                invocation_id, event = events.popleft()
                 start = _monotonic_ns()
                 until = until or start + SLICE_NS
                 deadline = start * 1e-9 + timeout_s
@@ -829,9 +829,9 @@ class Worker:
                         results.failures.append((index, outcome, reply.error or f"status {reply.status}"))
                         batch.over = ordered
                 index += 1
-                if now > until or index == len(events) or batch.over or not self._inline or gate.waiting:
+                if now > until or not events or batch.over or not self._inline or gate.waiting:
                     break
-                if "traceparent" in events[index][1].attributes:
+                if "traceparent" in events[0][1].attributes:
                     break
         finally:
             _set_running_loop(self._loop)

@@ -108,9 +108,9 @@ async def _play(streams: Streams, page: LoadPage) -> None:
     function = LoadedFunction(call=_answer, sync=True)
     serving = asyncio.create_task(worker.serve(function, [http], control, signals=False))
     try:
-        peer = wire.Peer(*await _connected(control), {}, name="rehearsal")
+        peer = await wire.connect(_connected(control), name="rehearsal")
         await peer.call("hello", {"role": "node"}, timeout=_LIMIT_S)
-        reader, writer = await _connected(http)
+        reader, writer = await asyncio.open_unix_connection(sock=_connected(http))
         writer.write(_REQUEST)
         await reader.readuntil(b"\r\n\r\n")
         writer.close()
@@ -127,11 +127,11 @@ def _answer(invocation: Invocation) -> Reply:
     return Reply(body=b"ok")
 
 
-async def _connected(listener: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+def _connected(listener: socket.socket) -> socket.socket:
     # By hand: the event loop takes no address that begins with a zero byte, as those that the kernel chooses.
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     sock.connect(listener.getsockname())
-    return await asyncio.open_unix_connection(sock=sock)
+    return sock
 
 
 def _listener() -> socket.socket:

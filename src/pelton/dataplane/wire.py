@@ -14,7 +14,7 @@ import socket
 import struct
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -46,10 +46,10 @@ KEEP_SOCKET: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_in
 
 
 class Direct:
-    """A handler of notes that come by the thousand: called in the reading loop, with the body undecoded.
+    """A handler of notes that come by the thousand: called where they are read, with the body undecoded.
 
     Args:
-        take: Takes (peer, body as msgpack); must not block.
+        take: Takes (peer, body as msgpack); must not block, nor keep the body: its memory is used again.
     """
 
     __slots__ = ("take",)
@@ -66,51 +66,128 @@ _length = struct.Struct(">I")
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder()
 _frame = msgspec.msgpack.Decoder(tuple[int, int, str, msgspec.Raw])
-# A reader stops reading at twice this many bytes; batches of events are larger than the default of 64 KiB.
-_READ_LIMIT: Final = 1024 * 1024
+# What a connection reads into: small, since most say little; larger while more than that comes at once. Above
+# the second size memory is given back with the frame that needed it: pages that are fresh each time cost more
+# than what is done with their bytes.
+_BUFFER: Final = 16 * 1024
+_KEPT_BUFFER: Final = 256 * 1024
 
 
 def encode(message: Any) -> bytes:
     """Return one frame; raises ProtocolError when it would exceed MAX_FRAME_BYTES."""
+    head, payload = _frame_of(message)
+    return head + payload
+
+
+def _frame_of(message: Any) -> tuple[bytes, bytes]:
     payload = _encoder.encode(message)
     if len(payload) > MAX_FRAME_BYTES:
         raise errors.PayloadTooLargeError(f"a message of {len(payload)} bytes exceeds {MAX_FRAME_BYTES}")
-    return _length.pack(len(payload)) + payload
+    return _length.pack(len(payload)), payload
 
 
-class Peer:
+class Peer(asyncio.BufferedProtocol):
     """One connection between two processes: calls in both directions, answers matched by id.
 
     Args:
-        reader, writer: The stream pair.
         handlers: Ops that this end serves.
         name: For logs.
+        on_connect: Called with it once it is connected; False ends the connection at once.
 
     A call whose connection breaks raises `ConnectionError`; one that outlives its timeout raises
     `TimeoutError`, and its late answer is dropped. `closed` is set when the connection has ended for any
-    reason.
+    reason. Bytes are decoded where they were received, into one buffer per connection.
     """
 
     def __init__(
         self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
         handlers: Handlers,
         *,
         name: str = "",
+        on_connect: Callable[[Peer, asyncio.Transport], bool] | None = None,
     ) -> None:
         self.name = name
         self.closed = asyncio.Event()
         self.state: dict[str, Any] = {}
-        self._reader = reader
-        self._writer = writer
         self._handlers = handlers
+        self._on_connect = on_connect
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._next_id = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._notes: set[asyncio.Task[Any]] = set()
-        self._writer.write(encode([HELLO, 0, "", VERSION]))
-        self._loop_task = asyncio.create_task(self._read_loop(), name=f"wire-{name}")
+        self._buffer = memoryview(bytearray(_BUFFER))
+        self._first = self._last = 0  # of the bytes that are not decoded yet
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    # --- what the event loop calls --------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; see asyncio.BaseProtocol."""
+        self._transport = transport = cast(asyncio.Transport, transport)
+        if self._on_connect is not None and not self._on_connect(self, transport):
+            self._end()
+            return
+        self._write([HELLO, 0, "", VERSION])
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        """End; see asyncio.BaseProtocol."""
+        self._end()
+
+    def pause_writing(self) -> None:
+        """Let `drain` wait; see asyncio.BaseProtocol."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """Let `drain` go on; see asyncio.BaseProtocol."""
+        self._writable.set()
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        """Return where the next bytes go; see asyncio.BufferedProtocol."""
+        return self._buffer[self._last :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Handle the frames that are complete; see asyncio.BufferedProtocol."""
+        self._last += nbytes
+        wanted = 4
+        try:
+            while self._last - self._first >= 4 and not self.closed.is_set():
+                (size,) = _length.unpack_from(self._buffer, self._first)
+                if size > MAX_FRAME_BYTES:
+                    raise errors.ProtocolError(f"{self.name}: frame of {size} bytes")
+                wanted = 4 + size
+                if self._last - self._first < wanted:
+                    break
+                begin = self._first + 4
+                self._first += wanted
+                wanted = 4
+                self._take(self._buffer[begin : self._first])
+        except Exception:
+            _log.exception("connection %s broke its protocol", self.name)
+            self._end()
+            return
+        self._make_room(wanted)
+
+    def _make_room(self, wanted: int) -> None:
+        """Have room behind what is not decoded: for the rest of its frame of `wanted` bytes, or for more."""
+        left = self._last - self._first
+        size = len(self._buffer)
+        full = self._last == size
+        if not left:
+            self._first = self._last = 0
+            if not full and size <= _KEPT_BUFFER:
+                return
+        if full or size - self._first < wanted or size > _KEPT_BUFFER:
+            size = max(wanted, min(2 * size, _KEPT_BUFFER) if full else min(size, _KEPT_BUFFER))
+        elif size - self._last >= size // 2:
+            return
+        old = self._buffer[self._first : self._last]
+        if size != len(self._buffer):
+            self._buffer = memoryview(bytearray(size))
+        self._buffer[:left] = old
+        self._first, self._last = 0, left
+
+    # --- what this process does -----------------------------------------------------------------------------
 
     async def call(self, op: str, body: Any = None, *, timeout: float | None = 30.0) -> Any:
         """Call the other end and return its answer's body.
@@ -127,7 +204,7 @@ class Peer:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[call_id] = future
         try:
-            self._writer.write(encode([CALL, call_id, op, body]))
+            self._write([CALL, call_id, op, body])
             if timeout is None:
                 return await future
             async with asyncio.timeout(timeout):
@@ -138,43 +215,34 @@ class Peer:
     def note(self, op: str, body: Any = None) -> None:
         """Tell the other end something; no answer, dropped when the connection is gone."""
         if not self.closed.is_set():
-            self._writer.write(encode([NOTE, 0, op, body]))
+            self._write([NOTE, 0, op, body])
 
     async def drain(self) -> None:
-        """Wait until the send buffer is below its high-water mark."""
-        await self._writer.drain()
+        """Wait until the send buffer is below its high-water mark, or the connection has ended."""
+        await self._writable.wait()
 
     async def close(self) -> None:
-        """End the connection; running handlers of calls are cancelled."""
-        self._loop_task.cancel()
-        await asyncio.gather(self._loop_task, return_exceptions=True)
+        """End the connection after what is already written; running handlers of calls are cancelled."""
+        self._end()
+        await asyncio.sleep(0)  # transport and handlers take note in the next turn
 
-    async def _read_loop(self) -> None:
-        try:
-            while True:
-                head = await self._reader.readexactly(4)
-                (size,) = _length.unpack(head)
-                if size > MAX_FRAME_BYTES:
-                    raise errors.ProtocolError(f"{self.name}: frame of {size} bytes")
-                kind, call_id, op, raw = _frame.decode(await self._reader.readexactly(size))
-                if kind == NOTE:
-                    handler = self._handlers.get(op)
-                    if isinstance(handler, Direct):
-                        self._take(handler, op, raw)
-                        continue
-                self._dispatch(kind, call_id, op, _decoder.decode(raw))
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError, OSError):
-            pass
-        except Exception:
-            _log.exception("connection %s broke its protocol", self.name)
-        finally:
-            self._end()
+    def _write(self, message: Any) -> None:
+        head, payload = _frame_of(message)
+        # Not joined, which would copy a batch of events once more.
+        self._transport.write(head)
+        self._transport.write(payload)
 
-    def _take(self, handler: Direct, op: str, raw: msgspec.Raw) -> None:
-        try:
-            handler.take(self, raw)
-        except Exception:
-            _log.exception("operation %s failed", op)
+    def _take(self, frame: memoryview) -> None:
+        kind, call_id, op, raw = _frame.decode(frame)
+        if kind == NOTE:
+            handler = self._handlers.get(op)
+            if isinstance(handler, Direct):
+                try:
+                    handler.take(self, raw)
+                except Exception:
+                    _log.exception("operation %s failed", op)
+                return
+        self._dispatch(kind, call_id, op, _decoder.decode(raw))
 
     def _dispatch(self, kind: int, call_id: int, op: str, body: Any) -> None:
         if kind == RESULT:
@@ -204,13 +272,16 @@ class Peer:
             if not isinstance(exc, errors.PeltonError):
                 _log.exception("operation %s failed", op)
             if kind == CALL and not self.closed.is_set():
-                self._writer.write(encode([ERROR, call_id, op, _error_to(exc)]))
+                self._write([ERROR, call_id, op, _error_to(exc)])
             return
         if kind == CALL and not self.closed.is_set():
-            self._writer.write(encode([RESULT, call_id, op, result]))
+            self._write([RESULT, call_id, op, result])
 
     def _end(self) -> None:
+        if self.closed.is_set():
+            return
         self.closed.set()
+        self._writable.set()
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(ConnectionError(f"{self.name or 'peer'} is gone"))
@@ -218,13 +289,18 @@ class Peer:
         for task in list(self._tasks):
             if task is not current:
                 task.cancel()
-        self._writer.close()
+        self._transport.close()
 
 
-async def connect(path: str, handlers: Handlers | None = None, *, name: str = "") -> Peer:
-    """Connect to a unix socket; raises OSError when nobody listens."""
-    reader, writer = await asyncio.open_unix_connection(path, limit=_READ_LIMIT)
-    return Peer(reader, writer, handlers or {}, name=name or path)
+async def connect(path: str | socket.socket, handlers: Handlers | None = None, *, name: str = "") -> Peer:
+    """Connect to a unix socket, or take over one that is; raises OSError when nobody listens."""
+    loop = asyncio.get_running_loop()
+    peer = Peer(handlers or {}, name=name or str(path))
+    if isinstance(path, socket.socket):
+        await loop.create_unix_connection(lambda: peer, sock=path)
+    else:
+        await loop.create_unix_connection(lambda: peer, path)
+    return peer
 
 
 async def serve(
@@ -239,20 +315,23 @@ async def serve(
     A connection from a function's process is refused, whatever user it has.
     """
 
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if is_function(writer.get_extra_info("socket")):
+    def accept(peer: Peer, transport: asyncio.Transport) -> bool:
+        if is_function(transport.get_extra_info("socket")):
             _log.warning("a function tried to use %s; refused", name or "a socket of the platform")
-            writer.close()
-            return
-        peer = Peer(reader, writer, handlers, name=name)
+            return False
         if on_connect is not None:
             on_connect(peer)
+        return True
 
+    def made() -> Peer:
+        return Peer(handlers, name=name, on_connect=accept)
+
+    loop = asyncio.get_running_loop()
     if isinstance(path, socket.socket):
-        return await asyncio.start_unix_server(accept, sock=path, limit=_READ_LIMIT, **KEEP_SOCKET)
+        return await loop.create_unix_server(made, sock=path, **KEEP_SOCKET)
     if os.path.exists(path):  # noqa: PTH110 -- pathlib costs a worker 8 ms of imports
         os.unlink(path)  # noqa: PTH108 -- as above
-    server = await asyncio.start_unix_server(accept, path=path, limit=_READ_LIMIT)
+    server = await loop.create_unix_server(made, path)
     os.chmod(path, 0o600)  # noqa: PTH101 -- as above
     return server
 

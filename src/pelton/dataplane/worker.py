@@ -469,9 +469,11 @@ class Worker:
     async def _shut_down(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._control is not None:
-            await self._control.close()
-        self._server.close()
+        try:
+            if self._control is not None:
+                await self._control.close()
+        finally:  # also when a second end, by cancelling, comes while results are being sent
+            self._server.close()
         tasks = [run.task for run in self._runs if run.task is not None]
         for run in self._runs:
             run.answered = True

@@ -32,6 +32,8 @@ _WINDOW: Final = 256
 _WINDOW_BYTES: Final = 32 * 1024 * 1024
 _RUN: Final = 1024
 """Events in order that a worker holds at most, of one run; who gives them may give fewer."""
+_RUN_BYTES: Final = 4 * 1024 * 1024
+"""Payload bytes of one run at a worker above which it gets no further event."""
 _RECONNECTS: Final = 3
 _RECONNECT_S: Final = 0.1
 _CONNECT_S: Final = 5.0
@@ -78,7 +80,7 @@ class _Batch:
     def __init__(self, events: Sequence[tuple[str, Event]], *, first: int, settled: Settled) -> None:
         self.done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.progress = 0
-        self.bytes = _size(events)
+        self.bytes = sum(len(event.data) for _, event in events)
         self._first = first
         self._settled = settled
         self._open = dict.fromkeys(range(len(events)))
@@ -138,7 +140,7 @@ class _Run:
     Attributes:
         done: Resolves when it is over, with the outcome of the first event that did not end well.
         progress: Counts outcomes.
-        bytes: Of the payloads that were sent.
+        bytes: Of the payloads without an outcome.
     """
 
     weight = 1  # one event runs at a time
@@ -153,18 +155,22 @@ class _Run:
         self._number = number
         self._more = more
         self._tell = done
-        self._sent = 0
+        self._sizes: deque[int] = deque()  # of the payloads without an outcome
 
     @property
     def left(self) -> int:
         """Events without an outcome."""
-        return self._sent - self.progress
+        return len(self._sizes)
 
     def next(self) -> Sequence[tuple[str, Event]]:
         """Return what is to be sent now, maybe nothing."""
         room = _RUN - self.left
-        events = self._more(room) if room > 0 else ()
-        self._sent += len(events)
+        if room <= 0 or self.bytes >= _RUN_BYTES:
+            return ()
+        events = self._more(room)
+        sizes = [len(event.data) for _, event in events]
+        self._sizes += sizes
+        self.bytes += sum(sizes)
         return events
 
     def take(self, results: BatchResults, worker: _Worker) -> bool:
@@ -173,6 +179,9 @@ class _Run:
             return False
         if results.done:
             self.progress += len(results.done)
+            forget = self._sizes.popleft
+            for _ in results.done:
+                self.bytes -= forget()
             self._tell(len(results.done))
         if results.failures:
             _, outcome, reason = results.failures[0]
@@ -181,22 +190,18 @@ class _Run:
         if results.over:
             self.done.set_result(None)
         elif worker.keeps_runs:
-            events = self.next()
-            if events:
-                size = _size(events)
-                self.bytes += size
-                worker.bytes += size
-                worker.tell("more", [self._number, events])
+            self.extend(worker)
         return False
+
+    def extend(self, worker: _Worker) -> None:
+        """Send further events, in messages that the worker can begin with while the next one is made."""
+        while events := self.next():
+            worker.tell("more", [self._number, events])
 
     def fail(self, result: EventResult) -> None:
         """End it: the first event without an outcome has failed, those behind it count as not begun."""
         if not self.done.done():
             self.done.set_result(result if self.left else None)
-
-
-def _size(events: Sequence[tuple[str, Event]]) -> int:
-    return sum(len(event.data) for _, event in events)
 
 
 class _Worker:
@@ -211,7 +216,7 @@ class _Worker:
         self.in_flight: dict[str, tuple[asyncio.Future[EventResult], int]] = {}
         self.batches: dict[int, _Batch | _Run] = {}
         self.weight = 0  # of all batches
-        self.bytes = 0
+        self._single_bytes = 0  # of what is in flight by itself
         self.window = _WINDOW  # events; shrinks when the worker says "busy", since its queue is shorter
         self.removed = False
         self._outbox: list[Any] = []
@@ -228,6 +233,11 @@ class _Worker:
         return len(self.in_flight) + sum(batch.left for batch in self.batches.values())
 
     @property
+    def bytes(self) -> int:
+        """Payload bytes that it holds."""
+        return self._single_bytes + sum(batch.bytes for batch in self.batches.values())
+
+    @property
     def usable(self) -> bool:
         """Connected, wanted and with room in its window."""
         if self.peer is None or self.removed or self.revision != self.function.revision:
@@ -239,7 +249,7 @@ class _Worker:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[EventResult] = loop.create_future()
         self.in_flight[invocation_id] = (future, len(event.data))
-        self.bytes += len(event.data)
+        self._single_bytes += len(event.data)
         if not self._outbox:
             loop.call_soon(self._flush)
         self._outbox.append([invocation_id, event, timeout_s])
@@ -265,7 +275,7 @@ class _Worker:
         found = self.in_flight.pop(invocation_id, None)
         if found is None:
             return None
-        self.bytes -= found[1]
+        self._single_bytes -= found[1]
         self.function.notify()
         return found[0]
 
@@ -293,7 +303,6 @@ class _Worker:
         """Send a batch, or the begin of a run."""
         self.batches[number] = batch
         self.weight += batch.weight
-        self.bytes += batch.bytes
         self.tell("batch", [number, isinstance(batch, _Run), timeout_s, events])
 
     def take_results(self, results: BatchResults) -> None:
@@ -302,11 +311,12 @@ class _Worker:
         if batch is None:
             return
         before, weight = batch.progress, batch.weight
+        was_full = self.bytes >= _WINDOW_BYTES
         busy = batch.take(results, self)
         self.weight -= weight - batch.weight
         if batch.done.done():
             self.drop_batch(results.number)
-        elif weight != batch.weight:
+        elif weight != batch.weight or (was_full and self.bytes < _WINDOW_BYTES):
             self.function.notify()
         if busy:
             self.window = max(1, self.holds)
@@ -318,7 +328,6 @@ class _Worker:
         batch = self.batches.pop(number, None)
         if batch is not None:
             self.weight -= batch.weight
-            self.bytes -= batch.bytes
             self.function.notify()
         return batch
 
@@ -488,8 +497,8 @@ class WorkerInvoker:
         events = run.next()
         if not events:
             return None
-        run.bytes = _size(events)
         worker.send_batch(number, run, events, timeout_s)
+        run.extend(worker)
         try:
             await self._over(worker, number, run, timeout_s)
         except asyncio.CancelledError:

@@ -381,8 +381,8 @@ async def second(directory):
 class Feed:
     """Gives events of a lane, `each` at a time while fewer than `most` are out."""
 
-    def __init__(self, count, *, each=10, most=20):
-        self.left = [(str(number), event()) for number in range(count)]
+    def __init__(self, count, *, each=10, most=20, data=b"{}"):
+        self.left = [(str(number), event(data)) for number in range(count)]
         self.each, self.most = each, most
         self.out = self.ended = 0
 
@@ -428,6 +428,36 @@ async def test_run_grows_while_its_events_end(make, first):
     assert invoker.stats() == {"ns/fn": {"a": 0}}
 
 
+async def test_worker_that_has_handled_much_of_a_run_has_room_for_others(make, first):
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(first.path))])
+    feed = Feed(40, data=bytes(1024 * 1024))
+    task = run(invoker, feed)
+    for number in range(36):
+        await until(lambda number=number: first.batches and len(first.batches[1][1]) > number)
+        first.tell(1, done=[number])
+    await until(lambda: feed.ended == 36)
+    other = run(invoker, Feed(1))
+    await until(lambda: 2 in first.batches)
+
+    first.tell(2, done=[0], over=True)
+    assert await other is None
+    first.tell(1, done=range(36, 40), over=True)
+    assert await task is None
+
+
+async def test_run_of_large_events_is_with_its_worker_by_a_few(make, first):
+    invoker = make()
+    invoker.update("ns", "fn", "r", [("a", str(first.path))])
+    feed = Feed(100, each=1, most=100, data=bytes(1024 * 1024))
+    task = run(invoker, feed)
+    await until(lambda: first.batches)
+    first.tell(1, done=[0])
+    await until(lambda: len(first.batches[1][1]) == 5)
+    assert feed.out == 4
+    task.cancel()
+
+
 async def test_run_ends_with_the_first_failure(make, first):
     invoker = make()
     invoker.update("ns", "fn", "r", [("a", str(first.path))])
@@ -457,7 +487,7 @@ async def test_worker_death_is_an_attempt_of_the_first_event_of_a_run_without_ou
 async def test_run_moves_when_another_worker_has_much_less_to_do(make, first, second):
     invoker = make()
     invoker.update("ns", "fn", "r", [("a", str(first.path))])
-    feeds = [Feed(1000) for _ in range(2)]
+    feeds = [Feed(1000, most=10) for _ in range(2)]
     tasks = [run(invoker, feed) for feed in feeds]
     await until(lambda: len(first.batches) == 2)
     invoker.update("ns", "fn", "r", [("a", str(first.path)), ("b", str(second.path))])

@@ -245,6 +245,16 @@ async def test_disk_that_takes_nothing_is_an_error_and_what_was_stored_goes_on_l
     assert texts(await take(ledger, RETRIES, 1, consumer="c")) == ["0"]
 
 
+async def test_dead_letters_can_be_listed_while_the_disk_takes_nothing(open_ledger):
+    """What would be tidied at the opening stays for later."""
+    clock = FakeClock()
+    writer, reader = open_ledger(clock), open_ledger(clock)
+    await writer.publish(Message(topic="pelton.dead.orders", data=b"x", id="one"))
+    await clock.advance(200)
+    with full(0):
+        assert len([found async for found in reader.stored(retry.DEAD_TOPICS)]) == 1
+
+
 async def test_failing_iteration_does_not_give_again_what_is_still_worked_on(open_ledger):
     ledger = open_ledger()
     await fill(ledger, RETRIES, 1)

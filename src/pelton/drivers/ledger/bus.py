@@ -258,6 +258,7 @@ class SqliteLedger:
                 count = connection.execute("DELETE FROM waiting WHERE consumer = ?", row).rowcount
                 connection.execute("DELETE FROM consumers WHERE number = ?", row)
             connection.execute("DELETE FROM messages WHERE covers(?, topic)", (topic,))
+            connection.execute("DELETE FROM waiting WHERE sequence NOT IN (SELECT sequence FROM messages)")
             return count
 
         count = await self._write(drop) if self._file.stamp() else 0
@@ -427,7 +428,8 @@ class SqliteLedger:
         known = self._file.is_open
         connection = self._file.connect()
         if not known:
-            self._tidy(connection, self._now())
+            with contextlib.suppress(Exception):  # a full disk can still be read; it is done again later
+                self._tidy(connection, self._now())
             counts = _counts(connection)
             if any(counts):
                 _log.info("%d retries wait and %d dead letters are kept in %s", *counts, self._file.path)

@@ -10,7 +10,7 @@ stored twice. `cli/runtime.py` makes one; what is wanted comes from `plan/event_
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -220,6 +220,9 @@ class EventFramework:
             for destination in one.planned.destinations():
                 destinations[destination.subscription.id] = destination
                 owners[where].append(destination.subscription)
+        for former in await self._still_owed(owners, destinations):
+            own(former.subscription.namespace, former.subscription.function, former.subscription, ())
+            destinations[former.subscription.id] = former
         self._triggers = triggers
         self._relays = {relay.subscription.id: relay for relay in plan.relays}
         self._webhooks = {one.webhook.path: one for one in plan.relays if one.webhook is not None}
@@ -244,6 +247,34 @@ class EventFramework:
         for planned in gone:
             await self._registers.delete_register(register_of(planned.namespace, planned.name))
         await self._close_unused()
+
+    async def _still_owed(
+        self, owners: Container[tuple[str, str]], planned: Container[str]
+    ) -> list[Destination]:
+        """Return destinations that an edited owner no longer has, and for which events still wait.
+
+        What was accepted for them is delivered there; the first change after that forgets them. A process
+        that ends before does, too: then it waits until the edit is undone.
+        """
+        owed = []
+        for name, former in self._destinations.items():
+            one = former.subscription
+            if name in planned or (one.namespace, one.function) not in owners:
+                continue
+            try:
+                count = await self._ledger.pending(retry.retry_topic(name), consumer=name)
+            except errors.DeliveryError:
+                count = -1  # not known
+            if count:
+                owed.append(former)
+                _log.warning(
+                    "%s in %s was edited: %s still gets the %s that wait for it",
+                    one.function,
+                    one.namespace,
+                    former.title,
+                    f"{count} events" if count > 0 else "events",
+                )
+        return owed
 
     async def _discard(self, owner: str, subscriptions: Iterable[Subscription]) -> None:
         """Empty the queues of what was deleted; a new one of the same name has nothing to do with them."""

@@ -427,6 +427,29 @@ async def test_what_waits_for_a_deleted_trigger_goes_with_it_and_is_told(bus, si
     assert "Trigger/default/t was deleted: 1 events that waited" in caplog.text
 
 
+async def test_destination_that_was_edited_away_still_gets_what_waits_for_it(bus, sinks, start, caplog):
+    sinks.answers["http://down"] = DeliveryError("not reached")
+    framework = await start(plan_of(trigger({"condition": "a", "sink": "http://down"}, attempts=1000)))
+    await event(bus, "a", "x")
+    await until(lambda: any(one["failed"] for one in framework.stats().values()))
+    (former,) = framework._destinations
+    edited = plan_of(trigger({"condition": "a", "sink": "http://new"}, attempts=1000))
+    await framework.apply(edited)
+    await event(bus, "a", "y")
+    await until(lambda: sinks.bodies("http://new") == [b"y"])
+    sinks.answers.clear()
+
+    await until(lambda: sinks.bodies("http://down") == [b"x"])
+    assert "sink http://down still gets the 1 events that wait for it" in caplog.text
+    async with asyncio.timeout(5):
+        while await bus.pending(retry.retry_topic(former), consumer=former):
+            await asyncio.sleep(0.005)
+    caplog.clear()
+    await framework.apply(edited)
+    assert len(framework._destinations) == 1
+    assert caplog.text == ""
+
+
 async def test_new_trigger_of_the_same_name_begins_without_state(bus, sinks, start):
     framework = await start(plan_of(trigger({"condition": "a && b", "sink": "http://both"}, uid="old")))
     await event(bus, "a", "x", at=1000.0)

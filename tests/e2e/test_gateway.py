@@ -1269,6 +1269,7 @@ async def test_call_between_apps_goes_straight_and_fails_as_dapr_says():
         assert seen.values("forwarded") == ["for=127.0.0.1;by=127.0.0.1;host=here:1"]
         assert runtime.requests[0].target == "/v1.0/invoke/p/method/x"
         assert runtime.requests[0].value("dapr-callee-app-id") is None
+        assert all(each.value("x-pelton-runtime") is None for each in (seen, runtime.requests[0]))
         assert second.requests[0].target == "/x?y=2"
         for answer, why in (
             (dead, "the function's instance ended before it answered"),

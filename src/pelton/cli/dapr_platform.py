@@ -200,7 +200,7 @@ class DaprPlatform:
         for desired in list(self._desired.values()):
             self._spawn(self.apply(desired))
         if self._programs is not None and self._joined:
-            self._spawn(self._programs.tell())
+            self._programs.changed()
 
     async def _secret(self, namespace: str, name: str) -> Mapping[str, str] | None:
         return self._secrets.get((namespace, name))
@@ -481,7 +481,7 @@ class DaprPlatform:
         if self._programs is not None:
             self._programs.forget(_http(name))
             await self._programs.serve(registered, found.listening())
-            await self._programs.tell()
+            self._programs.changed()
         await found.host.close_ports(app_key, _http(name))
         if not await found.host.close_ports(app_key, name):
             del self._joined[app_key]

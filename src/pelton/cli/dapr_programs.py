@@ -9,7 +9,7 @@ Used by `dapr_platform.py`; the ways are decided in `plan/dapr_routing.py`.
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -83,7 +83,11 @@ class ProgramWays:
         self._find = find
         self._callers: dict[str, _Caller] = {}
         self._called: dict[str, CalledApp] = {}
-        self._stacks: dict[str, AsyncExitStack] = {}
+        self._sockets: dict[str, tuple[Path, AsyncExitStack]] = {}
+        self._opened = 0
+        self._closing: set[asyncio.Task[None]] = set()
+        self._stale = False
+        self._telling: asyncio.Task[None] | None = None
 
     def described(self) -> dict[str, Any]:
         """Return all programs, as the node takes them."""
@@ -95,12 +99,19 @@ class ProgramWays:
         )
         return described
 
-    async def tell(self) -> None:
-        """Bring the node up to date; where it is away, it hears of it when it is back."""
-        try:
-            await self._tell(self.described())
-        except PeltonError as exc:
-            _log.warning("calls to programs go through the runtime: %s", exc)
+    def changed(self) -> None:
+        """Bring the node up to date soon; where it is away, it hears of it when it is back."""
+        self._stale = True
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.get_running_loop().create_task(self._until_told())
+
+    async def _until_told(self) -> None:
+        while self._stale:
+            self._stale = False
+            try:
+                await self._tell(self.described())
+            except PeltonError as exc:
+                _log.warning("calls to programs go through the runtime: %s", exc)
 
     # -- as callers ------------------------------------------------------------------------------------------
 
@@ -130,14 +141,14 @@ class ProgramWays:
                 return port
             del self._callers[name]
             await host.close_ports(key, name)
-        await self.tell()
+        self.changed()
         http = (await host.open_ports(key, name, replace(ports, grpc=-1))).http
         if why:
             _log.warning("the runtime has the port %d of the app %s: %s", http, registered.app.app_id, why)
         return http
 
     def forget(self, name: str) -> None:
-        """Forget a program as a caller; `tell` is to follow. Safe to repeat."""
+        """Forget a program as a caller; `changed` is to follow. Safe to repeat."""
         self._callers.pop(name, None)
 
     async def _refusal(self, name: str) -> str:
@@ -158,17 +169,18 @@ class ProgramWays:
     # -- as those who are called -----------------------------------------------------------------------------
 
     async def serve(self, registered: RegisteredApp, programs: list[App]) -> None:
-        """Say which programs of an app listen now, none when it is gone; `tell` is to follow."""
+        """Say which programs of an app listen now, none when it is gone; `changed` is to follow."""
         app, key = registered.app, registered.app.key
         if not _is_direct(app, programs):
             self._called.pop(key, None)
-            stack = self._stacks.pop(key, None)
-            if stack is not None:
-                await stack.aclose()
+            known = self._sockets.pop(key, None)
+            if known is not None:  # an app that joins again does not wait for the end of the old socket
+                task = asyncio.get_running_loop().create_task(known[1].aclose())
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
             return
-        path = self._run / "dapr" / f"{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.sock"
-        if key not in self._stacks:
-            self._stacks[key] = await self._second_tries(app, path)
+        if key not in self._sockets:
+            self._sockets[key] = await self._second_tries(app)
         self._called[key] = CalledApp(
             key=f"Service dapr app {key}",
             app_id=app.app_id,
@@ -179,12 +191,15 @@ class ProgramWays:
                     key=lambda one: (one.host, one.port),
                 )
             ),
-            fallback=str(path),
+            fallback=str(self._sockets[key][0]),
             token=programs[0].app_token,
             access=app.configuration.access_control,
         )
 
-    async def _second_tries(self, app: App, path: Path) -> AsyncExitStack:
+    async def _second_tries(self, app: App) -> tuple[Path, AsyncExitStack]:
+        """Serve second tries of calls to an app; returns the socket, and what closes it."""
+        self._opened += 1
+        path = self._run / "dapr" / f"{os.getpid()}-{self._opened}.sock"
         path.parent.mkdir(mode=0o700, exist_ok=True)
         path.unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX)
@@ -194,12 +209,15 @@ class ProgramWays:
         stack = AsyncExitStack()
         await stack.enter_async_context(ApiServer(SecondTry(app, self._find), sock))
         stack.callback(path.unlink, missing_ok=True)
-        return stack
+        return path, stack
 
     async def close(self) -> None:
-        """Close the sockets."""
-        await asyncio.gather(*(stack.aclose() for stack in self._stacks.values()))
-        self._stacks.clear()
+        """Close the sockets; the node sees for itself that this process is gone."""
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.gather(self._telling, return_exceptions=True)
+        await asyncio.gather(*(stack.aclose() for _, stack in self._sockets.values()), *self._closing)
+        self._sockets.clear()
 
 
 class SecondTry:

@@ -177,6 +177,7 @@ class Rule:
         timeout_s: Limit of the whole exchange, 0 for none, None for the route's own limit.
         backend_timeout_s: Limit of one try, 0 for none, None for no limit of its own.
         name: Of the rule, when it has one.
+        backend_header: Header of the request whose value names the backend; "" where `backends` are it.
         forwarded: Whether the request says for whom it is passed on: `x-forwarded-for` with the client alone,
             `x-forwarded-host` and `forwarded`.
     """
@@ -191,6 +192,7 @@ class Rule:
     timeout_s: float | None = None
     backend_timeout_s: float | None = None
     name: str = ""
+    backend_header: str = ""
     forwarded: bool = False
 
 
@@ -271,6 +273,8 @@ class Port:
         functions: Whether functions are served here as on EXTERNAL, besides standalone routes.
         host: Address; "" for that of the gateway.
         dapr: Whether it is the HTTP port of an app of Dapr.
+        table: Name of its route table, which several ports may share; "" for one of its own name.
+        headers: (name, value) of headers that every request has here, whatever the client sent.
     """
 
     name: str
@@ -279,6 +283,8 @@ class Port:
     functions: bool = True
     host: str = ""
     dapr: bool = False
+    table: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ Source: contracts, Dapr runtime, sections 6 and 8, and Dapr HTTP, sections 1 and
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from pelton.model.dapr import DaprConfiguration
@@ -40,6 +41,8 @@ _LOOPBACK: Final = "127.0.0.1"
 _HOST: Final = "localhost"
 """The host that apps see, as from the runtime."""
 _CALLEE: Final = "dapr-callee-app-id"
+_RUNTIME: Final = "x-pelton-runtime"
+"""Header by which a port says which cluster is the runtime's port for its app; nobody behind it sees it."""
 _UNCLEAN: Final = r".*(?://|/\.\.?/|%2[eE]).*|.*/\.\.?"
 """Paths whose segments the runtime puts in order before it passes a call on."""
 
@@ -101,45 +104,75 @@ def app_ways(
         called: Who can be called; of two with the same name the first one counts.
     """
     targets = {(one.namespace, one.app_id): one for one in reversed(list(called))}
+    ordered = [one for _, one in sorted(targets.items())]
     upstreams = [
         Upstream(key=one.key, endpoints=one.endpoints, fallback=one.fallback)
-        for _, one in sorted(targets.items())
+        for one in ordered
         if one.endpoints
     ]
-    routes, ports = [], []
+    ports: list[Port] = []
+    tables: dict[str, list[CallingApp]] = {}
     for caller in sorted(callers, key=lambda one: one.name):
-        name, namespace = caller.name, caller.namespace
-        runtime = Upstream(key=f"Service {name}", endpoints=(Endpoint(host=_LOOPBACK, port=caller.inner),))
+        runtime = Upstream(
+            key=f"Service {caller.name}", endpoints=(Endpoint(host=_LOOPBACK, port=caller.inner),)
+        )
         upstreams.append(runtime)
-        ports.append(Port(name=name, port=caller.port, functions=False, host=caller.host, dapr=True))
-        routes.append(
-            StandaloneRoute(
-                namespace=namespace,
-                name=name,
-                hosts=((name, ("*",)),),
-                rules=tuple(_rules(caller, runtime, [one for _, one in sorted(targets.items())])),
+        tables.setdefault(_table(caller), []).append(caller)
+        ports.append(
+            Port(
+                name=caller.name,
+                port=caller.port,
+                functions=False,
+                host=caller.host,
+                dapr=True,
+                table=_table(caller),
+                headers=(
+                    (_RUNTIME, runtime.key),
+                    ("dapr-caller-app-id", caller.app_id),
+                    ("dapr-caller-namespace", caller.namespace),
+                ),
             )
         )
-    return tuple(routes), tuple(upstreams), tuple(ports)
+    routes = tuple(
+        StandaloneRoute(
+            namespace=sharing[0].namespace,
+            name=table,
+            hosts=((table, ("*",)),),
+            rules=tuple(_rules(sharing, ordered)),
+        )
+        for table, sharing in tables.items()
+    )
+    return routes, tuple(upstreams), tuple(ports)
 
 
-def _rules(caller: CallingApp, runtime: Upstream, targets: Sequence[CalledApp]) -> list[Rule]:
-    """Return what happens at one app's port, the ways to the runtime first."""
+def _table(caller: CallingApp) -> str:
+    """Return the name of an app's route table: of its own, or one for all with the same ways.
+
+    Tables of their own grow with the square of the number of apps. What a request has to tell of its caller
+    it has from the port.
+    """
+    if caller.token or caller.rules != CallRules() or not caller.direct:
+        return caller.name
+    return f"dapr calls of {caller.namespace} up to {caller.body_limit_bytes} bytes"
+
+
+def _rules(sharing: Sequence[CallingApp], targets: Sequence[CalledApp]) -> list[Rule]:
+    """Return what happens at the ports of apps that share a table, the ways to the runtime first."""
     ways: list[Rule] = []
-    if caller.direct:
-        policies = Policies(caller.rules.resiliencies, caller.app_id)
-        outside = {one.name for one in caller.rules.endpoints}
+    one = sharing[0]
+    if one.direct:
+        policies = Policies(one.rules.resiliencies, one.app_id)
+        outside = {endpoint.name for endpoint in one.rules.endpoints}
         for target in targets:
             policy = policies.app(target.app_id)
             if policy.retry is not None or policy.breaker is not None:
                 continue
-            if allows_all(target.access, caller=caller.app_id, namespace=caller.namespace):
-                ways += _calls(caller, target, timeout_s=policy.timeout_s, outside=outside)
+            ways += _calls(sharing, target, timeout_s=policy.timeout_s, outside=outside)
     matches = [Match(path=PathMatch(value=path)) for path in ("/", *_VERSIONS)]
     to_runtime = Rule(
-        matches=(*matches, *(_special(caller) if ways else ())),
-        backends=(Backend(key=runtime.key),),
-        request_headers=HeaderChanges(remove=(_CALLEE,)),
+        matches=(*matches, *(_special(one) if ways else ())),
+        backend_header=_RUNTIME,
+        request_headers=HeaderChanges(remove=(_CALLEE, _RUNTIME)),
         timeout_s=0.0,
         backend_timeout_s=0.0,
     )
@@ -172,45 +205,54 @@ def _long(limit: int) -> str:
 
 
 def _calls(
-    caller: CallingApp, target: CalledApp, *, timeout_s: float | None, outside: set[str]
+    sharing: Sequence[CallingApp], target: CalledApp, *, timeout_s: float | None, outside: set[str]
 ) -> list[Rule]:
-    """Return how one app calls another: by the path, and by the header `dapr-app-id`."""
-    mine, theirs = caller.namespace, target.namespace
+    """Return how apps call another one: by the path, and by the header `dapr-app-id`."""
+    one = sharing[0]
+    mine, theirs = one.namespace, target.namespace
     names = [f"{target.app_id}.{theirs}", *([target.app_id] if mine == theirs else [])]
     names = [name for name in names if name not in outside]
-    token = (FieldMatch(name="dapr-api-token", value=caller.token),) if caller.token else ()
+    token = (FieldMatch(name="dapr-api-token", value=one.token),) if one.token else ()
+    conditions = [token]
+    if target.access is not None:
+        conditions = [
+            (*token, FieldMatch(name="dapr-caller-app-id", value=app_id))
+            for app_id in sorted({caller.app_id for caller in sharing})
+            if allows_all(target.access, caller=app_id, namespace=mine)
+        ]
+    if not names or not conditions:
+        return []
     told = HeaderChanges(
         set=(
-            ("dapr-caller-app-id", caller.app_id),
-            ("dapr-caller-namespace", mine),
             (_CALLEE, target.app_id),
             ("destination-app-id", target.app_id),
             *((("dapr-api-token", target.token),) if target.token else ()),
         ),
-        remove=("dapr-app-id", *(() if target.token else ("dapr-api-token",))),
+        remove=("dapr-app-id", _RUNTIME, *(() if target.token else ("dapr-api-token",))),
     )
-    backends = (Backend(key=target.key),)
-    by_path = [Match(path=PathMatch(value=f"/v1.0/invoke/{name}/method"), headers=token) for name in names]
-    by_header = [Match(headers=(FieldMatch(name="dapr-app-id", value=name), *token)) for name in names]
-    if not names:
-        return []
+    common = Rule(
+        backends=(Backend(key=target.key),),
+        request_headers=told,
+        timeout_s=0.0,
+        backend_timeout_s=timeout_s,
+        forwarded=True,
+    )
+    paths = {name: PathMatch(value=f"/v1.0/invoke/{name}/method") for name in names}
     return [
-        Rule(
-            matches=tuple(by_path),
-            backends=backends,
-            request_headers=told,
+        replace(
+            common,
+            matches=tuple(
+                Match(path=paths[name], headers=headers) for name in names for headers in conditions
+            ),
             rewrite=Rewrite(hostname=_HOST, path=PathChange(type="ReplacePrefixMatch", value="/")),
-            timeout_s=0.0,
-            backend_timeout_s=timeout_s,
-            forwarded=True,
         ),
-        Rule(
-            matches=tuple(by_header),
-            backends=backends,
-            request_headers=told,
+        replace(
+            common,
+            matches=tuple(
+                Match(headers=(FieldMatch(name="dapr-app-id", value=name), *headers))
+                for name in names
+                for headers in conditions
+            ),
             rewrite=Rewrite(hostname=_HOST),
-            timeout_s=0.0,
-            backend_timeout_s=timeout_s,
-            forwarded=True,
         ),
     ]

@@ -451,8 +451,9 @@ class QueryParameterMatcher(_message.Message):
     def __init__(self, name: _Optional[str] = ..., string_match: _Optional[_Union[StringMatcher, _Mapping]] = ...) -> None: ...
 
 class RouteAction(_message.Message):
-    __slots__ = ("cluster", "weighted_clusters", "prefix_rewrite", "host_rewrite_literal", "timeout", "retry_policy", "cluster_not_found_response_code", "request_mirror_policies", "regex_rewrite")
+    __slots__ = ("cluster", "cluster_header", "weighted_clusters", "prefix_rewrite", "host_rewrite_literal", "timeout", "retry_policy", "cluster_not_found_response_code", "request_mirror_policies", "regex_rewrite")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_HEADER_FIELD_NUMBER: _ClassVar[int]
     WEIGHTED_CLUSTERS_FIELD_NUMBER: _ClassVar[int]
     PREFIX_REWRITE_FIELD_NUMBER: _ClassVar[int]
     HOST_REWRITE_LITERAL_FIELD_NUMBER: _ClassVar[int]
@@ -462,6 +463,7 @@ class RouteAction(_message.Message):
     REQUEST_MIRROR_POLICIES_FIELD_NUMBER: _ClassVar[int]
     REGEX_REWRITE_FIELD_NUMBER: _ClassVar[int]
     cluster: str
+    cluster_header: str
     weighted_clusters: WeightedCluster
     prefix_rewrite: str
     host_rewrite_literal: str
@@ -470,7 +472,7 @@ class RouteAction(_message.Message):
     cluster_not_found_response_code: int
     request_mirror_policies: _containers.RepeatedCompositeFieldContainer[RequestMirrorPolicy]
     regex_rewrite: RegexMatchAndSubstitute
-    def __init__(self, cluster: _Optional[str] = ..., weighted_clusters: _Optional[_Union[WeightedCluster, _Mapping]] = ..., prefix_rewrite: _Optional[str] = ..., host_rewrite_literal: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., retry_policy: _Optional[_Union[RetryPolicy, _Mapping]] = ..., cluster_not_found_response_code: _Optional[int] = ..., request_mirror_policies: _Optional[_Iterable[_Union[RequestMirrorPolicy, _Mapping]]] = ..., regex_rewrite: _Optional[_Union[RegexMatchAndSubstitute, _Mapping]] = ...) -> None: ...
+    def __init__(self, cluster: _Optional[str] = ..., cluster_header: _Optional[str] = ..., weighted_clusters: _Optional[_Union[WeightedCluster, _Mapping]] = ..., prefix_rewrite: _Optional[str] = ..., host_rewrite_literal: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., retry_policy: _Optional[_Union[RetryPolicy, _Mapping]] = ..., cluster_not_found_response_code: _Optional[int] = ..., request_mirror_policies: _Optional[_Iterable[_Union[RequestMirrorPolicy, _Mapping]]] = ..., regex_rewrite: _Optional[_Union[RegexMatchAndSubstitute, _Mapping]] = ...) -> None: ...
 
 class WeightedCluster(_message.Message):
     __slots__ = ("clusters",)
@@ -674,7 +676,7 @@ class Filter(_message.Message):
     def __init__(self, name: _Optional[str] = ..., typed_config: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
 
 class HttpConnectionManager(_message.Message):
-    __slots__ = ("stat_prefix", "rds", "http_filters", "tracing", "http_protocol_options", "http2_protocol_options", "access_log", "use_remote_address", "skip_xff_append", "upgrade_configs", "stream_idle_timeout", "internal_address_config", "max_request_headers_kb", "normalize_path", "preserve_external_request_id", "merge_slashes", "server_header_transformation", "common_http_protocol_options", "request_id_extension", "local_reply_config", "request_headers_timeout", "path_with_escaped_slashes_action")
+    __slots__ = ("stat_prefix", "rds", "http_filters", "tracing", "http_protocol_options", "http2_protocol_options", "access_log", "use_remote_address", "skip_xff_append", "upgrade_configs", "stream_idle_timeout", "internal_address_config", "max_request_headers_kb", "normalize_path", "preserve_external_request_id", "merge_slashes", "server_header_transformation", "common_http_protocol_options", "request_id_extension", "local_reply_config", "early_header_mutation_extensions", "request_headers_timeout", "path_with_escaped_slashes_action")
     class InternalAddressConfig(_message.Message):
         __slots__ = ("cidr_ranges",)
         CIDR_RANGES_FIELD_NUMBER: _ClassVar[int]
@@ -716,6 +718,7 @@ class HttpConnectionManager(_message.Message):
     COMMON_HTTP_PROTOCOL_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_EXTENSION_FIELD_NUMBER: _ClassVar[int]
     LOCAL_REPLY_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    EARLY_HEADER_MUTATION_EXTENSIONS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_HEADERS_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     PATH_WITH_ESCAPED_SLASHES_ACTION_FIELD_NUMBER: _ClassVar[int]
     stat_prefix: str
@@ -738,9 +741,10 @@ class HttpConnectionManager(_message.Message):
     common_http_protocol_options: CommonHttpProtocolOptions
     request_id_extension: RequestIDExtension
     local_reply_config: LocalReplyConfig
+    early_header_mutation_extensions: _containers.RepeatedCompositeFieldContainer[TypedExtensionConfig]
     request_headers_timeout: _duration_pb2.Duration
     path_with_escaped_slashes_action: int
-    def __init__(self, stat_prefix: _Optional[str] = ..., rds: _Optional[_Union[Rds, _Mapping]] = ..., http_filters: _Optional[_Iterable[_Union[HttpFilter, _Mapping]]] = ..., tracing: _Optional[_Union[HttpConnectionManager.Tracing, _Mapping]] = ..., http_protocol_options: _Optional[_Union[Http1ProtocolOptions, _Mapping]] = ..., http2_protocol_options: _Optional[_Union[Http2ProtocolOptions, _Mapping]] = ..., access_log: _Optional[_Iterable[_Union[AccessLog, _Mapping]]] = ..., use_remote_address: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., skip_xff_append: _Optional[bool] = ..., upgrade_configs: _Optional[_Iterable[_Union[HttpConnectionManager.UpgradeConfig, _Mapping]]] = ..., stream_idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., internal_address_config: _Optional[_Union[HttpConnectionManager.InternalAddressConfig, _Mapping]] = ..., max_request_headers_kb: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., normalize_path: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., preserve_external_request_id: _Optional[bool] = ..., merge_slashes: _Optional[bool] = ..., server_header_transformation: _Optional[int] = ..., common_http_protocol_options: _Optional[_Union[CommonHttpProtocolOptions, _Mapping]] = ..., request_id_extension: _Optional[_Union[RequestIDExtension, _Mapping]] = ..., local_reply_config: _Optional[_Union[LocalReplyConfig, _Mapping]] = ..., request_headers_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., path_with_escaped_slashes_action: _Optional[int] = ...) -> None: ...
+    def __init__(self, stat_prefix: _Optional[str] = ..., rds: _Optional[_Union[Rds, _Mapping]] = ..., http_filters: _Optional[_Iterable[_Union[HttpFilter, _Mapping]]] = ..., tracing: _Optional[_Union[HttpConnectionManager.Tracing, _Mapping]] = ..., http_protocol_options: _Optional[_Union[Http1ProtocolOptions, _Mapping]] = ..., http2_protocol_options: _Optional[_Union[Http2ProtocolOptions, _Mapping]] = ..., access_log: _Optional[_Iterable[_Union[AccessLog, _Mapping]]] = ..., use_remote_address: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., skip_xff_append: _Optional[bool] = ..., upgrade_configs: _Optional[_Iterable[_Union[HttpConnectionManager.UpgradeConfig, _Mapping]]] = ..., stream_idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., internal_address_config: _Optional[_Union[HttpConnectionManager.InternalAddressConfig, _Mapping]] = ..., max_request_headers_kb: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., normalize_path: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., preserve_external_request_id: _Optional[bool] = ..., merge_slashes: _Optional[bool] = ..., server_header_transformation: _Optional[int] = ..., common_http_protocol_options: _Optional[_Union[CommonHttpProtocolOptions, _Mapping]] = ..., request_id_extension: _Optional[_Union[RequestIDExtension, _Mapping]] = ..., local_reply_config: _Optional[_Union[LocalReplyConfig, _Mapping]] = ..., early_header_mutation_extensions: _Optional[_Iterable[_Union[TypedExtensionConfig, _Mapping]]] = ..., request_headers_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., path_with_escaped_slashes_action: _Optional[int] = ...) -> None: ...
 
 class Rds(_message.Message):
     __slots__ = ("config_source", "route_config_name")
@@ -819,6 +823,20 @@ class UuidRequestIdConfig(_message.Message):
     pack_trace_reason: _wrappers_pb2.BoolValue
     use_request_id_for_trace_sampling: _wrappers_pb2.BoolValue
     def __init__(self, pack_trace_reason: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., use_request_id_for_trace_sampling: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ...) -> None: ...
+
+class EarlyHeaderMutation(_message.Message):
+    __slots__ = ("mutations",)
+    MUTATIONS_FIELD_NUMBER: _ClassVar[int]
+    mutations: _containers.RepeatedCompositeFieldContainer[HeaderMutation]
+    def __init__(self, mutations: _Optional[_Iterable[_Union[HeaderMutation, _Mapping]]] = ...) -> None: ...
+
+class HeaderMutation(_message.Message):
+    __slots__ = ("remove", "append")
+    REMOVE_FIELD_NUMBER: _ClassVar[int]
+    APPEND_FIELD_NUMBER: _ClassVar[int]
+    remove: str
+    append: HeaderValueOption
+    def __init__(self, remove: _Optional[str] = ..., append: _Optional[_Union[HeaderValueOption, _Mapping]] = ...) -> None: ...
 
 class LocalReplyConfig(_message.Message):
     __slots__ = ("mappers",)

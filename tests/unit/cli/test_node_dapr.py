@@ -38,11 +38,12 @@ class Table:
         return self.refused
 
     def targets(self, port: str) -> set[str]:
-        """Return the clusters that requests at a port can reach."""
+        """Return the clusters that requests at a port can reach, the runtime's apart."""
+        tables = [one.table for one in self.state.ports if one.name == port]
         return {
             backend.key
             for route in self.state.routes
-            if route.name == port
+            if route.name in tables
             for rule in route.rules
             for backend in rule.backends
         }
@@ -75,8 +76,8 @@ async def test_functions_have_ways_once_it_is_known_what_judges_calls() -> None:
     await table.changed.wait()
     await ways.close()
 
-    assert before == {"Service dapr default/a"}
-    assert table.targets("dapr default/a") == {"Service dapr default/a", "default/a", "default/b"}
+    assert before == set()
+    assert table.targets("dapr default/a") == {"default/a", "default/b"}
 
 
 async def test_programs_are_there_as_long_as_the_runtime_that_told_of_them() -> None:
@@ -85,7 +86,7 @@ async def test_programs_are_there_as_long_as_the_runtime_that_told_of_them() -> 
 
     answer = await ways.take_programs(first, PROGRAMS)
     assert answer == {"refused": {}, "connected": True}
-    assert table.targets(CALLER.name) == {f"Service {CALLER.name}", PROGRAM.key}
+    assert table.targets(CALLER.name) == {PROGRAM.key}
 
     # A runtime that has started again tells the same before the end of the old one is seen: they stay.
     await ways.take_programs(second, PROGRAMS)

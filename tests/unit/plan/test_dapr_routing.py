@@ -48,31 +48,30 @@ def app(name: str, number: int, *, namespace: str = "default", h2c: bool = False
     )
 
 
-def decided(port: str, routes: Any, path: str, headers: dict[str, str]) -> tuple[str, Any]:
+def decided(port: str, ways: Any, path: str, headers: dict[str, str]) -> tuple[str, Any]:
     """Return the cluster that a request at a port goes to, and the rule."""
-    table = RouteTable(port, listed=False)
+    routes, _, ports = ways
+    (listens,) = (one for one in ports if one.name == port)
+    table = RouteTable(listens.table, listed=False)
     for route in routes:
-        table.set(f"HTTPRoute {route.key}", entries_of(route, port))
-    request = Request(
-        host="127.0.0.1", path=path, method="POST",
-        headers={name.replace("_", "-"): value for name, value in headers.items()},
-    )  # fmt: skip
-    entry = table.decide(request)
+        table.set(f"HTTPRoute {route.key}", entries_of(route, listens.table))
+    seen = {name.replace("_", "-"): value for name, value in headers.items()} | dict(listens.headers)
+    entry = table.decide(Request(host="127.0.0.1", path=path, method="POST", headers=seen))
     assert entry is not None
-    return entry.rule.backends[0].key, entry.rule
+    rule = entry.rule
+    return seen[rule.backend_header] if rule.backend_header else rule.backends[0].key, rule
 
 
 def way(
     apps: list[Desired], path: str, *, rules: CallRules = NONE, caller: str = "a", **headers: str
 ) -> tuple[str, Any]:
-    routes, _, _ = app_ways(*function_apps(apps, rules))
-    return decided(f"dapr default/{caller}", routes, path, headers)
+    ways = app_ways(*function_apps(apps, rules))
+    return decided(f"dapr default/{caller}", ways, path, headers)
 
 
 def call(path: str, caller: CallingApp = CALLER, called: CalledApp = PROGRAM, **headers: str) -> str:
     """Return where a program's request goes."""
-    routes, _, _ = app_ways([caller], [called])
-    return decided(caller.name, routes, path, headers)[0]
+    return decided(caller.name, app_ways([caller], [called]), path, headers)[0]
 
 
 RUNTIME = "Service dapr default/a"
@@ -86,7 +85,7 @@ def test_app_ways_call_with_the_callers_token_goes_straight_to_the_function(name
     found, rule = way(PAIR, f"/v1.0/invoke/{name}/method/x/y", dapr_api_token="token-a")
 
     assert found == "default/b"
-    assert dict(rule.request_headers.set)["dapr-caller-app-id"] == "a-app"
+    assert dict(rule.request_headers.set)["dapr-callee-app-id"] == "b-app"
     assert "dapr-api-token" in rule.request_headers.remove
 
 
@@ -287,8 +286,8 @@ def test_app_ways_program_that_may_not_call_has_no_ways() -> None:
 
 
 def test_app_ways_program_is_shown_its_own_token_and_never_the_callers() -> None:
-    routes, _, _ = app_ways([replace(CALLER, token="mine")], [replace(PROGRAM, token="theirs")])
-    found, rule = decided(CALLER.name, routes, "/v1.0/invoke/p/method/x", {"dapr_api_token": "mine"})
+    ways = app_ways([replace(CALLER, token="mine")], [replace(PROGRAM, token="theirs")])
+    found, rule = decided(CALLER.name, ways, "/v1.0/invoke/p/method/x", {"dapr_api_token": "mine"})
 
     assert found == PROGRAM.key
     assert dict(rule.request_headers.set)["dapr-api-token"] == "theirs"
@@ -305,7 +304,32 @@ def test_app_ways_program_is_an_upstream_with_the_runtime_behind_it() -> None:
 
 def test_app_ways_of_two_apps_with_one_name_the_first_counts() -> None:
     function = CalledApp(key="default/p", app_id="p", namespace="default")
-    routes, upstreams, _ = app_ways([CALLER], [function, PROGRAM])
+    ways = app_ways([CALLER], [function, PROGRAM])
 
-    assert decided(CALLER.name, routes, "/v1.0/invoke/p/method/x", {})[0] == "default/p"
-    assert PROGRAM.key not in {one.key for one in upstreams}
+    assert decided(CALLER.name, ways, "/v1.0/invoke/p/method/x", {})[0] == "default/p"
+    assert PROGRAM.key not in {one.key for one in ways[1]}
+
+
+def test_app_ways_programs_share_a_table_and_each_has_its_own_runtime() -> None:
+    other = replace(CALLER, name="dapr run default/c 103", app_id="c", port=103, inner=104)
+    apart = [replace(other, name="t", token="x"), replace(other, name="n", namespace="other")]
+    ways = app_ways([CALLER, other, *apart], [PROGRAM])
+
+    assert len(ways[0]) == 3
+    for one in (CALLER, other):
+        assert decided(one.name, ways, "/v1.0/invoke/p/method/x", {})[0] == PROGRAM.key
+        assert decided(one.name, ways, "/v1.0/state/s/k", {})[0] == f"Service {one.name}"
+        (port,) = (each for each in ways[2] if each.name == one.name)
+        assert dict(port.headers)["dapr-caller-app-id"] == one.app_id
+
+
+def test_app_ways_access_of_those_who_share_a_table_is_judged_for_each() -> None:
+    other = replace(CALLER, name="dapr run default/c 103", app_id="c", port=103, inner=104)
+    access = AccessControl(
+        default_action="deny", policies=(AccessPolicy(app_id="a", default_action="allow"),)
+    )
+    ways = app_ways([CALLER, other], [replace(PROGRAM, access=access)])
+    path, forged = "/v1.0/invoke/p/method/x", {"dapr-caller-app-id": "a"}
+
+    assert decided(CALLER.name, ways, path, {})[0] == PROGRAM.key
+    assert decided(other.name, ways, path, forged)[0] == f"Service {other.name}"

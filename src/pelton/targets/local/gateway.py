@@ -393,8 +393,9 @@ class Gateway:
         if plan.state.ports != old_state.ports or (plan.asked and self._refused_ports):
             await self._listen()
         # A table without a listener is asked for by nobody, so nobody would confirm it.
-        self._server.record([change for change in tables if change.name not in self._listening])
-        await self._apply([change for change in tables if change.name in self._listening])
+        used = {one.routes for one in self._listening.values()}
+        self._server.record([change for change in tables if change.name not in used])
+        await self._apply([change for change in tables if change.name in used])
         if removed:
             if self.connected:
                 await asyncio.sleep(_WORKER_POST_S)
@@ -422,11 +423,18 @@ class Gateway:
 
     def _fill_tables(self, old_routes: Mapping[str, Route], old_state: RoutingState) -> list[str]:
         """Bring the tables up to date; returns the names of those that changed."""
-        ports = {**dict.fromkeys(self._fixed), **{one.name: None for one in self._state.ports}}
+        ports = {
+            **dict.fromkeys(self._fixed),
+            **{one.table or one.name: None for one in self._state.ports},
+        }
         changed = [name for name in ports if name not in self._tables]
         for name in changed:
             self._tables[name] = self._new_table(name)
-        shut = {one.name for one in self._state.ports if not one.functions and one.name not in self._fixed}
+        shut = {
+            one.table or one.name
+            for one in self._state.ports
+            if not one.functions and one.name not in self._fixed
+        }
         everything = shut != self._shut or self._state.https_port != old_state.https_port
         standalone = {one.key: one for one in self._state.routes}
         before = {one.key: one for one in old_state.routes}
@@ -477,9 +485,10 @@ class Gateway:
                 host=port.host or first.host,
                 name=port.name,
                 port=port.port,
-                routes=port.name,
+                routes=port.table or port.name,
                 certificates=(),
                 dapr=port.dapr,
+                headers=port.headers,
             )
             own = base.certificates if fixed is not None else ()
             hosts = {one.hosts for one in port.certificates}
@@ -500,12 +509,13 @@ class Gateway:
             ]
         )
         self._refused_ports = {}
+        asked = {one.routes for one in self._listening.values()}
         for name, one in wanted.items():
             if _shape(self._listening.get(name)) == _shape(one):
                 self._listening[name] = one
                 continue
             try:
-                await self._apply([self._table_change(name), self._listener_change(one)])
+                await self._apply([self._table_change(one.routes), self._listener_change(one)])
             except RefusedError as error:
                 self._refused_ports[name] = error.message
                 self._server.record([Change(config.LISTENER, one.name, None)])
@@ -515,8 +525,14 @@ class Gateway:
         for name in [name for name in self._listening if name not in wanted]:
             gone = self._listening.pop(name)
             await self._apply([Change(config.LISTENER, gone.name, None)])
-            self._tables.pop(name, None)
-            await self._apply([Change(config.ROUTES, name, None)])
+        used = {one.routes for one in wanted.values()} | self._fixed.keys()
+        for table in [table for table in self._tables if table not in used]:
+            del self._tables[table]
+            gone_table = Change(config.ROUTES, table, None)
+            if table in asked:
+                await self._apply([gone_table])
+            else:
+                self._server.record([gone_table])
 
     def _listener_change(self, one: Listener) -> Change:
         return Change(config.LISTENER, one.name, listener_config.listener(one))

@@ -57,6 +57,7 @@ SECRET: Final = f"{_EXTENSIONS}transport_sockets.tls.v3.Secret"
 
 TYPE_URL: Final[Mapping[type[Message], str]] = {
     xds.DownstreamTlsContext: f"{_EXTENSIONS}transport_sockets.tls.v3.DownstreamTlsContext",
+    xds.EarlyHeaderMutation: f"{_EXTENSIONS}http.early_header_mutation.header_mutation.v3.HeaderMutation",
     xds.FileAccessLog: f"{_EXTENSIONS}access_loggers.file.v3.FileAccessLog",
     xds.HttpConnectionManager: (
         f"{_EXTENSIONS}filters.network.http_connection_manager.v3.HttpConnectionManager"

@@ -127,6 +127,7 @@ class Listener:
             the same port would silently share the traffic instead of failing.
         dapr: Whether it is the HTTP port of an app of Dapr: a call of another app that fails is answered as
             Dapr does.
+        headers: (name, value) of headers that every request has before its route is chosen.
     """
 
     host: str
@@ -139,6 +140,7 @@ class Listener:
     traces: TraceExport | None = None
     reuse_port: bool = False
     dapr: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
 
     @property
     def loopback(self) -> bool:
@@ -267,6 +269,13 @@ def _connection_manager(wanted: Listener) -> xds.HttpConnectionManager:
     manager.internal_address_config.cidr_ranges.append(
         xds.CidrRange(address_prefix="255.255.255.255", prefix_len=UInt32Value(value=32))
     )
+    if wanted.headers:
+        early = xds.EarlyHeaderMutation(
+            mutations=[xds.HeaderMutation(append=one) for one in header_options(dict(wanted.headers))]
+        )
+        manager.early_header_mutation_extensions.add(
+            name="envoy.http.early_header_mutation.header_mutation", typed_config=packed(early)
+        )
     if wanted.access_log:
         manager.access_log.append(_access_log(wanted))
     if wanted.traces is not None:

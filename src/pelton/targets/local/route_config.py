@@ -276,7 +276,7 @@ def render_entry(entry: Entry, *, inherited_s: float = _USUAL_TIMEOUT_S) -> xds.
         route.redirect.CopyFrom(_redirect(rule.redirect, entry.match.path))
         return route
     backends = [one for one in rule.backends if one.weight > 0]
-    if not any(not one.problem for one in backends):
+    if not rule.backend_header and not any(not one.problem for one in backends):
         reason = "; ".join(dict.fromkeys(one.problem for one in backends if one.problem))
         reason = reason or "the rule has no backend"
         body = xds.DataSource(inline_string=f"{reason}\n")
@@ -327,7 +327,9 @@ def _forward(entry: Entry, rule: Rule, backends: Sequence[Backend], inherited_s:
         action.retry_policy.CopyFrom(_retry_policy_of(rule.backend_timeout_s))
     elif entry.timeout_s != inherited_s:
         action.retry_policy.CopyFrom(_retry_policy_of(limit))
-    if len(backends) == 1 and not (backends[0].request_headers or backends[0].response_headers):
+    if rule.backend_header:
+        action.cluster_header = rule.backend_header
+    elif len(backends) == 1 and not (backends[0].request_headers or backends[0].response_headers):
         action.cluster = backends[0].key
     else:
         for one in backends:

@@ -387,33 +387,3 @@ def test_functions_and_apps_share_topics_and_a_runtime_that_is_killed_is_joined_
         reading.join(5)
         for pipe in (watcher.stdin, watcher.stdout, watcher.stderr):
             pipe.close()
-
-
-TWIN = """
-    import os
-    from http.server import BaseHTTPRequestHandler, HTTPServer
-
-    HTTPServer(("127.0.0.1", int(os.environ["APP_PORT"])), BaseHTTPRequestHandler).serve_forever()
-"""
-
-
-def test_second_function_of_an_app_id_says_whose_it_is(apps):
-    notes = {
-        "pelton.dev/command": f"{sys.executable} main.py",
-        "dapr.io/enabled": "true",
-        "dapr.io/app-id": "web",
-    }
-    apps.write("twin", TWIN, annotations=notes)
-    apps.cli("apply", "-f", "twin")
-
-    def told():
-        found = json.loads(apps.cli("get", "function", "twin", "-o", "json").out)
-        return [
-            (each["status"], each["message"])
-            for each in found.get("status", {}).get("conditions", ())
-            if each["type"] == "DaprAppReady"
-        ]
-
-    apps.until("its condition says it", told, timeout_s=30)
-    assert told() == [("False", "the app id web is that of the Function default/web")]
-    apps.cli("delete", "-f", "twin")

@@ -259,12 +259,17 @@ class DaprPlatform:
                 await function.replicas.close()
 
     async def sync(self, wanted: Iterable[Desired]) -> None:
-        """Make the whole set these."""
+        """Make the whole set these; of two with one app id the one that was the app before goes first."""
         listed = {desired.workload.key: desired for desired in wanted}
         for key in [key for key in self._desired if key not in listed]:
             await self.remove(*key.split("/", 1))
-        for desired in listed.values():
+        for desired in sorted(listed.values(), key=self._is_new):
             await self.apply(desired)
+
+    def _is_new(self, desired: Desired) -> bool:
+        if desired.dapr is None:
+            return True
+        return self._book.get(f"{desired.workload.namespace}/{desired.dapr.app_id}", desired.revision) is None
 
     def endpoints(self, key: str, instances: list[tuple[str, str]]) -> None:
         """Take over a function's instances, (id, control socket) each."""

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from pelton.cli.dapr_platform import DaprPlatform
 from pelton.clock import SystemClock
+from pelton.compat.dapr.callbacks import Learned
 from pelton.dataplane.event_traces import NO_TRACES
 from pelton.drivers.memory import MemoryBus
 from pelton.model.dapr_app import DaprApp, DaprPorts
@@ -88,15 +89,19 @@ async def test_app_without_the_configuration_that_it_names_is_not_served(tmp_pat
     assert not may_call(target, "friend")
 
 
+def two_of_an_id() -> tuple[Desired, Desired]:
+    one = app()
+    assert one.dapr is not None
+    free = replace(one.dapr, configuration="", ports=DaprPorts(http=0, grpc=0, inner=0, token="t"))
+    one = replace(one, dapr=free)
+    return one, replace(one, workload=replace(one.workload, name="copy", revision="copy-1"))
+
+
 async def test_second_function_of_an_app_id_says_whose_it_is_and_is_served_when_that_one_goes(
     tmp_path: Path,
 ) -> None:
     async with platform(tmp_path) as served:
-        first = app()
-        assert first.dapr is not None
-        free = replace(first.dapr, configuration="", ports=DaprPorts(http=0, grpc=0, inner=0, token="t"))
-        first = replace(first, dapr=free)
-        second = replace(first, workload=replace(first.workload, name="copy", revision="copy-1"))
+        first, second = two_of_an_id()
         await served.apply(first)
         await served.apply(second)
 
@@ -113,3 +118,13 @@ async def test_second_function_of_an_app_id_says_whose_it_is_and_is_served_when_
                 await asyncio.sleep(0.01)
         assert served._main.find("default/shop") is not None
         assert served._ids == {"default/shop": "default/copy"}
+
+
+async def test_function_that_was_the_app_is_it_again_after_a_restart(tmp_path: Path) -> None:
+    first, second = two_of_an_id()
+    platform(tmp_path)._book.put("default/shop", first.revision, Learned())
+
+    async with platform(tmp_path) as served:
+        await served.sync([second, first])
+
+        assert [each["function"] for each in served.unserved()] == ["copy"]

@@ -1248,14 +1248,24 @@ async def test_call_between_apps_goes_straight_and_fails_as_dapr_says():
             return await client.send(f"/v1.0/invoke/p/method/{path}", host="here:1", headers=headers)
 
         straight = await call("x?y=1")
-        refused = await call("x", [("dapr-api-token", "wrong"), ("dapr-callee-app-id", "forged")])
+        refused = [
+            await call("x", [("dapr-api-token", "wrong")]),
+            await client.send("/x", headers=[("dapr-app-id", "p")]),
+        ]
+        assert runtime.requests == []
+        origin = await call("x", [("origin", "http://page.test")])
+        other = await client.send("/v1.0/metadata", headers=[("dapr-callee-app-id", "forged")])
         dead, slow = await call("die"), await call("slow")
         servers[0].close()
         again = await call("x?y=2")
         await second.__aexit__()
         gone = await call("x")
 
-        assert (straight.body, refused.body, again.body) == (b"app", b"runtime", b"second try")
+        assert (straight.body, again.body) == (b"app", b"second try")
+        assert [(one.status, one.value("content-type"), one.body) for one in refused] == [
+            (401, "text/plain", b"invalid api token")
+        ] * 2
+        assert (origin.body, other.body) == (b"runtime", b"runtime")
         seen = program.requests[0]
         assert (seen.target, seen.value("host"), seen.value("dapr-api-token")) == (
             "/x?y=1",
@@ -1267,8 +1277,8 @@ async def test_call_between_apps_goes_straight_and_fails_as_dapr_says():
         assert seen.values("x-forwarded-for") == ["127.0.0.1"]
         assert seen.values("x-forwarded-host") == ["here:1"]
         assert seen.values("forwarded") == ["for=127.0.0.1;by=127.0.0.1;host=here:1"]
-        assert runtime.requests[0].target == "/v1.0/invoke/p/method/x"
-        assert runtime.requests[0].value("dapr-callee-app-id") is None
+        assert [one.target for one in runtime.requests] == ["/v1.0/invoke/p/method/x", "/v1.0/metadata"]
+        assert runtime.requests[1].value("dapr-callee-app-id") is None
         assert all(each.value("x-pelton-runtime") is None for each in (seen, runtime.requests[0]))
         assert second.requests[0].target == "/x?y=2"
         for answer, why in (

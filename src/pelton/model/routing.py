@@ -275,6 +275,7 @@ class Port:
         dapr: Whether it is the HTTP port of an app of Dapr.
         table: Name of its route table, which several ports may share; "" for one of its own name.
         headers: (name, value) of headers that every request has here, whatever the client sent.
+        token: What calls of other apps have to show as `dapr-api-token`; "" for nothing. Never logged.
     """
 
     name: str
@@ -285,6 +286,7 @@ class Port:
     dapr: bool = False
     table: str = ""
     headers: tuple[tuple[str, str], ...] = ()
+    token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

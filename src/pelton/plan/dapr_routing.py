@@ -1,7 +1,7 @@
 """Which ways the gateway has between apps of Dapr, so that their calls over HTTP pass no Python. Pure.
 
-The HTTP port of each app is a port of the gateway. A call of another app that shows the caller's token goes
-straight to that app; everything else, a wrong token included, goes to the runtime. So do calls that the
+The HTTP port of each app is a port of the gateway, which refuses calls of other apps without the caller's
+token. Such a call goes straight to the other app; everything else goes to the runtime. So do calls that the
 runtime has to judge or to carry out: to apps that speak gRPC, have a limit of calls or probes, or access
 rules about paths; under retries or a circuit breaker; and requests that only it answers as Dapr does
 (`_special`). Used by `cli/node_dapr.py`.
@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Final
 
 from pelton.model.dapr import DaprConfiguration
 from pelton.model.dapr_call import CalledApp, CallingApp, CallRules
 from pelton.model.desired import Desired
+from pelton.model.resiliency import Resiliency
 from pelton.model.routing import (
     Backend,
     Endpoint,
@@ -126,6 +128,7 @@ def app_ways(
                 host=caller.host,
                 dapr=True,
                 table=_table(caller),
+                token=caller.token,
                 headers=(
                     (_RUNTIME, runtime.key),
                     ("dapr-caller-app-id", caller.app_id),
@@ -146,14 +149,28 @@ def app_ways(
 
 
 def _table(caller: CallingApp) -> str:
-    """Return the name of an app's route table: of its own, or one for all with the same ways.
+    """Return the name of an app's route table, which it has in common with all that have the same ways.
 
-    Tables of their own grow with the square of the number of apps. What a request has to tell of its caller
-    it has from the port.
+    Tables of their own would grow with the square of the number of apps. What a request has to tell of its
+    caller it has from the port, which sees to the token as well.
     """
-    if caller.token or caller.rules != CallRules() or not caller.direct:
-        return caller.name
-    return f"dapr calls of {caller.namespace} up to {caller.body_limit_bytes} bytes"
+    name = f"dapr calls of {caller.namespace}"
+    if not caller.direct:
+        return f"{name} by the runtime"
+    held = (_policies_of(caller), _outside(caller))
+    rules = f" by {blake2b(repr(held).encode(), digest_size=8).hexdigest()}" if any(held) else ""
+    return f"{name} up to {caller.body_limit_bytes} bytes{rules}"
+
+
+def _policies_of(caller: CallingApp) -> tuple[Resiliency, ...]:
+    """Return what holds for an app; the same for all of which the same holds."""
+    held = (one for one in caller.rules.resiliencies if not one.scopes or caller.app_id in one.scopes)
+    return tuple(replace(one, scopes=()) for one in held)
+
+
+def _outside(caller: CallingApp) -> tuple[str, ...]:
+    """Return names that are addresses outside before they are apps."""
+    return tuple(sorted({endpoint.name for endpoint in caller.rules.endpoints}))
 
 
 def _rules(sharing: Sequence[CallingApp], targets: Sequence[CalledApp]) -> list[Rule]:
@@ -161,8 +178,7 @@ def _rules(sharing: Sequence[CallingApp], targets: Sequence[CalledApp]) -> list[
     ways: list[Rule] = []
     one = sharing[0]
     if one.direct:
-        policies = Policies(one.rules.resiliencies, one.app_id)
-        outside = {endpoint.name for endpoint in one.rules.endpoints}
+        policies, outside = Policies(_policies_of(one), one.app_id), _outside(one)
         for target in targets:
             policy = policies.app(target.app_id)
             if policy.retry is not None or policy.breaker is not None:
@@ -205,18 +221,16 @@ def _long(limit: int) -> str:
 
 
 def _calls(
-    sharing: Sequence[CallingApp], target: CalledApp, *, timeout_s: float | None, outside: set[str]
+    sharing: Sequence[CallingApp], target: CalledApp, *, timeout_s: float | None, outside: Sequence[str]
 ) -> list[Rule]:
     """Return how apps call another one: by the path, and by the header `dapr-app-id`."""
-    one = sharing[0]
-    mine, theirs = one.namespace, target.namespace
+    mine, theirs = sharing[0].namespace, target.namespace
     names = [f"{target.app_id}.{theirs}", *([target.app_id] if mine == theirs else [])]
     names = [name for name in names if name not in outside]
-    token = (FieldMatch(name="dapr-api-token", value=one.token),) if one.token else ()
-    conditions = [token]
+    conditions: list[tuple[FieldMatch, ...]] = [()]
     if target.access is not None:
         conditions = [
-            (*token, FieldMatch(name="dapr-caller-app-id", value=app_id))
+            (FieldMatch(name="dapr-caller-app-id", value=app_id),)
             for app_id in sorted({caller.app_id for caller in sharing})
             if allows_all(target.access, caller=app_id, namespace=mine)
         ]

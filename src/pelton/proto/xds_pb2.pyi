@@ -433,14 +433,16 @@ class RouteMatch(_message.Message):
     def __init__(self, prefix: _Optional[str] = ..., path: _Optional[str] = ..., headers: _Optional[_Iterable[_Union[HeaderMatcher, _Mapping]]] = ..., query_parameters: _Optional[_Iterable[_Union[QueryParameterMatcher, _Mapping]]] = ..., safe_regex: _Optional[_Union[RegexMatcher, _Mapping]] = ..., path_separated_prefix: _Optional[str] = ...) -> None: ...
 
 class HeaderMatcher(_message.Message):
-    __slots__ = ("name", "present_match", "string_match")
+    __slots__ = ("name", "present_match", "invert_match", "string_match")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PRESENT_MATCH_FIELD_NUMBER: _ClassVar[int]
+    INVERT_MATCH_FIELD_NUMBER: _ClassVar[int]
     STRING_MATCH_FIELD_NUMBER: _ClassVar[int]
     name: str
     present_match: bool
+    invert_match: bool
     string_match: StringMatcher
-    def __init__(self, name: _Optional[str] = ..., present_match: _Optional[bool] = ..., string_match: _Optional[_Union[StringMatcher, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., present_match: _Optional[bool] = ..., invert_match: _Optional[bool] = ..., string_match: _Optional[_Union[StringMatcher, _Mapping]] = ...) -> None: ...
 
 class QueryParameterMatcher(_message.Message):
     __slots__ = ("name", "string_match")
@@ -823,6 +825,54 @@ class UuidRequestIdConfig(_message.Message):
     pack_trace_reason: _wrappers_pb2.BoolValue
     use_request_id_for_trace_sampling: _wrappers_pb2.BoolValue
     def __init__(self, pack_trace_reason: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., use_request_id_for_trace_sampling: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ...) -> None: ...
+
+class Rbac(_message.Message):
+    __slots__ = ("rules",)
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    rules: RbacRules
+    def __init__(self, rules: _Optional[_Union[RbacRules, _Mapping]] = ...) -> None: ...
+
+class RbacRules(_message.Message):
+    __slots__ = ("action", "policies")
+    class PoliciesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: RbacPolicy
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[RbacPolicy, _Mapping]] = ...) -> None: ...
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    action: int
+    policies: _containers.MessageMap[str, RbacPolicy]
+    def __init__(self, action: _Optional[int] = ..., policies: _Optional[_Mapping[str, RbacPolicy]] = ...) -> None: ...
+
+class RbacPolicy(_message.Message):
+    __slots__ = ("permissions", "principals")
+    PERMISSIONS_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPALS_FIELD_NUMBER: _ClassVar[int]
+    permissions: _containers.RepeatedCompositeFieldContainer[RbacPermission]
+    principals: _containers.RepeatedCompositeFieldContainer[RbacPrincipal]
+    def __init__(self, permissions: _Optional[_Iterable[_Union[RbacPermission, _Mapping]]] = ..., principals: _Optional[_Iterable[_Union[RbacPrincipal, _Mapping]]] = ...) -> None: ...
+
+class RbacPermission(_message.Message):
+    __slots__ = ("and_rules", "header")
+    class Set(_message.Message):
+        __slots__ = ("rules",)
+        RULES_FIELD_NUMBER: _ClassVar[int]
+        rules: _containers.RepeatedCompositeFieldContainer[RbacPermission]
+        def __init__(self, rules: _Optional[_Iterable[_Union[RbacPermission, _Mapping]]] = ...) -> None: ...
+    AND_RULES_FIELD_NUMBER: _ClassVar[int]
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    and_rules: RbacPermission.Set
+    header: HeaderMatcher
+    def __init__(self, and_rules: _Optional[_Union[RbacPermission.Set, _Mapping]] = ..., header: _Optional[_Union[HeaderMatcher, _Mapping]] = ...) -> None: ...
+
+class RbacPrincipal(_message.Message):
+    __slots__ = ("any",)
+    ANY_FIELD_NUMBER: _ClassVar[int]
+    any: bool
+    def __init__(self, any: _Optional[bool] = ...) -> None: ...
 
 class EarlyHeaderMutation(_message.Message):
     __slots__ = ("mutations",)

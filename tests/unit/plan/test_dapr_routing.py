@@ -49,9 +49,13 @@ def app(name: str, number: int, *, namespace: str = "default", h2c: bool = False
 
 
 def decided(port: str, ways: Any, path: str, headers: dict[str, str]) -> tuple[str, Any]:
-    """Return the cluster that a request at a port goes to, and the rule."""
+    """Return the cluster that a request at a port goes to, and the rule; "" where the port refuses it."""
     routes, _, ports = ways
     (listens,) = (one for one in ports if one.name == port)
+    is_call = path.startswith("/v1.0/invoke/") or "dapr_app_id" in headers
+    shown = headers.get("dapr_api_token") == listens.token or "origin" in headers
+    if listens.token and is_call and not shown:
+        return "", None
     table = RouteTable(listens.table, listed=False)
     for route in routes:
         table.set(f"HTTPRoute {route.key}", entries_of(route, listens.table))
@@ -100,12 +104,22 @@ def test_app_ways_call_by_header_goes_straight_and_keeps_its_path() -> None:
     [
         ("/v1.0/invoke/b-app/method/x", {}),
         ("/v1.0/invoke/b-app/method/x", {"dapr_api_token": "token-b"}),
+        ("/x", {"dapr_api_token": "token-b", "dapr_app_id": "b-app"}),
+    ],
+)
+def test_app_ways_call_without_the_token_is_refused_at_the_port(path: str, headers: dict[str, Any]) -> None:
+    assert way(PAIR, path, **headers)[0] == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
         ("/v1.0/invoke/nobody/method/x", {"dapr_api_token": "token-a"}),
         ("/v1.0/invoke/b-app.other/method/x", {"dapr_api_token": "token-a"}),
         ("/v1.0/invoke/b-app/methods", {"dapr_api_token": "token-a"}),
         ("/v1.0/state/s/k", {"dapr_api_token": "token-a", "dapr_app_id": "b-app"}),
         ("/v1.0-alpha1/lock/s", {"dapr_api_token": "token-a", "dapr_app_id": "b-app"}),
-        ("/x", {"dapr_api_token": "token-b", "dapr_app_id": "b-app"}),
+        ("/v1.0/state/s/k", {"dapr_api_token": "token-b"}),
         ("/", {}),
     ],
 )
@@ -277,7 +291,7 @@ def test_app_ways_program_without_a_token_calls_straight(name: str) -> None:
 def test_app_ways_program_with_a_token_has_to_show_it() -> None:
     caller = replace(CALLER, token="secret")
 
-    assert call("/v1.0/invoke/p/method/x", caller) == OF_PROGRAM
+    assert call("/v1.0/invoke/p/method/x", caller) == ""
     assert call("/v1.0/invoke/p/method/x", caller, dapr_api_token="secret") == PROGRAM.key
 
 
@@ -312,15 +326,31 @@ def test_app_ways_of_two_apps_with_one_name_the_first_counts() -> None:
 
 def test_app_ways_programs_share_a_table_and_each_has_its_own_runtime() -> None:
     other = replace(CALLER, name="dapr run default/c 103", app_id="c", port=103, inner=104)
-    apart = [replace(other, name="t", token="x"), replace(other, name="n", namespace="other")]
-    ways = app_ways([CALLER, other, *apart], [PROGRAM])
+    with_token = replace(other, name="t", token="x")
+    apart = [replace(other, name="n", namespace="other"), replace(other, name="l", body_limit_bytes=10)]
+    ways = app_ways([CALLER, other, with_token, *apart], [PROGRAM])
 
     assert len(ways[0]) == 3
-    for one in (CALLER, other):
-        assert decided(one.name, ways, "/v1.0/invoke/p/method/x", {})[0] == PROGRAM.key
+    for one in (CALLER, other, with_token):
+        shown = {"dapr_api_token": one.token}
+        assert decided(one.name, ways, "/v1.0/invoke/p/method/x", shown)[0] == PROGRAM.key
         assert decided(one.name, ways, "/v1.0/state/s/k", {})[0] == f"Service {one.name}"
         (port,) = (each for each in ways[2] if each.name == one.name)
         assert dict(port.headers)["dapr-caller-app-id"] == one.app_id
+
+
+def test_app_ways_policies_that_hold_for_some_apps_part_the_tables() -> None:
+    policies = Resiliency(
+        name="r", namespace="default", retries={"DefaultAppRetryPolicy": RetryPolicy()}, scopes=("a", "c")
+    )
+    callers = [
+        replace(CALLER, name=name, app_id=name, rules=CallRules(resiliencies=(policies,))) for name in "abc"
+    ]
+    ways = app_ways(callers, [PROGRAM])
+
+    assert len(ways[0]) == 2
+    found = {name: decided(name, ways, "/v1.0/invoke/p/method/x", {})[0] for name in "abc"}
+    assert found == {"a": "Service a", "b": PROGRAM.key, "c": "Service c"}
 
 
 def test_app_ways_access_of_those_who_share_a_table_is_judged_for_each() -> None:

@@ -489,6 +489,7 @@ class Gateway:
                 certificates=(),
                 dapr=port.dapr,
                 headers=port.headers,
+                token=port.token,
             )
             own = base.certificates if fixed is not None else ()
             hosts = {one.hosts for one in port.certificates}

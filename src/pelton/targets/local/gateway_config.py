@@ -67,6 +67,7 @@ TYPE_URL: Final[Mapping[type[Message], str]] = {
     xds.PreviousPrioritiesConfig: (
         f"{_EXTENSIONS}retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
     ),
+    xds.Rbac: f"{_EXTENSIONS}filters.http.rbac.v3.RBAC",
     xds.Router: f"{_EXTENSIONS}filters.http.router.v3.Router",
     xds.TlsInspector: f"{_EXTENSIONS}filters.listener.tls_inspector.v3.TlsInspector",
     xds.UpstreamHttpOptions: f"{_EXTENSIONS}upstreams.http.v3.HttpProtocolOptions",

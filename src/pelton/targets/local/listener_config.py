@@ -128,6 +128,7 @@ class Listener:
         dapr: Whether it is the HTTP port of an app of Dapr: a call of another app that fails is answered as
             Dapr does.
         headers: (name, value) of headers that every request has before its route is chosen.
+        token: What calls of other apps have to show as `dapr-api-token`; "" for nothing. Never logged.
     """
 
     host: str
@@ -141,6 +142,7 @@ class Listener:
     reuse_port: bool = False
     dapr: bool = False
     headers: tuple[tuple[str, str], ...] = ()
+    token: str = field(default="", repr=False)
 
     @property
     def loopback(self) -> bool:
@@ -225,13 +227,14 @@ def _connection_manager(wanted: Listener) -> xds.HttpConnectionManager:
         stat_prefix="gateway",
         rds=xds.Rds(config_source=ads(), route_config_name=wanted.routes),
         http_filters=[
+            *([_token_check(wanted.token)] if wanted.token else []),
             xds.HttpFilter(
                 name="envoy.filters.http.router",
                 # dynamic_stats would count per status code and cluster, into statistics that are not kept.
                 typed_config=packed(
                     xds.Router(dynamic_stats=BoolValue(value=False), suppress_envoy_headers=True)
                 ),
-            )
+            ),
         ],
         http_protocol_options=xds.Http1ProtocolOptions(
             accept_http_10=True, default_host_for_http_10="localhost"
@@ -322,7 +325,7 @@ def _access_log(wanted: Listener) -> xds.AccessLog:
 
 def _local_replies(*, dapr: bool) -> xds.LocalReplyConfig:
     """Envoy's own answers in Pelton's statuses and words: a dead worker is 502, nobody there 503."""
-    mappers = [_failed_call(flag, FLAGS[flag][1]) for flag in _NO_ANSWER] if dapr else []
+    mappers = [_bad_token(), *(_failed_call(flag, FLAGS[flag][1]) for flag in _NO_ANSWER)] if dapr else []
     for flag, (status, text) in FLAGS.items():
         added = {REASON_HEADER: text, **({"retry-after": "1"} if status == 503 else {})}
         mapper = xds.ResponseMapper(
@@ -357,6 +360,54 @@ def _failed_call(flag: str, text: str) -> xds.ResponseMapper:
         status_code=UInt32Value(value=500),
         body_format_override=xds.SubstitutionFormatString(json_format=body, content_type="application/json"),
         headers_to_add=header_options({REASON_HEADER: text}),
+    )
+
+
+def _token_check(token: str) -> xds.HttpFilter:
+    """Let calls of other apps pass with the token only; everything else is for the runtime to judge.
+
+    So are requests with an origin, whose refusal a browser has to be able to read.
+    """
+
+    def has(name: str, *, value: str = "", pattern: str = "", no: bool = False) -> xds.RbacPermission:
+        wanted = xds.HeaderMatcher(name=name, invert_match=no)
+        if pattern:
+            wanted.string_match.safe_regex.regex = pattern
+        elif value:
+            wanted.string_match.exact = value
+        else:
+            wanted.present_match = True
+        return xds.RbacPermission(header=wanted)
+
+    no_call = xds.RbacPermission.Set(
+        rules=[has(":path", pattern=r"/v1\.0/invoke/.*", no=True), has("dapr-app-id", no=True)]
+    )
+    policy = xds.RbacPolicy(
+        permissions=[
+            has("dapr-api-token", value=token),
+            has("origin"),
+            xds.RbacPermission(and_rules=no_call),
+        ],
+        principals=[xds.RbacPrincipal(any=True)],
+    )
+    return xds.HttpFilter(
+        name="envoy.filters.http.rbac",
+        typed_config=packed(xds.Rbac(rules=xds.RbacRules(policies={"token": policy}))),
+    )
+
+
+def _bad_token() -> xds.ResponseMapper:
+    """The answer to a call without the token, in Dapr's words; Envoy itself says 403 for nothing else."""
+    refused = xds.ComparisonFilter(
+        value=xds.RuntimeUInt32(default_value=403, runtime_key="pelton.dapr.status")
+    )
+    return xds.ResponseMapper(
+        filter=xds.AccessLogFilter(
+            status_code_filter=xds.AccessLogFilter.StatusCodeFilter(comparison=refused)
+        ),
+        status_code=UInt32Value(value=401),
+        body=xds.DataSource(inline_string="invalid api token"),
+        headers_to_add=header_options({REASON_HEADER: "the call does not show the token of its app"}),
     )
 
 

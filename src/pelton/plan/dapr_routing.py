@@ -10,6 +10,7 @@ Source: contracts, Dapr runtime, sections 6 and 8, and Dapr HTTP, sections 1 and
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
@@ -60,12 +61,15 @@ def function_apps(
     """
     callers, called = [], []
     configurations = {(one.namespace, one.name): one for one in rules.configurations}
+    functions = list(functions)
+    # Of several with one app id the runtime serves one, and knows which.
+    holders = Counter((one.workload.namespace, one.dapr.app_id) for one in functions if one.dapr is not None)
     for function in functions:
         app, route, key = function.dapr, function.route, function.workload.key
         if app is None:
             continue
         namespace = function.workload.namespace
-        here = ("", namespace)
+        here, alone = ("", namespace), holders[namespace, app.app_id] == 1
         # Without the Configuration that it names an app is not served, and nobody may call it.
         configuration = (
             configurations.get((namespace, app.configuration)) if app.configuration else DaprConfiguration()
@@ -80,14 +84,14 @@ def function_apps(
                     inner=app.ports.inner,
                     token=app.ports.token,
                     body_limit_bytes=app.body_limit_bytes,
-                    direct=configuration is not None and configuration.serves("invoke", "http"),
+                    direct=alone and configuration is not None and configuration.serves("invoke", "http"),
                     rules=CallRules(
                         resiliencies=tuple(one for one in rules.resiliencies if one.namespace in here),
                         endpoints=tuple(one for one in rules.endpoints if one.namespace in here),
                     ),
                 )
             )
-        if configuration is None or app.max_concurrency > 0 or app.health_path:
+        if not alone or configuration is None or app.max_concurrency > 0 or app.health_path:
             continue
         if route is None or route.h2c or app.protocol == "grpc":
             continue

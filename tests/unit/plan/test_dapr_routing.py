@@ -339,6 +339,15 @@ def test_app_ways_programs_share_a_table_and_each_has_its_own_runtime() -> None:
         assert dict(port.headers)["dapr-caller-app-id"] == one.app_id
 
 
+def test_app_ways_of_functions_with_one_app_id_the_runtime_knows_which_it_is() -> None:
+    twin = replace(app("b", 300), workload=app("c", 300).workload, route=app("c", 300).route)
+    apps = [*PAIR, twin]
+
+    assert way(apps, CALL, dapr_api_token="token-a")[0] == RUNTIME
+    found = way(apps, "/v1.0/invoke/a-app/method/x", caller="b", dapr_api_token="token-b")
+    assert found[0] == "Service dapr default/b"
+
+
 def test_app_ways_policies_that_hold_for_some_apps_part_the_tables() -> None:
     policies = Resiliency(
         name="r", namespace="default", retries={"DefaultAppRetryPolicy": RetryPolicy()}, scopes=("a", "c")

@@ -4,16 +4,17 @@
 """
 
 import asyncio
+import json
+import os
 import resource
 
-import asyncpg
 import pytest
 from redis.asyncio import Redis
 
 from pelton.clock import SystemClock
 from pelton.drivers.kafka import KafkaBus
 from pelton.drivers.local_storage import LocalStorageBinding
-from pelton.drivers.postgresql import PostgreSqlStates
+from pelton.drivers.postgresql import PostgreSqlBinding, PostgreSqlStates
 from pelton.drivers.rabbitmq import RabbitMqBus
 from pelton.drivers.redis import RedisBus, RedisStates
 from pelton.drivers.state_sqlite import SqliteStates
@@ -21,8 +22,15 @@ from pelton.errors import ComponentError, DeliveryError
 from pelton.model.desired import Component
 from pelton.ports import Message
 from tests.contract.bus import take, texts
-from tests.contract.disk import full
+from tests.contract.disk import full, mounted
 from tests.contract.state import save, value
+
+
+@pytest.fixture
+def small_disk():
+    """Room for a database, and not for much in it."""
+    with mounted(96) as disk:
+        yield disk
 
 
 async def test_file_that_finds_no_room_is_an_error_and_leaves_nothing(tmp_path):
@@ -82,38 +90,57 @@ async def test_redis_without_room_refuses_and_takes_again_when_there_is_some(own
 
 
 @pytest.mark.connected
-async def test_postgresql_without_room_refuses_and_takes_again_when_there_is_some(postgresql):
-    """The server raises what it raises for ENOSPC (class 53) when the table is about to grow."""
-    component = Component(
-        namespace="a",
-        name="b",
-        type="state.postgresql",
-        version="v1",
-        metadata={"connectionString": postgresql.url, "tableName": "crowded"},
+async def test_postgresql_on_a_full_disk_refuses_ends_and_goes_on_with_all_that_it_took(
+    small_disk, own_server
+):
+    """First no table can grow, then its log finds no room, at which the server ends itself."""
+    server = own_server("postgresql", disk=small_disk.path)
+    metadata = {"connectionString": server.url, "timeout": "10s"}
+    store = PostgreSqlStates(
+        Component(namespace="a", name="b", type="state.postgresql", version="v1", metadata=metadata),
+        clock=SystemClock(),
     )
-    store = PostgreSqlStates(component, clock=SystemClock())
-    connection = await asyncpg.connect(postgresql.url)
-    try:
-        await store.write([save("a", b'"before"')])
-        await connection.execute(
-            "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-            "RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; "
-            "END $$; "
-            "CREATE TRIGGER no_room BEFORE INSERT OR UPDATE ON crowded "
-            "FOR EACH ROW EXECUTE FUNCTION no_room()"
-        )
-        with pytest.raises(ComponentError, match="No space left"):
-            await store.write([save("a", b'"after"'), save("b", b"1")])
-        assert await value(store, "a") == b'"before"'
-        assert await value(store, "b") is None
+    binding = PostgreSqlBinding(
+        Component(namespace="a", name="c", type="bindings.postgresql", metadata=metadata)
+    )
+    insert = {"sql": "INSERT INTO orders VALUES ($1)"}
+    await binding.invoke("exec", b"", {"sql": "CREATE TABLE orders (item text)"})
+    await store.write([save("a", b'"before"')])
+    await binding.invoke("exec", b"", {**insert, "params": '["before"]'})
 
-        await connection.execute("DROP TRIGGER no_room ON crowded")
-        await store.write([save("a", b'"after"'), save("b", b"1")])
-        assert await value(store, "a") == b'"after"'
-    finally:
-        await connection.execute("DROP TABLE IF EXISTS crowded; DROP FUNCTION IF EXISTS no_room")
-        await connection.close()
-        await store.close()
+    small_disk.fill()
+    noise = os.urandom(1_000_000).hex()  # nothing that can be compressed
+    with pytest.raises(ComponentError, match="No space left"):
+        await store.write([save("a", b'"%s"' % noise.encode()), save("b", b"1")])
+    with pytest.raises(DeliveryError, match="No space left") as caught:
+        await binding.invoke("exec", b"", {**insert, "params": f'["{noise}"]'})
+    assert caught.value.retriable
+    assert await value(store, "a") == b'"before"'
+    assert await value(store, "b") is None
+
+    taken = 0
+    with pytest.raises((ComponentError, DeliveryError), match=r"not reached|refused|No space left"):
+        for taken in range(1000):
+            await store.write([save("c", b"%d" % taken)])
+            await binding.invoke("exec", b"", {"sql": "SELECT pg_switch_wal()"})
+    async with asyncio.timeout(20):
+        while server.process.poll() is None:
+            await asyncio.sleep(0.05)
+    with pytest.raises(ComponentError, match="not reached"):
+        await store.get(["c"])
+
+    small_disk.free()
+    await asyncio.to_thread(server.start)
+    assert await value(store, "a") == b'"before"'
+    # Of the last change nobody has said whether it was made.
+    assert int(await value(store, "c")) in (taken - 1, taken)
+    await store.write([save("a", b'"after"'), save("b", b"1")])
+    await binding.invoke("exec", b"", {**insert, "params": '["after"]'})
+    found = await binding.invoke("query", b"", {"sql": "SELECT item FROM orders"})
+    assert json.loads(found.data) == [["before"], ["after"]]
+    assert await value(store, "a") == b'"after"'
+    await binding.close()
+    await store.close()
 
 
 @pytest.mark.connected

@@ -1,7 +1,7 @@
-"""Kafka in KRaft mode: one node, broker and controller, from jars that `scripts/services` fetched.
+"""Kafka in KRaft mode from jars that `scripts/services` fetched: a node that is broker and controller.
 
-`SASL_USER` and `SASL_PASSWORD` are accepted by SCRAM and PLAIN on the second listener, TLS on the third when
-a certificate is given.
+Further brokers may join it. `SASL_USER` and `SASL_PASSWORD` are accepted by SCRAM and PLAIN on the second
+listener, TLS on the third when a certificate is given.
 """
 
 from __future__ import annotations
@@ -34,15 +34,29 @@ class Kafka(Server):
         directory: See `Server`.
         keystore: PEM file with key and certificate for the TLS listener; None for no such listener.
         settings: Further broker settings.
+        joins: A started node: this one becomes a further broker of its cluster, and may be killed while
+            the controller there goes on. None makes a cluster of its own.
     """
 
     name = "kafka"
 
     def __init__(
-        self, directory: Path, *, keystore: Path | None = None, settings: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        *,
+        keystore: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+        joins: Kafka | None = None,
     ) -> None:
         super().__init__(directory)
         self._controller, self._sasl, self._tls = free_port(), free_port(), free_port()
+        self._joins = joins
+        self._cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        self._brokers = 1
+        self.node = 1
+        if joins is not None:
+            joins._brokers += 1
+            self.node, self._cluster, self._controller = joins._brokers, joins._cluster, joins._controller
         self._keystore = keystore
         self._settings = dict(settings or {})
 
@@ -70,13 +84,12 @@ class Kafka(Server):
         properties.write_text(lines + "\n")
         if (self.directory / "data").exists():
             return
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         scram = [
             part
             for kind in ("SCRAM-SHA-256", "SCRAM-SHA-512")
             for part in ("-S", f"{kind}=[name={SASL_USER},password={SASL_PASSWORD}]")
         ]
-        words = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties), *scram]
+        words = ["kafka.tools.StorageTool", "format", "-t", self._cluster, "-c", str(properties), *scram]
         done = subprocess.run(
             [*self._java(128), *words], check=False, capture_output=True, text=True, cwd=self.directory
         )
@@ -97,7 +110,6 @@ class Kafka(Server):
         listeners = {
             "PLAINTEXT": (self.port, "PLAINTEXT"),
             "SASL": (self._sasl, "SASL_PLAINTEXT"),
-            "CONTROLLER": (self._controller, "PLAINTEXT"),
         }
         tls: dict[str, str] = {}
         if self._keystore is not None:
@@ -109,13 +121,15 @@ class Kafka(Server):
         plain = "org.apache.kafka.common.security.plain.PlainLoginModule"
         scram = "org.apache.kafka.common.security.scram.ScramLoginModule"
         user = f'user_{SASL_USER}="{SASL_PASSWORD}"'
-        outside = [name for name in listeners if name != "CONTROLLER"]
+        outside = ",".join(f"{name}://{HOST}:{port}" for name, (port, _) in listeners.items())
+        controller = f"CONTROLLER://{HOST}:{self._controller}"
+        listeners["CONTROLLER"] = (self._controller, "PLAINTEXT")
         return {
-            "process.roles": "broker,controller",
-            "node.id": "1",
+            "process.roles": "broker,controller" if self._joins is None else "broker",
+            "node.id": str(self.node),
             "controller.quorum.voters": f"1@{HOST}:{self._controller}",
-            "listeners": ",".join(f"{name}://{HOST}:{port}" for name, (port, _) in listeners.items()),
-            "advertised.listeners": ",".join(f"{name}://{HOST}:{listeners[name][0]}" for name in outside),
+            "listeners": f"{outside},{controller}" if self._joins is None else outside,
+            "advertised.listeners": outside,
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",
             "listener.security.protocol.map": ",".join(

@@ -12,7 +12,7 @@ from pelton.errors import ComponentError, DeliveryError
 from pelton.model.desired import Component
 from pelton.ports import Message
 from tests.contract.bus import BusContract, fill, settled, take, texts
-from tests.services.kafka import SASL_PASSWORD, SASL_USER
+from tests.services.kafka import QUICK, SASL_PASSWORD, SASL_USER
 
 pytestmark = pytest.mark.connected
 
@@ -204,6 +204,52 @@ async def test_second_member_takes_partitions_over_after_what_is_in_hand(real, k
     assert len(numbers) == 40
 
 
+async def test_partition_that_was_paused_when_it_was_revoked_is_read_on_when_it_is_given_back(
+    bus, kafka, monkeypatch
+):
+    """Without the look for what is not fetched, which would hide a partition that stays paused."""
+    monkeypatch.setattr("pelton.drivers.kafka.consumer._STALL_S", 1e9)
+    metadata = {"brokers": kafka.address, **PLAIN, "heartbeatInterval": "500ms"}
+    topic, group = bus.prefix + "full", bus.prefix + "g"
+    seen: set[str] = set()
+    hold = asyncio.Event()
+    await bus.real.create_topic(topic, partitions=2, replicas=1, config={})
+    for number in range(40):
+        await bus.real.publish(
+            Message(topic=topic, data=b"%d" % number, metadata={"partitionNumber": str(number % 2)})
+        )
+
+    async def consume(member):
+        async for batch in member.subscribe(topic, consumer=group, max_in_flight=4, options={}):
+            await hold.wait()
+            for delivery in batch:
+                if delivery.lost:
+                    await delivery.nak(0)
+                else:
+                    seen.add(delivery.message.data.decode())
+                    await delivery.ack()
+
+    async with KafkaBus(metadata) as first, KafkaBus(metadata) as second, asyncio.timeout(30):
+        one = asyncio.create_task(consume(first))
+        while not (first._active.get((topic, group)) and first._active[topic, group]._paused):
+            await asyncio.sleep(0.02)
+        two = asyncio.create_task(consume(second))
+        while not first._active[topic, group]._leaving:
+            await asyncio.sleep(0.01)
+        kafka.pause()  # so that it is not given back before there is room
+        try:
+            hold.set()
+            while first._active[topic, group]._paused:
+                await asyncio.sleep(0.01)
+        finally:
+            kafka.resume()
+        while len(seen) < 40:
+            await asyncio.sleep(0.02)
+        for task in (one, two):
+            task.cancel()
+        await asyncio.gather(one, two, return_exceptions=True)
+
+
 async def test_drained_subscription_still_takes_acks(bus):
     await fill(bus, "drain", 3)
     held = await take(bus, "drain", 3, finish=False)
@@ -324,7 +370,7 @@ async def test_topic_that_vanished_for_good_is_told_of(own_server):
 
 @pytest.mark.timeout(90)
 async def test_broker_killed_in_the_middle_loses_nothing_and_may_be_away_at_the_start(own_server):
-    server = own_server("kafka")
+    server = own_server("kafka", settings=QUICK)
     async with KafkaBus({"brokers": server.address, **PLAIN}) as real, asyncio.timeout(80):
         bus = _Scoped(real)
         await fill(bus, "orders", 3)
@@ -366,7 +412,7 @@ async def test_broker_killed_in_the_middle_loses_nothing_and_may_be_away_at_the_
 @pytest.mark.long
 @pytest.mark.timeout(150)
 async def test_what_was_finished_before_the_broker_died_does_not_come_again(own_server):
-    server = own_server("kafka")
+    server = own_server("kafka", settings=QUICK)
     seen: list[str] = []
     held: list[Any] = []
     metadata = {"brokers": server.address, **PLAIN, "sessionTimeout": "6s"}

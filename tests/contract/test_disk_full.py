@@ -24,6 +24,7 @@ from pelton.ports import Message
 from tests.contract.bus import take, texts
 from tests.contract.disk import full, mounted
 from tests.contract.state import save, value
+from tests.services.kafka import QUICK
 
 
 @pytest.fixture
@@ -175,7 +176,7 @@ async def test_rabbitmq_without_room_is_an_error_in_time_and_takes_again_when_th
 @pytest.mark.timeout(90)
 async def test_kafka_without_room_ends_and_goes_on_with_all_that_was_stored(own_server):
     """A broker whose only log directory fails ends itself; publishers wait for the next one."""
-    server = own_server("kafka")
+    server = own_server("kafka", settings=QUICK)
     metadata = {"brokers": server.address, "authType": "none", "initialOffset": "oldest"}
     async with KafkaBus(metadata) as bus, asyncio.timeout(80):
         await bus.create_topic("orders", partitions=1, replicas=1, config={})

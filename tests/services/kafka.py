@@ -13,12 +13,16 @@ import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from tests.services.server import HOST, NotReadyError, Server, free_port, program
 
-__all__ = ["SASL_PASSWORD", "SASL_USER", "Kafka", "jars"]
+__all__ = ["QUICK", "SASL_PASSWORD", "SASL_USER", "Kafka", "jars"]
 
 SASL_USER, SASL_PASSWORD = "ann", "s3cret"
+
+QUICK: Final[Mapping[str, str]] = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
+"""Settings for brokers that are killed: noticed after 3 s, not 9; before that, none is let in again."""
 
 
 def jars() -> Path:

@@ -610,7 +610,9 @@ class Consumption:
     def _check_stall(self, consumer: Consumer) -> None:
         """Give this member up when the broker has records that the library does not fetch.
 
-        Seen after a broker's restart. The same place twice is no stall: what is there are markers.
+        No way is known that leads here: a partition that stayed paused from one assignment to the next did
+        (see `_on_assign`). The library's own tracker has open reports of partitions that nobody fetches after
+        leaders changed, so the look stays. The same place twice is no stall: what is there are markers.
         """
         for topic, partition in list(self._lanes):
             lane = self._lanes.get((topic, partition))
@@ -745,8 +747,10 @@ class Consumption:
                 consumer.commit(offsets=fresh, asynchronous=False)
             except KafkaException as exc:
                 _log.warning("%s: the beginning of %s is not stored: %s", self._where, self._group, exc)
-        if self._paused and found:
-            consumer.pause(found)
+        if found:
+            # The library keeps a partition paused from one assignment to the next, and one that was revoked
+            # meanwhile is not reached by `_pause`: without the resume it would never be fetched again.
+            (consumer.pause if self._paused else consumer.resume)(found)
         self._on_loop(self._joined, [(each.topic, each.partition, each.offset) for each in found])
 
     def _committed(self, consumer: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
 
 from pelton import errors
@@ -38,10 +38,17 @@ _ANSWER_S: Final = 5.0
 _OFFSETS_S: Final = 30.0
 _NOTED: Final = 10_000
 _CHECK_S: Final = 2.0
+_LEADER_S: Final = 0.5
+_DOUBT_S: Final = 60.0
+"""How long after an error leaders are looked at: a broker that died leads its partitions until its cluster
+has noticed, and the library does not repeat what it said within 30 s."""
 _LOOK_S: Final = 0.1
 _PAUSED_LOOK_S: Final = 2.0
 _STALL_S: Final = 5.0
 _GONE: Final = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID)
+_AWAY: Final = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE)
+_NAMED: Final = 5
+"""Partitions that a sentence names."""
 
 _log = get(__name__)
 
@@ -238,6 +245,13 @@ class Consumption:
         self._consumer: Consumer | None = None
         self._existing: set[tuple[str, int]] = set()
         self._paused = False
+        self._doubted_until = 0.0
+        # Whether a broker was not reached, and not all who lead partitions have answered since.
+        self._away = False
+        self._leaderless: set[tuple[str, int]] = set()
+        # Held since (epoch milliseconds), and paused until it has a leader: only that knows where a group
+        # without offsets begins.
+        self._unbegun: dict[tuple[str, int], int] = {}
         self.trouble = ""
         self._thread = threading.Thread(target=self._run, name=f"kafka-{group}", daemon=True)
 
@@ -559,7 +573,7 @@ class Consumption:
         while not self._stop.is_set():
             now = time.monotonic()
             self._store(consumer)
-            if self.trouble and now - checked > _CHECK_S:
+            if (self.trouble or self._unbegun or now < self._doubted_until) and now - checked > _CHECK_S:
                 checked = now
                 self._recheck(consumer)
             if now - looked > (_PAUSED_LOOK_S if self._paused else _LOOK_S):
@@ -616,7 +630,7 @@ class Consumption:
         """
         for topic, partition in list(self._lanes):
             lane = self._lanes.get((topic, partition))
-            if lane is None or lane.open or lane.position < 0:
+            if lane is None or lane.open or lane.position < 0 or (topic, partition) in self._leaderless:
                 continue
             try:
                 found = cast(
@@ -653,13 +667,12 @@ class Consumption:
             elif error.code() != KafkaError._PARTITION_EOF:
                 self._on_error(error)
         if good:
-            self.trouble = ""
             self._fetched += len(good)
             self._on_loop(self._arrive, good)
 
     def _look_at_ends(self, consumer: Consumer) -> None:
         """Note the partitions' ends: from the last fetch, from the broker where nothing is fetched."""
-        for topic, partition in list(self._lanes):
+        for topic, partition in self._lanes.keys() - self._leaderless:
             try:
                 # None when the broker does not answer in time, which the library's types leave out.
                 found = cast(
@@ -675,9 +688,9 @@ class Consumption:
 
     def _pause(self, consumer: Consumer, *, paused: bool) -> None:
         self._paused = paused
-        assigned = consumer.assignment()
-        if assigned:
-            (consumer.pause if paused else consumer.resume)(assigned)
+        begun = [each for each in consumer.assignment() if (each.topic, each.partition) not in self._unbegun]
+        if begun:
+            (consumer.pause if paused else consumer.resume)(begun)
 
     def _look_around(self, consumer: Consumer) -> None:
         """Note which partitions exist already; a topic that does not is made if the broker allows it."""
@@ -701,28 +714,99 @@ class Consumption:
             self._existing |= {(name, number) for name, topic in every.items() for number in topic.partitions}
 
     def _recheck(self, consumer: Consumer) -> None:
-        """See whether what was wrong still is."""
+        """See whether what was wrong still is: with the topics, or with who leads what this member holds."""
+        held = {(each.topic, each.partition) for each in consumer.assignment()}
+        leaders: dict[int, tuple[str, int]] = {}
+        leaderless: set[tuple[str, int]] = set()
         try:
             for topic in self._topics:
-                if topic.startswith("^"):
-                    consumer.list_topics(timeout=_CHECK_S)
-                    continue
-                found = consumer.list_topics(topic, timeout=_CHECK_S).topics.get(topic)
-                if found is None or found.error is not None:
+                plain = not topic.startswith("^")
+                listed = (
+                    consumer.list_topics(topic, timeout=_CHECK_S)
+                    if plain
+                    else consumer.list_topics(timeout=_CHECK_S)
+                ).topics
+                if plain and (topic not in listed or listed[topic].error is not None):
                     self.trouble = f"the topic {topic} does not exist"
                     return
-            self.trouble = ""
+                for where in held & {(name, number) for name in listed for number in listed[name].partitions}:
+                    leader = listed[where[0]].partitions[where[1]].leader
+                    if leader < 0:
+                        leaderless.add(where)
+                    else:
+                        leaders[leader] = where
+            self._leaderless = leaderless
+            for where in self._unbegun.keys() - leaderless:
+                self._begin_late(consumer, *where)
+            if leaderless:
+                self._tell(_no_leader(leaderless))
+                return
+            if self._away:
+                for where in leaders.values():
+                    self._beginning(consumer, *where, _LEADER_S)
         except KafkaException:
+            if not self.trouble:
+                self._tell(f"brokers that lead partitions of {', '.join(self._topics)} do not answer")
             return
+        if self.trouble:
+            _log.info("%s: %s: its brokers answer again", self._where, self._group)
+        self.trouble = ""
+        self._away = False
+
+    def _begin_late(self, consumer: Consumer, topic: str, partition: int) -> None:
+        """Begin a partition that had no leader when this member was given it; raises KafkaException.
+
+        What was written since then is not before the group's beginning.
+        """
+        begun = self._beginning(consumer, topic, partition, _LEADER_S)
+        if self._newest(topic, partition):
+            since = TopicPartition(topic, partition, self._unbegun[topic, partition])
+            (found,) = consumer.offsets_for_times([since], timeout=_LEADER_S)
+            if found.error is not None:
+                raise KafkaException(found.error)
+            if found.offset >= 0:
+                begun = TopicPartition(topic, partition, found.offset)
+        consumer.seek(begun)
+        del self._unbegun[topic, partition]
+        if not self._paused:
+            consumer.resume([begun])
+        self._keep_beginnings(consumer, [begun])
+
+    def _keep_beginnings(self, consumer: Consumer, begun: list[TopicPartition]) -> None:
+        try:
+            consumer.commit(offsets=begun, asynchronous=False)
+        except KafkaException as exc:
+            _log.warning("%s: the beginning of %s is not stored: %s", self._where, self._group, exc)
+
+    def _beginning(self, consumer: Consumer, topic: str, partition: int, timeout_s: float) -> TopicPartition:
+        """Return where a group without offsets begins; raises KafkaException when nobody answers in time."""
+        where = TopicPartition(topic, partition)
+        found = cast(
+            "tuple[int, int] | None", consumer.get_watermark_offsets(where, timeout=timeout_s, cached=False)
+        )
+        if found is None:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        return TopicPartition(topic, partition, found[1] if self._newest(topic, partition) else found[0])
+
+    def _newest(self, topic: str, partition: int) -> bool:
+        """Tell whether a group without offsets leaves out what a partition holds."""
+        return self._settings.newest and (topic, partition) in self._existing
 
     def _on_error(self, error: KafkaError) -> None:
+        self._doubted_until = time.monotonic() + _DOUBT_S
+        self._away |= error.code() in _AWAY
         if error.code() in _GONE:
             self._on_loop(self._finished.clear)  # offsets of a topic that is made anew mean other records
             text = f"a topic of {', '.join(self._topics)} does not exist"
+        elif error.code() in _AWAY and self._leaderless and self.trouble:
+            return  # it has been told what lies on the broker that is away
         elif error.code() == KafkaError._ALL_BROKERS_DOWN and self.trouble:
             return  # what was told before says why
         else:
             text = plain_error(error)
+        self._tell(text)
+
+    def _tell(self, text: str) -> None:
         if text != self.trouble:
             _log.warning("%s: %s: %s; trying on", self._where, self._group, text)
         self.trouble = text
@@ -730,28 +814,34 @@ class Consumption:
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Begin where the group stopped; a fresh group's beginning is committed at once, so that it stays."""
         found = self._committed(consumer, partitions) if partitions else []
-        fresh = []
-        for each in found:
+        fresh: list[TopicPartition] = []
+        unbegun: list[TopicPartition] = []
+        for number, each in enumerate(found):
             if each.offset >= 0:
                 continue
-            low, high = consumer.get_watermark_offsets(each, timeout=_ANSWER_S, cached=False)
-            newest = self._settings.newest and (each.topic, each.partition) in self._existing
-            each.offset = high if newest else low
-            fresh.append(each)
+            try:
+                # One broker that is away may lead many: they wait together, not one after the other.
+                timeout_s = _LEADER_S if unbegun else _ANSWER_S
+                found[number] = self._beginning(consumer, each.topic, each.partition, timeout_s)
+                fresh.append(found[number])
+            except KafkaException:
+                found[number] = TopicPartition(each.topic, each.partition, OFFSET_END)
+                unbegun.append(found[number])
+        now = int(time.time() * 1000)
+        self._unbegun.update({(each.topic, each.partition): now for each in unbegun})
         if self._settings.consumer["partition.assignment.strategy"] == "cooperative-sticky":
             consumer.incremental_assign(found)
         else:
             consumer.assign(found)
+        if unbegun:
+            consumer.pause(unbegun)
         if fresh:
-            try:
-                consumer.commit(offsets=fresh, asynchronous=False)
-            except KafkaException as exc:
-                _log.warning("%s: the beginning of %s is not stored: %s", self._where, self._group, exc)
-        if found:
+            self._keep_beginnings(consumer, fresh)
+        if begun := [each for each in found if each not in unbegun]:
             # The library keeps a partition paused from one assignment to the next, and one that was revoked
             # meanwhile is not reached by `_pause`: without the resume it would never be fetched again.
-            (consumer.pause if self._paused else consumer.resume)(found)
-        self._on_loop(self._joined, [(each.topic, each.partition, each.offset) for each in found])
+            (consumer.pause if self._paused else consumer.resume)(begun)
+        self._on_loop(self._joined, [(each.topic, each.partition, max(each.offset, -1)) for each in found])
 
     def _committed(self, consumer: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:
         """Return where the group stopped.
@@ -781,6 +871,7 @@ class Consumption:
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         where = [(each.topic, each.partition) for each in partitions]
+        self._forget_unbegun(where)
         left = threading.Event()
         if not self._stop.is_set():
             self._on_loop(self._leave, where, left)
@@ -789,4 +880,17 @@ class Consumption:
         self._on_loop(self._left, where)
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._on_loop(self._left, [(each.topic, each.partition) for each in partitions])
+        where = [(each.topic, each.partition) for each in partitions]
+        self._forget_unbegun(where)
+        self._on_loop(self._left, where)
+
+    def _forget_unbegun(self, partitions: list[tuple[str, int]]) -> None:
+        for where in partitions:
+            self._unbegun.pop(where, None)
+
+
+def _no_leader(partitions: set[tuple[str, int]]) -> str:
+    """Say which partitions nobody leads."""
+    names = [f"{topic}:{number}" for topic, number in sorted(partitions)]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more} {'have' if len(names) > 1 else 'has'} no leader"

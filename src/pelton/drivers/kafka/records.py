@@ -102,7 +102,7 @@ def topic_pattern(topic: str) -> str:
 
 def plain_error(error: KafkaError) -> str:
     """Return what the client library says, without the times that make each repetition differ."""
-    return re.sub(r" \(after [^)]*\)", "", error.str() or str(error))
+    return re.sub(r" \(after .*\)$", "", error.str() or str(error))
 
 
 def _text(raw: object) -> str:

@@ -1,6 +1,6 @@
 from typing import Any
 
-from pelton.drivers.kafka.consumer import Noted, _Lane
+from pelton.drivers.kafka.consumer import Noted, _Lane, _no_leader
 
 
 def filled(*offsets):
@@ -59,3 +59,10 @@ def test_noted_records_before_a_committed_offset_are_dropped():
     noted.forget_before(5)
 
     assert noted.early == {5: "b"}
+
+
+def test_partitions_without_a_leader_are_named_up_to_a_bound():
+    assert _no_leader({("t", 1)}) == "t:1 has no leader"
+    assert _no_leader({("t", 2), ("t", 1), ("s", 0)}) == "s:0, t:1, t:2 have no leader"
+    many = {("t", number) for number in range(100)}
+    assert _no_leader(many) == "t:0, t:1, t:2, t:3, t:4 and 95 more have no leader"

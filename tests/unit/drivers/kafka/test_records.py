@@ -1,8 +1,9 @@
 import re
 
 import pytest
+from confluent_kafka import KafkaError
 
-from pelton.drivers.kafka.records import headers_of, key_of, partition_of, topic_pattern
+from pelton.drivers.kafka.records import headers_of, key_of, partition_of, plain_error, topic_pattern
 from pelton.ports import Message
 
 
@@ -47,3 +48,15 @@ def test_family_of_topics_is_a_regular_expression(topic, yes, no):
     assert all(re.search(pattern, name) for name in yes)
     assert not any(re.search(pattern, name) for name in no)
     assert topic_pattern("plain.topic-1") == "plain.topic-1"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("b:1/2: Connect failed (after 0ms in state CONNECT)", "b:1/2: Connect failed"),
+        ("b:1/2: down (after 1ms in state UP, 3 identical error(s) suppressed)", "b:1/2: down"),
+        ("1/1 brokers are down", "1/1 brokers are down"),
+    ],
+)
+def test_repetitions_of_an_error_read_alike(said, told):
+    assert plain_error(KafkaError(KafkaError._TRANSPORT, said)) == told

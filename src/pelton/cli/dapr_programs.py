@@ -23,7 +23,7 @@ import msgspec
 from pelton.apiserver.server import ApiServer
 from pelton.cli.dapr_host import AppPorts, DaprHost
 from pelton.compat.dapr.apps import App, RegisteredApp
-from pelton.compat.dapr.http_server import HttpApi
+from pelton.compat.dapr.http_server import MOST_CALLS, HttpApi
 from pelton.compat.dapr.ports import AsgiReceive, AsgiScope, AsgiSend
 from pelton.errors import PeltonError
 from pelton.log import get
@@ -231,6 +231,7 @@ class SecondTry:
     def __init__(self, app: App, find: Find) -> None:
         self._target = f"{app.app_id}.{app.namespace}".encode()
         self._find = find
+        self._calls = 0
 
     async def __call__(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
         """Answer one request."""
@@ -241,9 +242,10 @@ class SecondTry:
             headers.get(b"dapr-caller-namespace", b"").decode("latin-1"),
             headers.get(b"dapr-caller-app-id", b"").decode("latin-1"),
         )
-        if caller is None:
+        if caller is None or self._calls >= MOST_CALLS:
+            why = b"the calling app is gone" if caller is None else b"too many calls are under way"
             await send({"type": "http.response.start", "status": 503, "headers": [(b"retry-after", b"1")]})
-            await send({"type": "http.response.body", "body": b"the calling app is gone\n"})
+            await send({"type": "http.response.body", "body": why})
             return
         host, registered = caller
         api = HttpApi(
@@ -261,7 +263,11 @@ class SecondTry:
             "headers": [pair for pair in scope["headers"] if pair[0] not in _OF_A_CALL],
             "client": (client, 0) if client else None,
         }
-        await api(passed, receive, send)
+        self._calls += 1
+        try:
+            await api(passed, receive, send)
+        finally:
+            self._calls -= 1
 
 
 def _is_direct(app: App, programs: list[App]) -> bool:

@@ -156,7 +156,7 @@ def rows(seconds: float = 4.0, rate: float = 500.0) -> list[Row]:
         for label, share, peer in zip(("p50", "p99"), (0.5, 0.99), PUBLISHED[protocol], strict=True):
             table.append(
                 Row(
-                    f"Dapr apps, call over {protocol}: added at {label}",
+                    f"Dapr apps, call over {protocol} by the runtime: added at {label}",
                     at_share(took, share) - at_share(bare, share),
                     peer,
                     "ms",

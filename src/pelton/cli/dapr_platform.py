@@ -12,14 +12,14 @@ import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from pelton.cli.dapr_host import AppPorts, DaprHost, channel_for
-from pelton.cli.dapr_programs import ProgramWays
+from pelton.cli.dapr_host import AppPorts, DaprHost
+from pelton.cli.dapr_programs import JoinedApp, ProgramWays
 from pelton.cli.dapr_resources import configuration_of, decoded, load_folders, sorted_resources
 from pelton.cli.dapr_settings import AppSettings
 from pelton.cli.state_stores import StateStores
@@ -64,36 +64,6 @@ class _Function:
             if name not in self._made:
                 self._made[name] = GrpcChannel(path) if self.grpc else HttpChannel(path)
         self.replicas.sync(self._made)
-
-
-@dataclass(slots=True, eq=False)
-class _Joined:
-    """The programs of one app, by name: who each is, and the way to those that listen."""
-
-    host: DaprHost
-    replicas: Replicas
-    programs: dict[str, App] = field(default_factory=dict)
-    channels: dict[str, AppChannel] = field(default_factory=dict)
-
-    def add(self, name: str, app: App) -> None:
-        """Take a program in; safe to repeat."""
-        if name in self.programs:
-            return
-        self.programs[name] = app
-        channel = channel_for(app)
-        if channel is not None:
-            self.channels[name] = channel
-            self.replicas.sync(self.channels)
-
-    def remove(self, name: str) -> None:
-        """Take a program out."""
-        self.programs.pop(name, None)
-        self.channels.pop(name, None)
-        self.replicas.sync(self.channels)
-
-    def listening(self) -> list[App]:
-        """Return the programs that can be called."""
-        return [self.programs[name] for name in self.channels]
 
 
 class DaprPlatform:
@@ -146,7 +116,7 @@ class DaprPlatform:
         self._ids: dict[str, str] = {}  # namespace/app id -> namespace/name of the Function
         self._unserved: dict[str, str] = {}  # namespace/name of a Function -> why its app is not served
         self._peers: dict[str, set[wire.Peer]] = {}
-        self._joined: dict[str, _Joined] = {}
+        self._joined: dict[str, JoinedApp] = {}
         self._hosts: dict[tuple[str, ...], DaprHost] = {}
         self._lock = asyncio.Lock()
         self._retries: set[asyncio.Task[None]] = set()
@@ -435,12 +405,12 @@ class DaprPlatform:
 
     async def _begin(
         self, peer: wire.Peer, host: DaprHost, settings: AppSettings, name: str, ports: AppPorts
-    ) -> tuple[_Joined, AppPorts]:
+    ) -> tuple[JoinedApp, AppPorts]:
         """Serve the first program of an app."""
         configuration = configuration_of([Path(each) for each in settings.configuration])
         app = replace(settings.app, configuration=configuration)
         replicas = Replicas(max_concurrency=app.max_concurrency)
-        known = _Joined(host, replicas)
+        known = JoinedApp(host, replicas)
         known.add(name, app)
         asked: asyncio.Event = asyncio.Event()
         ports = await host.serve(
@@ -453,7 +423,7 @@ class DaprPlatform:
         self._joined[app.key] = known
         return known, ports
 
-    async def _open_http(self, known: _Joined, settings: AppSettings, name: str) -> int:
+    async def _open_http(self, known: JoinedApp, settings: AppSettings, name: str) -> int:
         """Open a program's HTTP port, and say that it can be called."""
         key = settings.app.key
         known.add(name, settings.app)

@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
@@ -21,16 +21,18 @@ from typing import Any, Final
 import msgspec
 
 from pelton.apiserver.server import ApiServer
-from pelton.cli.dapr_host import AppPorts, DaprHost
+from pelton.cli.dapr_host import AppPorts, DaprHost, channel_for
 from pelton.compat.dapr.apps import App, RegisteredApp
+from pelton.compat.dapr.channel import AppChannel
 from pelton.compat.dapr.http_server import MOST_CALLS, HttpApi
 from pelton.compat.dapr.ports import AsgiReceive, AsgiScope, AsgiSend
+from pelton.compat.dapr.replicas import Replicas
 from pelton.errors import PeltonError
 from pelton.log import get
 from pelton.model.dapr_call import CalledApp, CallingApp
 from pelton.model.routing import Endpoint
 
-__all__ = ["ProgramWays", "SecondTry"]
+__all__ = ["JoinedApp", "ProgramWays", "SecondTry"]
 
 Tell = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 Find = Callable[[str, str], tuple[DaprHost, RegisteredApp] | None]
@@ -66,6 +68,36 @@ class _Caller:
             direct=app.configuration.serves("invoke", "http"),
             rules=self.host.call_rules(app),
         )
+
+
+@dataclass(slots=True, eq=False)
+class JoinedApp:
+    """The programs of one app, by name: who each is, and the way to those that listen."""
+
+    host: DaprHost
+    replicas: Replicas
+    programs: dict[str, App] = field(default_factory=dict)
+    channels: dict[str, AppChannel] = field(default_factory=dict)
+
+    def add(self, name: str, app: App) -> None:
+        """Take a program in; safe to repeat."""
+        if name in self.programs:
+            return
+        self.programs[name] = app
+        channel = channel_for(app)
+        if channel is not None:
+            self.channels[name] = channel
+            self.replicas.sync(self.channels)
+
+    def remove(self, name: str) -> None:
+        """Take a program out."""
+        self.programs.pop(name, None)
+        self.channels.pop(name, None)
+        self.replicas.sync(self.channels)
+
+    def listening(self) -> list[App]:
+        """Return the programs that can be called."""
+        return [self.programs[name] for name in self.channels]
 
 
 class ProgramWays:

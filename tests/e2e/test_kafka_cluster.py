@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from pelton.drivers.kafka import KafkaBus
+from pelton.drivers.kafka.offsets import ends
 from pelton.errors import DeliveryError
 from pelton.ports import Message
 from tests.e2e.test_observability import scrape
@@ -171,6 +172,8 @@ def test_leader_that_dies_costs_nothing_and_holds_nobody_else_up(platform, own_s
         platform.until("the late one", lambda: len(traffic.late["near"]) > 20)
         assert condition()["status"] == "False"
         assert leaders("lonely") == [1, -1]
+        # Whoever wants to know how much waits is told of the others, at once.
+        assert ends(admin, [("lonely", 0), ("lonely", 1)], answer_s=10).keys() == {("lonely", 0)}
         assert traffic.accepted["alone"] == held["alone"]
 
         second.start()

@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 from pelton import errors
 from pelton.drivers.kafka.consumer import Consumption, Noted, finish_all
-from pelton.drivers.kafka.offsets import GroupOffsets
+from pelton.drivers.kafka.offsets import GroupOffsets, ends
 from pelton.drivers.kafka.publisher import Publisher
 from pelton.drivers.kafka.reader import RecordReader
 from pelton.drivers.kafka.settings import KafkaSettings
@@ -224,23 +224,11 @@ class KafkaBus:
         found = [(name, *one) for name, offsets in self._committed(groups) for one in offsets.items()]
         if not found:
             return []
-        wanted = {place for _, place, _ in found}
-        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        asked_ends = admin.list_offsets(
-            {TopicPartition(*where): latest for where in wanted},
-            isolation_level=IsolationLevel.READ_UNCOMMITTED,
-            request_timeout=_ANSWER_S,
-        )
-        ends: dict[tuple[str, int], int] = {}
-        for where, future in asked_ends.items():
-            try:
-                ends[where.topic, where.partition] = future.result().offset
-            except KafkaException:  # the topic has just gone
-                continue
+        known = ends(admin, {place for _, place, _ in found}, answer_s=_ANSWER_S)
         return [
-            PartitionLag(group=name, topic=topic, partition=number, committed=at, end=ends[topic, number])
+            PartitionLag(group=name, topic=topic, partition=number, committed=at, end=known[topic, number])
             for name, (topic, number), at in found
-            if (topic, number) in ends
+            if (topic, number) in known
         ]
 
 

@@ -1,4 +1,4 @@
-"""Reads what consumer groups have committed, without joining them.
+"""Reads what consumer groups have committed, without joining them, and where partitions end.
 
 Called from threads by `bus.py` and `scaler.py`. A consumer that subscribes to nothing asks the group's
 coordinator; the admin client's `list_consumer_group_offsets` must not be used for it: librdkafka up to 2.16
@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-__all__ = ["GroupOffsets"]
+__all__ = ["GroupOffsets", "ends"]
 
 _AGAIN_S: Final = 0.1
 _MOVING: Final = frozenset(
@@ -96,4 +97,45 @@ def _offsets(answered: Iterable[TopicPartition]) -> dict[tuple[str, int], int]:
             raise KafkaException(each.error)
         if each.offset >= 0:
             found[each.topic, each.partition] = each.offset
+    return found
+
+
+def ends(
+    admin: AdminClient, places: Collection[tuple[str, int]], *, answer_s: float
+) -> dict[tuple[str, int], int]:
+    """Return topic and partition -> end of the log, without those that do not exist or have no leader.
+
+    Args:
+        admin: Of the cluster.
+        places: Topics with partitions.
+        answer_s: Seconds that the cluster has for each answer.
+
+    Raises:
+        KafkaException: The cluster did not answer in time.
+    """
+    topics = {name for name, _ in places}
+    # Asked about a partition that nobody leads, the library waits the whole time for one who does.
+    asked = admin.list_topics(topics.pop(), timeout=answer_s) if len(topics) == 1 else None
+    listed = (asked or admin.list_topics(timeout=answer_s)).topics
+    led = [
+        TopicPartition(name, number)
+        for name, number in places
+        if name in listed and number in (there := listed[name].partitions) and there[number].leader >= 0
+    ]
+    if not led:
+        return {}
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    futures = admin.list_offsets(
+        dict.fromkeys(led, latest),
+        isolation_level=IsolationLevel.READ_UNCOMMITTED,
+        request_timeout=answer_s,
+    )
+    found: dict[tuple[str, int], int] = {}
+    for place, future in futures.items():
+        try:
+            end = future.result().offset
+        except KafkaException:  # the topic, or the leader, has just gone
+            continue
+        if end >= 0:
+            found[place.topic, place.partition] = end
     return found

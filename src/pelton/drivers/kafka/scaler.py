@@ -14,15 +14,14 @@ from typing import Any, Final
 from confluent_kafka import (
     OFFSET_END,
     Consumer,
-    IsolationLevel,
     KafkaException,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient
 
 from pelton.autoscale.scalers.kafka import KafkaScaling, Offset, measure
 from pelton.clock import Clock
-from pelton.drivers.kafka.offsets import GroupOffsets
+from pelton.drivers.kafka.offsets import GroupOffsets, ends
 from pelton.drivers.kafka.settings import KafkaSettings
 from pelton.errors import ScalerError
 from pelton.model.scaler import ScalerReading
@@ -105,21 +104,16 @@ class KafkaScaler:
         wanted = sorted(committed) if named is None else named
         if not wanted:
             return []
-        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        ends = admin.list_offsets(
-            {TopicPartition(name, number): latest for name, number in wanted},
-            isolation_level=IsolationLevel.READ_UNCOMMITTED,
-            request_timeout=self._answer_s,
-        )
-        found = []
-        for place, future in ends.items():
-            try:
-                end: int | None = future.result().offset
-            except KafkaException:
-                end = None
-            offset = committed.get((place.topic, place.partition), _NO_OFFSET)
-            found.append(Offset(topic=place.topic, partition=place.partition, committed=offset, end=end))
-        return found
+        known = ends(admin, wanted, answer_s=self._answer_s)
+        return [
+            Offset(
+                topic=name,
+                partition=number,
+                committed=committed.get((name, number), _NO_OFFSET),
+                end=known.get((name, number)),
+            )
+            for name, number in wanted
+        ]
 
     def _partitions(self) -> list[tuple[str, int]]:
         """Return the partitions of the topics that count. Raises ScalerError for a topic without any."""

@@ -230,8 +230,9 @@ class _Feed:
         lanes = self._lanes
         self.stats.in_flight += len(deliveries)
         self._touched = True
+        lane_of = self._lane_of
         for delivery in self._split(deliveries):
-            name = self._lane_of(delivery)
+            name = lane_of(delivery)
             if not name:
                 free.append(delivery)
                 continue

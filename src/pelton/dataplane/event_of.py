@@ -8,7 +8,7 @@ Source: `dapr-runtime` contract, section 3; CloudEvents 1.0.2.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from pelton.model import cloudevent
 from pelton.model.desired import Subscription
@@ -16,6 +16,9 @@ from pelton.model.invocation import Event
 from pelton.ports import Message
 
 __all__ = ["to_event"]
+
+_SILENT: Final = cloudevent.BROKER_HEADERS.issuperset
+_JSON_BEGINS: Final = frozenset((b"{", b"["))
 
 
 def to_event(subscription: Subscription, message: Message, *, key: str, attempt: int) -> Event:
@@ -47,15 +50,18 @@ def to_event(subscription: Subscription, message: Message, *, key: str, attempt:
             attempt=attempt,
         )
     attributes: dict[str, Any] = {}
-    silent = headers.keys() <= cloudevent.BROKER_HEADERS
-    looks = data[:1] == b"{" and b'"specversion"' in data
-    found = None if silent and not looks else cloudevent.from_message(headers, data)
+    found = None
+    silent = _SILENT(headers)
+    if not silent or (data[:1] == b"{" and b'"specversion"' in data):
+        found = cloudevent.from_message(headers, data)
     if found is not None:
         data, content_type = found.data, found.content_type
         if subscription.topic:
             attributes = found.attributes()
     else:
-        content_type = _content_type({} if silent else headers, data)
+        content_type = ("" if silent else _named_type(headers)) or (
+            "application/json" if data[:1] in _JSON_BEGINS else "application/octet-stream"
+        )
         if subscription.topic:
             attributes = {
                 "specversion": "1.0",
@@ -90,8 +96,8 @@ def to_event(subscription: Subscription, message: Message, *, key: str, attempt:
     )
 
 
-def _content_type(headers: Mapping[str, str], data: bytes) -> str:
+def _named_type(headers: Mapping[str, str]) -> str:
     for name, value in headers.items():
         if value and name.lower() == "content-type":
             return value
-    return "application/json" if data[:1] in {b"{", b"["} else "application/octet-stream"
+    return ""

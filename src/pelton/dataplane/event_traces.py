@@ -91,9 +91,9 @@ class EventTraces:
 
     def delivery(self, subscription: Subscription, event: Event) -> Hop | None:
         """Return the hop of one attempt, None for an event that is not traced."""
-        given = str(event.attributes.get("traceparent", ""))
-        if not given and not self._percent:
+        if not self._percent and "traceparent" not in event.attributes:
             return None
+        given = str(event.attributes.get("traceparent", ""))
         parent = sampled(given)
         if parent is None and (given or not self._percent or self._draw() >= self._percent):
             return None

@@ -179,9 +179,8 @@ class _Run:
             return False
         if results.done:
             self.progress += len(results.done)
-            forget = self._sizes.popleft
-            for _ in results.done:
-                self.bytes -= forget()
+            ended = self._sizes.popleft
+            self.bytes -= sum([ended() for _ in results.done])
             self._tell(len(results.done))
         if results.failures:
             _, outcome, reason = results.failures[0]

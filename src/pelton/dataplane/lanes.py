@@ -161,7 +161,7 @@ class Lane(Held):
         prepare = feed.prepare
         for delivery in islice(self.queue, self._sent, self._sent + room):
             size += len(delivery.message.data)
-            if (events and size > BATCH_BYTES) or lost(delivery):
+            if (events and size > BATCH_BYTES) or getattr(delivery, "lost", False):
                 break
             try:
                 invocation_id, event, hop = prepare(delivery)

@@ -127,14 +127,22 @@ class _Lane:
 
 
 class _Delivery:
-    """One record held; see `ports.OrderedDelivery`."""
+    """One record held; see `ports.OrderedDelivery`.
 
-    __slots__ = ("_consumption", "_lane", "key", "lane", "message", "offset")
+    Attributes:
+        offset: Its place in the partition.
+        stamp: The record's time, by which a topic that was made anew is told from the old one.
+    """
 
-    def __init__(self, consumption: Consumption, lane: _Lane, offset: int, message: Message) -> None:
+    __slots__ = ("_consumption", "_lane", "key", "lane", "message", "offset", "stamp")
+
+    def __init__(
+        self, consumption: Consumption, lane: _Lane, offset: int, message: Message, stamp: str
+    ) -> None:
         self._consumption = consumption
         self._lane = lane
         self.offset = offset
+        self.stamp = stamp
         self.message = message
         self.lane = lane.name  # the partition
         self.key = f"{lane.name}:{offset}"
@@ -143,11 +151,6 @@ class _Delivery:
     def gone(self) -> bool:
         """Whether the partition is another member's, or nobody's, by now."""
         return self._lane.left
-
-    @property
-    def stamp(self) -> str:
-        """The record's time, by which a topic that was made anew is told from the old one."""
-        return self.message.headers.get("__timestamp", "")
 
     @property
     def order_key(self) -> str:
@@ -398,6 +401,7 @@ class Consumption:
     def _arrive(self, records: list[Record]) -> None:
         """Take over records that the thread has fetched."""
         unescape = self._settings.escape_headers
+        again = self._working or self._finished  # former members may have begun or finished what comes
         lane: _Lane | None = None
         for record in records:
             message = message_of(record, unescape=unescape)
@@ -413,17 +417,17 @@ class Consumption:
             if lane.position < 0 or offset < lane.position:  # lower: the topic was made anew
                 lane.position = offset
             lane.order.append(offset)
-            if self._is_known(lane, offset, message):
+            stamp = message.headers.get("__timestamp", "")
+            if again and self._is_known(lane, offset, message, stamp):
                 continue
-            delivery = lane.open[offset] = _Delivery(self, lane, offset, message)
+            delivery = lane.open[offset] = _Delivery(self, lane, offset, message, stamp)
             self._buffer.append(delivery)
         if self._draining and self._closed == self._fetched:
             self._stop.set()
         self._arrived.set()
 
-    def _is_known(self, lane: _Lane, offset: int, message: Message) -> bool:
+    def _is_known(self, lane: _Lane, offset: int, message: Message, stamp: str) -> bool:
         """Tell whether a former member finished a record, or its delivery goes on; it is taken over then."""
-        stamp = message.headers.get("__timestamp", "")
         working = self._working.get((lane.topic, lane.partition))
         held = working.pop(offset, None) if working else None
         if held is not None and held.stamp == stamp:

@@ -42,14 +42,16 @@ def message_of(record: Record, *, unescape: bool) -> Message:
         unescape: Header values are percent-encoded.
     """
     headers: dict[str, str] = {}
-    for name, raw in cast("list[tuple[str, object]]", record.headers() or ()):
-        text = _text(raw)
-        headers[name] = unquote(text) if unescape else text
+    own = record.headers()
+    if own:
+        for name, raw in cast("list[tuple[str, object]]", own):
+            text = _text(raw)
+            headers[name] = unquote(text) if unescape else text
     value = record.value()
     topic = record.topic() or ""
     key = record.key()
     if key is not None:
-        headers["__key"] = _text(key)
+        headers["__key"] = key.decode("utf-8", "backslashreplace") if type(key) is bytes else _text(key)
     headers["__topic"] = topic
     headers["__partition"] = str(record.partition())
     headers["__offset"] = str(record.offset())

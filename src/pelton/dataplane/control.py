@@ -53,7 +53,7 @@ class Control:
         describe: Returns the answer to `hello`.
         accept: Takes (peer, invocation id, event, timeout in seconds or 0 for the default).
         accept_batch: Takes (peer, number, whether in order, timeout as above, [(invocation id, event)]).
-        extend_batch: Takes (peer, number, events as above) for a batch in order that may have ended.
+        extend_batch: Takes (peer, number, events as above) for a batch in order that may have ended; none end it.
         cancel: Takes (peer, invocation id).
         cancel_batch: Takes (peer, number).
         drain: Takes a grace in seconds; returns when nothing runs any more or the grace has passed.
@@ -293,6 +293,7 @@ class Control:
                 break
         if events:  # what is behind them has not begun and comes again
             self._accept_batch(peer, number, ordered, timeout_s, events)
+            self._extend_batch(peer, number, [])
             return
         results = self.results(peer, number)
         results.failures.append((0, "drop", f"the event cannot be read: {why}"))

@@ -2,7 +2,8 @@
 
 State only; `dataplane/worker.py` runs the events and `dataplane/control.py` carries the results. In order,
 the next event begins when the one before ended well, and the first that did not ends the batch; such a batch
-grows while it runs, so that its worker never waits for the next message.
+grows while it runs, so that its worker never waits for the next message. Its sender ends it: a worker that
+did so by itself when it had nothing left would throw away what was on its way.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ class EventBatch:
         begun: How many have begun, from the front: the index of the next one.
         settled: How many have their outcome.
         over: Nothing more of it is to begin.
+        complete: Its sender has no further events.
         advancing: Somebody is beginning events, or will in the next turn of the loop.
     """
 
     __slots__ = (
         "advancing",
         "begun",
+        "complete",
         "events",
         "number",
         "ordered",
@@ -66,12 +69,18 @@ class EventBatch:
         self.begun = 0
         self.settled = 0
         self.over = False
+        self.complete = not ordered
         self.advancing = False
 
     @property
     def left(self) -> bool:
         """Whether there are events that may still begin; not when nobody is there to be told."""
         return not self.over and bool(self.events) and not self.peer.closed.is_set()
+
+    @property
+    def waits(self) -> bool:
+        """Whether further events may come, and none is left."""
+        return not (self.complete or self.over or self.events or self.peer.closed.is_set())
 
     @property
     def traced(self) -> bool:

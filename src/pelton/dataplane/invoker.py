@@ -188,8 +188,12 @@ class _Run:
             return outcome == "busy"
         if results.over:
             self.done.set_result(None)
-        elif worker.keeps_runs:
-            self.extend(worker)
+        else:
+            if worker.keeps_runs:
+                self.extend(worker)
+            if not self.left:
+                self.done.set_result(None)
+                worker.tell("more", [self._number, ()])
         return False
 
     def extend(self, worker: _Worker) -> None:

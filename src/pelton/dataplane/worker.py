@@ -736,14 +736,22 @@ class Worker:
     def _accept_batch(
         self, peer: wire.Peer, number: int, ordered: bool, timeout_s: float, events: list[tuple[str, Event]]
     ) -> None:
+        for key, old in list(self._batches.items()):
+            if old.peer.closed.is_set() and old.settled == old.begun:
+                del self._batches[key]  # nobody is left to end it
         batch = EventBatch(peer, number, ordered=ordered, timeout_s=timeout_s, events=events)
         self._batches[peer, number] = batch
         self._advance(batch)
 
     def _extend_batch(self, peer: wire.Peer, number: int, events: list[tuple[str, Event]]) -> None:
+        """Add to a run; no events mean that there will be no more."""
         batch = self._batches.get((peer, number))
-        if batch is not None and not batch.over:  # else its end, which its sender is told, came first
-            batch.events += events
+        if batch is None or batch.over:  # its end, which its sender is told, came first
+            return
+        batch.events += events
+        batch.complete = batch.complete or not events
+        if not batch.advancing and batch.settled == batch.begun:
+            self._advance(batch)
 
     def _advance(self, batch: EventBatch) -> None:
         """Begin what may begin now: a slice on the loop, the next in order, or all of them."""
@@ -761,7 +769,8 @@ class Worker:
                 batch.advancing = False
                 return
         batch.advancing = False
-        self._end_batch(batch)
+        if self._draining or not batch.waits:
+            self._end_batch(batch)
 
     def _fits_loop(self, batch: EventBatch) -> bool:
         """Tell whether the next event may run in a slice; traced ones are run by themselves."""

@@ -340,6 +340,7 @@ class BatchWorker(StubWorker):
     async def start(self):
         self.batches: dict[int, list[Any]] = {}
         self.dropped: list[int] = []
+        self.complete: list[int] = []
 
         async def hello(peer, _body):
             self.peers.append(peer)
@@ -351,6 +352,8 @@ class BatchWorker(StubWorker):
 
         async def on_more(_peer, body):
             number, events = body
+            if not events:
+                self.complete.append(number)
             self.batches[number][1] += [invocation_id for invocation_id, _ in events]
 
         async def on_cancel(_peer, body):
@@ -420,9 +423,11 @@ async def test_run_grows_while_its_events_end(make, first):
     await until(lambda: len(first.batches[1][1]) == 20)
     first.tell(1, done=range(10, 20))
     await until(lambda: len(first.batches[1][1]) == 25)
-    first.tell(1, done=range(20, 25), over=True)
+    first.tell(1, done=range(20, 25))
 
     assert await task is None
+    await until(lambda: first.complete)
+    assert first.complete == [1]
     assert first.batches == {1: [True, [str(number) for number in range(25)]]}
     assert feed.ended == 25
     assert invoker.stats() == {"ns/fn": {"a": 0}}
@@ -497,9 +502,8 @@ async def test_run_moves_when_another_worker_has_much_less_to_do(make, first, se
     first.tell(2, done=range(10))
     await until(lambda: feeds[1].ended == 10)
 
-    assert [len(ids) for _, ids in first.batches.values()] == [10, 10]  # neither went on where both were
-    first.tell(1, over=True)
-    assert await tasks[0] is None
+    assert await tasks[0] is None  # it did not go on where both were, the other one did
+    await until(lambda: [len(ids) for _, ids in first.batches.values()] == [10, 20])
     again = run(invoker, feeds[0])
     await until(lambda: second.batches)
     for task in (again, tasks[1]):

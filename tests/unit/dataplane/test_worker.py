@@ -944,7 +944,10 @@ async def test_events_of_a_run_follow_one_another(start_worker, poll, kind):
     worker = await start_worker(call if sync else call_async, sync=sync, control=True)
     peer, told = await sender(worker)
     peer.note("batch", [7, True, 5.0, batch(*numbers(0, 100))])
+    await poll(lambda: len(told.get(7, ([], [], []))[0]) == 100)
+    assert not told[7][2]  # what else there is may be on its way
     peer.note("more", [7, batch(*numbers(100, 500))])
+    peer.note("more", [7, []])
     await poll(lambda: told.get(7, ([], [], []))[2])
 
     assert seen == numbers(0, 500)
@@ -971,6 +974,7 @@ async def test_run_ends_at_the_first_event_that_does_not_end_well(start_worker, 
     peer, told = await sender(worker)
     if warm:
         peer.note("batch", [1, True, 5.0, batch(*numbers(0, warm))])
+        peer.note("more", [1, []])
         await poll(lambda: told.get(1, ([], [], []))[2])
     seen.clear()
     peer.note("batch", [2, True, 5.0, batch("a", "bad", "b", "c")])
@@ -1004,6 +1008,7 @@ async def test_fast_sync_events_run_on_the_loop(start_worker, poll):
     worker = await start_worker(lambda _invocation: Reply(), sync=True, control=True)
     peer, told = await sender(worker)
     peer.note("batch", [1, True, 5.0, batch(*numbers(0, 500))])
+    peer.note("more", [1, []])
     await poll(lambda: told.get(1, ([], [], []))[2])
 
     assert worker.page.mode_name == "inline"
@@ -1060,6 +1065,7 @@ async def test_job_takes_its_share_of_events_and_no_more(start_worker, poll, kin
     worker = await start_worker(call if sync else call_async, sync=sync, control=True, events=3)
     peer, told = await sender(worker)
     peer.note("batch", [1, ordered, 5.0, batch("a", "b")])
+    peer.note("more", [1, []])
     await poll(lambda: told.get(1, ([], [], []))[2])
     peer.note("batch", [2, ordered, 5.0, batch("c", "d", "e")])
     await poll(lambda: told.get(2, ([], [], []))[2])
@@ -1162,6 +1168,7 @@ async def test_streamed_answer_of_an_event_is_read_before_the_next_begins(start_
     worker = await start_worker(stream, control=True)
     peer, told = await sender(worker)
     peer.note("batch", [1, True, 5.0, batch("a", "b")])
+    peer.note("more", [1, []])
     await poll(lambda: told.get(1, ([], [], []))[2])
 
     assert order == ["begin a", "end a", "begin b", "end b"]
@@ -1186,6 +1193,7 @@ async def test_http_requests_get_their_turn_between_slices_of_a_run(start_worker
     peer, told = await sender(worker)
     client = await worker.connect()
     peer.note("batch", [1, True, 5.0, batch(*numbers(0, 2000))])
+    peer.note("more", [1, []])
     await poll(lambda: len(count) > 50)
     assert (await client.get())[0] == 200
     await poll(lambda: told.get(1, ([], [], []))[2])

@@ -53,7 +53,8 @@ class Control:
         describe: Returns the answer to `hello`.
         accept: Takes (peer, invocation id, event, timeout in seconds or 0 for the default).
         accept_batch: Takes (peer, number, whether in order, timeout as above, [(invocation id, event)]).
-        extend_batch: Takes (peer, number, events as above) for a batch in order that may have ended; none end it.
+        extend_batch: Takes (peer, number, events as above) for a batch in order that may have ended;
+            without events: there will be no more.
         cancel: Takes (peer, invocation id).
         cancel_batch: Takes (peer, number).
         drain: Takes a grace in seconds; returns when nothing runs any more or the grace has passed.

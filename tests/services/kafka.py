@@ -88,6 +88,12 @@ class Kafka(Server):
         properties.write_text(lines + "\n")
         if (self.directory / "data").exists():
             return
+        if self._joins is not None:  # all that formatting leaves for a node that is no controller
+            (self.directory / "data").mkdir()
+            (self.directory / "data" / "meta.properties").write_text(
+                f"version=1\ncluster.id={self._cluster}\nnode.id={self.node}\n"
+            )
+            return
         scram = [
             part
             for kind in ("SCRAM-SHA-256", "SCRAM-SHA-512")

@@ -731,7 +731,7 @@ class Consumption:
                     else consumer.list_topics(timeout=_CHECK_S)
                 ).topics
                 if plain and (topic not in listed or listed[topic].error is not None):
-                    self.trouble = f"the topic {topic} does not exist"
+                    self._tell(_wrong_with(topic, listed[topic].error if topic in listed else None))
                     return
                 for where in held & {(name, number) for name in listed for number in listed[name].partitions}:
                     leader = listed[where[0]].partitions[where[1]].leader
@@ -891,6 +891,13 @@ class Consumption:
     def _forget_unbegun(self, partitions: list[tuple[str, int]]) -> None:
         for where in partitions:
             self._unbegun.pop(where, None)
+
+
+def _wrong_with(topic: str, error: KafkaError | None) -> str:
+    """Say why a topic cannot be read; without an error the cluster knows none of that name."""
+    if error is None or error.code() in _GONE:
+        return f"the topic {topic} does not exist"
+    return f"the topic {topic} cannot be read: {plain_error(error)}"
 
 
 def _no_leader(partitions: set[tuple[str, int]]) -> str:

@@ -1,6 +1,8 @@
 from typing import Any
 
-from pelton.drivers.kafka.consumer import Noted, _Lane, _no_leader
+from confluent_kafka import KafkaError
+
+from pelton.drivers.kafka.consumer import Noted, _Lane, _no_leader, _wrong_with
 
 
 def filled(*offsets):
@@ -66,3 +68,11 @@ def test_partitions_without_a_leader_are_named_up_to_a_bound():
     assert _no_leader({("t", 2), ("t", 1), ("s", 0)}) == "s:0, t:1, t:2 have no leader"
     many = {("t", number) for number in range(100)}
     assert _no_leader(many) == "t:0, t:1, t:2, t:3, t:4 and 95 more have no leader"
+
+
+def test_topic_that_is_refused_is_not_taken_for_one_that_is_missing():
+    gone = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
+    refused = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+
+    assert _wrong_with("t", None) == _wrong_with("t", gone) == "the topic t does not exist"
+    assert _wrong_with("t", refused) == "the topic t cannot be read: Broker: Topic authorization failed"

@@ -163,7 +163,7 @@ def test_leader_that_dies_costs_nothing_and_holds_nobody_else_up(platform, own_s
         platform.until("the other leader", lambda: leaders("orders") == [1, 1])
         platform.until("the line", lambda: "lonely:1 has no leader; trying on" in runtime_log())
         traffic.join_late()
-        assert trouble() == {1.0}
+        platform.until("the metric", lambda: trouble() == {1.0}, every_s=0.2)
         held = dict(traffic.accepted)
         others = [key for key in PLACES if key != "alone"]
         platform.until(

@@ -25,6 +25,12 @@ from tests.services.kafka import QUICK
 
 pytestmark = [pytest.mark.connected, pytest.mark.timeout(150)]
 
+REPLICAS = {
+    "__consumer_offsets": [[2, 1]],
+    "orders": [[2, 1], [1, 2]],
+    "lonely": [[1], [2]],
+    "done": [[2, 1]],
+}
 # Key -> where its records go. Partition 1 of `lonely` has no replica.
 PLACES = {"moves": ("orders", 0), "stays": ("orders", 1), "near": ("lonely", 0), "alone": ("lonely", 1)}
 CODE = """
@@ -120,70 +126,88 @@ def serving(metadata):
     }
 
 
-def test_leader_that_dies_costs_nothing_and_holds_nobody_else_up(platform, own_server):
-    first = own_server("kafka", settings={**QUICK, "offsets.topic.replication.factor": "2"})
-    second = own_server("kafka", settings=QUICK, joins=first)
-    metadata = {"brokers": f"{first.address},{second.address}", "authType": "none"}
-    admin = AdminClient({"bootstrap.servers": first.address, "log_level": 2})
-    replicas = {
-        "__consumer_offsets": [[2, 1]],
-        "orders": [[2, 1], [1, 2]],
-        "lonely": [[1], [2]],
-        "done": [[2, 1]],
-    }
-    made = admin.create_topics(
-        [NewTopic(name, len(lists), replica_assignment=lists) for name, lists in replicas.items()]
-    )
-    for future in made.values():
-        future.result()
+class Cluster:
+    """Broker 1, which is the controller too, and broker 2, with topics.
 
-    def leaders(topic):
-        found = admin.list_topics(topic, timeout=10).topics[topic].partitions
+    Args:
+        first: Broker 1, running.
+        second: Broker 2, running.
+    """
+
+    def __init__(self, first, second):
+        self.second = second
+        self.metadata = {"brokers": f"{first.address},{second.address}", "authType": "none"}
+        self.admin = AdminClient({"bootstrap.servers": first.address, "log_level": 2})
+        topics = [NewTopic(name, len(of), replica_assignment=of) for name, of in REPLICAS.items()]
+        for future in self.admin.create_topics(topics).values():
+            future.result()
+
+    def leaders(self, topic):
+        """Return the leader of each partition, -1 for none."""
+        found = self.admin.list_topics(topic, timeout=10).topics[topic].partitions
         return [found[number].leader for number in sorted(found)]
 
-    def condition():
-        found = json.loads(platform.cli("get", "function", "clerk", "-o", "json").out)
-        return next((one for one in found["status"]["conditions"] if one["type"] == "InputsReady"), {})
+    def in_sync(self):
+        """Tell whether every partition of `orders` has both of its replicas."""
+        found = self.admin.list_topics("orders", timeout=10).topics["orders"].partitions.values()
+        return all(len(partition.isrs) == 2 for partition in found)
 
-    def runtime_log():
-        return "".join(path.read_text() for path in (platform.home / "logs" / "platform").glob("runtime*"))
 
-    def trouble():
-        found = re.findall(r"^pelton_events_source_trouble\{.*\} (\S+)$", scrape(platform)[1], re.MULTILINE)
-        return {float(value) for value in found}
+@pytest.fixture
+def cluster(own_server):
+    first = own_server("kafka", settings={**QUICK, "offsets.topic.replication.factor": "2"})
+    return Cluster(first, own_server("kafka", settings=QUICK, joins=first))
 
-    platform.apply("clerk", CODE, serving=serving(metadata))
-    traffic = Traffic(metadata)
+
+def condition(platform):
+    """Return the condition InputsReady's status, "" without one."""
+    found = json.loads(platform.cli("get", "function", "clerk", "-o", "json").out)["status"]["conditions"]
+    return next((one["status"] for one in found if one["type"] == "InputsReady"), "")
+
+
+def metric(platform):
+    """Return the values of `pelton_events_source_trouble`."""
+    found = re.findall(r"^pelton_events_source_trouble\{.*\} (\S+)$", scrape(platform)[1], re.MULTILINE)
+    return {float(value) for value in found}
+
+
+def runtime_log(platform):
+    return "".join(path.read_text() for path in (platform.home / "logs" / "platform").glob("runtime*"))
+
+
+def test_leader_that_dies_costs_nothing_and_holds_nobody_else_up(platform, cluster):
+    platform.apply("clerk", CODE, serving=serving(cluster.metadata))
+    traffic = Traffic(cluster.metadata)
     try:
         platform.until("answers", lambda: all(traffic.done.values()))
-        assert leaders("orders") == [2, 1]
+        assert cluster.leaders("orders") == [2, 1]
 
-        second.kill()
-        platform.until("the condition", lambda: condition().get("status") == "False")
-        platform.until("the other leader", lambda: leaders("orders") == [1, 1])
-        platform.until("the line", lambda: "lonely:1 has no leader; trying on" in runtime_log())
+        cluster.second.kill()
+        platform.until("the condition", lambda: condition(platform) == "False")
+        platform.until("the other leader", lambda: cluster.leaders("orders") == [1, 1])
+        platform.until("the line", lambda: "lonely:1 has no leader; trying on" in runtime_log(platform))
         traffic.join_late()
-        platform.until("the metric", lambda: trouble() == {1.0}, every_s=0.2)
+        platform.until("the metric", lambda: metric(platform) == {1.0}, every_s=0.2)
         held = dict(traffic.accepted)
         others = [key for key in PLACES if key != "alone"]
         platform.until(
             "the others", lambda: all(max(traffic.done[key]) > held[key] + 20 for key in others), timeout_s=30
         )
         platform.until("the late one", lambda: len(traffic.late["near"]) > 20)
-        assert condition()["status"] == "False"
-        assert leaders("lonely") == [1, -1]
+        assert condition(platform) == "False"
+        assert cluster.leaders("lonely") == [1, -1]
         # Whoever wants to know how much waits is told of the others, at once.
-        assert ends(admin, [("lonely", 0), ("lonely", 1)], answer_s=10).keys() == {("lonely", 0)}
+        assert ends(cluster.admin, [("lonely", 0), ("lonely", 1)], answer_s=10).keys() == {("lonely", 0)}
         assert traffic.accepted["alone"] == held["alone"]
 
-        second.start()
+        cluster.second.start()
         platform.until("the one", lambda: max(traffic.done["alone"]) > held["alone"] + 20, timeout_s=30)
-        platform.until("no trouble", lambda: trouble() == {0.0}, every_s=0.2)
-        platform.until("the condition", lambda: condition()["status"] == "True")
+        platform.until("no trouble", lambda: metric(platform) == {0.0}, every_s=0.2)
+        platform.until("the condition", lambda: condition(platform) == "True")
 
-        platform.until("its replica", lambda: in_sync(admin), timeout_s=30)
-        admin.elect_leaders(ElectionType.PREFERRED, None).result()
-        platform.until("the first leader", lambda: leaders("orders") == [2, 1])
+        platform.until("its replica", cluster.in_sync, timeout_s=30)
+        cluster.admin.elect_leaders(ElectionType.PREFERRED, None).result()
+        platform.until("the first leader", lambda: cluster.leaders("orders") == [2, 1])
         mark = dict(traffic.accepted)
         platform.until("all", lambda: all(max(traffic.done[key]) > mark[key] + 20 for key in PLACES))
         traffic.end()
@@ -205,9 +229,3 @@ def test_leader_that_dies_costs_nothing_and_holds_nobody_else_up(platform, own_s
     assert late == list(range(late[0], traffic.accepted["alone"] + 1))
     assert late[0] <= held["alone"] + 2
     assert platform.part("runtime")["restarts"] == 0
-
-
-def in_sync(admin):
-    """Tell whether every partition of `orders` has both of its replicas."""
-    found = admin.list_topics("orders", timeout=10).topics["orders"].partitions.values()
-    return all(len(partition.isrs) == 2 for partition in found)

@@ -142,8 +142,8 @@ class Control:
 
     def _flush_results(self) -> None:
         results, self._results = self._results, {}
-        for (peer, _), item in results.items():
-            peer.note("results", item)
+        for peer in {peer for peer, _ in results}:
+            peer.notes("results", [item for (whose, _), item in results.items() if whose is peer])
 
     def span(self, span: SpanRecord) -> None:
         """Hand a finished span to the node; those of one loop turn travel together, some may get lost."""

@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import msgspec
@@ -217,6 +217,11 @@ class Peer(asyncio.BufferedProtocol):
         if not self.closed.is_set():
             self._write([NOTE, 0, op, body])
 
+    def notes(self, op: str, bodies: Iterable[Any]) -> None:
+        """Tell several of one kind in one go; as `note` for each."""
+        if not self.closed.is_set():
+            self._transport.writelines([part for body in bodies for part in _frame_of([NOTE, 0, op, body])])
+
     async def drain(self) -> None:
         """Wait until the send buffer is below its high-water mark, or the connection has ended."""
         await self._writable.wait()
@@ -227,10 +232,8 @@ class Peer(asyncio.BufferedProtocol):
         await asyncio.sleep(0)  # transport and handlers take note in the next turn
 
     def _write(self, message: Any) -> None:
-        head, payload = _frame_of(message)
-        # Not joined, which would copy a batch of events once more.
-        self._transport.write(head)
-        self._transport.write(payload)
+        # In one call of the system; not joined, which would copy a batch of events once more.
+        self._transport.writelines(_frame_of(message))
 
     def _take(self, frame: memoryview) -> None:
         kind, call_id, op, raw = _frame.decode(frame)

@@ -21,6 +21,9 @@ class Transport(asyncio.Transport):
         self.written = bytearray()
         self.closed = False
 
+    def writelines(self, data):
+        self.written += b"".join(data)
+
     def write(self, data):
         self.written += data
 
@@ -120,3 +123,18 @@ async def test_call_of_a_connection_that_ends_fails():
     peer.connection_lost(None)
     with pytest.raises(ConnectionError, match="test is gone"):
         await call
+
+
+async def test_notes_of_one_kind_arrive_one_by_one():
+    got = []
+    sender, transport = connected({})
+    receiver, _ = connected({"take": wire.Direct(lambda _peer, raw: got.append(msgspec.msgpack.decode(raw)))})
+    sender.note("take", 1)
+    sender.notes("take", [2, 3])
+    feed(receiver, bytes(transport.written), [7])
+    assert got == [1, 2, 3]
+
+    before = bytes(transport.written)
+    sender.connection_lost(None)
+    sender.notes("take", [4])
+    assert transport.written == before

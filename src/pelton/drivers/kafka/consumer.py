@@ -564,6 +564,8 @@ class Consumption:
                 "enable.auto.offset.store": False,
                 "allow.auto.create.topics": True,
                 "queued.max.messages.kbytes": 16 * 1024,
+                # A full queue is looked at again so soon; by the library's 1 s it has long run dry.
+                "fetch.queue.backoff.ms": 5,
                 "fetch.error.backoff.ms": 100,
                 "error_cb": self._on_error,
             }

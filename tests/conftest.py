@@ -10,6 +10,7 @@ alone, and a teardown that does not end is ended.
 
 import faulthandler
 import os
+import signal
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -28,6 +29,9 @@ STDERR = pytest.StashKey[int]()
 
 def pytest_configure(config):
     config.stash[STDERR] = os.dup(2)  # not captured yet
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # So a shell starts what runs in the background; commands under test would not hear Ctrl-C either.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure(config):

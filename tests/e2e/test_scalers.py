@@ -270,8 +270,11 @@ def test_jobs_take_their_share_of_events_and_end(shared):
     per_job = {job: sum(name == job for name, _ in found) for job, _ in found}
     assert len(per_job) >= 4
     assert max(per_job.values()) <= 10
-    jobs = json.loads(shared.cli("get", "jobs", "-o", "json").out)["items"]
-    assert set(per_job) <= {job["metadata"]["name"] for job in jobs}
-    assert all(job["status"]["succeeded"] == 1 for job in jobs)
+
+    def succeeded():
+        jobs = json.loads(shared.cli("get", "jobs", "-o", "json").out)["items"]
+        return {job["metadata"]["name"] for job in jobs if job["status"].get("succeeded") == 1}
+
+    shared.until("the status of every job", lambda: set(per_job) <= succeeded())
     why = json.loads(shared.cli("why", "scale", "batch", "-o", "json").out)
     assert any("by the strategy default" in change["decision"]["reason"] for change in why["changes"])

@@ -7,6 +7,7 @@ Source: proc(5), `/proc/net/tcp`, `/proc/net/unix`.
 from __future__ import annotations
 
 import ipaddress
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -70,10 +71,21 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 def _holder(inodes: set[str], proc: Path) -> Holder:
     wanted = {f"socket:[{inode}]" for inode in inodes}
     for process in sorted((p for p in proc.iterdir() if p.name.isdigit()), key=lambda p: int(p.name)):
-        try:
-            for entry in (process / "fd").iterdir():
-                if str(entry.readlink()) in wanted:
-                    return int(process.name), (process / "comm").read_text().strip()
-        except OSError:
-            continue
+        if not wanted.isdisjoint(_open_files(process)):
+            try:
+                return int(process.name), (process / "comm").read_text().strip()
+            except OSError:
+                continue  # it has just ended
     return 0, ""
+
+
+def _open_files(process: Path) -> list[str]:
+    try:
+        entries = list((process / "fd").iterdir())
+    except OSError:
+        return []
+    found = []
+    for entry in entries:
+        with suppress(OSError):  # closed meanwhile, as is the descriptor by which they were listed
+            found.append(str(entry.readlink()))
+    return found

@@ -12,6 +12,16 @@ def test_listener_on_a_port_is_this_process():
     assert found[0] == os.getpid()
 
 
+def test_listener_is_found_behind_a_descriptor_that_is_free():
+    """The one by which descriptors are listed takes its place, and is gone when they are looked at."""
+    with socket.socket() as free, socket.create_server(("127.0.0.1", 0)) as server:
+        free.close()
+        found = holder_of_port("127.0.0.1", server.getsockname()[1])
+
+    assert found is not None
+    assert found[0] == os.getpid()
+
+
 def test_listener_on_all_addresses_holds_each_of_them():
     with socket.create_server(("0.0.0.0", 0)) as server:
         assert holder_of_port("127.0.0.1", server.getsockname()[1]) is not None

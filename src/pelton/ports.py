@@ -123,7 +123,11 @@ class OrderedDelivery(Delivery, Protocol):
 
 
 class Bus(Protocol):
-    """Durable publish/subscribe: NATS JetStream, Kafka, memory."""
+    """Durable publish/subscribe: NATS JetStream, Kafka, memory.
+
+    One whose messages end with the process says so by a true attribute `volatile`: what failed waits in the
+    ledger then, not there.
+    """
 
     async def publish(self, message: Message) -> None:
         """Publish and wait until the broker has stored it.

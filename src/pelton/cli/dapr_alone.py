@@ -2,7 +2,7 @@
 
 Resources come from files and are read again when these change. Without any, topics and state are kept in this
 process's memory under the names that Dapr's own installation gives them. Retries and dead letters are in a
-file of the home, one per app (`drivers.ledger.py`); `pelton dlq --app-id` reads it. Used by
+file of the home, one per app (`drivers/ledger`); `pelton dlq --app-id` reads it. Used by
 `dapr_run.py`.
 """
 

@@ -228,11 +228,9 @@ class DaprHost:
 
     def call_rules(self, app: App) -> CallRules:
         """Return what holds for the calls of an app, its Configuration apart."""
-        here = ("", app.namespace)
-        return CallRules(
-            resiliencies=tuple(one for one in self._resources.resiliencies if one.namespace in here),
-            endpoints=tuple(one for one in self._resources.endpoints if one.namespace in here),
-        )
+        found = self._resources
+        rules = CallRules(resiliencies=tuple(found.resiliencies), endpoints=tuple(found.endpoints))
+        return rules.of_calls(app.namespace)
 
     def find(self, key: str) -> RegisteredApp | None:
         """Return a served app by `namespace/app_id`."""

@@ -23,6 +23,14 @@ class CallRules:
     configurations: tuple[DaprConfiguration, ...] = ()
     endpoints: tuple[HttpEndpoint, ...] = ()
 
+    def of_calls(self, namespace: str) -> CallRules:
+        """Return what holds for the calls of an app of a namespace, its Configuration apart."""
+        here = ("", namespace)
+        return CallRules(
+            resiliencies=tuple(one for one in self.resiliencies if one.namespace in here),
+            endpoints=tuple(one for one in self.endpoints if one.namespace in here),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallingApp:

@@ -69,7 +69,7 @@ def function_apps(
         if app is None:
             continue
         namespace = function.workload.namespace
-        here, alone = ("", namespace), holders[namespace, app.app_id] == 1
+        alone = holders[namespace, app.app_id] == 1
         # Without the Configuration that it names an app is not served, and nobody may call it.
         configuration = (
             configurations.get((namespace, app.configuration)) if app.configuration else DaprConfiguration()
@@ -85,10 +85,7 @@ def function_apps(
                     token=app.ports.token,
                     body_limit_bytes=app.body_limit_bytes,
                     direct=alone and configuration is not None and configuration.serves("invoke", "http"),
-                    rules=CallRules(
-                        resiliencies=tuple(one for one in rules.resiliencies if one.namespace in here),
-                        endpoints=tuple(one for one in rules.endpoints if one.namespace in here),
-                    ),
+                    rules=rules.of_calls(namespace),
                 )
             )
         if not alone or configuration is None or app.max_concurrency > 0 or app.health_path:

@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-from pelton.cli.dapr_platform import DaprPlatform
-from pelton.clock import SystemClock
 from pelton.compat.dapr.callbacks import Learned
-from pelton.dataplane.event_traces import NO_TRACES
-from pelton.drivers.memory import MemoryBus
 from pelton.model.dapr_app import DaprApp, DaprPorts
 from pelton.model.desired import Desired, Route, Scaling, Workload
 from pelton.plan.dapr_access import allows
+from tests.unit.cli.dapr_platforms import bare
 
 RULES = {
     "apiVersion": "dapr.io/v1alpha1",
@@ -28,24 +24,6 @@ RULES = {
         }
     },
 }
-
-
-def platform(folder: Path) -> DaprPlatform:
-    async def nothing(*_: Any) -> Any:
-        return None
-
-    return DaprPlatform(
-        run=folder,
-        stores=cast(Any, SimpleNamespace()),
-        kept=folder / "kept.json",
-        kubeconfig=folder / "kubeconfig",
-        bus_of=nothing,
-        ledger=MemoryBus(),
-        clock=SystemClock(),
-        traces=NO_TRACES,
-        wake=nothing,
-        on_pending=lambda *_: None,
-    )
 
 
 def app() -> Desired:
@@ -66,7 +44,7 @@ def may_call(target: Any, caller: str) -> bool:
 
 
 async def test_access_control_counts_for_the_functions_own_name_as_well(tmp_path: Path) -> None:
-    served = platform(tmp_path)
+    served = bare(tmp_path)
     served.resources([RULES], [])
     served._desired["default/orders"] = app()
 
@@ -78,7 +56,7 @@ async def test_access_control_counts_for_the_functions_own_name_as_well(tmp_path
 
 
 async def test_app_without_the_configuration_that_it_names_is_not_served(tmp_path: Path, caplog: Any) -> None:
-    served = platform(tmp_path)
+    served = bare(tmp_path)
 
     await served.apply(app())
 
@@ -100,7 +78,7 @@ def two_of_an_id() -> tuple[Desired, Desired]:
 async def test_second_function_of_an_app_id_says_whose_it_is_and_is_served_when_that_one_goes(
     tmp_path: Path,
 ) -> None:
-    async with platform(tmp_path) as served:
+    async with bare(tmp_path) as served:
         first, second = two_of_an_id()
         await served.apply(first)
         await served.apply(second)
@@ -122,9 +100,9 @@ async def test_second_function_of_an_app_id_says_whose_it_is_and_is_served_when_
 
 async def test_function_that_was_the_app_is_it_again_after_a_restart(tmp_path: Path) -> None:
     first, second = two_of_an_id()
-    platform(tmp_path)._book.put("default/shop", first.revision, Learned())
+    bare(tmp_path)._book.put("default/shop", first.revision, Learned())
 
-    async with platform(tmp_path) as served:
+    async with bare(tmp_path) as served:
         await served.sync([second, first])
 
         assert [each["function"] for each in served.unserved()] == ["copy"]

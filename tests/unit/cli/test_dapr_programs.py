@@ -8,7 +8,6 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -16,11 +15,9 @@ import pytest
 
 from pelton.cli.dapr_platform import DaprPlatform
 from pelton.cli.dapr_settings import AppSettings
-from pelton.clock import SystemClock
 from pelton.compat.dapr.apps import App, AppHealth
-from pelton.dataplane.event_traces import NO_TRACES
-from pelton.drivers.memory import MemoryBus
 from pelton.errors import PeltonError, PortInUseError
+from tests.unit.cli.dapr_platforms import bare
 
 
 class Node:
@@ -63,22 +60,7 @@ class Peer:
 
 @asynccontextmanager
 async def platform(folder: Path, node: Node) -> AsyncIterator[DaprPlatform]:
-    async def nothing(*_: Any) -> Any:
-        return None
-
-    served = DaprPlatform(
-        run=folder,
-        stores=cast(Any, SimpleNamespace()),
-        kept=folder / "kept.json",
-        kubeconfig=folder / "kubeconfig",
-        bus_of=nothing,
-        ledger=MemoryBus(),
-        clock=SystemClock(),
-        traces=NO_TRACES,
-        wake=nothing,
-        on_pending=lambda *_: None,
-        tell=node.tell,
-    )
+    served = bare(folder, tell=node.tell)
     try:
         async with served, asyncio.timeout(20):
             yield served

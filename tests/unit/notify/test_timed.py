@@ -63,7 +63,7 @@ async def until(condition):
     """Let threads and tasks go on until something holds."""
     async with asyncio.timeout(5):
         while not condition():
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)  # without a pause the loop keeps the interpreter from the threads
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from pelton.cli.status import collect
 from pelton.clock import SystemClock
 from pelton.errors import ConflictError, NotFoundError, PeltonError
 from pelton.manifest import kinds
-from pelton.plan.history import FUNCTION_LABEL, FUNCTION_SPEC, GENERATION, REVISION
+from pelton.plan.history import FUNCTION_LABEL, FUNCTION_SPEC, FUNCTION_VERSION, REVISION
 from pelton.plan.rollout import OWN, ROLLED_BACK_TO
 
 __all__ = ["Revision", "restored", "revisions", "revisions_of", "rollback"]
@@ -27,7 +27,7 @@ __all__ = ["Revision", "restored", "revisions", "revisions_of", "rollback"]
 _TRIES = 5
 _OF_REVISION = ("pelton.dev/", "knative.dev/", "openfunction.io/", "dapr.io/")
 """Annotations with such a domain are part of what a revision is; others are its user's own."""
-_RECORD = (REVISION, GENERATION, FUNCTION_SPEC)
+_RECORD = (REVISION, FUNCTION_VERSION, FUNCTION_SPEC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +121,8 @@ def revisions_of(function: dict[str, Any], servings: list[dict[str, Any]]) -> li
 
 def _order(serving: dict[str, Any]) -> tuple[str, int]:
     metadata = serving["metadata"]
-    generation = str((metadata.get("annotations") or {}).get(GENERATION, ""))
-    return metadata.get("creationTimestamp", ""), int(generation) if generation.isdecimal() else 0
+    version = str((metadata.get("annotations") or {}).get(FUNCTION_VERSION, ""))
+    return metadata.get("creationTimestamp", ""), int(version) if version.isdecimal() else 0
 
 
 def _instances(home: Home, namespace: str, name: str) -> dict[str, int]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pelton.errors import ConflictError, NotFoundError
-from pelton.plan.history import CONTENT, GENERATION, REVISION, Child
+from pelton.plan.history import CONTENT, FUNCTION_VERSION, REVISION, Child
 from pelton.ports import Store, WatchEvent
 from pelton.quantity import parse_duration
 
@@ -147,12 +147,12 @@ class Children:
 def _child(obj: dict[str, Any]) -> Child:
     metadata, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
     notes = metadata.get("annotations") or {}
-    generation = str(notes.get(GENERATION, ""))
+    version = str(notes.get(FUNCTION_VERSION, ""))
     return Child(
         name=metadata["name"],
         state=str(status.get("state", "")),
         created=str(metadata.get("creationTimestamp", "")),
-        generation=int(generation) if generation.isdecimal() else 0,
+        function_version=int(version) if version.isdecimal() else 0,
         revision=str(notes.get(REVISION, "")),
         content=str(notes.get(CONTENT, "")),
         cancelled=spec.get("state") == "Cancelled",

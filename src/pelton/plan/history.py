@@ -22,7 +22,7 @@ __all__ = [
     "CONTENT",
     "FUNCTION_LABEL",
     "FUNCTION_SPEC",
-    "GENERATION",
+    "FUNCTION_VERSION",
     "REVISION",
     "Child",
     "as_written",
@@ -44,8 +44,8 @@ REVISION = "pelton.dev/revision"
 """Annotation of a Serving: the revision that it records."""
 CONTENT = "pelton.dev/content"
 """Annotation of a Builder: hash of what is built."""
-GENERATION = "pelton.dev/generation"
-"""Annotation of both: the Function's generation that they were made from."""
+FUNCTION_VERSION = "pelton.dev/function-version"
+"""Annotation of both: the Function's resourceVersion that they were made from; their order in a second."""
 FUNCTION_SPEC = "pelton.dev/function-spec"
 """Annotation of a Serving: the Function's spec as JSON, for `pelton rollback`."""
 
@@ -62,7 +62,7 @@ class Child:
         name: Its name.
         state: status.state.
         created: metadata.creationTimestamp.
-        generation: The Function's generation that it was made from.
+        function_version: The Function's resourceVersion that it was made from, 0 when unknown.
         revision: The revision of a Serving; "" for Builders.
         content: Hash of what a Builder builds; "" for Servings.
         cancelled: Whether spec.state asks to end it.
@@ -72,7 +72,7 @@ class Child:
     name: str
     state: str = ""
     created: str = ""
-    generation: int = 0
+    function_version: int = 0
     revision: str = ""
     content: str = ""
     cancelled: bool = False
@@ -86,7 +86,7 @@ class Child:
     @property
     def order(self) -> tuple[str, int, str]:
         """Sorts by age, the oldest first."""
-        return self.created, self.generation, self.name
+        return self.created, self.function_version, self.name
 
     def age_s(self, now: datetime) -> float:
         """Return seconds since it was created, 0 while that is unknown."""
@@ -169,7 +169,7 @@ def _child(function: dict[str, Any], kind: str, annotations: dict[str, str]) -> 
             "namespace": metadata["namespace"],
             "generateName": f"{kind.lower()}-",
             "labels": {FUNCTION_LABEL: _label(metadata["name"])},
-            "annotations": {**annotations, GENERATION: str(metadata.get("generation", 0))},
+            "annotations": {**annotations, FUNCTION_VERSION: str(metadata.get("resourceVersion", 0))},
             "ownerReferences": [owner],
         },
     }

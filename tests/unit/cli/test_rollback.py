@@ -11,7 +11,7 @@ from pelton.cli import rollback
 from pelton.cli.rollback import restored, revisions_of
 from pelton.cli.rollout import action_text
 from pelton.errors import NotFoundError, PeltonError, UsageError
-from pelton.plan.history import FUNCTION_LABEL, FUNCTION_SPEC, GENERATION, REVISION
+from pelton.plan.history import FUNCTION_LABEL, FUNCTION_SPEC, FUNCTION_VERSION, REVISION
 from pelton.plan.rollout import Rollout, Step
 
 STEPS = (Step(weight=10, pause_s=60.0), Step(weight=100, pause_s=0.0))
@@ -36,13 +36,26 @@ def function(**status: Any) -> dict[str, Any]:
     }
 
 
-def serving(name: str, revision: str, *, state: str = "Running", at: int = 0, uid: str = "u", notes=None):
+def serving(
+    name: str,
+    revision: str,
+    *,
+    state: str = "Running",
+    at: int = 0,
+    version: int | None = None,
+    uid: str = "u",
+    notes=None,
+):
     return {
         "metadata": {
             "name": name,
             "labels": {FUNCTION_LABEL: "f"},
             "creationTimestamp": f"2026-01-01T00:00:{at:02}Z",
-            "annotations": {REVISION: revision, GENERATION: str(at), **(notes or {})},
+            "annotations": {
+                REVISION: revision,
+                FUNCTION_VERSION: str(at if version is None else version),
+                **(notes or {}),
+            },
             "ownerReferences": [{"kind": "Function", "name": "f", "uid": uid}],
         },
         "status": {"state": state},
@@ -74,6 +87,13 @@ def test_revisions_are_listed_newest_first_with_their_shares():
         ("f-1", 0, ("old",), False, "Tagged"),
     ]
     assert listed[1].serving["metadata"]["name"] == "s2"
+
+
+def test_revisions_of_one_second_are_listed_in_the_order_of_their_function():
+    made = [serving("a", "f-2", at=1, version=10), serving("b", "f-1", at=1, version=9)]
+
+    assert [one.name for one in revisions_of(function(), made)] == ["f-2", "f-1"]
+    assert [one.name for one in revisions_of(function(), made[::-1])] == ["f-2", "f-1"]
 
 
 @pytest.mark.parametrize(

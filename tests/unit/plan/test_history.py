@@ -35,6 +35,7 @@ FUNCTION: dict[str, Any] = {
         "namespace": "ns",
         "uid": "u",
         "generation": 3,
+        "resourceVersion": "17",
         "annotations": {
             "a": "b",
             "pelton.dev/rollout": "10% 5m",
@@ -78,7 +79,7 @@ def test_builder_is_an_admissible_copy_of_the_build():
         "namespace": "ns",
         "generateName": "builder-",
         "labels": {"openfunction.io/function": "f"},
-        "annotations": {"pelton.dev/content": "c", "pelton.dev/generation": "3"},
+        "annotations": {"pelton.dev/content": "c", "pelton.dev/function-version": "17"},
         "ownerReferences": [OWNER],
     }
 
@@ -95,7 +96,7 @@ def test_serving_is_an_admissible_copy_of_the_serving_with_the_functions_annotat
     }
     notes = made["metadata"]["annotations"]
     assert json.loads(notes.pop(FUNCTION_SPEC)) == FUNCTION["spec"]
-    assert notes == {"a": "b", "pelton.dev/revision": "f-1", "pelton.dev/generation": "3"}
+    assert notes == {"a": "b", "pelton.dev/revision": "f-1", "pelton.dev/function-version": "17"}
 
 
 def test_a_huge_spec_is_not_copied_into_an_annotation():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 
+from pelton.cli.announcement import announcement
 from pelton.cli.home import Home
 from pelton.errors import NotRunningError, PeltonError
 
@@ -43,12 +45,12 @@ def detached(home: Home, arguments: Sequence[str]) -> int:
         if process.poll() is not None:
             sys.stderr.write(_since(log, begin))
             return process.returncode or 1
-        try:
-            if home.endpoints().pid == process.pid:
-                sys.stdout.write(_since(log, begin))
+        with contextlib.suppress(NotRunningError):
+            found = home.endpoints()
+            # It publishes where it is before it says so.
+            if found.pid == process.pid and announcement(home, found) in (text := _since(log, begin)):
+                sys.stdout.write(text)
                 return 0
-        except NotRunningError:
-            pass
         time.sleep(0.02)
     raise PeltonError(f"the platform was not ready within {_READY_TIMEOUT_S:g} s", hint=f"its log is {log}")
 

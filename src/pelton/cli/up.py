@@ -23,6 +23,7 @@ import uvloop
 
 from pelton import log
 from pelton.cli import cyclic_gc
+from pelton.cli.announcement import announcement
 from pelton.cli.home import MARKER, Endpoints, Home, Settings
 from pelton.cli.ports_owner import claim
 from pelton.clock import SystemClock
@@ -214,7 +215,8 @@ class _Platform:
         )
         cyclic_gc.rarely()
         self._home.publish(self._endpoints)
-        _announce(self._home, self._endpoints)
+        # After the file: who reads these lines finds the platform.
+        print(announcement(self._home, self._endpoints), end="", flush=True)
 
     def _start_parts(self, settings: Settings) -> None:
         config = self._run / "nats.conf"
@@ -388,15 +390,6 @@ def _aliases_of(home: Home) -> Aliases:
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"{home.aliases_file} cannot be read: {exc}") from exc
     return Aliases.parse(text, where=str(home.aliases_file))
-
-
-def _announce(home: Home, endpoints: Endpoints) -> None:
-    print(f"Pelton is up on {home.path}")
-    print(f"  gateway     {endpoints.gateway}" + (f"   {endpoints.https}" if endpoints.https else ""))
-    print(f"  api         {endpoints.api}")
-    print(f"  alerts      {endpoints.notify}/api/v2/alerts")
-    print(f"  kubectl     kubectl --kubeconfig {endpoints.kubeconfig} get functions")
-    print("  next        pelton init hello && pelton deploy hello && pelton invoke hello", flush=True)
 
 
 async def _optional(link: Link, op: str) -> dict[str, Any]:

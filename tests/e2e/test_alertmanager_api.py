@@ -32,6 +32,8 @@ ALERTS = [
     {"labels": {"alertname": "Slow", "severity": "info"}},
 ]
 
+MATCHER = {"name": "severity", "value": "critical", "isRegex": False, "isEqual": True}
+
 
 @pytest.fixture
 async def pelton(tmp_path: Path) -> AsyncIterator[str]:
@@ -141,9 +143,8 @@ async def conversation(url: str) -> list[tuple[str, int, Any]]:
             return found
 
         def silence(**change: Any) -> dict[str, Any]:
-            matcher = {"name": "severity", "value": "critical", "isRegex": False, "isEqual": True}
             return {
-                "matchers": [matcher],
+                "matchers": [MATCHER],
                 "startsAt": "2026-01-02T03:04:05Z",
                 "endsAt": "2126-01-02T03:04:05Z",
                 "createdBy": "me",
@@ -156,10 +157,28 @@ async def conversation(url: str) -> list[tuple[str, int, Any]]:
         made = await ask("POST", "/silences", body=silence())
         await ask("GET", "/silences")
         await ask("GET", '/silences?filter=severity="critical"')
-        await ask("GET", '/silences?filter=severity="info"')
+        for text in ('="info"', '=~"critical"', '=~"crit.*"', '!="info"', '!="critical"'):
+            await ask("GET", f"/silences?filter=severity{text}")
+        (known,) = await ask("GET", "/silences")
+        for change in (
+            {"startsAt": known["startsAt"], "endsAt": "2127-01-02T03:04:05Z"},
+            {"startsAt": "2025-01-02T03:04:05Z"},
+            {"startsAt": "2100-01-02T03:04:05Z"},
+            {"startsAt": "2101-01-02T03:04:05Z"},
+            {"startsAt": "2026-01-02T03:04:05Z"},
+            {"startsAt": "2100-01-02T03:04:05Z"},
+            {"startsAt": "2100-01-02T03:04:05Z", "matchers": [{**MATCHER, "value": "other"}]},
+            {"startsAt": "2026-01-02T03:04:05Z"},
+        ):
+            again = await ask("POST", "/silences", body=silence(id=made["silenceID"], **change))
+            said.append(("the id stays", 0, again["silenceID"] == made["silenceID"]))
+            await ask("GET", f"/silence/{made['silenceID']}")
+            made = again
         await ask("GET", f"/silence/{made['silenceID']}")
         await ask("GET", "/alerts?silenced=false")
         await ask("GET", "/alerts?active=false")
+        await ask("GET", "/alerts?active=off&silenced=Yes")
+        await ask("GET", "/alerts?silenced=")
         await ask("GET", '/alerts?filter=alertname=~"S.*"')
         await ask("GET", "/alerts?receiver=other")
         await ask("GET", "/alerts/groups")
@@ -169,10 +188,19 @@ async def conversation(url: str) -> list[tuple[str, int, Any]]:
         await ask("POST", "/silences", body=silence(endsAt="2020-01-01T00:00:00Z"))
         await ask("POST", "/silences", body=silence(matchers=[]))
         await ask("POST", "/silences", body={"comment": "why"})
+        await ask("POST", "/silences", body=silence(endsAt="9999-12-31T23:59:59-14:00"))
+        await ask(
+            "POST", "/silences", body=silence(startsAt="2125-01-01T00:00:00Z", endsAt="2124-01-01T00:00:00Z")
+        )
+        for pattern in ("(", "(?=x)x", ".*"):
+            wrong = {**MATCHER, "isRegex": True, "value": pattern}
+            await ask("POST", "/silences", body=silence(matchers=[wrong]))
         await ask("GET", "/alerts?filter=%3D%3D")
         await ask("DELETE", f"/silence/{made['silenceID']}")
         await ask("GET", "/silences")
         await ask("GET", "/silence/00000000-0000-4000-8000-000000000000")
+        await ask("GET", "/silence/nothing")
+        await ask("DELETE", "/silence/nothing")
     return said
 
 

@@ -41,6 +41,10 @@ class Regex(Protocol):
         """Return the first match anywhere in the text."""
         ...
 
+    def fullmatch(self, text: str, /) -> Match | None:
+        """Return a match of the whole text."""
+        ...
+
     def findall(self, text: str, /) -> list[str]:
         """Return all matches, leftmost first."""
         ...

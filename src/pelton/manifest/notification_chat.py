@@ -7,7 +7,6 @@ Source: contracts, log and notification, sections 4.3 and 4.4.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -433,6 +432,6 @@ def undelivered_problems(blocks: Mapping[str, Any]) -> Iterator[Problem]:
 def _compiles(pattern: Any) -> bool:
     try:
         model.compile_pattern(str(pattern))
-    except re.error:
+    except ValueError:
         return False
     return True

@@ -216,7 +216,7 @@ def selector_problems(path: str, selector: LabelSelector | None) -> Iterator[Pro
         elif item.operator == "Match":
             try:
                 compile_pattern(item.regex)
-            except re.error as error:
+            except ValueError as error:
                 yield Problem(f"{here}.regexValue", f"is no regular expression: {error}")
 
 

@@ -435,7 +435,7 @@ def _router_problems(router: model.Router) -> Iterator[Problem]:
     if receivers.regex:
         try:
             compile_pattern(receivers.regex)
-        except re.error as error:
+        except ValueError as error:
             yield Problem("spec.receivers.regexName", f"is no regular expression: {error}")
     yield from selector_problems("spec.receivers.selector", receivers.selector)
 

@@ -8,17 +8,23 @@ expressions cover the whole value; a missing label counts as "". Source: contrac
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pelton.errors import ProtocolError
-from pelton.model.notification import compile_pattern
+from pelton.model.notification import compile_pattern, pattern_matches
 
 __all__ = ["Matcher", "parse_matcher"]
 
-_TEXT = re.compile(r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(=~|!~|!=|=)\s*(.*?)\s*", re.DOTALL)
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_TEXT = re.compile(
+    # Whatever is none of the language's own marks may be in a name without quotes: `app.kubernetes.io/name`.
+    rf"\s*({_QUOTED}|[^\s{{}}!=~,\\\"'`]+)\s*(=~|!~|!=|=)\s*(.*?)\s*",
+    re.DOTALL,
+)
+_BALANCED = re.compile(rf'{_QUOTED}|(?:[^"\\]|\\.?)*', re.DOTALL)
+_ESCAPE = re.compile(r'\\(["\\n])')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +53,7 @@ class Matcher:
         if self.is_regex:
             try:
                 compile_pattern(self.value)
-            except re.error as error:
+            except ValueError as error:
                 raise ProtocolError(
                     f"The matcher of {self.name} is no regular expression: {error}."
                 ) from error
@@ -55,27 +61,35 @@ class Matcher:
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Tell whether labels fulfil it."""
         value = labels.get(self.name, "")
-        found = (
-            compile_pattern(self.value).fullmatch(value) is not None if self.is_regex else value == self.value
-        )
+        found = pattern_matches(self.value, value, whole=True) if self.is_regex else value == self.value
         return found is self.is_equal
 
 
 def parse_matcher(text: str) -> Matcher:
-    """Read `alertname="DiskFull"`; the quotes may be left out.
+    """Read `alertname="DiskFull"`; the quotes may be left out, names may have them, braces be around it all.
 
     Raises:
         ProtocolError: It is no matcher.
     """
-    found = _TEXT.fullmatch(text)
+    inner = text.strip()
+    if inner.startswith("{") and inner.endswith("}"):
+        inner = inner[1:-1]
+    found = _TEXT.fullmatch(inner)
     if found is None:
         raise ProtocolError(f'{text[:80]!r} is no matcher; expected e.g. severity="critical".')
     name, operator, value = found.groups()
-    if value.startswith('"'):
-        try:
-            value = json.loads(value, strict=False)
-        except ValueError as error:
-            raise ProtocolError(f"The quoted value in {text[:80]!r} cannot be read: {error}.") from error
-        if not isinstance(value, str):
-            raise ProtocolError(f"The value in {text[:80]!r} is no text.")
-    return Matcher(name=name, value=value, is_regex="~" in operator, is_equal=operator[0] == "=")
+    return Matcher(
+        name=_unquoted(name, text),
+        value=_unquoted(value, text),
+        is_regex="~" in operator,
+        is_equal=operator[0] == "=",
+    )
+
+
+def _unquoted(part: str, text: str) -> str:
+    """Take quotes and escapes away; a backslash before anything else stays, as patterns have it."""
+    if not _BALANCED.fullmatch(part):
+        raise ProtocolError(f"The quotes in {text[:80]!r} do not close, or need a backslash inside a text.")
+    if part.startswith('"'):
+        part = part[1:-1]
+    return _ESCAPE.sub(lambda found: "\n" if found[1] == "n" else found[1], part)

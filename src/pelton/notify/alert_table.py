@@ -18,6 +18,8 @@ from pelton.notify.alert import FIRING, RESOLVED, ZERO_TIME, Alert
 
 __all__ = ["UPSTREAM_TIMEOUT_S", "AlertTable", "Tracked", "merge", "shown", "track"]
 
+_LAST_S = datetime.max.replace(microsecond=0, tzinfo=UTC).timestamp()
+
 UPSTREAM_TIMEOUT_S = 4 * 3600.0 + 300.0
 """Seconds that an alert of an Alertmanager counts: it says when one is over, and repeats it every 4 h."""
 
@@ -155,7 +157,8 @@ class AlertTable:
 
 
 def _seconds(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
+    # An offset may carry the last hours of the year 9999 out of what a time can be.
+    return min(datetime.fromisoformat(text).timestamp(), _LAST_S)
 
 
 def _text(moment: float) -> str:

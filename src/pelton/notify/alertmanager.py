@@ -7,12 +7,11 @@ contracts, log and notification, 9.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Annotated, Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
 from starlette.datastructures import QueryParams
@@ -20,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from pelton.cel.regex import Regex
 from pelton.clock import Clock, rfc3339
 from pelton.errors import OverloadedError, PeltonError, ProtocolError
 from pelton.model.matching import Matcher, parse_matcher
@@ -32,13 +32,14 @@ from pelton.notify.silences import PostedSilence, SilenceBook, UnknownSilenceErr
 __all__ = ["alertmanager_routes"]
 
 _BODY_LIMIT = 256 * 1024
+_TRUE = frozenset({"true", "1", "yes", "ok", "y", "on", "selected", "checked", "t", "enabled"})
 
 
 class _PostedMatcher(msgspec.Struct, rename="camel"):
     name: str
     value: str
     is_regex: bool
-    is_equal: bool = True
+    is_equal: bool | None = True
 
 
 class _Posted(msgspec.Struct, rename="camel"):
@@ -116,7 +117,8 @@ def alertmanager_routes(
         wanted = [parse_matcher(text) for text in request.query_params.getlist("filter")]
         now = clock.now()
         order = {"active": 0, "pending": 1, "expired": 2}
-        found = [silence for silence in book.list() if all(_concerns(silence, each) for each in wanted)]
+        # As in Alertmanager a filter names whole matchers: it does not ask what they would match.
+        found = [silence for silence in book.list() if all(each in silence.matchers for each in wanted)]
         found.sort(key=lambda silence: (order[silence.state(now)], silence.ends_at))
         return _json([_silence(silence, now) for silence in found])
 
@@ -125,12 +127,17 @@ def alertmanager_routes(
             posted = _posted.decode(await _body(request))
         except msgspec.ValidationError as error:
             return _json(f"The body is no silence: {error}.", 422)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ProtocolError(f"The body is no silence: {error}.") from error
         silence = PostedSilence(
             id=posted.id or "",
             matchers=tuple(
-                Matcher(name=each.name, value=each.value, is_regex=each.is_regex, is_equal=each.is_equal)
+                Matcher(
+                    name=each.name,
+                    value=each.value,
+                    is_regex=each.is_regex,
+                    is_equal=each.is_equal is not False,
+                )
                 for each in posted.matchers
             ),
             starts_at=_utc(posted.starts_at),
@@ -144,11 +151,11 @@ def alertmanager_routes(
         return _json({"silenceID": made})
 
     async def one(request: Request) -> Response:
-        silence = book.get(request.path_params["id"])
+        silence = book.get(_id(request))
         return _json("silence not found", 404) if silence is None else _json(_silence(silence, clock.now()))
 
     async def expire(request: Request) -> Response:
-        await book.expire(request.path_params["id"], now=clock.now())
+        await book.expire(_id(request), now=clock.now())
         silences_changed()
         return Response(status_code=200)
 
@@ -189,6 +196,8 @@ def _guarded(handle: Callable[[Request], Any]) -> Callable[[Request], Any]:
             answer: Response = await handle(request)
         except UnknownSilenceError:
             return _json("silence not found", 404)
+        except _MalformedIdError as error:
+            return _json(str(error), 422)
         except OverloadedError as error:
             return _json(error.message, 503)
         except PeltonError as error:
@@ -207,28 +216,38 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
+class _MalformedIdError(ValueError):
+    """What a path has in place of a silence's id cannot be one."""
+
+
+def _id(request: Request) -> str:
+    text: str = request.path_params["id"]
+    try:
+        UUID(text)
+    except ValueError as error:
+        raise _MalformedIdError(f"silenceID in path must be of type uuid: {text[:80]!r}") from error
+    return text
+
+
 def _utc(moment: datetime) -> datetime:
     if moment.tzinfo is None:
         raise ProtocolError("startsAt and endsAt need a time zone, e.g. 2026-01-02T03:04:05Z.")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ProtocolError("startsAt and endsAt must be in the years 1 to 9999, in UTC too.") from error
 
 
-def _pattern(text: str) -> re.Pattern[str] | None:
+def _pattern(text: str) -> Regex | None:
     try:
         return compile_pattern(text) if text else None
-    except re.error as error:
+    except ValueError as error:
         raise ProtocolError(f"receiver is no regular expression: {error}.") from error
 
 
 def _flag(text: str | None) -> bool:
-    return text is None or text.lower() not in ("false", "0", "f")
-
-
-def _concerns(silence: PostedSilence, wanted: Matcher) -> bool:
-    """Tell whether a silence has a matcher whose value a filter picks, as Alertmanager's lists do."""
-    return any(
-        each.name == wanted.name and wanted.matches({each.name: each.value}) for each in silence.matchers
-    )
+    # What Alertmanager takes for true; anything else is false, and nothing is the default.
+    return not text or text.lower() in _TRUE
 
 
 def _wanted(query: Mapping[str, str], kept: KeptBack) -> bool:

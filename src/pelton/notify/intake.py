@@ -108,6 +108,7 @@ def create_app(
             Route("/api/v2/alerts", alerts, methods=["POST"]),
             Route("/-/ready", ready_, methods=["GET"]),
             Route("/-/live", live, methods=["GET"]),
+            Route("/-/healthy", live, methods=["GET"]),
             Route("/status", page, methods=["GET"]),
             *further,
         ]

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Literal
 
 from pelton.manifest.notification_timing import timing
-from pelton.model.notification import LabelSelector, compile_pattern, matches
+from pelton.model.notification import LabelSelector, matches, pattern_matches
 from pelton.model.notification_routing import Config, NotificationManager, Router, RouterReceivers, Silence
 from pelton.notify.groups import HOLDING, Place
 
@@ -226,10 +226,7 @@ class Routing:
                 continue
             named = (
                 target.receiver in receivers.names
-                or (
-                    receivers.regex != ""
-                    and compile_pattern(receivers.regex).search(target.receiver) is not None
-                )
+                or (receivers.regex != "" and pattern_matches(receivers.regex, target.receiver, whole=False))
                 or (receivers.selector is not None and matches(receivers.selector, target.labels))
             )
             channel = any(

@@ -148,14 +148,16 @@ class SilenceBook:
     async def put(self, silence: PostedSilence, *, now: datetime, new_id: str) -> str:
         """Make a silence, or change the one of its id; returns the id that it has from now on.
 
-        An expired one, and one whose matchers or start in the past would change, is ended and made anew.
+        As in Alertmanager: only the end can change, and the start of one that is pending while it stays in
+        the future; else the old one is ended and another made.
 
         Raises:
             ProtocolError: It would never silence anything, or everything.
             OverloadedError: There are too many.
             UnknownSilenceError: There is none of that id.
         """
-        silence = replace(silence, starts_at=max(silence.starts_at, now), updated_at=now)
+        asked_start = silence.starts_at
+        silence = replace(silence, starts_at=max(asked_start, now), updated_at=now)
         if not any(not matcher.matches({}) for matcher in silence.matchers):
             raise ProtocolError(
                 "At least one matcher must not match an empty value: else everything is silenced."
@@ -168,10 +170,11 @@ class SilenceBook:
                 old = silences.get(silence.id)
                 if old is None:
                     raise UnknownSilenceError(silence.id)
-                if old.state(now) == "active" and set(old.matchers) == set(silence.matchers):
-                    silence = replace(silence, starts_at=old.starts_at)
-                elif old.state(now) != "pending":
-                    silences[old.id] = replace(old, ends_at=min(old.ends_at, now), updated_at=now)
+                if _changeable(old, silence, asked_start, now):
+                    if old.state(now) == "active":
+                        silence = replace(silence, starts_at=old.starts_at)
+                else:
+                    silences[old.id] = _ended(old, now)
                     silence = replace(silence, id="")
             if not silence.id:
                 silence = replace(silence, id=new_id)
@@ -194,9 +197,7 @@ class SilenceBook:
                 raise UnknownSilenceError(id)
             if silence.state(now) == "expired":
                 return
-            silences[id] = replace(
-                silence, starts_at=min(silence.starts_at, now), ends_at=now, updated_at=now
-            )
+            silences[id] = _ended(silence, now)
             await self._write(silences)
 
     def _kept(self, now: datetime) -> dict[str, PostedSilence]:
@@ -206,6 +207,25 @@ class SilenceBook:
         await asyncio.to_thread(_replace, self._path, msgspec.json.encode(list(silences.values())))
         self._silences = silences
         self._index = _NONE
+
+
+def _changeable(old: PostedSilence, new: PostedSilence, start: datetime, now: datetime) -> bool:
+    """Tell whether a silence can become another one and stay itself; `start` is what was asked for."""
+    if set(old.matchers) != set(new.matchers):
+        return False
+    match old.state(now):
+        case "active":
+            # By whole seconds: not every client keeps what is behind the point.
+            return start.replace(microsecond=0) == old.starts_at.replace(microsecond=0)
+        case "pending":
+            return start >= now
+    return False
+
+
+def _ended(silence: PostedSilence, now: datetime) -> PostedSilence:
+    if silence.state(now) == "expired":
+        return silence
+    return replace(silence, starts_at=min(silence.starts_at, now), ends_at=now, updated_at=now)
 
 
 def _replace(path: Path, data: bytes) -> None:

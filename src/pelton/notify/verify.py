@@ -69,6 +69,8 @@ def verify_routes(
             raise ProtocolError("; ".join(f"receiver.{path}: {message}" for path, message in problems))
         config = None
         if body.get("config") is not None:
+            if not isinstance(body["config"], dict):
+                raise ProtocolError("config is no object; expected a Config as in a manifest.")
             config = CONFIG.decode(body["config"])[0]
             if problems := CONFIG.validate(body["config"]):
                 raise ProtocolError("; ".join(f"config.{path}: {message}" for path, message in problems))
@@ -79,6 +81,8 @@ def verify_routes(
             for each in stored()
         )
         trials = await try_out(receiver, config, alerts, trusted)
+        if not trials:
+            raise ProtocolError("The receiver has no block that is enabled: nothing was sent.")
         if failed := [trial for trial in trials if not trial.result.ok]:
             return _answer(400, "; ".join(f"{trial.block}: {trial.result.detail}" for trial in failed))
         return _answer(200, success)
@@ -163,7 +167,7 @@ async def _body(request: Request) -> dict[str, Any]:
             raise ProtocolError(f"The body is above the limit of {_BODY_LIMIT} bytes.")
     try:
         found = msgspec.json.decode(bytes(body))
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"The body is not JSON: {error}.") from error
     if not isinstance(found, dict):
         raise ProtocolError("The body is no object.")

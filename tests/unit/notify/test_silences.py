@@ -70,6 +70,38 @@ async def test_changing_the_matchers_of_an_active_one_ends_it_and_makes_another(
     assert {each.id: each.state(NOW) for each in book.list()} == {"1": "expired", "2": "active"}
 
 
+@pytest.mark.parametrize(
+    ("start", "then", "start_then", "value", "stays", "state"),
+    [
+        # One that is active keeps its start, given as it is or without what is behind the point.
+        (NOW, NOW, NOW, "b", True, "active"),
+        (NOW + timedelta(milliseconds=1), NOW + HOUR / 2, NOW, "b", True, "active"),
+        (NOW, NOW + HOUR / 2, NOW - HOUR, "b", False, "expired"),
+        (NOW, NOW + HOUR / 2, NOW + HOUR, "b", False, "expired"),
+        # One that is pending may begin at another time that is to come.
+        (NOW + HOUR, NOW, NOW + HOUR / 2, "b", True, "pending"),
+        (NOW + HOUR, NOW, NOW - HOUR, "b", False, "expired"),
+        (NOW + HOUR, NOW, NOW + HOUR, "x", False, "expired"),
+        # One that is over stays so.
+        (NOW, NOW + 3 * HOUR, NOW, "b", False, "expired"),
+    ],
+)
+async def test_a_silence_stays_itself_or_is_ended_and_made_anew(
+    path, start, then, start_then, value, stays, state
+):
+    book = SilenceBook(path)
+    await book.put(silence(start=start, end=NOW + 2 * HOUR), now=NOW, new_id="1")
+
+    id = await book.put(
+        silence(id="1", start=start_then, end=NOW + 5 * HOUR, value=value), now=then, new_id="2"
+    )
+
+    assert id == ("1" if stays else "2")
+    old = book.get("1")
+    assert old is not None
+    assert old.state(then) == state
+
+
 async def test_an_expired_one_is_forgotten_after_its_retention(path):
     book = SilenceBook(path)
     await book.put(silence(), now=NOW, new_id="1")

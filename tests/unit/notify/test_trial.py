@@ -151,13 +151,21 @@ async def test_failure_is_told_with_the_answer(http, recorder):
         {"receiver": SLACK, "config": {"metadata": {"name": "c"}, "spec": {"slack": {}}}},
         {"receiver": SLACK, "alert": {"alerts": []}},
         {"receiver": SLACK, "alert": {"alerts": 5}},
+        {"receiver": SLACK, "alert": ALERT, "config": "x"},
+        {"receiver": SLACK, "alert": ALERT, "config": []},
+        {"receiver": {**SLACK, "metadata": []}, "alert": ALERT},
+        {
+            "receiver": obj("Receiver", "off", {"slack": {"channels": ["#a"], "enabled": False}}),
+            "alert": ALERT,
+        },
     ],
 )
 async def test_what_cannot_be_read_is_refused(http, recorder, body):
     answer = await http.post("/api/v2/notifications", json=body)
 
     assert (answer.status_code, recorder.calls) == (400, [])
-    assert (await http.post("/api/v2/verify", content=b"{")).status_code == 400
+    for wrong in (b"{", b'{"receiver": "\xff"}'):
+        assert (await http.post("/api/v2/verify", content=wrong)).status_code == 400
 
 
 async def test_objects_are_listed_by_tenant_type_and_name_without_secrets(http):

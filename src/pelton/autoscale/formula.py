@@ -32,6 +32,7 @@ _BINARY = (
     (("+", "+"), ("-", "-")),
     (("*", "*"), ("/", "/"), ("%", "%")),
 )
+_OPERATORS = frozenset({"**", "^", *(sign for level in _BINARY for sign, _ in level)})
 _WORDS = {"or": "||", "and": "&&", "not": "!", "in": "in"}
 _PREDICATES = frozenset({"count", "any", "all", "none", "one", "filter", "map", "sum"})
 
@@ -143,7 +144,7 @@ class _Reader:
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise FormulaError(f"it is nested more than {MAX_DEPTH} deep")
-        test = self._coalesced()
+        test = self._binary(0)
         if self._take("?"):
             yes = self._expression()
             self._need(":")
@@ -157,13 +158,6 @@ class _Reader:
             test = chosen
         self._depth -= 1
         return test
-
-    def _coalesced(self) -> _Node:
-        node = self._binary(0)
-        while self._take("??"):
-            self.coalesces = True
-            node = _coalesce(node, self._binary(0))
-        return node
 
     def _binary(self, level: int) -> _Node:
         if level == len(_BINARY):
@@ -191,12 +185,24 @@ class _Reader:
             if self._take("!"):
                 operand = self._unary()
                 return lambda run: not _truth(operand(run))
-            node = self._atom()
+            node = self._coalesced()
             if self._take("**") or self._take("^"):
                 return _operation("**", node, self._unary())
             return node
         finally:
             self._depth -= 1
+
+    def _coalesced(self) -> _Node:
+        """Read `a ?? b`, which binds tighter than all other operators; behind it none may follow."""
+        node = self._atom()
+        if self._peek() != "??":
+            return node
+        while self._take("??"):
+            self.coalesces = True
+            node = _coalesce(node, self._unary() if self._peek() in ("-", "+", "!") else self._atom())
+        if self._kind() == "op" and self._peek() in _OPERATORS:
+            raise FormulaError(f"{self._where()} follows ??: put the part with ?? into parentheses")
+        return node
 
     def _atom(self) -> _Node:
         kind, text = self._kind(), self._peek()

@@ -96,9 +96,10 @@ class TestKafka:
             producer.produce(topic, b"x", partition=number % 4)
         assert producer.flush(30) == 0
 
-    def commit(self, kafka, topic, offset):
+    def commit(self, kafka, topic, offset, partitions=4):
         consumer = Consumer({"bootstrap.servers": kafka.address, "group.id": f"g-{topic}"})
-        consumer.commit(offsets=[TopicPartition(topic, n, offset) for n in range(4)], asynchronous=False)
+        offsets = [TopicPartition(topic, n, offset) for n in range(partitions)]
+        consumer.commit(offsets=offsets, asynchronous=False)
         consumer.close()
 
     async def test_lag_of_a_group(self, kafka, topic):
@@ -107,6 +108,9 @@ class TestKafka:
 
         assert await read("kafka", metadata) == (4.0, 10.0, True)  # no offsets yet: one per partition
         assert await read("kafka", metadata | {"offsetResetPolicy": "earliest"}) == (40.0, 10.0, True)
+        await asyncio.to_thread(self.commit, kafka, topic, 20, partitions=1)
+        # Without a topic all partitions of what the group knows count: 5 of one, 1 of each other.
+        assert await read("kafka", {**metadata, "topic": ""}) == (8.0, 10.0, True)
         await asyncio.to_thread(self.commit, kafka, topic, 20)
         assert await read("kafka", metadata) == (20.0, 10.0, True)
         assert await read("kafka", metadata | {"partitionLimitation": "0-1"}) == (10.0, 10.0, True)
@@ -305,7 +309,7 @@ class _Api(BaseHTTPRequestHandler):
 
     def do_POST(self):
         self.server.tokens += 1
-        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
         data = json.dumps({"access_token": f"t{self.server.tokens}", "expires_in": 3600}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
@@ -322,6 +326,7 @@ class _ApiServer(ThreadingHTTPServer):
         self.answers: dict[str, Any] = {}
         self.seen: list[Any] = []
         self.tokens = 0
+        self.form: dict[str, list[str]] = {}
         self.url = ""
 
 
@@ -367,13 +372,24 @@ class TestPrometheus:
         scaler = made(
             "prometheus",
             {"serverAddress": api.url, "query": "q", "threshold": 2, "authModes": "oauth"},
-            {"oauthTokenURI": f"{api.url}/token", "clientID": "i", "clientSecret": SECRET},
+            {
+                "oauthTokenURI": f"{api.url}/token",
+                "clientID": "i",
+                "clientSecret": SECRET,
+                "scopes": "a,b",
+                "endpointParams": "audience=https%3A%2F%2Fq",
+            },
         )
 
         for _ in range(2):
             await scaler.read()
 
         await scaler.close()
+        assert api.form == {
+            "grant_type": ["client_credentials"],
+            "scope": ["a b"],
+            "audience": ["https://q"],
+        }
         assert [headers["Authorization"] for _, _, headers in api.seen] == ["Bearer t1", "Bearer t1"]
 
     async def test_statuses_and_silence_are_errors(self, api):
@@ -396,6 +412,14 @@ class TestPrometheus:
             }
 
             assert "did not answer within 0.1 s" in await failure("prometheus", metadata)
+
+
+async def test_management_api_takes_a_token(api):
+    api.answers["/api/queues/%2F/q"] = (200, {"messages_ready": 3})
+    params = {"oauthTokenURI": f"{api.url}/token", "clientID": "i", "clientSecret": SECRET}
+
+    assert await read("rabbitmq", {"host": api.url, "queueName": "q"}, params) == (3.0, 20.0, True)
+    assert api.seen[0][2]["Authorization"] == "Bearer t1"
 
 
 class TestMetricsApi:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 from pelton.autoscale.scalers.environment import Entries
 from pelton.errors import ScalerError
@@ -85,7 +86,7 @@ def _oauth2(oauth2: Mapping[str, Any], entries: Entries) -> dict[str, str]:
         "clientID": str(oauth2.get("clientId") or ""),
         "clientSecret": secret.get(str(reference.get("key") or ""), ""),
         "scopes": ",".join(str(one) for one in oauth2.get("scopes") or ()),
-        "endpointParams": "&".join(f"{key}={value}" for key, value in extra.items()),
+        "endpointParams": urlencode(extra),
     }
 
 

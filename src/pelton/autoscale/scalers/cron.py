@@ -5,18 +5,25 @@ Source: KEDA, pkg/scalers/cron_scaler.go (contracts, autoscaling section 4.5).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from croniter import croniter
 
-from pelton.autoscale.scalers.parameters import Parameters
+from pelton.autoscale.scalers.parameters import Parameters, metric_name
 from pelton.errors import ScalerError
 from pelton.model.scaler import ScalerReading
 
 __all__ = ["CronScaling", "measure", "read_cron"]
 
+_NAMES = frozenset(
+    "jan feb mar apr may jun jul aug sep oct nov dec sun mon tue wed thu fri sat".split()  # noqa: SIM905
+)
+_WORD = re.compile("[A-Za-z]+")
+_OTHERS = frozenset("#_;@")
+"""Signs of schedules that KEDA's do not have."""
 _SIGNS = str.maketrans({" ": "", "*": "x", "/": "Sl", "?": "Qm", ",": "Cm"})
 
 
@@ -42,7 +49,7 @@ def read_cron(found: Parameters) -> CronScaling:
             found.refuse(f'timezone is "{name}", which is no time zone such as Europe/Berlin')
     start, end = found.required("start"), found.required("end")
     for field, schedule in (("start", start), ("end", end)):
-        if schedule and (len(schedule.split()) != 5 or not croniter.is_valid(schedule)):
+        if schedule and not _valid(schedule):
             found.refuse(f'{field} is "{schedule}", not a schedule of five fields such as "30 8 * * 1-5"')
     if start and start == end:
         found.refuse("start and end must differ")
@@ -50,12 +57,26 @@ def read_cron(found: Parameters) -> CronScaling:
     if found.required("desiredReplicas"):
         replicas = found.whole("desiredReplicas", 1, 1)
     return CronScaling(
-        metric=f"cron-{name}-{start}-{end}".translate(_SIGNS).replace("/", "-").replace(":", "-"),
+        metric=metric_name(f"cron-{name}-{start.translate(_SIGNS)}-{end.translate(_SIGNS)}"),
         zone=zone,
         start=start,
         end=end,
         replicas=replicas,
     )
+
+
+def _valid(schedule: str) -> bool:
+    """Return whether a text is a schedule: five fields, no words but names of days and months."""
+    words = {word.lower() for word in _WORD.findall(schedule)}
+    if len(schedule.split()) != 5 or words - _NAMES or _OTHERS & set(schedule):
+        return False
+    return bool(croniter.is_valid(schedule))
+
+
+def _next(schedule: str, after: datetime) -> datetime:
+    """Return the next time; a day has to fit both its fields when one begins with `*`, as in KEDA's cron."""
+    found: datetime = croniter(schedule, after, implement_cron_bug=True).get_next(datetime)
+    return found
 
 
 def measure(settings: CronScaling, now: datetime) -> ScalerReading:
@@ -66,8 +87,7 @@ def measure(settings: CronScaling, now: datetime) -> ScalerReading:
     """
     local = now.astimezone(settings.zone)
     try:
-        begins = croniter(settings.start, local).get_next(datetime)
-        ends = croniter(settings.end, local).get_next(datetime)
+        begins, ends = _next(settings.start, local), _next(settings.end, local)
     except (ValueError, KeyError) as error:
         raise ScalerError(
             f"a schedule never comes due: {error}", hint="correct start and end of the cron trigger"

@@ -51,7 +51,10 @@ def read_external(found: Parameters) -> ExternalScaling:
     for key, value in trigger.metadata.items():
         if key in _OWN or key.removesuffix("FromEnv") in _OWN:
             continue
-        told[key] = trigger.environment.get(value.strip(), "") if key.endswith("FromEnv") else value
+        if not key.endswith("FromEnv"):
+            told[key] = value
+        elif known := trigger.environment.get(value.strip()):
+            told[key] = known
     ca, certificate = found.text("caCert"), found.text("tlsClientCert")
     key = found.text("tlsClientKey")
     if bool(certificate) != bool(key):

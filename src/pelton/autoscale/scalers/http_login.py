@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from pelton.autoscale.scalers.parameters import HTTP_TIMEOUT_S, Parameters
 
-__all__ = ["HttpLogin", "read_api_key_login", "read_login"]
+__all__ = ["HttpLogin", "read_api_key_login", "read_login", "read_oauth"]
 
 _EXCLUSIVE = ("basic", "bearer", "oauth")
 
@@ -27,7 +27,8 @@ class HttpLogin:
         verify: Whether the server's certificate is checked.
         ca, certificate, key: PEM; "" for none.
         timeout_s: Of a request, seconds.
-        oauth: `tokenUrl`, `clientID`, `clientSecret`, `scopes` for a token to ask for; empty for none.
+        oauth: `tokenUrl`, `clientID`, `clientSecret`, `scopes`, `endpointParams` (as in a query) for a token
+            to ask for; empty for none.
     """
 
     headers: dict[str, str] = field(default_factory=dict, repr=False)
@@ -60,19 +61,33 @@ def read_login(found: Parameters, *, headers: dict[str, str] | None = None) -> H
 
 def read_api_key_login(found: Parameters) -> HttpLogin:
     """Read the authentication of a metrics-api trigger; problems are left in `found`."""
-    mode = found.text("authMode")
+    modes = found.items("authMode", "authModes")
     known = ("apiKey", "basic", "tls", "bearer")
-    if mode and mode not in known:
-        found.refuse(f'authMode is "{mode}"; it must be one of: {", ".join(known)}')
+    for mode in modes:
+        if mode not in known:
+            found.refuse(f'authMode has "{mode}"; it must be one of: {", ".join(known)}')
+    if sum(mode in _EXCLUSIVE for mode in modes) > 1:
+        found.refuse("authMode may have one of basic and bearer")
     headers: dict[str, str] = {}
     query: dict[str, str] = {}
-    if mode == "apiKey":
+    if "apiKey" in modes:
         value = found.required("apiKey")
         if found.choice("method", "header", "header", "query") == "query":
             query[found.text("keyParamName", default="api_key")] = value
         else:
             headers[found.text("keyParamName", default="X-API-KEY")] = value
-    return _made(found, (mode,) if mode else (), headers, query)
+    return _made(found, modes, headers, query)
+
+
+def read_oauth(found: Parameters) -> dict[str, str]:
+    """Read the client that asks for tokens; problems are left in `found`."""
+    return {
+        "tokenUrl": found.required("oauthTokenURI"),
+        "clientID": found.required("clientID"),
+        "clientSecret": found.required("clientSecret"),
+        "scopes": found.text("scopes", "scope").replace(",", " "),
+        "endpointParams": found.text("endpointParams"),
+    }
 
 
 def _made(
@@ -88,12 +103,7 @@ def _made(
     if "custom" in modes:
         headers[found.required("customAuthHeader")] = found.required("customAuthValue")
     if "oauth" in modes:
-        oauth = {
-            "tokenUrl": found.required("oauthTokenURI"),
-            "clientID": found.required("clientID"),
-            "clientSecret": found.required("clientSecret"),
-            "scopes": found.text("scopes", "scope").replace(",", " "),
-        }
+        oauth = read_oauth(found)
     if "tls" in modes:
         certificate, key = found.required("cert"), found.required("key")
     return HttpLogin(

@@ -8,6 +8,7 @@ Source: KEDA, pkg/scalers/kafka_scaler.go (contracts, autoscaling section 4.1).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from pelton.model.scaler import ScalerReading
 
 __all__ = ["KafkaScaling", "Offset", "even_factor", "measure", "read_kafka"]
 
+_VERSION = re.compile(r"0(\.\d+){3}|[1-9]\d*(\.\d+){2}")
 _MECHANISMS = {"plaintext": "PLAIN", "scram_sha256": "SHA-256", "scram_sha512": "SHA-512"}
 
 
@@ -82,7 +84,9 @@ def read_kafka(found: Parameters) -> KafkaScaling:
             found.refuse(f"{name} needs topic")
     if not found.flag("fullMetadata", True) and not topics:
         found.refuse("fullMetadata false needs topic")
-    found.text("version")
+    version = found.text("version", default="1.0.0")
+    if not _VERSION.fullmatch(version):
+        found.refuse(f'version is "{version}", not one of Kafka such as 1.0.0')
     name = f"kafka-{topics[0]}" if len(topics) == 1 else f"kafka-{group}-topics"
     if len(topics) > 1:
         name = f"kafka-{','.join(topics)}"
@@ -192,12 +196,13 @@ def measure(
 
 def _lag(settings: KafkaScaling, offset: Offset, before: dict[tuple[str, int], int]) -> tuple[int, int]:
     """Return (records that count for scaling, records that count for activation)."""
+    if offset.committed < 0 and settings.latest:
+        whole = 0 if settings.zero_on_invalid else 1
+        return whole, whole
     if offset.end is None:
         return 0, 0
     if offset.committed < 0:
-        if settings.zero_on_invalid:
-            return 0, 0
-        whole = 1 if settings.latest else offset.end
+        whole = 0 if settings.zero_on_invalid else offset.end
         return whole, whole
     lag = max(0, offset.end - offset.committed)
     if settings.exclude_persistent:

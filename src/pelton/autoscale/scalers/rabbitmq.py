@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
+from pelton.autoscale.scalers.http_login import read_oauth
 from pelton.autoscale.scalers.parameters import HTTP_TIMEOUT_S, Parameters, metric_name
 from pelton.model.scaler import ScalerReading
 
@@ -46,6 +47,7 @@ class RabbitMqScaling:
         ready_only: Whether what consumers hold does not count.
         timeout_s: Of a request, seconds.
         verify, ca, certificate, key: TLS; PEM texts, "" for none.
+        oauth: Of the management API, in place of user and password; see `http_login.HttpLogin`.
     """
 
     metric: str
@@ -65,6 +67,7 @@ class RabbitMqScaling:
     ca: str = ""
     certificate: str = ""
     key: str = field(default="", repr=False)
+    oauth: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def path(self) -> str:
@@ -107,6 +110,9 @@ def read_rabbitmq(found: Parameters) -> RabbitMqScaling:
                 found.refuse(f"{name} needs the management API: a host that begins with http:// or https://")
         if mode != "QueueLength":
             found.refuse(f"mode {mode} needs the management API: a host that begins with http:// or https://")
+    oauth = read_oauth(found) if found.text("oauthTokenURI") else {}
+    if oauth and not http:
+        found.refuse("oauthTokenURI needs the management API: a host that begins with http:// or https://")
     vhost = found.text("vhostName") or unquote(parts.path.strip("/") if http else parts.path[1:]) or "/"
     return RabbitMqScaling(
         metric=metric_name(f"rabbitmq-{queue}"),
@@ -126,6 +132,7 @@ def read_rabbitmq(found: Parameters) -> RabbitMqScaling:
         ca=found.text("ca"),
         certificate=found.text("cert"),
         key=found.text("key"),
+        oauth=oauth,
     )
 
 

@@ -114,13 +114,9 @@ def read_redis(found: Parameters) -> RedisScaling:
 
 
 def _addresses(found: Parameters, *, several: bool) -> tuple[tuple[str, int], ...]:
-    plural = ("s",) if several else ("",)
-    texts = found.items(*(f"address{'es' if end else ''}" for end in plural))
+    texts = found.items("address", "addresses")
     if not texts:
-        hosts, ports = (
-            found.items(*(f"host{end}" for end in plural)),
-            found.items(*(f"port{end}" for end in plural)),
-        )
+        hosts, ports = found.items("host", "hosts"), found.items("port", "ports")
         if not hosts:
             found.refuse(f"{'addresses or hosts' if several else 'address or host'} is required")
         elif len(hosts) != len(ports):

@@ -101,7 +101,7 @@ class KafkaScaler:
         admin = self._opened()
         named = self._partitions() if self._settings.topics else None
         committed = self._commits.committed(self._settings.group, named)
-        wanted = sorted(committed) if named is None else named
+        wanted = self._all_of({name for name, _ in committed}) if named is None else named
         if not wanted:
             return []
         known = ends(admin, wanted, answer_s=self._answer_s)
@@ -114,6 +114,13 @@ class KafkaScaler:
             )
             for name, number in wanted
         ]
+
+    def _all_of(self, topics: set[str]) -> list[tuple[str, int]]:
+        """Return all partitions of topics: of those that the group has offsets of, each counts."""
+        if not topics:
+            return []
+        listed = self._opened().list_topics(timeout=self._answer_s).topics
+        return sorted((name, number) for name in topics & listed.keys() for number in listed[name].partitions)
 
     def _partitions(self) -> list[tuple[str, int]]:
         """Return the partitions of the topics that count. Raises ScalerError for a topic without any."""

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 
@@ -171,7 +171,7 @@ class HttpSource:
         if token and self._clock.monotonic() < until:
             return token
         oauth = self._login.oauth
-        form = {"grant_type": "client_credentials"}
+        form = {"grant_type": "client_credentials", **dict(parse_qsl(oauth.get("endpointParams", "")))}
         if oauth.get("scopes"):
             form["scope"] = oauth["scopes"]
         url = oauth["tokenUrl"]

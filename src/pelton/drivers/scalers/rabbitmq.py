@@ -34,6 +34,8 @@ class RabbitMqManagementScaler:
         self._where = where
         parts = urlsplit(settings.url)
         basic = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
+        if settings.oauth:
+            basic = None
         self._url = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], "", "", ""))
         self._source = HttpSource(
             HttpLogin(
@@ -43,6 +45,7 @@ class RabbitMqManagementScaler:
                 certificate=settings.certificate,
                 key=settings.key,
                 timeout_s=settings.timeout_s,
+                oauth=settings.oauth,
             ),
             clock=clock,
             where=where,

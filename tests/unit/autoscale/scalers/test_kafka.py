@@ -171,3 +171,22 @@ def test_whole_thresholds_never_exceed_partitions(lags, threshold):
     assert reading.value <= max(sum(lags), 0)
     assert reading.value // threshold <= len(lags)
     assert reading.active == (sum(lags) > 0)
+
+
+def test_partition_without_offset_and_without_leader_counts_as_one_record():
+    offsets = [Offset(topic="t", partition=0, committed=-1, end=None)]
+
+    assert measure(settings(), offsets, {}).value == 1.0
+    assert measure(settings(offsetResetPolicy="earliest"), offsets, {}).value == 0.0
+    assert measure(settings(scaleToZeroOnInvalidOffset="true"), offsets, {}).value == 0.0
+
+
+@pytest.mark.parametrize(
+    ("version", "fine"), [("0.10.2.0", True), ("3.9.0", True), ("3.9", False), ("x", False)]
+)
+def test_version_has_kafkas_form(version, fine):
+    if fine:
+        settings(version=version)
+        return
+    with pytest.raises(ScalerError, match="version is"):
+        settings(version=version)

@@ -146,6 +146,13 @@ def test_redis_hosts_and_ports_have_to_pair():
     assert (made.addresses, made.kind) == ((("a", 1), ("b", 2)), "sentinel")
 
 
+def test_redis_takes_either_spelling_of_its_addresses():
+    one = read("redis", {"listName": "l", "hosts": "a", "ports": "1"})
+    several = read("redis-cluster", {"listName": "l", "address": "a:1,b:2"})
+
+    assert (one.addresses, several.addresses) == ((("a", 1),), (("a", 1), ("b", 2)))
+
+
 def test_redis_activity_is_strict():
     made = read("redis", {"address": "r:1", "listName": "a/b", "activationListLength": "4"})
 
@@ -218,6 +225,7 @@ def test_rabbitmq_paths_of_the_management_api():
         ({"queueLength": "3", "value": "3"}, "beside"),
         ({"host": "amqp://r", "useRegex": "true"}, "useRegex needs the management API"),
         ({"host": "amqp://r", "mode": "MessageRate", "value": "1"}, "needs the management API"),
+        ({"host": "amqp://r", "oauthTokenURI": "t", "clientID": "c", "clientSecret": "s"}, "oauthTokenURI"),
         ({"host": "ftp://r"}, "must be a URL"),
         ({"protocol": "amqp"}, "protocol is amqp"),
     ],
@@ -264,6 +272,39 @@ def test_cron_name():
     )
 
     assert made.metric == "cron-UTC-xSl51Cm2xxQm-03xxx"
+    assert read("cron", CRON).metric == "cron-Europe-Berlin-08xxx-018xxx"
+
+
+@pytest.mark.parametrize(
+    ("moment", "value"),
+    [
+        ("2026-03-29T00:45:00+00:00", 0),  # 01:45; the next minute but fourteen is 03:00
+        ("2026-03-29T01:15:00+00:00", 3),  # 03:15: half past two did not come, and has passed
+        ("2026-03-29T03:30:00+00:00", 0),  # 05:30
+        ("2026-10-25T00:15:00+00:00", 0),  # 02:15, the first time
+        ("2026-10-25T01:45:00+00:00", 3),  # 02:45, the second time
+        ("2026-10-25T04:30:00+00:00", 0),
+    ],
+)
+def test_cron_window_that_begins_where_clocks_change(moment, value):
+    made = read("cron", CRON | {"start": "30 2 * * *", "end": "0 5 * * *"})
+
+    assert cron.measure(made, datetime.fromisoformat(moment)).value == value
+
+
+@pytest.mark.parametrize(("day", "value"), [("2026-11-05", 0), ("2026-11-09", 3), ("2026-11-16", 0)])
+def test_cron_day_has_to_fit_both_fields_when_one_begins_with_a_star(day, value):
+    """The 9th is a Monday and odd; the 5th is no Monday, the 16th even."""
+    made = read("cron", CRON | {"timezone": "UTC", "start": "0 8 */2 * mon", "end": "0 18 */2 * mon"})
+
+    assert cron.measure(made, datetime.fromisoformat(f"{day}T12:00:00+00:00")).value == value
+
+
+def test_cron_window_begins_and_ends_with_its_first_instant():
+    made = read("cron", CRON | {"timezone": "UTC"})
+
+    found = [cron.measure(made, datetime(2026, 7, 1, hour, tzinfo=UTC)).value for hour in (8, 18)]
+    assert found == [3.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -272,6 +313,9 @@ def test_cron_name():
         ({"timezone": "Mars/Base"}, "time zone"),
         ({"end": "0 8 * * *"}, "differ"),
         ({"start": "0 0 8 * * *"}, "five fields"),
+        ({"start": "R R * * *"}, "five fields"),
+        ({"start": "0 8 L * *"}, "five fields"),
+        ({"start": "0 8 * * 5#3"}, "five fields"),
         ({"desiredReplicas": "0"}, "desiredReplicas"),
         ({"desiredReplicas": ""}, "required"),
     ],

@@ -264,9 +264,9 @@ class Locks:
             Fault: An empty name, a time that is not above 0, or a store that cannot be used.
         """
         _find(self._components, app, "lock", store)
-        _check_lock(resource, owner)
+        _check_lock(store, resource, owner)
         if expiry_s <= 0:
-            raise faults.malformed("ExpiryInSeconds is not positive in the request")
+            raise faults.malformed(f"ExpiryInSeconds is not positive in lock store {store}")
 
         async def attempt() -> bool:
             port, key = await self._key(app, store, resource)
@@ -283,7 +283,7 @@ class Locks:
     async def unlock(self, app: App, store: str, resource: str, owner: str) -> Unlocked:
         """Give a lock back. Raises Fault as `try_lock`."""
         _find(self._components, app, "lock", store)
-        _check_lock(resource, owner)
+        _check_lock(store, resource, owner)
 
         async def attempt() -> Unlocked:
             port, key = await self._key(app, store, resource)
@@ -314,11 +314,11 @@ def _find(components: Components, app: App, category: str, name: str) -> Compone
     return resource
 
 
-def _check_lock(resource: str, owner: str) -> None:
+def _check_lock(store: str, resource: str, owner: str) -> None:
     if not resource:
-        raise faults.malformed("ResourceId is empty in the request")
+        raise faults.malformed(f"ResourceId is empty in lock store {store}")
     if not owner:
-        raise faults.malformed("LockOwner is empty in the request")
+        raise faults.malformed(f"LockOwner is empty in lock store {store}")
     if "||" in resource:
         raise faults.malformed(f"input key {resource!r} can't contain '||'")
 

@@ -1,7 +1,7 @@
 """Refusals in Dapr's words: a gRPC code, an HTTP status, an error code and, of newer APIs, details.
 
 Operations raise `Fault`; each server writes it in its way. Every refusal of the table is made here, so that
-both protocols say the same. Pure.
+both protocols say the same. The sentences are Dapr's: clients and tests compare them. Pure.
 Source: contracts, Dapr HTTP, section 4.
 """
 
@@ -21,6 +21,7 @@ __all__ = [
     "illegal_key",
     "malformed",
     "not_here",
+    "not_published",
     "pubsub_missing",
     "pubsub_refused",
     "state_failed",
@@ -62,7 +63,9 @@ class Fault(Exception):
         error_code: `errorCode` over HTTP.
         reason: Reason of the ErrorInfo (`DAPR_...`); "" for an error without details.
         resource: (type, name) of what it is about: `state` or `pubsub`; None for none.
+        description: What the resource's detail says on top; "" for nothing.
         metadata: Of the ErrorInfo.
+        field: Field of the request that is wrong, with the message as its description; "" for none.
     """
 
     def __init__(
@@ -74,7 +77,9 @@ class Fault(Exception):
         error_code: str,
         reason: str = "",
         resource: tuple[str, str] | None = None,
+        description: str = "",
         metadata: Mapping[str, str] | None = None,
+        field: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -83,7 +88,9 @@ class Fault(Exception):
         self.error_code = error_code
         self.reason = reason
         self.resource = resource
+        self.description = description
         self.metadata = dict(metadata or {})
+        self.field = field
 
     def body(self) -> dict[str, Any]:
         """Return the JSON body: errorCode, message, and details where there are any."""
@@ -99,9 +106,12 @@ class Fault(Exception):
                         "resource_type": kind,
                         "resource_name": name,
                         "owner": "",
-                        "description": self.message,
+                        "description": self.description,
                     }
                 )
+            if self.field:
+                violation = {"field": self.field, "description": self.message}
+                written["details"].append({"@type": f"{_TYPES}BadRequest", "field_violations": [violation]})
         return written
 
     def details(self) -> bytes:
@@ -113,9 +123,13 @@ class Fault(Exception):
         written.details.add(type_url=f"{_TYPES}ErrorInfo", value=info.SerializeToString())
         if self.resource is not None:
             about = dapr_status_pb2.ResourceInfo(
-                resource_type=self.resource[0], resource_name=self.resource[1], description=self.message
+                resource_type=self.resource[0], resource_name=self.resource[1], description=self.description
             )
             written.details.add(type_url=f"{_TYPES}ResourceInfo", value=about.SerializeToString())
+        if self.field:
+            bad = dapr_status_pb2.BadRequest()
+            bad.field_violations.add(field=self.field, description=self.message)
+            written.details.add(type_url=f"{_TYPES}BadRequest", value=bad.SerializeToString())
         raw: bytes = written.SerializeToString()
         return raw
 
@@ -142,20 +156,18 @@ def state_store_missing(name: str, known: Mapping[str, Any]) -> Fault:
     """Refuse an unknown state store, or any where there is none."""
     if not known:
         return Fault(
-            "state store is not configured",
+            f"state store {name} is not configured",
             code=Code.FAILED_PRECONDITION,
             status=500,
             error_code="ERR_STATE_STORE_NOT_CONFIGURED",
             reason="DAPR_STATE_NOT_CONFIGURED",
-            resource=("state", name),
         )
     return Fault(
-        f"state store {name} is not found; there are: {', '.join(sorted(known))}",
+        f"state store {name} is not found",
         code=Code.INVALID_ARGUMENT,
         status=400,
         error_code="ERR_STATE_STORE_NOT_FOUND",
         reason="DAPR_STATE_NOT_FOUND",
-        resource=("state", name),
     )
 
 
@@ -168,6 +180,7 @@ def illegal_key(store: str, key: str, why: str) -> Fault:
         error_code="ERR_MALFORMED_REQUEST",
         reason="DAPR_STATE_ILLEGAL_KEY",
         resource=("state", store),
+        field=key,
     )
 
 
@@ -183,20 +196,18 @@ def pubsub_missing(name: str, known: Mapping[str, Any]) -> Fault:
     """Refuse an unknown pub/sub component, none at all, or an empty name."""
     if not known:
         return Fault(
-            "no pubsub is configured",
+            f"pubsub {name} is not configured",
             code=Code.FAILED_PRECONDITION,
             status=400,
             error_code="ERR_PUBSUB_NOT_CONFIGURED",
             reason="DAPR_PUBSUB_NOT_CONFIGURED",
-            resource=("pubsub", name),
         )
     return Fault(
-        f"pubsub {name} is not found; there are: {', '.join(sorted(known))}",
+        f"pubsub {name} is not found",
         code=Code.INVALID_ARGUMENT,
         status=404,
         error_code="ERR_PUBSUB_NOT_FOUND",
         reason="DAPR_PUBSUB_NOT_FOUND",
-        resource=("pubsub", name),
     )
 
 
@@ -210,7 +221,9 @@ _PUBSUB: Final[Mapping[str, tuple[int, str]]] = {
 }
 
 
-def pubsub_refused(reason: str, message: str, pubsub: str) -> Fault:
+def pubsub_refused(
+    reason: str, message: str, pubsub: str, *, metadata: Mapping[str, str] | None = None
+) -> Fault:
     """Refuse a publish by one of the reasons of the table, all of them INVALID_ARGUMENT."""
     status, error_code = _PUBSUB[reason]
     return Fault(
@@ -220,38 +233,63 @@ def pubsub_refused(reason: str, message: str, pubsub: str) -> Fault:
         error_code=error_code,
         reason=reason,
         resource=("pubsub", pubsub),
+        description=message,
+        metadata=metadata,
     )
 
 
 def forbidden_topic(pubsub: str, topic: str, app_id: str) -> Fault:
     """Refuse a topic that the component's scopes keep from an app."""
+    message = f"topic {topic} is not allowed for app id {app_id}"
     return Fault(
-        f"topic {topic} is not allowed for app id {app_id}",
+        message,
         code=Code.PERMISSION_DENIED,
         status=403,
         error_code="ERR_PUBSUB_FORBIDDEN",
         reason="DAPR_PUBSUB_FORBIDDEN",
         resource=("pubsub", pubsub),
+        description=message,
+        metadata={"topic": topic, "error": message},
+    )
+
+
+def not_published(pubsub: str, topic: str, why: str) -> Fault:
+    """Say that a broker did not take an event."""
+    message = f"error when publishing to topic {topic} in pubsub {pubsub}: {why}"
+    return Fault(
+        message,
+        code=Code.INTERNAL,
+        status=500,
+        error_code="ERR_PUBSUB_PUBLISH_MESSAGE",
+        reason="DAPR_PUBSUB_PUBLISH_MESSAGE",
+        resource=("pubsub", pubsub),
+        description=message,
+        metadata={"topic": topic, "error": why},
     )
 
 
 def store_missing(kind: str, name: str, known: Mapping[str, Any]) -> Fault:
     """Refuse an unknown store for `configuration`, `lock` or `secretstores`, or any where there is none."""
-    word, tag, unknown_status = {
-        "configuration": ("configuration store", "ERR_CONFIGURATION_STORE", 400),
-        "lock": ("lock store", "ERR_LOCK_STORE", 400),
-        "secretstores": ("secret store", "ERR_SECRET_STORE", 401),
+    absent, unknown, tag, status = {
+        "configuration": (
+            "configuration stores not configured",
+            f"configuration store {name} not found",
+            "ERR_CONFIGURATION_STORE",
+            400,
+        ),
+        "lock": ("lock store is not configured", f"lock store {name} not found", "ERR_LOCK_STORE", 400),
+        "secretstores": (
+            "secret store is not configured",
+            f"failed finding secret store with key {name}",
+            "ERR_SECRET_STORE",
+            401,
+        ),
     }[kind]
     if not known:
         return Fault(
-            f"{word} is not configured",
+            absent,
             code=Code.FAILED_PRECONDITION,
             status=500,
             error_code=f"{tag}{'S' if kind == 'secretstores' else ''}_NOT_CONFIGURED",
         )
-    return Fault(
-        f"{word} {name} not found; there are: {', '.join(sorted(known))}",
-        code=Code.INVALID_ARGUMENT,
-        status=unknown_status,
-        error_code=f"{tag}_NOT_FOUND",
-    )
+    return Fault(unknown, code=Code.INVALID_ARGUMENT, status=status, error_code=f"{tag}_NOT_FOUND")

@@ -164,11 +164,11 @@ _invoked = msgspec.json.Decoder(_Invoked)
 _lock = msgspec.json.Decoder(_Lock)
 
 
-def _decoded(decoder: Any, body: bytes, what: str = "request body") -> Any:
+def _decoded(decoder: Any, body: bytes) -> Any:
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise faults.malformed(f"failed deserializing {what}: {exc}") from exc
+        raise faults.malformed(f"failed deserializing HTTP body: {exc}") from exc
 
 
 def _json(value: Any, *, status: int = 200, headers: Sequence[tuple[str, str]] = ()) -> Answer:
@@ -332,8 +332,9 @@ async def _publish_bulk(runtime: DaprRuntime, caller: RegisteredApp, request: Re
     except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error) as exc:
         raise faults.pubsub_refused(
             "DAPR_PUBSUB_UNMARSHAL_EVENTS",
-            f"events for topic {topic} cannot be read: {exc}",
+            f"error when unmarshaling the request for topic {topic} pubsub {pubsub}: {exc}",
             pubsub,
+            metadata={"error": str(exc)},
         ) from exc
     failed = await runtime.topics.publish_bulk(
         caller.app, pubsub, topic, entries, metadata=request.metadata(), trace=request.trace()

@@ -19,7 +19,7 @@ from pelton.clock import Clock, rfc3339
 from pelton.compat.dapr import faults
 from pelton.compat.dapr.apps import App
 from pelton.compat.dapr.components import Components
-from pelton.compat.dapr.faults import Code, Fault
+from pelton.compat.dapr.faults import Fault
 from pelton.compat.dapr.guard import Guard
 from pelton.compat.dapr.ports import Traces
 from pelton.compat.dapr.topic_scopes import may_use
@@ -133,7 +133,7 @@ class Publishing:
             Fault: All of it is refused: the topic, an entry without an id, an id that is there twice.
         """
         where = await self._open(app, pubsub, topic)
-        _check_ids(pubsub, (entry.entry_id for entry in entries))
+        _check_ids(pubsub, topic, (entry.entry_id for entry in entries))
         room = asyncio.Semaphore(_PARALLEL)
 
         async def one(entry: BulkEntry) -> Fault | None:
@@ -181,7 +181,7 @@ class Publishing:
             return bus
 
         bus = await self._guard.run(
-            app, pubsub, "Pubsub", attempt, lambda why: _not_published(pubsub, topic, why)
+            app, pubsub, "Pubsub", attempt, lambda why: faults.not_published(pubsub, topic, why)
         )
         broker_topic = self._components.broker_topic(app, pubsub, topic)
         found = _Topic(
@@ -229,7 +229,7 @@ class Publishing:
                 where.pubsub,
                 "Pubsub",
                 lambda: where.bus.publish(message),
-                lambda why: _not_published(where.pubsub, where.topic, why),
+                lambda why: faults.not_published(where.pubsub, where.topic, why),
             )
             error = ""
         except Fault as fault:
@@ -274,7 +274,10 @@ class Publishing:
             )
         except ProtocolError as exc:
             raise faults.pubsub_refused(
-                "DAPR_PUBSUB_CLOUD_EVENT_CREATION", f"cannot create cloudevent: {exc.message}", where.pubsub
+                "DAPR_PUBSUB_CLOUD_EVENT_CREATION",
+                "cannot create cloudevent",
+                where.pubsub,
+                metadata={"appID": app.app_id, "error": exc.message},
             ) from exc
         extensions = event.extensions
         if not extensions.get("traceparent"):
@@ -290,24 +293,35 @@ class Publishing:
         )
 
 
-def _check_ids(pubsub: str, ids: Iterable[str]) -> None:
+def _check_ids(pubsub: str, topic: str, ids: Iterable[str]) -> None:
     seen: set[str] = set()
     for entry_id in ids:
         if not entry_id or entry_id in seen:
-            what = "is there twice" if entry_id else "is empty"
+            why = "entryId is duplicated or not present for entry"
             raise faults.pubsub_refused(
-                "DAPR_PUBSUB_MARSHAL_EVENTS", f"entryId {entry_id!r} of the bulk {what}", pubsub
+                "DAPR_PUBSUB_MARSHAL_EVENTS",
+                f"error marshaling events to bytes for topic {topic} pubsub {pubsub}. error: {why}",
+                pubsub,
+                metadata={"error": why, "entryId": entry_id},
             )
         seen.add(entry_id)
 
 
 def _raw(lower: Mapping[str, str], pubsub: str) -> bool:
-    text = lower.get("rawpayload", "").strip().lower()
+    given = lower.get("rawpayload", "").strip()
+    text = given.lower()
     if text not in TRUE and text not in _FALSE:
-        raise faults.pubsub_refused(
-            "DAPR_PUBSUB_METADATA_DESERIALIZATION", f"rawPayload {text!r} is neither true nor false", pubsub
-        )
+        raise _no_metadata(pubsub, f"rawPayload value must be a valid boolean: actual is '{given}'")
     return text in TRUE
+
+
+def _no_metadata(pubsub: str, why: str) -> Fault:
+    return faults.pubsub_refused(
+        "DAPR_PUBSUB_METADATA_DESERIALIZATION",
+        f"failed deserializing metadata. Error: {why}",
+        pubsub,
+        metadata={"error": why},
+    )
 
 
 def _ttl_s(lower: Mapping[str, str], pubsub: str) -> float:
@@ -320,23 +334,10 @@ def _ttl_s(lower: Mapping[str, str], pubsub: str) -> float:
     except ValueError:
         seconds = -1.0
     if seconds <= 0:
-        raise faults.pubsub_refused(
-            "DAPR_PUBSUB_METADATA_DESERIALIZATION", f"ttlInSeconds {text!r} is no positive time", pubsub
-        )
+        raise _no_metadata(pubsub, f"ttlInSeconds value must be a positive time: actual is '{text}'")
     return seconds
 
 
 def _new_trace() -> str:
     """Return a trace context that asks for no trace."""
     return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-00"
-
-
-def _not_published(pubsub: str, topic: str, why: str) -> Fault:
-    return Fault(
-        f"error when publishing to topic {topic} in pubsub {pubsub}: {why}",
-        code=Code.INTERNAL,
-        status=500,
-        error_code="ERR_PUBSUB_PUBLISH_MESSAGE",
-        reason="DAPR_PUBSUB_PUBLISH_MESSAGE",
-        resource=("pubsub", pubsub),
-    )

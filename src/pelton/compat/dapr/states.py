@@ -71,7 +71,12 @@ class States:
         found = await self._open(app, store, "ERR_STATE_GET")
         effective = [_effective(found, key) for key in keys]
         items = await self._run(
-            app, store, lambda: found.port.get(effective), "ERR_STATE_GET", f"fail to get {', '.join(keys)}"
+            app,
+            store,
+            lambda: found.port.get(effective),
+            "ERR_STATE_GET",
+            f"fail to get {', '.join(keys)} from state store {store}",
+            found.prefix,
         )
         for item, key in zip(items, keys, strict=True):
             item.key = key
@@ -83,11 +88,14 @@ class States:
         Raises:
             Fault: ABORTED (409) for an etag that does not fit, else as in `get`.
         """
-        await self._each(app, store, changes, "ERR_STATE_SAVE", "failed saving state in state store")
+        what = f"failed saving state in state store {store}"
+        await self._each(app, store, changes, "ERR_STATE_SAVE", lambda _key: what)
 
     async def delete(self, app: App, store: str, changes: Sequence[StateChange]) -> None:
         """Delete, each key by itself; as `save`."""
-        await self._each(app, store, changes, "ERR_STATE_DELETE", "failed deleting state in state store")
+        await self._each(
+            app, store, changes, "ERR_STATE_DELETE", lambda key: f"failed deleting state with key {key}"
+        )
 
     async def transact(self, app: App, store: str, changes: Sequence[StateChange]) -> None:
         """Carry out all changes in order, or none.
@@ -99,7 +107,9 @@ class States:
         if not changes:
             return
         effective = [replace(change, key=_effective(found, change.key)) for change in changes]
-        await self._write(app, found, effective, "ERR_STATE_TRANSACTION", f"error in transaction on {store}")
+        await self._write(
+            app, found, effective, "ERR_STATE_TRANSACTION", "error while executing state transaction"
+        )
 
     async def query(self, app: App, store: str, text: str | bytes) -> tuple[list[StateItem], str]:
         """Return what a query document asks for among the app's own keys, and the next page's token.
@@ -158,26 +168,33 @@ class States:
         return found
 
     async def _each(
-        self, app: App, name: str, changes: Sequence[StateChange], error_code: str, what: str
+        self,
+        app: App,
+        name: str,
+        changes: Sequence[StateChange],
+        error_code: str,
+        what: Callable[[str], str],
     ) -> None:
         store = await self._open(app, name, error_code)
-        effective = [replace(change, key=_effective(store, change.key)) for change in changes]
-        what = f"{what} {name}"
+        effective = [
+            (what(change.key), replace(change, key=_effective(store, change.key))) for change in changes
+        ]
         if len(effective) == 1:
-            await self._write(app, store, effective, error_code, what)
+            words, change = effective[0]
+            await self._write(app, store, [change], error_code, words)
             return
-        if len({change.key for change in effective}) < len(effective):
+        if len({change.key for _, change in effective}) < len(effective):
             outcomes = [  # one key twice: their order counts
-                await self._outcome(app, store, change, error_code, what) for change in effective
+                await self._outcome(app, store, change, error_code, words) for words, change in effective
             ]
         else:
             room = asyncio.Semaphore(_PARALLEL)
 
-            async def one(change: StateChange) -> Fault | None:
+            async def one(words: str, change: StateChange) -> Fault | None:
                 async with room:
-                    return await self._outcome(app, store, change, error_code, what)
+                    return await self._outcome(app, store, change, error_code, words)
 
-            outcomes = list(await asyncio.gather(*map(one, effective)))
+            outcomes = list(await asyncio.gather(*(one(words, change) for words, change in effective)))
         failure = next((fault for fault in outcomes if fault is not None), None)
         if failure is not None:
             raise failure

@@ -147,6 +147,58 @@ def test_body_and_status_say_the_same():
     assert (status.code, status.message) == (7, body["message"])
 
 
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (faults.state_store_missing("s", {}), "state store s is not configured"),
+        (faults.state_store_missing("s", KNOWN), "state store s is not found"),
+        (faults.pubsub_missing("p", {}), "pubsub p is not configured"),
+        (faults.pubsub_missing("p", KNOWN), "pubsub p is not found"),
+        (faults.store_missing("configuration", "c", {}), "configuration stores not configured"),
+        (faults.store_missing("configuration", "c", KNOWN), "configuration store c not found"),
+        (faults.store_missing("lock", "c", {}), "lock store is not configured"),
+        (faults.store_missing("lock", "c", KNOWN), "lock store c not found"),
+        (faults.store_missing("secretstores", "c", {}), "secret store is not configured"),
+        (faults.store_missing("secretstores", "c", KNOWN), "failed finding secret store with key c"),
+        (faults.forbidden_topic("p", "t", "a"), "topic t is not allowed for app id a"),
+        (faults.not_published("p", "t", "away"), "error when publishing to topic t in pubsub p: away"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_fault_says_the_sentence_that_clients_compare(fault, message):
+    assert fault.message == message
+
+
+@pytest.mark.parametrize(
+    ("fault", "kinds"),
+    [
+        (faults.state_store_missing("s", KNOWN), ["ErrorInfo"]),
+        (faults.pubsub_missing("p", KNOWN), ["ErrorInfo"]),
+        (faults.illegal_key("s", "a||b", "can't contain '||'"), ["ErrorInfo", "ResourceInfo", "BadRequest"]),
+        (faults.forbidden_topic("p", "t", "a"), ["ErrorInfo", "ResourceInfo"]),
+        (faults.not_published("p", "t", "away"), ["ErrorInfo", "ResourceInfo"]),
+    ],
+    ids=lambda value: value.error_code if isinstance(value, Fault) else "",
+)
+def test_details_are_the_same_in_both_protocols(fault, kinds):
+    written = [each["@type"].rpartition(".")[2] for each in fault.body()["details"]]
+    sent = dapr_status_pb2.Status.FromString(fault.details())
+
+    assert written == kinds == [each.type_url.rpartition(".")[2] for each in sent.details]
+
+
+def test_illegal_key_names_the_key_as_the_wrong_field():
+    fault = faults.illegal_key("s", "a||b", "can't contain '||'")
+
+    (_, about, bad) = fault.body()["details"]
+    sent = dapr_status_pb2.Status.FromString(fault.details())
+    violation = dapr_status_pb2.BadRequest.FromString(sent.details[2].value).field_violations[0]
+
+    assert (about["resource_name"], about["description"]) == ("s", "")
+    assert bad["field_violations"] == [{"field": "a||b", "description": fault.message}]
+    assert (violation.field, violation.description) == ("a||b", fault.message)
+
+
 def test_fault_without_a_reason_has_no_details():
     fault = faults.malformed("cannot be read")
 

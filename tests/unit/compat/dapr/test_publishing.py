@@ -194,3 +194,34 @@ async def test_changed_component_is_found_by_the_next_publish(publishing, compon
     with pytest.raises(Fault) as refused:
         await publishing.publish(A, "bus", "t", b"x")
     assert refused.value.reason == "DAPR_PUBSUB_NOT_CONFIGURED"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"metadata": {"rawPayload": "perhaps"}},
+            "failed deserializing metadata. Error: "
+            "rawPayload value must be a valid boolean: actual is 'perhaps'",
+        ),
+        ({"content_type": "application/cloudevents+json"}, "cannot create cloudevent"),
+    ],
+)
+async def test_refused_publish_says_the_sentence_that_clients_compare(publishing, arguments, message):
+    with pytest.raises(Fault) as refused:
+        await publishing.publish(A, "bus", "t", b'{"', **arguments)
+
+    assert refused.value.message == message
+    assert refused.value.metadata["error"]
+
+
+async def test_bulk_with_an_entry_twice_says_the_sentence_that_clients_compare(publishing):
+    twice = [BulkEntry(entry_id="1", data=b"x")] * 2
+
+    with pytest.raises(Fault) as refused:
+        await publishing.publish_bulk(A, "bus", "t", twice)
+
+    assert refused.value.message == (
+        "error marshaling events to bytes for topic t pubsub bus. "
+        "error: entryId is duplicated or not present for entry"
+    )

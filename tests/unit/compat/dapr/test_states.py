@@ -150,3 +150,21 @@ async def test_query_sees_only_the_apps_own_keys(states, store):
     with pytest.raises(Fault) as refused:
         await states.query(A, "s", b"[]")
     assert refused.value.status == 400
+
+
+async def test_failures_are_told_in_the_sentences_that_clients_compare(states):
+    refusals = []
+    for attempt in (
+        states.save(A, "s", [change("k!")]),
+        states.delete(A, "s", [change("k!", delete=True)]),
+        states.transact(A, "s", [change("k!")]),
+    ):
+        with pytest.raises(Fault) as refused:
+            await attempt
+        refusals.append(refused.value.message)
+
+    assert refusals == [
+        "failed saving state in state store s: key k! is not liked",
+        "failed deleting state with key k!: key k! is not liked",
+        "error while executing state transaction: key k! is not liked",
+    ]

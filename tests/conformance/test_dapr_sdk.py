@@ -170,12 +170,22 @@ def test_unknown_store_has_details(client):
 
     status = rpc_status.from_call(refused.value.__cause__)
     info = error_details_pb2.ErrorInfo()
-    about = error_details_pb2.ResourceInfo()
     status.details[0].Unpack(info)
-    status.details[1].Unpack(about)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert (info.reason, info.domain) == ("DAPR_STATE_NOT_FOUND", "dapr.io")
-    assert (about.resource_type, about.resource_name) == ("state", "nowhere")
+    assert status.message == "state store nowhere is not found"
+
+
+def test_illegal_key_names_the_store_and_the_field(client):
+    with client, pytest.raises(DaprGrpcError) as refused:
+        client.get_state("memory", "a||b")
+
+    status = rpc_status.from_call(refused.value.__cause__)
+    about, bad = error_details_pb2.ResourceInfo(), error_details_pb2.BadRequest()
+    status.details[1].Unpack(about)
+    status.details[2].Unpack(bad)
+    assert (about.resource_type, about.resource_name) == ("state", "memory")
+    assert bad.field_violations[0].field == "a||b"
 
 
 # ---- topics ------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from pelton.errors import ComponentError
+from pelton.model.cloudevent import UNREADABLE
 from pelton.model.state import StateItem
 
 __all__ = ["run"]
@@ -53,7 +54,7 @@ def _decode(item: StateItem) -> Any:
         return _MISSING
     try:
         return msgspec.json.decode(item.data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return _MISSING
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "BROKER_HEADERS",
     "DAPR_TYPE",
     "STRUCTURED",
+    "UNREADABLE",
     "CloudEvent",
     "from_headers",
     "from_json",
@@ -47,6 +48,9 @@ BROKER_HEADERS: Final = frozenset(
     {"__key", "__topic", "__partition", "__offset", "__timestamp", "__tombstone", "Nats-Msg-Id"}
 )
 """Headers that brokers and drivers put to a message; they say nothing about its content."""
+
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding JSON of others raises; the last one where it is nested too deeply to be anything of use."""
 
 _REQUIRED: Final = ("id", "source", "type", "specversion")
 _CONTEXT: Final = (*_REQUIRED, "datacontenttype", "dataschema", "subject", "time")
@@ -190,7 +194,7 @@ def split_batch(headers: Mapping[str, str], body: bytes) -> list[bytes] | None:
         return None
     try:
         return [bytes(event) for event in _array.decode(body)]
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 
@@ -260,7 +264,7 @@ def _split(text: bytes) -> tuple[dict[str, Any], bytes]:
     """Return the attributes of an event in the JSON format, which may lack required ones, and its data."""
     try:
         members = _members.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except UNREADABLE as exc:
         raise errors.ProtocolError(f"a CloudEvent must be a JSON object: {exc}") from exc
     payload = members.pop("data", None)
     encoded = members.pop("data_base64", None)
@@ -299,7 +303,7 @@ def _event(attributes: dict[str, Any], data: bytes) -> CloudEvent:
 def _plain(name: str, raw: msgspec.Raw) -> Any:
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except UNREADABLE as exc:
         raise errors.ProtocolError(f"attribute {name} of a CloudEvent is not JSON: {exc}") from exc
 
 
@@ -313,7 +317,7 @@ def _payload(raw: bytes, content_type: str) -> bytes:
 def _unbase64(raw: msgspec.Raw) -> bytes:
     try:
         return base64.b64decode(msgspec.json.decode(raw, type=str), validate=True)
-    except (msgspec.MsgspecError, UnicodeDecodeError, binascii.Error) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, binascii.Error) as exc:
         raise errors.ProtocolError("data_base64 of a CloudEvent is not base64") from exc
 
 
@@ -325,7 +329,7 @@ def _binary_type(content_type: str) -> bool:
 def _valid_json(data: bytes) -> bool:
     try:
         msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return False
     return True
 

@@ -140,6 +140,7 @@ def test_ready_event_keeps_its_attributes_but_not_its_topic():
     [
         (b"[]", "must be a JSON object"),
         (b"{", "must be a JSON object"),
+        (b'{"data":' + b"[" * 5000 + b"]" * 5000 + b"}", "must be a JSON object"),
         (b'{"id":"1","specversion":"1.0"}', "lacks source, type"),
         (b'{"id":"1","source":"s","type":"t","specversion":"0.3"}', "only 1.0 is"),
         (b'{"id":"1","source":"s","type":"t","specversion":"1.0","data_base64":"?"}', "not base64"),

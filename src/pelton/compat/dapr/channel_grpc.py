@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from pelton.compat.dapr.channel import (
     DROP,
@@ -34,7 +35,7 @@ from pelton.proto import dapr_common_pb2 as common
 from pelton.proto import dapr_runtime_pb2 as runtime
 from pelton.proto.dapr_pool import message_class
 
-__all__ = ["CALLBACK", "CHANNEL_OPTIONS", "GrpcChannel", "topic_request"]
+__all__ = ["CALLBACK", "CHANNEL_OPTIONS", "GrpcChannel", "decoded", "topic_request"]
 
 CALLBACK: Final = "/dapr.proto.runtime.v1.AppCallback/"
 _ALPHA: Final = "/dapr.proto.runtime.v1.AppCallbackAlpha/"
@@ -48,6 +49,7 @@ _IN_ENVELOPE: Final = frozenset(
 _EMPTY: Any = message_class("google.protobuf.Empty")
 _STATUS: Final = {0: SUCCESS, 2: DROP}
 _UNIMPLEMENTED: Final = grpc.StatusCode.UNIMPLEMENTED
+_NOTHING: Final = grpc.aio.Metadata()
 
 CHANNEL_OPTIONS: Final = (
     ("grpc.max_receive_message_length", -1),
@@ -215,13 +217,13 @@ class GrpcChannel:
         )
         request.data.value = body
         remaining_s = invocation.deadline - asyncio.get_running_loop().time()
-        call = self._multi(f"{CALLBACK}OnInvoke", common.InvokeResponse.FromString)(
+        call = self._multi(f"{CALLBACK}OnInvoke")(
             request,
             metadata=self._always + _headers(invocation.headers),
             timeout=min(_INVOKE_S, max(0.0, remaining_s)),
         )
         try:
-            answer = await call
+            answer = decoded(await call, common.InvokeResponse.FromString)
         except grpc.aio.AioRpcError as exc:
             if exc.code() is grpc.StatusCode.UNAVAILABLE:
                 raise AppUnreachableError(_told(exc), untouched=_never_connected(exc)) from exc
@@ -258,12 +260,10 @@ class GrpcChannel:
         """Close the connection; running calls fail."""
         await self.connection.close()
 
-    def _multi(self, method: str, decode: Callable[[bytes], Any]) -> Any:
+    def _multi(self, method: str) -> Any:
         call = self._calls.get(method)
         if call is None:
-            call = self._calls[method] = self.connection.unary_unary(
-                method, request_serializer=_encode, response_deserializer=decode
-            )
+            call = self._calls[method] = self.connection.unary_unary(method, request_serializer=_encode)
         return call
 
     async def _call(
@@ -276,12 +276,29 @@ class GrpcChannel:
         metadata: tuple[tuple[str, str | bytes], ...] = (),
         wait: bool = False,
     ) -> Any:
-        return await self._multi(method, decode)(
+        answer = await self._multi(method)(
             request,
             metadata=self._always + metadata,
             timeout=timeout_s or None,
             wait_for_ready=wait,
         )
+        return decoded(answer, decode)
+
+
+def decoded(answer: bytes, decode: Callable[[bytes], Any]) -> Any:
+    """Return what an app answered as a message.
+
+    grpc itself would log a traceback of its own and go on with None.
+
+    Raises:
+        grpc.aio.AioRpcError: INTERNAL for bytes that are no such message.
+    """
+    try:
+        return decode(answer)
+    except DecodeError as exc:
+        raise grpc.aio.AioRpcError(
+            grpc.StatusCode.INTERNAL, _NOTHING, _NOTHING, f"the app's answer cannot be read: {exc}"
+        ) from exc
 
 
 def _encode(message: Any) -> bytes:

@@ -29,7 +29,7 @@ from pelton.compat.dapr.channel import (
 )
 from pelton.compat.dapr.subscriptions import TopicSubscription, from_json
 from pelton.errors import ProtocolError
-from pelton.model.cloudevent import is_json
+from pelton.model.cloudevent import UNREADABLE, is_json
 from pelton.model.invocation import Headers, Invocation, Reply
 from pelton.sdk.forward import ForwardError, Upstream
 
@@ -79,7 +79,7 @@ class HttpChannel:
             raise ProtocolError(f"GET /dapr/subscribe answered {status}")
         try:
             items = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        except UNREADABLE as exc:
             raise ProtocolError(f"the answer to GET /dapr/subscribe is no JSON: {exc}") from exc
         return from_json(items)
 
@@ -99,7 +99,7 @@ class HttpChannel:
             return Answer(status=SUCCESS, code=str(status))
         try:
             members = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             return Answer(status=SUCCESS, code=str(status))
         given = members.get("status") if isinstance(members, dict) else None
         judged = judge_status(given)
@@ -287,7 +287,7 @@ def _bulk_answers(events: Sequence[TopicEvent], body: bytes, code: str) -> list[
     try:
         statuses = msgspec.json.decode(body)["statuses"]
         given = {item["entryId"]: item.get("status") for item in statuses}
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+    except (*UNREADABLE, KeyError, TypeError, AttributeError):
         return [unreadable] * len(events)
     answers: list[Answer] = []
     for event in events:
@@ -302,7 +302,7 @@ def _binding_answer(answer: Answer, body: bytes) -> BindingAnswer:
     """Read the form `{to, data, concurrency}`; any other body is only data."""
     try:
         members = msgspec.json.decode(body) if body else None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         members = None
     if not isinstance(members, dict):
         return BindingAnswer(answer=answer, data=body)

@@ -210,7 +210,7 @@ class AppInvoker:
         try:
             known = msgspec.json.decode(envelope) if route.router.needs_event else {}
             path = route.router.path(known)
-        except (errors.PeltonError, msgspec.DecodeError) as exc:
+        except (errors.PeltonError, *cloudevent.UNREADABLE) as exc:
             return Answer(status=RETRY, reason=f"its route cannot be found: {exc}"), False
         if path is None:
             return Answer(status=DROP, reason="it meets no rule of the subscription"), True

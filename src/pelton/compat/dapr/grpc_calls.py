@@ -19,6 +19,7 @@ from pelton.compat.dapr.blocks import Items
 from pelton.compat.dapr.faults import Code, Fault
 from pelton.compat.dapr.publishing import BulkEntry, Trace
 from pelton.compat.dapr.runtime import DaprRuntime
+from pelton.model.cloudevent import UNREADABLE
 from pelton.model.state import StateChange, StateItem
 from pelton.proto import dapr_common_pb2 as common
 from pelton.proto import dapr_runtime_pb2 as pb
@@ -351,7 +352,7 @@ def _change(item: Any, *, delete: bool = False) -> StateChange:
 def _valid_json(data: bytes) -> bool:
     try:
         msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return False
     return True
 

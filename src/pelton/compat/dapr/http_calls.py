@@ -25,7 +25,7 @@ from pelton.compat.dapr.channel import AppUnreachableError
 from pelton.compat.dapr.faults import Code, Fault
 from pelton.compat.dapr.publishing import BulkEntry, Trace
 from pelton.compat.dapr.runtime import DaprRuntime
-from pelton.model.cloudevent import is_json
+from pelton.model.cloudevent import UNREADABLE, is_json
 from pelton.model.invocation import Invocation
 from pelton.model.state import StateChange, StateItem
 
@@ -167,7 +167,7 @@ _lock = msgspec.json.Decoder(_Lock)
 def _decoded(decoder: Any, body: bytes) -> Any:
     try:
         return decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except UNREADABLE as exc:
         raise faults.malformed(f"failed deserializing HTTP body: {exc}") from exc
 
 
@@ -289,7 +289,7 @@ def _written(item: StateItem) -> dict[str, Any]:
 def _as_json(data: bytes) -> Any:
     try:
         msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         try:
             return data.decode()
         except UnicodeDecodeError:
@@ -329,7 +329,7 @@ async def _publish_bulk(runtime: DaprRuntime, caller: RegisteredApp, request: Re
             )
             for entry in read
         ]
-    except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error) as exc:
+    except (*UNREADABLE, binascii.Error) as exc:
         raise faults.pubsub_refused(
             "DAPR_PUBSUB_UNMARSHAL_EVENTS",
             f"error when unmarshaling the request for topic {topic} pubsub {pubsub}: {exc}",

@@ -21,7 +21,7 @@ import grpc.aio
 
 from pelton.compat.dapr.apps import App, AppRegistry, RegisteredApp
 from pelton.compat.dapr.channel import AppUnreachableError
-from pelton.compat.dapr.channel_grpc import CALLBACK, GrpcChannel
+from pelton.compat.dapr.channel_grpc import CALLBACK, GrpcChannel, decoded
 from pelton.compat.dapr.endpoints import Endpoints, Outside
 from pelton.compat.dapr.faults import Code, Fault
 from pelton.compat.dapr.grpc_codes import grpc_code
@@ -245,10 +245,9 @@ class AppInvocation:
                 call = channel.connection.unary_unary(
                     f"{CALLBACK}OnInvoke",
                     request_serializer=lambda sent: sent.SerializeToString(),
-                    response_deserializer=common.InvokeResponse.FromString,
                 )(message, metadata=(*channel.metadata(), *kept), timeout=timeout_s or _ANSWER_S)
                 try:
-                    answer = await call
+                    answer = decoded(await call, common.InvokeResponse.FromString)
                     return answer, await call.initial_metadata()
                 finally:
                     call.cancel()

@@ -20,6 +20,7 @@ from pelton.compat.dapr.components import Components
 from pelton.compat.dapr.faults import Code, Fault
 from pelton.compat.dapr.guard import Guard
 from pelton.errors import ComponentError, ConflictError, MalformedEtagError
+from pelton.model.cloudevent import UNREADABLE
 from pelton.model.desired import Component
 from pelton.model.state import StateChange, StateItem
 from pelton.ports import StateStore
@@ -120,7 +121,7 @@ class States:
         found = await self._open(app, store, "ERR_STATE_QUERY")
         try:
             document = msgspec.json.decode(text, type=dict[str, Any]) if text else {}
-        except msgspec.DecodeError as exc:
+        except UNREADABLE as exc:
             raise faults.malformed(f"the query is no JSON object: {exc}") from exc
         items = await self._run(
             app,

@@ -123,10 +123,11 @@ def _entry(item: Any) -> TopicSubscription:
     routes = item.get("routes") or {}
     if not isinstance(routes, dict):
         raise ProtocolError("its routes are no object")
+    given = routes.get("rules") or []
+    if not isinstance(given, list):
+        raise ProtocolError("the rules of its routes are no array")
     rules = [
-        Rule(match=_text(rule, "match"), path=_text(rule, "path"))
-        for rule in routes.get("rules") or ()
-        if isinstance(rule, dict)
+        Rule(match=_text(rule, "match"), path=_text(rule, "path")) for rule in given if isinstance(rule, dict)
     ]
     default = _text(routes, "default") or _text(item, "route")
     if default:

@@ -84,7 +84,7 @@ _REQUESTS = {
 
 
 class GrpcApp:
-    """Listens on a free port; `answers` maps the name of a method to a message, a code, or a function."""
+    """Listens on a free port; `answers`: name of a method -> a message, its bytes, a code, or a function."""
 
     def __init__(self, answers: dict[str, Any]) -> None:
         self.answers = answers
@@ -127,5 +127,7 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
         return grpc.unary_unary_rpc_method_handler(
             answer,
             request_deserializer=decode,
-            response_serializer=lambda message: message.SerializeToString(),
+            response_serializer=lambda message: (
+                message if isinstance(message, bytes) else message.SerializeToString()
+            ),
         )

@@ -29,6 +29,9 @@ from pelton.proto import dapr_common_pb2 as common
 from pelton.proto import dapr_runtime_pb2 as runtime
 from tests.unit.compat.dapr import apps
 
+DEEP = b"[" * 5000 + b"]" * 5000
+"""JSON that no decoder follows to its end."""
+GARBAGE = b"\xff\xff"
 ENVELOPE = b'{"id":"1","data":{"big":12345678901234567890}}'
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -76,6 +79,7 @@ async def test_http_deliver_posts_the_envelope_with_metadata_token_and_trace() -
         ((200, b""), SUCCESS),
         ((204, b""), SUCCESS),
         ((200, b"fine"), SUCCESS),
+        ((200, b'{"status":' + DEEP + b"}"), SUCCESS),
         ((200, {"status": "SUCCESS"}), SUCCESS),
         ((200, {}), SUCCESS),
         ((200, {"status": ""}), SUCCESS),
@@ -147,7 +151,7 @@ async def test_http_subscriptions_are_asked(status: int, body: object, wanted: i
     assert (len(found), faults) == (wanted, [])
 
 
-@pytest.mark.parametrize(("status", "body"), [(500, b""), (200, b"<html>"), (200, {"a": 1})])
+@pytest.mark.parametrize(("status", "body"), [(500, b""), (200, b"<html>"), (200, {"a": 1}), (200, DEEP)])
 async def test_http_subscriptions_garbage_is_an_error(status: int, body: object) -> None:
     async with apps.HttpApp({"GET /dapr/subscribe": (status, body)}) as app:
         channel = HttpChannel(app.address)
@@ -184,7 +188,8 @@ async def test_http_bulk_has_the_contracts_form_and_statuses_by_entry() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "status"), [((200, b"garbage"), RETRY), ((404, b""), SUCCESS), ((500, b""), RETRY)]
+    ("answer", "status"),
+    [((200, b"garbage"), RETRY), ((200, DEEP), RETRY), ((404, b""), SUCCESS), ((500, b""), RETRY)],
 )
 async def test_http_bulk_answers_for_all(answer: tuple[int, bytes], status: str) -> None:
     async with apps.HttpApp({"POST /orders": answer}) as app:
@@ -424,3 +429,20 @@ async def test_grpc_invoke_error_is_the_status_of_its_code_as_json() -> None:
         404,
         {"code": 5, "message": "the app says no", "details": []},
     )
+
+
+async def test_grpc_app_that_answers_garbage_is_judged_like_one_that_fails() -> None:
+    methods = ("ListTopicSubscriptions", "ListInputBindings", "OnTopicEvent", "OnBulkTopicEvent", "OnInvoke")
+    async with apps.GrpcApp(dict.fromkeys(methods, GARBAGE)) as app:
+        channel = GrpcChannel(app.address)
+        with pytest.raises(ProtocolError, match="cannot be read"):
+            await channel.subscriptions()
+        with pytest.raises(AppUnreachableError, match="cannot be read"):
+            await channel.takes_binding("b", "b")
+        judged = await channel.deliver(event(), timeout_s=5)
+        bulk = await channel.deliver_bulk([event(entry_id="a")], timeout_s=5)
+        reply = await channel.invoke(Invocation("i", "GET", b"/x", [], b""))
+        await channel.close()
+
+    assert [judged.status, bulk[0].status] == [RETRY, RETRY]
+    assert (judged.code, reply.status) == ("INTERNAL", 500)

@@ -116,6 +116,26 @@ async def test_odd_headers_are_no_fault(lines):
     assert status == 204
 
 
+@pytest.mark.parametrize(
+    ("path", "content_type", "status"),
+    [
+        ("/v1.0/state/s", "application/json", 400),
+        ("/v1.0/publish/bus/t", "application/json", 204),
+        ("/v1.0/publish/bus/t", "application/cloudevents+json", 500),
+        ("/v1.0/publish/bulk/bus/t", "application/json", 400),
+    ],
+)
+async def test_json_that_is_nested_too_deeply_is_no_fault_of_the_runtime(path, content_type, status):
+    deep = b"[" * 5000 + b"]" * 5000
+    async with runtime() as served:
+        registered = served.apps.put(App(app_id="a"))
+        api = HttpApi(served, registered.identify)
+
+        found, answer = await ask(api, "POST", path, deep, [(b"content-type", content_type.encode())])
+
+    assert (found, b"ERR_INTERNAL" in answer) == (status, False)
+
+
 async def test_client_that_leaves_within_its_body_gets_nothing():
     sent = []
     messages = [{"type": "http.disconnect"}, {"type": "http.request", "body": b"x", "more_body": True}]

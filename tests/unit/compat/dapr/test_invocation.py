@@ -357,12 +357,16 @@ async def test_invoke_service_to_a_grpc_app_passes_message_and_status_on() -> No
         app.answers["OnInvoke"] = grpc.StatusCode.ALREADY_EXISTS
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await invoke(channel)
+        app.answers["OnInvoke"] = b"\xff\xff"
+        with pytest.raises(grpc.aio.AioRpcError) as garbage:
+            await invoke(channel)
 
     assert (got.data.value, got.content_type) == (b"back", "x/y")
     assert (caught.value.code(), caught.value.details()) == (
         grpc.StatusCode.ALREADY_EXISTS,
         "the app says no",
     )
+    assert garbage.value.code() is grpc.StatusCode.INTERNAL
 
 
 class _Echo(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]

@@ -48,6 +48,10 @@ def test_from_json_v2_form_keeps_order_and_default_wins_over_route() -> None:
         ({"topic": "t", "route": "/t"}, "names no pubsubname or no topic"),
         ("t", "is no object"),
         ({"pubsubname": "bus", "topic": "t", "routes": [1]}, "its routes are no object"),
+        (
+            {"pubsubname": "bus", "topic": "t", "routes": {"rules": 5}},
+            "the rules of its routes are no array",
+        ),
     ],
 )
 def test_from_json_entry_that_cannot_be_used_is_left_out_and_told(item: object, fault: str) -> None:

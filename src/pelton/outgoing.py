@@ -8,6 +8,7 @@ log and notification, sections 8 and 10.
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -37,6 +38,7 @@ __all__ = [
     "secrets_in",
     "send_parts",
     "timeout_of",
+    "userinfo_of",
     "with_query",
 ]
 
@@ -322,7 +324,19 @@ def secrets_in(url: str) -> tuple[str, ...]:
     except httpx.InvalidURL:
         path = ""
     parts = (path.strip("/"), *re.split(r"[/?&=]", path))
-    return url, *(part for part in parts if len(part) >= _TELLING)
+    return url, *(part for part in parts if len(part) >= _TELLING), *userinfo_of(url)
+
+
+def userinfo_of(url: str) -> tuple[str, ...]:
+    """Return the password that a URL has before its host, as written, plain and as it travels; () without."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return ()
+    if not parsed.password:
+        return ()
+    pair = base64.b64encode(f"{parsed.username}:{parsed.password}".encode()).decode()
+    return parsed.userinfo.decode("ascii", "replace"), pair, parsed.password
 
 
 def with_query(url: str, **values: str) -> str:

@@ -7,6 +7,7 @@ exception or answer leaves here without them being replaced. Source: contracts/l
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import ssl
 import tempfile
@@ -19,7 +20,7 @@ import httpx
 import msgspec
 
 from pelton.clock import Clock
-from pelton.outgoing import LOCAL, exchange, judge, keep_quiet, secrets_in, timeout_of
+from pelton.outgoing import LOCAL, exchange, judge, keep_quiet, secrets_in, timeout_of, userinfo_of
 from pelton.ports import SendResult
 
 __all__ = ["WebhookSender", "service_url"]
@@ -148,5 +149,9 @@ def _tls_context(tls: Mapping[str, Any]) -> ssl.SSLContext:
 
 def _secrets_of(url: str, config: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the URL, its telling parts and the credentials: an error page may quote any of them."""
-    password = (config.get("basicAuth") or {}).get("password")
-    return *secrets_in(url), str(config.get("bearerToken") or ""), str(password or "")
+    basic = config.get("basicAuth") or {}
+    password = str(basic.get("password") or "")
+    # As it travels, too: an answer that shows what it got shows this.
+    pair = base64.b64encode(f"{basic.get('username', '')}:{password}".encode()).decode() if password else ""
+    proxy = userinfo_of(str(config.get("proxyUrl") or ""))
+    return *secrets_in(url), str(config.get("bearerToken") or ""), pair, password, *proxy

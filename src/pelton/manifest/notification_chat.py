@@ -274,7 +274,19 @@ WECHAT_CONFIG = Record(
 
 
 def config_problems(config: routing.Config) -> Iterator[Problem]:
-    """Yield the rules that the blocks dingtalk, feishu and wechat of a Config break."""
+    """Yield the rules that the blocks of a Config break; those of slack and email are known elsewhere."""
+    for name, keys in _KEPT_CREDENTIALS.items():
+        block = config.unused.get(name) or {}
+        for key in keys:
+            yield from _kept_credential(f"spec.{name}.{key}", block.get(key))
+    if (sms := config.unused.get("sms")) is not None:
+        providers = sms.get("providers") or {}
+        if (default := sms.get("defaultProvider")) and not providers.get(default):
+            yield Problem(f"spec.sms.providers.{default}", "required: it is the default provider")
+        for name, provider in providers.items():
+            for key in _PROVIDER_KEYS.get(name, ()):
+                if (provider or {}).get(key) is not None:
+                    yield from _kept_credential(f"spec.sms.providers.{name}.{key}", provider[key])
     if config.dingtalk is not None:
         where = "spec.dingtalk.conversation"
         yield from credential_problems(f"{where}.appkey", config.dingtalk.app_key)
@@ -415,8 +427,24 @@ UNDELIVERED_CONFIGS: Mapping[str, Kept] = {
 """Type -> shape of its block in a Config."""
 
 
+_KEPT_CREDENTIALS = {"pushover": ("pushoverTokenSecret",), "telegram": ("telegramTokenSecret",)}
+
+
+def _kept_credential(path: str, written: Any) -> Iterator[Problem]:
+    if isinstance(written, Mapping):
+        value, source = written.get("value"), written.get("valueFrom") or {}
+        yield from credential_problems(
+            path,
+            model.Credential(
+                value=value, secret=model.SecretRef(name="", key="") if source.get("secretKeyRef") else None
+            ),
+        )
+
+
 def undelivered_problems(blocks: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the rules that blocks kept as written break."""
+    if (discord := blocks.get("discord")) is not None:
+        yield from _kept_credential("spec.discord.webhook", discord.get("webhook"))
     for name, block in blocks.items():
         for key in ("alertSelector", f"{name}ConfigSelector"):
             if isinstance(selector := (block or {}).get(key), dict):

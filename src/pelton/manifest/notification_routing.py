@@ -72,12 +72,12 @@ class _Moment(AnyValue):
         """Accept RFC 3339 with a zone."""
         try:
             moment = datetime.fromisoformat(value)
-        except (TypeError, ValueError):
-            moment = None
-        if moment is None or moment.tzinfo is None or "T" not in str(value).upper():
-            reading.problem(path, f"must be a time such as 2026-01-02T03:04:05Z, found {describe(value)}")
-            return None
-        return moment.astimezone(UTC)
+            if moment.tzinfo is not None and "T" in value.upper():
+                return moment.astimezone(UTC)
+        except (TypeError, ValueError, OverflowError):
+            pass
+        reading.problem(path, f"must be a time such as 2026-01-02T03:04:05Z, found {describe(value)}")
+        return None
 
     def encode(self, value: Any) -> Any:
         """Write it in UTC."""
@@ -236,19 +236,35 @@ NOTIFICATION_MANAGER: TableVerbs[model.NotificationManager] = TableVerbs(
 
 def manager_advice(manager: model.NotificationManager) -> list[Problem]:
     """Return which fields of a NotificationManager have no effect here."""
-    return [
-        Problem(f"spec.{name}", "has no effect here: alerts are handled by the platform's own process")
-        if name in _DEPLOYMENT
-        else Problem(f"spec.{name}", "has no effect in this version")
-        for name in manager.ineffective
-    ] + [
-        Problem(f"spec.receivers.options.{kind}.{name}", "has no effect: " + why)
-        for kind, name, why in (
-            ("global", "templateFile", "name a ConfigMap in spec.template.text"),
-            ("email", "deliveryType", "each address gets a mail of its own"),
-        )
-        if name in (manager.options.get(kind) or {})
-    ]
+    return (
+        [
+            Problem(f"spec.{name}", "has no effect here: alerts are handled by the platform's own process")
+            if name in _DEPLOYMENT
+            else Problem(
+                f"spec.{name}",
+                "has no effect: alerts are sent as they come, or together by the annotations "
+                "pelton.dev/group-wait and pelton.dev/group-interval",
+            )
+            for name in manager.ineffective
+        ]
+        + [
+            Problem(f"spec.history.webhook.{name}", "has no effect: history is told of all, as data")
+            for name, value in (
+                ("alertSelector", manager.history and manager.history.alert_selector),
+                ("template", manager.history and manager.history.template),
+                ("tmplText", manager.history and manager.history.template_source),
+            )
+            if value
+        ]
+        + [
+            Problem(f"spec.receivers.options.{kind}.{name}", "has no effect: " + why)
+            for kind, name, why in (
+                ("global", "templateFile", "name a ConfigMap in spec.template.text"),
+                ("email", "deliveryType", "each address gets a mail of its own"),
+            )
+            if name in (manager.options.get(kind) or {})
+        ]
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- Config

@@ -168,6 +168,9 @@ def _alert(item: Any, where: str, shared: _Shared, now: datetime) -> Alert:
     if not isinstance(item, dict):
         raise ProtocolError(f"{where} is {_type(item)}; expected an object.")
     labels = shared.labels | _texts(item, "labels", where)
+    annotations = shared.annotations | _texts(item, "annotations", where)
+    if labels.get("alerttype") == "metric":
+        annotations = {"alerttime": shared.received} | annotations  # alerts of events come with one
     starts_at, starts = _time(item, "startsAt", where)
     ends_at, ends = _time(item, "endsAt", where)
     # Only the bare array states "over" by its end alone; an object's sender states it in `status`.
@@ -177,7 +180,7 @@ def _alert(item: Any, where: str, shared: _Shared, now: datetime) -> Alert:
     return Alert(
         status=status,
         labels=labels,
-        annotations=shared.annotations | _texts(item, "annotations", where),
+        annotations=annotations,
         # Go's clients, amtool among them, write the zero time where they have none.
         starts_at=starts_at if starts is not None else shared.received,
         ends_at=ends_at if ends is not None else ZERO_TIME,

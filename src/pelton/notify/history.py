@@ -19,6 +19,7 @@ from pelton.clock import Clock, rfc3339
 from pelton.notify.alert import Alert
 from pelton.notify.dead_letters import DEAD_NOTIFICATIONS, dead_letter
 from pelton.notify.envelope import Notification
+from pelton.notify.settings import MISSING
 from pelton.ports import Bus, Delivery, Message, Sender, SendResult
 
 __all__ = ["HISTORY_TOPIC", "HistoryFeed", "history_payload"]
@@ -162,7 +163,10 @@ class HistoryFeed:
             if self._settings is None or self._sender is None:
                 break  # nobody wants to be told any more
             settings = {**self._settings, "deliveryId": f"{entries[0].id}#history"}
-            result = await self._sender.send(settings, history_payload(entries))
+            if missing := settings.get(MISSING):
+                result = SendResult(ok=False, detail=str(missing))  # it may be created any moment
+            else:
+                result = await self._sender.send(settings, history_payload(entries))
             if result.ok or not result.retriable:
                 break
         if not result.ok:

@@ -145,7 +145,7 @@ class Counting:
                 counts.crowded += 1
                 return None
             group = self.groups[values] = RuleGroup()
-        insort(group.times, min(_time(record, now), now))
+        insort(group.times, _time(record, now))
         if len(group.times) > self.rule.threshold:
             del group.times[0]
         group.count += 1
@@ -221,17 +221,20 @@ def _label(value: Any) -> str:
 
 
 def _time(record: Mapping[str, Any], now: float) -> float:
-    """Return when a record says that it was written, else `now`."""
+    """Return when a record says that it was written, else `now`; not before 1970, nor yet to come."""
     for name in _TIMES:
         value = record.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
-            return float(value)
-        if isinstance(value, str):
+        seconds = 0.0
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            seconds = min(value, now)  # compared before it becomes a float: JSON has numbers that are none
+        elif isinstance(value, str):
             try:
                 moment = datetime.fromisoformat(value)
             except ValueError:
                 continue
-            return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+            seconds = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+        if seconds > 0:
+            return min(float(seconds), now)
     return now
 
 

@@ -145,10 +145,13 @@ class TemplateSet:
             TemplateFault: It fails.
         """
         if is_inline(template):
-            return self._inline(template).run("template", data, escape=escape).rstrip(" \r\n")
-        if self._jinja is not None and template in self._jinja.names():
-            return self._jinja.run(template, jinja_data(data), escape=escape).rstrip(" \r\n")
-        return self._go.run(template, data, escape=escape).rstrip(" \r\n")
+            text = self._inline(template).run("template", data, escape=escape)
+        elif self._jinja is not None and template in self._jinja.names():
+            text = self._jinja.run(template, jinja_data(data), escape=escape)
+        else:
+            text = self._go.run(template, data, escape=escape)
+        # Halves of a character, which both languages can write, are in no message that can be sent.
+        return text.encode(errors="replace").decode().rstrip(" \r\n")
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 -- a set lives as long as the receivers that use it
     def _inline(self, text: str) -> GoTemplates:
@@ -363,7 +366,7 @@ def _slack(text: str) -> dict[str, Any]:
 def _post(text: str, template: str) -> dict[str, Any]:
     try:
         post = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TemplateFault(f"writes no JSON, which a post has to be: {error}", name=template) from None
     pages = post.values() if isinstance(post, dict) else ()
     if not pages or not all(

@@ -169,6 +169,28 @@ async def test_webhook_secrets_show_up_nowhere(caplog):
 
 
 @pytest.mark.parametrize(
+    ("shape", "config"),
+    [
+        ("http://{}/", {"basicAuth": {"username": "me", "password": "sesame"}}),
+        ("http://me:sesame@{}/", {}),
+        ("http://{}/", {"proxyUrl": "http://me:sesame@{}"}),
+    ],
+)
+async def test_webhook_credentials_show_up_nowhere_as_they_travel(caplog, shape, config):
+    caplog.set_level(logging.DEBUG)
+    travels = base64.b64encode(b"me:sesame").decode()
+    async with Receiver((403, {}, f"got {travels}, sesame".encode())) as hook, sender() as made:
+        host = hook.url.removeprefix("http://").rstrip("/")
+        config = {
+            key: value.format(host) if isinstance(value, str) else value for key, value in config.items()
+        }
+        result = await made.send({"url": shape.format(host), "httpConfig": config}, PAYLOAD)
+
+    assert result.detail == "HTTP 403 got ***, ***"
+    assert travels not in caplog.text
+
+
+@pytest.mark.parametrize(
     ("service", "url"),
     [
         ({"namespace": "n", "name": "s"}, "http://s.n.svc/"),

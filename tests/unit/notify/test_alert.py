@@ -197,3 +197,16 @@ def test_parse_an_alertmanagers_group_is_noted_as_such(version, expected):
     (found,) = read(body)
 
     assert found.upstream == expected
+
+
+def test_parse_alerts_of_metrics_say_when_they_came_like_those_of_events():
+    metric, event, other = read(
+        [
+            {"labels": {"alerttype": "metric"}},
+            {"labels": {"alerttype": "event"}, "annotations": {"alerttime": "then"}},
+            {"labels": {"alerttype": "metric"}, "annotations": {"alerttime": "then"}},
+        ]
+    )
+
+    assert metric.annotations == {"alerttime": rfc3339(NOW, fraction=True)}
+    assert event.annotations == other.annotations == {"alerttime": "then"}

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pelton.model.notification import ConsoleReceiver, Receiver, WebhookReceiver
+from pelton.model.notification import (
+    ConsoleReceiver,
+    Credential,
+    HttpConfig,
+    Receiver,
+    SecretRef,
+    WebhookReceiver,
+)
 from pelton.model.notification_routing import NotificationManager
 from pelton.notify.alert import FIRING, Alert
 from pelton.notify.pipeline import Options, Pipeline
@@ -119,3 +127,30 @@ async def test_without_a_history_nothing_is_kept(bus, clock, chief):
 
     assert sender.told == []
     assert bus.stored("pelton.notification-history") == []
+
+
+async def test_history_waits_for_its_secret_and_is_not_told_without(bus, clock):
+    sender = ByAddress(OK)
+    token = Credential(secret=SecretRef(name="s", key="k"))
+    history = WebhookReceiver(url=HISTORY, http=HttpConfig(bearer_token=token))
+    secrets: dict[str, str] = {}
+    options = Options(policy=RetryPolicy(max_attempts=3, jitter=0.0))
+    made = Pipeline(
+        bus,
+        {"webhook": sender, "console": sender},
+        clock,
+        options=options,
+        secret=lambda ref: secrets.get(ref.name),
+    )
+    chief = replace(manager(), history=history)
+    async with made:
+        made.set_receivers([PRINT], manager=chief)
+        await made.accept([alert("404")])
+        await clock.advance(6)
+        assert sender.told == []
+
+        secrets["s"] = "t"
+        made.set_receivers([PRINT], manager=chief)
+        await clock.advance(6)
+
+    assert len(sender.told) == 1

@@ -183,6 +183,10 @@ def test_any_message_is_some_records(data, expected):
         (True, T0 + 9),
         (None, T0 + 9),
         (T0 + 1000, T0 + 9),  # a clock that is ahead
+        (10**400, T0 + 9),
+        (-1, T0 + 9),
+        ("9999-12-31T23:59:59-14:00", T0 + 9),
+        ("0001-01-01T00:00:00+14:00", T0 + 9),  # Go's zero time, in a year that is none in UTC
     ],
 )
 def test_the_time_of_a_record_is_what_it_says_where_that_can_be(time, expected):

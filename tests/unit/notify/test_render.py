@@ -187,6 +187,24 @@ def test_post_that_is_no_json_is_replaced_by_plain_words():
     assert set(piece.payload) == {"text", "title"}
 
 
+def test_post_that_is_nested_without_end_is_replaced_by_plain_words():
+    (piece,) = render(
+        TWO, style("feishu", format="post", template="{{ range .Alerts }}{{ end }}" + "[" * 50_000)
+    )
+
+    assert "writes no JSON" in str(piece.fault)
+
+
+@pytest.mark.parametrize("name", ["half.j2", "half"])
+def test_half_a_character_in_a_template_keeps_no_message_from_being_sent(name):
+    text = "{{ '\\ud800' }}!" if name.endswith("j2") else '{{ "\\ud800" }}!'
+
+    payload = one(TWO, style("dingtalk", (name, text), format="text", template=name, limit=500))
+
+    assert payload["text"] == "?!"
+    assert msgspec.json.encode(payload)
+
+
 def test_faults_of_texts_are_known_without_running_them():
     made = TemplateSet([("a", "{{ define"), ("b", '{{ template "none" }}'), ("c.j2", "{% if %}")])
 

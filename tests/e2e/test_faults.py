@@ -65,16 +65,16 @@ def main(request):
         while True:
             time.sleep(0.01)
     if what == "slow":
-        time.sleep(0.8)
+        time.sleep(1)
     return {"pid": os.getpid(), "what": what}
 """
 
 
 @pytest.fixture(scope="module")
 def naughty(shared):
-    """A function whose path says how it misbehaves; one worker at a time, requests may run for 1 s."""
+    """A function whose path says how it misbehaves; one worker at a time, requests may run for 2 s."""
     shared.apply(
-        "naughty", NAUGHTY, annotations={"pelton.dev/request-timeout": "1"}, scale={"maxReplicas": 1}
+        "naughty", NAUGHTY, annotations={"pelton.dev/request-timeout": "2"}, scale={"maxReplicas": 1}
     )
     return "naughty"
 
@@ -108,7 +108,7 @@ def test_handler_that_never_returns_times_out_alone_and_its_worker_is_replaced(s
 
     with ThreadPoolExecutor(4) as pool:
         stuck = pool.submit(shared.request, naughty, "/forever")
-        time.sleep(0.5)  # the neighbours begin in the middle of the stuck one's second
+        time.sleep(1.3)  # the neighbours begin while the stuck one runs and end after it
         neighbours = [pool.submit(shared.request, naughty, "/slow") for _ in range(2)]
 
         assert stuck.result().status_code == 504

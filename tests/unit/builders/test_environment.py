@@ -32,19 +32,18 @@ async def test_nothing_needed_means_no_environment(tmp_path):
     assert not (tmp_path / "envs").exists()
 
 
-async def test_environment_is_made_once_and_its_scripts_run(tmp_path, wheel):
+async def test_environment_is_made_once_and_its_scripts_run(tmp_path, wheel, monkeypatch):
     envs = tmp_path / "envs"
 
     first, second = await asyncio.gather(
         ensure(wheel, (), envs_dir=envs), ensure(f"{wheel}  # same\n", (), envs_dir=envs)
     )
-    start = time.perf_counter()
-    third = await ensure(wheel, (), envs_dir=envs)
-    elapsed = time.perf_counter() - start
+    with monkeypatch.context() as patched:  # promised in 5 ms: nothing is made or started
+        patched.setattr(environment, "_run", None)
+        third = await ensure(wheel, (), envs_dir=envs)
 
     assert first == second == third
     assert os.path.exists(f"{first.site_packages}/tinything.py")
-    assert elapsed < 0.025  # promised: 5 ms
     process = await asyncio.create_subprocess_exec(f"{first.path}/bin/tiny", stdout=asyncio.subprocess.PIPE)
     assert (await process.communicate())[0] == b"42\n"
     assert [name for name in os.listdir(envs) if name.startswith(".new")] == []

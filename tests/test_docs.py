@@ -4,6 +4,7 @@ A fenced block marked `sh` is executed, one marked `bash` is not. A block marked
 block is what it prints: these lines in that order, `…` for anything, a line of `…` for any number of lines.
 """
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -138,13 +139,12 @@ class Shell:
             )
         lock = Path(self.env["PELTON_HOME"]) / "up.lock"
         if endpoints.exists() and lock.exists() and lock.read_text().isdigit():
-            os.kill(int(lock.read_text()), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(lock.read_text()), signal.SIGKILL)
         alone = self.folder / "api.pid"
         if alone.exists():
-            try:
+            with contextlib.suppress(ProcessLookupError):  # the page ended it itself
                 os.kill(int(alone.read_text()), signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # the page ended it itself
 
 
 @pytest.fixture

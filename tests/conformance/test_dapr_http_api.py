@@ -475,7 +475,7 @@ def test_app_is_told_of_changes_until_it_unsubscribes(http, api):
         api.call(put("green||8"))
         wait_until(lambda: channel.calls)
         api.call(put("blue||9"))
-        assert channel.heard.wait(10)
+        assert channel.heard.wait(30)
         ended = http.get(f"/v1.0/configuration/settings/{subscribed['id']}/unsubscribe")
     finally:
         api.registered["a"].channel = None

@@ -112,6 +112,6 @@ def test_published_framework_takes_events_and_sends_through_the_runtime(
     finally:
         command.send_signal(signal.SIGTERM)
         assert command.wait(20) == 0
-        reader.join(10)
+        reader.join(30)
         assert command.stdout is not None
         command.stdout.close()

@@ -287,7 +287,7 @@ def test_configuration_and_its_changes(client, api):
         found = client.get_configuration("settings", ["color"]).items["color"]
         subscription = client.subscribe_configuration("settings", ["color"], handler)
         api.call(change())
-        assert heard.wait(10)
+        assert heard.wait(30)
         ended = client.unsubscribe_configuration("settings", subscription)
         again = client.unsubscribe_configuration("settings", subscription)
 

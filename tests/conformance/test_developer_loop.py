@@ -76,7 +76,7 @@ def test_process_that_ends_in_a_call_is_replaced(serve):
 def test_process_that_ends_before_it_serves_ends_the_command_with_its_code(serve):
     served = serve({"main.py": "import os\nos._exit(9)\ndef f(request):\n    pass\n"})
 
-    assert served.process.wait(10) == 9
+    assert served.process.wait(30) == 9
 
 
 SOURCES = {

@@ -92,7 +92,7 @@ def test_ten_parallel_slow_calls_take_no_longer_than_two(serve):
         gate = threading.Barrier(10)
 
         def ask(_):
-            gate.wait(10)
+            gate.wait(30)
             return client.get("/slow").status_code
 
         with ThreadPoolExecutor(10) as pool:

@@ -11,7 +11,7 @@ OPTIONS: dict[str, str] = {}
 async def take(bus, topic, count, *, consumer="ns.fn.in", max_in_flight=100, finish=True):
     """Return the next deliveries, acked unless told otherwise; ends the subscription."""
     found = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         batches = bus.subscribe(topic, consumer=consumer, max_in_flight=max_in_flight, options=OPTIONS)
         async with aclosing(batches) as iterator:
             async for batch in iterator:
@@ -26,7 +26,7 @@ async def take(bus, topic, count, *, consumer="ns.fn.in", max_in_flight=100, fin
 
 async def settled(bus, topic, expected, *, consumer="ns.fn.in"):
     """Wait until so many messages are pending."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while await bus.pending(topic, consumer=consumer) != expected:
             await asyncio.sleep(0.01)
 
@@ -91,7 +91,7 @@ class BusContract:
         loop = asyncio.get_running_loop()
         order = []
         given_back = 0.0
-        async with asyncio.timeout(10), aclosing(self._subscribe(bus)) as iterator:
+        async with asyncio.timeout(30), aclosing(self._subscribe(bus)) as iterator:
             async for batch in iterator:
                 for delivery in batch:
                     text = delivery.message.data.decode()
@@ -109,7 +109,7 @@ class BusContract:
 
     async def test_term_ends_a_message_for_good(self, bus):
         await fill(bus, "orders", 2)
-        async with asyncio.timeout(10), aclosing(self._subscribe(bus)) as iterator:
+        async with asyncio.timeout(30), aclosing(self._subscribe(bus)) as iterator:
             ended = 0
             async for batch in iterator:
                 for delivery in batch:
@@ -123,7 +123,7 @@ class BusContract:
     async def test_no_more_than_max_in_flight_are_held(self, bus):
         await fill(bus, "orders", 10)
         held = []
-        async with asyncio.timeout(10), aclosing(self._subscribe(bus, max_in_flight=3)) as iterator:
+        async with asyncio.timeout(30), aclosing(self._subscribe(bus, max_in_flight=3)) as iterator:
             async for batch in iterator:
                 held += batch
                 if len(held) == 3:
@@ -139,7 +139,7 @@ class BusContract:
     async def test_pending_counts_waiting_and_held(self, bus):
         await fill(bus, "orders", 5)
         held = []
-        async with asyncio.timeout(10), aclosing(self._subscribe(bus)) as iterator:
+        async with asyncio.timeout(30), aclosing(self._subscribe(bus)) as iterator:
             async for batch in iterator:
                 held += batch
                 if len(held) == 5:

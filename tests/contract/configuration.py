@@ -80,7 +80,7 @@ class ConfigurationContract:
             await put("b", "other", "1")
             await put("a", "2", "v2")
 
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 told = await last(found, "2")
 
         assert {key for key, _ in told} == {"a"}
@@ -91,7 +91,7 @@ class ConfigurationContract:
             await heard(found, put)
             await put("new", "9", "1")
 
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 assert (await last(found, "9"))[-1][0] == "new"
 
     async def test_deleted_key_is_told_of_as_empty(self, store, put):
@@ -99,7 +99,7 @@ class ConfigurationContract:
             await heard(found, put)
             await put("a", None, None)
 
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 assert (await last(found, ""))[-1] == ("a", ConfigurationItem(value=""))
 
     async def test_close_is_safe_twice_and_before_use(self, store):

@@ -34,7 +34,7 @@ class LockContract:
         assert await lock.try_lock("a", "one", 1)
         if clock is not None:
             await clock.advance(1.5)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not await lock.try_lock("a", "two", 30):
                 assert clock is None
                 await asyncio.sleep(0.05)

@@ -21,7 +21,7 @@ def function(name="hello", namespace="default", *, spec=None, **metadata):
 
 
 async def take(iterator, count):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return [await anext(iterator) for _ in range(count)]
 
 
@@ -294,7 +294,7 @@ class StoreContract:
 
         await store.create(FUNCTIONS, function())
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert (await waiting).type == "ADDED"
 
     async def test_cancelled_watch_leaves_the_others_running(self, store):
@@ -305,7 +305,7 @@ class StoreContract:
         cancelled.cancel()
         await store.create(FUNCTIONS, function())
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert (await other).type == "ADDED"
 
     async def test_watch_from_before_the_history_is_gone(self, short_store):

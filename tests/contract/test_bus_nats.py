@@ -153,7 +153,7 @@ async def test_deliver_policy_new_skips_what_is_there(bus):
     await fill(bus, "orders", 3)
     iterator = bus.subscribe("orders", consumer="c", max_in_flight=9, options={"deliverPolicy": "new"})
     first = asyncio.ensure_future(anext(iterator))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not await bus.lags():
             await asyncio.sleep(0.01)
         await bus.publish(Message(topic="orders", data=b"fresh"))
@@ -176,7 +176,7 @@ async def test_unknown_deliver_policy_lists_the_known_ones(bus):
 async def test_durable_name_of_the_metadata_is_used_and_its_lag_is_found(bus):
     await fill(bus, "orders", 2)
     iterator = bus.subscribe("orders", consumer="c", max_in_flight=9, options={"durableName": "mine"})
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await anext(iterator)
     assert [lag.consumer for lag in await bus.lags()] == ["mine"]
     assert await bus.pending("orders", consumer="c") == 2
@@ -208,7 +208,7 @@ async def test_tail_sees_new_messages_only(bus):
     waiting = asyncio.ensure_future(anext(iterator))
     await asyncio.wait({waiting}, timeout=0.1)
     await bus.publish(Message(topic="orders", data=b"fresh"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         message = await waiting
     await iterator.aclose()
 

@@ -30,7 +30,7 @@ async def test_topic_is_made_grows_and_is_configured(kafka, name):
     assert (first["found"]["partitions"], first["found"]["config"]) == (2, {"retention.ms": "60000"})
     assert again["found"] == first["found"]
     admin = TopicAdmin({"brokers": kafka.address, "authType": "none"})
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             found = await admin.find(name)
             if found and found.partitions == 5 and found.config == {"max.message.bytes": "2000000"}:

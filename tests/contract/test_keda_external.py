@@ -242,7 +242,7 @@ async def test_pelton_can_scale_on_another_pelton(address, metrics, node):
         SystemClock(),
     )
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         found = await scaler.read()
 
     await scaler.close()

@@ -61,7 +61,7 @@ async def listening(bus):
 
         async def get():
             nonlocal first
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 found = await first
             first = asyncio.ensure_future(anext(deliveries))
             return found
@@ -109,7 +109,7 @@ class TestFiles:
         bus = open_bus(path=f"{tmp_path}/*.log", readFromHead="true")
         (tmp_path / "a.log").write_text("".join(f"{n}\n" for n in range(10)))
         batches = bus.subscribe("", consumer="c", max_in_flight=3, options={})
-        async with asyncio.timeout(10), aclosing(batches) as iterator:
+        async with asyncio.timeout(30), aclosing(batches) as iterator:
             held = list(await anext(iterator))
             assert len(held) == 3
             assert await bus.pending("", consumer="c") == 10
@@ -218,7 +218,7 @@ async def test_what_comes_in_at_once_is_bounded_over_all_connections(open_bus, m
         writer.write(msgpack.packb(["t", b"x" * 400_000])[:250_000])  # never whole
         await writer.drain()
         body = json.dumps([{"log": "x" * 200_000}])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while bus._intake._reading < 250_000:
                 await asyncio.sleep(0.01)
             assert (await client.post(f"http://{host}:{port}/", content=body)).status_code == 503

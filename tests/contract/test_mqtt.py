@@ -120,7 +120,7 @@ async def test_clean_session_loses_it_and_the_log_says_so(open_bus, topic, caplo
     bus = open_bus(cleanSession="true")
     await bus.prepare(topic, consumer="c", options={})
     await fill(bus, topic, 1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         async with aclosing(bus.subscribe(topic, consumer="c", max_in_flight=5, options={})) as iterator:
             first = asyncio.ensure_future(anext(iterator))
             while not first.done():
@@ -166,7 +166,7 @@ async def test_retained_message_is_marked_and_reaches_whoever_comes_later(open_b
 
 async def test_quality_0_is_delivered_and_needs_no_ack(open_bus, topic):
     bus = open_bus(qos="0")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         batches = bus.subscribe(topic, consumer="c", max_in_flight=5, options={})
         async with aclosing(batches) as iterator:
             first = asyncio.ensure_future(anext(iterator))
@@ -197,7 +197,7 @@ async def test_two_subscriptions_with_one_client_id_are_an_error_and_no_endless_
     bus = open_bus(consumerID="same")
     await bus.prepare(topic, consumer="a", options={})
     await fill(bus, topic, 1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         async with aclosing(bus.subscribe(topic, consumer="a", max_in_flight=5, options={})) as iterator:
             await anext(iterator)
             with pytest.raises(DeliveryError, match="in use"):

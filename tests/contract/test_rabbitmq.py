@@ -108,7 +108,7 @@ class TestRabbitMqBus(BusContract):
 async def test_default_queue_goes_with_its_subscriber_and_the_log_says_so(open_bus, topic, caplog):
     bus = open_bus()
     batches = bus.subscribe(topic, consumer="c", max_in_flight=5, options={})
-    async with asyncio.timeout(10), aclosing(batches) as iterator:
+    async with asyncio.timeout(30), aclosing(batches) as iterator:
         first = asyncio.ensure_future(anext(iterator))
         while "events are lost with it" not in caplog.text:
             await asyncio.sleep(0.01)
@@ -122,7 +122,7 @@ async def test_refused_message_goes_to_the_dead_letter_queue_when_asked_for(open
     bus = open_bus(**KEPT, enableDeadLetter="true")
     await bus.prepare(topic, consumer="c", options={})
     await bus.publish(Message(topic=topic, data=b"bad"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         async with aclosing(bus.subscribe(topic, consumer="c", max_in_flight=5, options={})) as iterator:
             for delivery in await anext(iterator):
                 await delivery.term()

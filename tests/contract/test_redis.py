@@ -89,7 +89,7 @@ class TestRedisBus(BusContract):
         bus = open_bus(processingTimeout="1ms", redeliverInterval="1ms")
         await fill(bus, "orders", 1)
         batches = bus.subscribe("orders", consumer="c", max_in_flight=5, options={})
-        async with asyncio.timeout(10), aclosing(batches) as iterator:
+        async with asyncio.timeout(30), aclosing(batches) as iterator:
             (held,) = await anext(iterator)
             await held.extend()
             again = asyncio.ensure_future(anext(iterator))
@@ -104,7 +104,7 @@ class TestRedisBus(BusContract):
         bus = open_bus()
         await fill(bus, "orders", 1)
         batches = bus.subscribe("orders", consumer="c", max_in_flight=5, options={})
-        async with asyncio.timeout(10), aclosing(batches) as iterator:
+        async with asyncio.timeout(30), aclosing(batches) as iterator:
             for delivery in await anext(iterator):
                 await delivery.ack()
             again = asyncio.ensure_future(anext(iterator))

@@ -59,7 +59,7 @@ async def test_what_is_refused_is_repeated_and_what_never_can_be_is_dropped(tmp_
     target: Any = Unwilling()
     counter = [0]
     shipping = asyncio.create_task(ship(source, "", target, "logs", clock=SystemClock(), counter=counter))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while counter[0] < 3:
             await asyncio.sleep(0.01)
     shipping.cancel()

@@ -8,6 +8,7 @@ out. The exit code says whether all of it held. PELTON_DEMO_REPORT names a file 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import os
@@ -220,9 +221,11 @@ class Demo:
             pids = [self._platform.part("runtime")["pid"]]
         else:
             pids = [each["pid"] for each in self._platform.function("log-handler")["workers"]]
-        for pid in pids[:1]:
-            os.kill(pid, signal.SIGKILL)
-        return bool(pids)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):  # a worker may have ended since
+                os.kill(pid, signal.SIGKILL)
+                return True
+        return False
 
     def _read_errors(self, stop: asyncio.Event) -> None:
         """Count what the function sent to its output topic."""

@@ -4,6 +4,7 @@ Commands run as users run them, in processes of their own. Whatever a platform s
 has ended; the fixtures check that.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -23,9 +24,9 @@ from pelton.cli.home import MARKER, Home
 from pelton.cli.status import collect
 from pelton.drivers.logs import read_logs
 
-READY_S = 20
-STOP_S = 5
-STEP_S = 20
+READY_S = 40
+STOP_S = 15
+STEP_S = 30
 
 
 @dataclass
@@ -122,7 +123,8 @@ class Platform:
         if self.running is not None and self.running.poll() is None:
             self.kill()
         for pid in self.processes():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # they are about to end by themselves
+                os.kill(pid, signal.SIGKILL)
 
     def processes(self):
         """Return every living process that the platform started: pid -> command line."""

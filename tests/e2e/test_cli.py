@@ -286,7 +286,7 @@ def test_get_watch_goes_on_with_changes(shared):
             code = watcher.wait(20)
         finally:
             watcher.kill()  # so that no later test meets what is left of a failure
-            reader.join(5)
+            reader.join(30)
         assert code == 130
         for stream in (watcher.stdin, watcher.stdout, watcher.stderr):
             stream.close()
@@ -426,7 +426,7 @@ def test_detached_platform_runs_on_and_down_ends_it(cold):
     assert "Pelton is up" in out
     assert cold.cli("status").code == 0
     assert "Pelton is down" in cold.cli("down").out
-    cold.until("all processes gone", lambda: not cold.processes(), timeout_s=5)
+    cold.until("all processes gone", lambda: not cold.processes())
     assert not (cold.home / "endpoints.json").exists()
 
 

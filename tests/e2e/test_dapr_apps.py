@@ -283,7 +283,7 @@ def test_calls_over_http_pass_the_runtime_by_unless_it_has_to_judge_them(apps):
         apps.cli("delete", "-f", "retries.json")
     finally:
         tool.kill()
-        tool.wait(10)
+        tool.wait(30)
         for pipe in (tool.stdin, tool.stdout, tool.stderr):
             pipe.close()
 
@@ -384,6 +384,6 @@ def test_functions_and_apps_share_topics_and_a_runtime_that_is_killed_is_joined_
     finally:
         watcher.send_signal(signal.SIGTERM)
         assert watcher.wait(20) == 0
-        reading.join(5)
+        reading.join(30)
         for pipe in (watcher.stdin, watcher.stdout, watcher.stderr):
             pipe.close()

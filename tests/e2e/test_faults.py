@@ -102,6 +102,15 @@ def test_first_request_that_ends_its_worker_is_no_failed_start(shared, naughty):
     assert shared.request(naughty, "/fine").status_code == 200
 
 
+def killed(pid):
+    """`kill -9` a worker, unless it has ended since it was seen; tells which."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def test_handler_that_never_returns_times_out_alone_and_its_worker_is_replaced(shared, naughty):
     before = shared.request(naughty, "/fine").json()["pid"]
     shared.until("one worker", lambda: len(shared.function(naughty)["workers"]) == 1)
@@ -118,8 +127,8 @@ def test_handler_that_never_returns_times_out_alone_and_its_worker_is_replaced(s
         answer = shared.request(naughty, "/fine")
         return answer.status_code == 200 and answer.json()["pid"] != before
 
-    shared.until("another worker", replaced, timeout_s=10)
-    shared.until("only that", lambda: len(shared.function(naughty)["workers"]) == 1, timeout_s=10)
+    shared.until("another worker", replaced)
+    shared.until("only that", lambda: len(shared.function(naughty)["workers"]) == 1)
 
 
 def test_burst_on_a_function_of_one_at_a_time_is_served_in_turn(shared):
@@ -237,7 +246,7 @@ def receiver():
     yield f"http://127.0.0.1:{server.server_port}/", seen
     server.shutdown()
     server.server_close()
-    thread.join(5)
+    thread.join(30)
 
 
 def _sink(url):
@@ -323,9 +332,7 @@ def test_killed_part_is_back_and_nothing_accepted_is_lost(flow, part):
             victims = [
                 worker["pid"] for name in ("answers", "sink") for worker in platform.function(name)["workers"]
             ]
-            assert victims
-            for pid in victims:
-                os.kill(pid, signal.SIGKILL)
+            assert [pid for pid in victims if killed(pid)]
         else:
             before = platform.until(f"{part} running", lambda: (now := platform.part(part))["pid"] and now)
             os.kill(before["pid"], signal.SIGKILL)
@@ -334,7 +341,7 @@ def test_killed_part_is_back_and_nothing_accepted_is_lost(flow, part):
                 now = platform.part(part)
                 return now["state"] == "running" and now["restarts"] > before["restarts"] and now["pid"]
 
-            platform.until(f"{part} again", back, timeout_s=10)
+            platform.until(f"{part} again", back)
             assert platform.part(part)["restarts"] == before["restarts"] + 1
         asked, published = len(load.answers), len(load.accepted)
         platform.until(
@@ -364,7 +371,7 @@ def test_requests_for_a_function_at_zero_wait_for_a_restarted_node(flow):
         texts.append(answer.text)
         return answer.status_code == 200
 
-    platform.until("an answer", answered, timeout_s=10)
+    platform.until("an answer", answered)
     assert not [text for text in texts if "does not exist" in text]
 
 
@@ -395,7 +402,7 @@ def test_killed_up_leaves_nothing_running_and_the_next_continues(platform, recei
         platform.kill()
         load._ending.set()
 
-    platform.until("nothing left", lambda: not platform.processes(), timeout_s=5)
+    platform.until("nothing left", lambda: not platform.processes())
     platform.start()
 
     assert platform.request("answers").text == "hello"
@@ -498,7 +505,7 @@ def test_ordinary_user_can_do_the_same(cold):
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "Hello, world!" in ended.stdout
     assert "Pelton is down" in ended.stdout
-    cold.until("nothing left", lambda: not cold.processes(), timeout_s=5)
+    cold.until("nothing left", lambda: not cold.processes())
     if "userns" in ended.stdout:
         spied = json.loads(ended.stdout.partition("spied: ")[2].splitlines()[0])
         assert "read" not in spied.values()

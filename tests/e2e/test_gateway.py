@@ -418,7 +418,7 @@ async def test_endpoint_change_once_confirmed_decides_the_next_request():
 
 
 async def poll(client: Client, body: bytes) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (await client.send("/default/hello")).body != body:
             pass
 
@@ -576,7 +576,7 @@ async def test_restarted_envoy_gets_everything_at_once():
         assert site.process
         site.process.send_signal(signal.SIGKILL)
         await site.process.wait()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while gateway.connected:
                 await asyncio.sleep(0.01)
         await gateway.set_route(route("while-away"))
@@ -600,7 +600,7 @@ async def test_removed_function_is_404_and_its_cluster_gone():
 
         await gateway.remove_route("default", "hello")
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (await client.send("/default/hello")).status != 404:
                 pass
         assert (await client.send("/", host="hello.default.localhost")).status == 404
@@ -944,7 +944,7 @@ async def test_mirror_gets_a_copy_and_nobody_sees_its_answer():
         )
 
         answer = await client.send("/m", host="web.test")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not workers["b"].requests:
                 await asyncio.sleep(0)
 
@@ -994,7 +994,7 @@ async def test_service_is_reached_by_its_endpoints_and_without_any_is_503():
                 ),
             )
         )
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (by_name := await client.send("/", host="web.test")).status != 200:
                 pass
 
@@ -1050,7 +1050,7 @@ async def test_port_of_a_gateway_opens_and_closes_and_a_taken_one_is_named():
         ).body == b"a"  # by the route, not the function
         await gateway.set_state(RoutingState())
         await client.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 try:
                     await client.send("/", host="anything")
@@ -1140,7 +1140,7 @@ async def test_tls_shows_certificates_by_name_and_new_ones_without_dropping_a_co
         loading = asyncio.create_task(load())
         renewed = certificate("one", "a.default.localhost")
         await gateway.set_state(state(renewed, wild))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 try:
                     fresh = await connect("a.default.localhost", renewed)
@@ -1184,7 +1184,7 @@ async def test_access_log_has_function_revision_instance_and_reason():
         await client.send("/default/hello")
 
         log = Path(site.access_log)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(lines := (await asyncio.to_thread(log.read_text)).splitlines()) < 2:
                 await asyncio.sleep(0.05)
         warm, failed = (json.loads(line) for line in lines)

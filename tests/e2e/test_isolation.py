@@ -203,7 +203,7 @@ def test_what_a_function_leaves_behind_ends_with_its_instance(arena):
 
     arena.platform.until_at_zero("attacker")
 
-    arena.platform.until("what it started is gone", lambda: not _running(mark), timeout_s=5)
+    arena.platform.until("what it started is gone", lambda: not _running(mark))
 
 
 def _running(mark):

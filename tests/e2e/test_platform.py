@@ -363,8 +363,8 @@ def test_logs_follow_and_since(shared):
         shared.until("the second line", lambda: any("hello /second" in line for line in lines))
     finally:
         follower.terminate()
-        follower.wait(5)
-        reader.join(5)
+        follower.wait(30)
+        reader.join(30)
         follower.stdout.close()
         follower.stderr.close()
         follower.stdin.close()

@@ -127,7 +127,7 @@ def platform(tmp_path_factory):
     finally:
         up.send_signal(signal.SIGTERM)
         try:
-            up.wait(10)
+            up.wait(30)
         except subprocess.TimeoutExpired:
             up.kill()
             up.wait()
@@ -214,8 +214,8 @@ def test_example_is_served_by_run(example, home):
         example.check(send)
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(15) == 0, "".join(lines)
-        rest.join(5)
+        assert process.wait(30) == 0, "".join(lines)
+        rest.join(30)
         process.stdout.close()
 
 

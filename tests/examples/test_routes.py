@@ -70,4 +70,4 @@ def test_example_is_routed_as_it_says(file, tmp_path):
         assert expected["why"]["prints"] in why.stdout
     finally:
         up.send_signal(signal.SIGTERM)
-        up.wait(15)
+        up.wait(30)

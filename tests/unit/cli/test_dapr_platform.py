@@ -91,7 +91,7 @@ async def test_second_function_of_an_app_id_says_whose_it_is_and_is_served_when_
             }
         ]
         await served.remove("default", "orders")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while served.unserved():
                 await asyncio.sleep(0.01)
         assert served._main.find("default/shop") is not None

@@ -52,7 +52,7 @@ class Worker:
             self.came.notify_all()
 
     async def seen(self, count):
-        async with asyncio.timeout(5), self.came:
+        async with asyncio.timeout(30), self.came:
             await self.came.wait_for(lambda: len(self.events) >= count)
 
 
@@ -85,7 +85,7 @@ async def test_event_reaches_the_function_and_is_finished(worker, bus):
 
     async with firing(worker, bus, found):
         await worker.seen(1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while await bus.pending("orders", consumer=f"run.{found.id}"):
                 await asyncio.sleep(0.005)
 

@@ -100,7 +100,7 @@ async def test_handshake_is_taken_over_with_what_the_gateway_knows(load, request
     transport = Transport()
 
     protocol = function.upgrade(request, transport, b"")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while b"talk" not in transport.written:
             await asyncio.sleep(0)
     protocol.connection_lost(None)

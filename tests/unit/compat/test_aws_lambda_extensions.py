@@ -105,7 +105,7 @@ def listen(ask):
 
 
 async def _waiting(host, name="outside"):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not host.extensions._agents[name].waiting:
             await asyncio.sleep(0.001)
 
@@ -203,7 +203,7 @@ async def test_bad_registrations_are_refused_by_name(ask, register, host):
 
 async def test_registration_is_closed_when_the_runtime_has_asked_for_work(host, ask, register):
     polling = asyncio.create_task(ask("GET", "/2018-06-01/runtime/invocation/next"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not host.extensions.closed:
             await asyncio.sleep(0.001)
 

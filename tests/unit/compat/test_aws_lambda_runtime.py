@@ -112,7 +112,7 @@ async def test_runtime_for_several_gets_them_at_once(start):
         """
 def work(barrier=threading.Barrier(3)):
     for request_id, event in invocations():
-        barrier.wait(10)
+        barrier.wait(30)
         answer(request_id, event)
 for _ in range(3):
     threading.Thread(target=work).start()

@@ -55,7 +55,7 @@ class World:
         for _ in range(5):
             for _ in range(20):
                 await asyncio.sleep(0)
-            await asyncio.wait_for(self.reconciler.idle(), 5.0)
+            await asyncio.wait_for(self.reconciler.idle(), 30)
 
     async def get(self, name: str = "hello") -> dict[str, Any]:
         return await self.store.get(FUNCTIONS, "default", name)

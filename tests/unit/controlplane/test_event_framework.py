@@ -272,7 +272,7 @@ async def test_secret_that_changes_causes_a_look_and_others_do_not(store, runtim
     )
     task = asyncio.create_task(controller.run())
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not await _errors(store):
                 await asyncio.sleep(0.01)
             await store.create(SECRETS, _secret("other"))

@@ -113,7 +113,7 @@ async def test_objects_are_looked_at_when_they_appear_change_and_come_back(store
     running = asyncio.create_task(topics.run())
 
     async def until(condition):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not await condition():
                 await asyncio.sleep(0.01)
 

@@ -206,11 +206,11 @@ async def test_changed_function_cancels_the_builder_at_work(world, story):
     world.platform.gate = asyncio.Event()
     async with world.running():
         await world.store.create(FUNCTIONS, manifest())
-        await asyncio.wait_for(_until(lambda: world.platform.journal), 5)
+        await asyncio.wait_for(_until(lambda: world.platform.journal), 30)
         obj = await world.get()
         obj["spec"]["build"]["env"]["FUNC_NAME"] = "two"
         await world.store.update(FUNCTIONS, obj)
-        await asyncio.wait_for(_until(lambda: len(world.platform.journal) == 2), 5)
+        await asyncio.wait_for(_until(lambda: len(world.platform.journal) == 2), 30)
         world.platform.gate.set()
         await world.settle()
 
@@ -222,7 +222,7 @@ async def test_builder_that_is_told_to_end_ends_its_build_for_good(world, story)
     world.platform.gate = asyncio.Event()
     async with world.running() as reconciler:
         await world.store.create(FUNCTIONS, manifest())
-        await asyncio.wait_for(_until(lambda: world.platform.journal), 5)
+        await asyncio.wait_for(_until(lambda: world.platform.journal), 30)
         ((name, _),) = await story.children(BUILDERS)
         builder = await world.store.get(BUILDERS, "default", name)
         builder["spec"]["state"] = "Cancelled"
@@ -241,10 +241,10 @@ async def test_deleting_the_builder_at_work_begins_anew(world, story):
     world.platform.gate = asyncio.Event()
     async with world.running():
         await world.store.create(FUNCTIONS, manifest())
-        await asyncio.wait_for(_until(lambda: world.platform.journal), 5)
+        await asyncio.wait_for(_until(lambda: world.platform.journal), 30)
         ((name, _),) = await story.children(BUILDERS)
         await world.store.delete(BUILDERS, "default", name)
-        await asyncio.wait_for(_until(lambda: len(world.platform.journal) == 2), 5)
+        await asyncio.wait_for(_until(lambda: len(world.platform.journal) == 2), 30)
         assert await world.reconciler.paths() is None
         world.platform.gate.set()
         await world.settle()
@@ -283,7 +283,7 @@ async def test_builder_that_a_restart_interrupted_is_carried_on(world, story):
     world.platform.gate = asyncio.Event()
     async with world.running():
         await world.store.create(FUNCTIONS, manifest())
-        await asyncio.wait_for(_until(lambda: world.platform.journal), 5)
+        await asyncio.wait_for(_until(lambda: world.platform.journal), 30)
     before = await story.children(BUILDERS)
     world.platform.gate = None
     async with world.running():

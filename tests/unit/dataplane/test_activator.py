@@ -27,7 +27,7 @@ async def answer(folder: Path, *headers: str) -> tuple[str, list[str], str]:
         reader, writer = await asyncio.open_unix_connection(str(path))
         lines = ["GET /x HTTP/1.1", "host: h", "x-pelton-function: default/b", *headers, "", ""]
         writer.write("\r\n".join(lines).encode())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             got = (await reader.read()).decode()
         writer.close()
         await writer.wait_closed()

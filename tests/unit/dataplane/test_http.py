@@ -202,7 +202,7 @@ async def test_streaming_body_reaches_the_function_while_it_arrives(start_worker
     worker = await start_worker(read, loaded={"streams_body": True})
     client = await worker.connect()
     client.send(POST + b"Content-Length: 6\r\n\r\nabc")
-    assert await asyncio.wait_for(seen.get(), 5) == b"abc"
+    assert await asyncio.wait_for(seen.get(), 30) == b"abc"
     client.send(b"def")
 
     assert (await client.response())[2] == b"6"

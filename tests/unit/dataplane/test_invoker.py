@@ -115,7 +115,7 @@ def invoke(invoker, invocation_id="1", data=b"x", timeout_s=5.0):
 
 
 async def until(condition):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.005)
 

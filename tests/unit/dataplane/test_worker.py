@@ -173,7 +173,7 @@ async def test_async_function_over_its_time_is_cancelled_and_504(start_worker, p
     status, _headers, body = await client.get("/", "X-Request-Id: id-1")
 
     assert (status, body) == (504, b"the function did not finish within its time limit (invocation id-1)\n")
-    await asyncio.wait_for(cancelled.wait(), 5)
+    await asyncio.wait_for(cancelled.wait(), 30)
     await poll(lambda: worker.page.read().in_flight == 0)
 
 
@@ -181,7 +181,7 @@ async def test_thread_over_its_time_is_504_and_stays_in_the_page_with_its_deadli
     release = threading.Event()
 
     def hang(_invocation):
-        release.wait(10)
+        release.wait(30)
         return Reply()
 
     worker = await start_worker(hang, sync=True, request_timeout_s=0.05)
@@ -282,10 +282,10 @@ async def test_client_that_leaves_cancels_the_async_function_and_is_counted(star
     worker = await start_worker(hang)
     client = await worker.connect()
     client.send(GET + b"\r\n")
-    await asyncio.wait_for(started.wait(), 5)
+    await asyncio.wait_for(started.wait(), 30)
     client.close()
 
-    await asyncio.wait_for(cancelled.wait(), 5)
+    await asyncio.wait_for(cancelled.wait(), 30)
     await poll(lambda: worker.page.read().in_flight == 0)
     assert worker.worker.clients_gone == 1
     assert worker.spooled() == []
@@ -311,7 +311,7 @@ async def test_client_that_leaves_a_stream_closes_its_generator(start_worker, po
     await client.until(b"\r\n\r\n")
     client.close()
 
-    await asyncio.wait_for(closed.wait(), 5)
+    await asyncio.wait_for(closed.wait(), 30)
     await poll(lambda: worker.page.read().in_flight == 0)
     assert worker.spooled() == []
 
@@ -537,7 +537,7 @@ async def test_lifespan_runs_around_the_calls(start_worker):
     worker = await start_worker(call, control=True, loaded={"start": start, "stop": stop})
     await (await worker.connect()).get()
     await (await worker.peer()).call("drain", {"grace_s": 1})
-    await asyncio.wait_for(worker.task, 5)
+    await asyncio.wait_for(worker.task, 30)
 
     assert steps == ["start", "call", "stop"]
 
@@ -583,7 +583,7 @@ async def test_drain_finishes_what_runs_and_closes_what_is_idle(start_worker, po
         assert b"connection: close" in data
         assert data.endswith(b"done")
     assert await drain == {}
-    await asyncio.wait_for(worker.task, 5)
+    await asyncio.wait_for(worker.task, 30)
 
 
 async def test_drain_ends_after_its_grace_whatever_runs(start_worker, poll):
@@ -596,7 +596,7 @@ async def test_drain_ends_after_its_grace_whatever_runs(start_worker, poll):
     await poll(lambda: worker.page.read().in_flight == 1)
 
     assert await (await worker.peer()).call("drain", {"grace_s": 0.05}) == {}
-    await asyncio.wait_for(worker.task, 5)
+    await asyncio.wait_for(worker.task, 30)
     assert await client.all() == b""
 
 
@@ -645,7 +645,7 @@ def test_sigterm_lets_running_requests_finish_and_ends_with_code_0(tmp_path):
                 data += chunk
         assert data.endswith(b"done")
         assert process.stdout.readline() == "ended\n"
-        assert process.wait(5) == 0
+        assert process.wait(30) == 0
 
 
 # --- events -----------------------------------------------------------------------------------------------
@@ -770,7 +770,7 @@ async def test_a_peer_that_leaves_does_not_stop_its_events(start_worker, poll):
     await peer.close()
     release.set()
 
-    await asyncio.wait_for(finished.wait(), 5)
+    await asyncio.wait_for(finished.wait(), 30)
     await poll(lambda: worker.page.read().in_flight == 0)
 
 
@@ -854,7 +854,7 @@ async def test_output_is_repeated_when_the_runtime_died_with_it(start_worker, po
     first, _outcomes = await runtime(worker, {"output": never})
     client = await worker.connect()
     client.send(GET + b"\r\n")
-    await asyncio.wait_for(taken.wait(), 5)
+    await asyncio.wait_for(taken.wait(), 30)
     await first.close()
     await runtime(worker, accepting([]))
 

@@ -113,7 +113,7 @@ async def test_upgraded_connection_counts_as_in_flight_until_it_ends(start):
     assert answer.startswith(b"HTTP/1.1 200 ")
     other.close()
     # Draining asks the protocol to end, and waits for it.
-    await asyncio.wait_for(worker.drain(5), 5)
+    await asyncio.wait_for(worker.drain(5), 30)
     assert await reader.read() == b""
     assert page.read().in_flight == 0
     writer.close()
@@ -127,7 +127,7 @@ async def test_raw_connection_is_not_parsed_and_counted_as_its_protocol_says(sta
     assert answer == b"PRI * HTTP/2.0"
     assert page.read().in_flight == 1
     writer.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while page.read().in_flight:
             await asyncio.sleep(0.001)
 

@@ -62,7 +62,7 @@ async def ticks(bus, clock, count, *, finish=True):
                     break
                 await clock.advance(1)
                 await asyncio.sleep(0)
-            for tick in await asyncio.wait_for(following, 5):
+            for tick in await asyncio.wait_for(following, 30):
                 found.append(tick)
                 if finish:
                     await tick.ack()

@@ -83,7 +83,7 @@ async def write(bus, *pods, text="ERROR", topic=TOPIC):
 
 
 async def until(condition):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0)
 

@@ -61,7 +61,7 @@ def told(bus, topic=OPS):
 
 async def until(condition):
     """Let threads and tasks go on until something holds."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.001)  # without a pause the loop keeps the interpreter from the threads
 

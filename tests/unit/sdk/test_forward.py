@@ -176,7 +176,7 @@ async def test_leaving_a_streamed_answer_closes_the_connection(tmp_path: Path) -
         assert not isinstance(reply.body, bytes)
         assert await anext(reply.body) == b"start"
         await reply.body.aclose()  # type: ignore[attr-defined]  # as the worker calls it
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 30)
 
 
 async def test_cancelling_closes_the_connection(tmp_path: Path) -> None:
@@ -189,9 +189,9 @@ async def test_cancelling_closes_the_connection(tmp_path: Path) -> None:
 
     async with Server(tmp_path / "s", answer) as upstream:
         task = asyncio.create_task(upstream.forward(asks()))
-        await asyncio.wait_for(begun.wait(), 5)
+        await asyncio.wait_for(begun.wait(), 30)
         task.cancel()
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 30)
 
 
 @pytest.mark.parametrize(("method", "outcome"), [("GET", b"ok"), ("POST", None)])

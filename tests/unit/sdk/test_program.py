@@ -141,7 +141,7 @@ async def test_stop_kills_what_ignores_sigterm_and_its_children(tmp_path: Path) 
     )
     await program.start()
     await program.ready(10)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
             await asyncio.sleep(0.005)
 
@@ -149,7 +149,7 @@ async def test_stop_kills_what_ignores_sigterm_and_its_children(tmp_path: Path) 
 
     assert program.exited.result() == -signal.SIGKILL
     child = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while child.exists() and ") Z" not in child.read_text():
             await asyncio.sleep(0.005)
 
@@ -173,7 +173,7 @@ async def test_a_program_dies_with_its_worker() -> None:
     worker.kill()
     await worker.wait()
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while child.exists() and ") Z" not in child.read_text():
             await asyncio.sleep(0.005)
 

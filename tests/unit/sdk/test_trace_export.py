@@ -101,7 +101,7 @@ async def test_otlp_goes_to_the_endpoint_with_its_headers(collector, exporter):
     )
 
     found.offer(segment())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await collector.came.wait()
 
     first, headers, body = collector.requests[0]
@@ -134,7 +134,7 @@ async def test_skywalking_gets_segments_with_the_reference_to_the_caller(collect
     )
 
     found.offer(segment(caller=caller))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await collector.came.wait()
 
     first, _, body = collector.requests[0]
@@ -175,7 +175,7 @@ async def test_many_travel_together_and_nothing_runs_afterwards(collector, expor
 
     for _ in range(100):
         found.offer(segment())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while found.sent < 100:
             await asyncio.sleep(0.005)
 
@@ -188,7 +188,7 @@ async def test_threads_may_offer(collector, exporter):
     found = await exporter(exporter={"endpoint": collector.address})
 
     await asyncio.gather(*(asyncio.to_thread(found.offer, segment()) for _ in range(20)))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while found.sent < 20:
             await asyncio.sleep(0.005)
 
@@ -212,12 +212,12 @@ async def test_collector_that_refuses_loses_the_batch_and_says_so_once(collector
 
     for expected in (1, 2):
         found.offer(segment())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while found.dropped < expected:
                 await asyncio.sleep(0.005)
     collector.status = b"202 Accepted"
     found.offer(segment())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while found.sent < 1:
             await asyncio.sleep(0.005)
 
@@ -232,7 +232,7 @@ async def test_collector_that_hangs_costs_its_timeout_only(collector, exporter):
     found = await exporter(exporter={"endpoint": collector.address, "timeout": "50ms"})
 
     found.offer(segment())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while found.dropped < 1:
             await asyncio.sleep(0.005)
     collector.hold.set()

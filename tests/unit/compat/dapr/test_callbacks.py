@@ -89,7 +89,7 @@ class ScriptedApp:
         return self.healthy
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5), self.arrived:
+        async with asyncio.timeout(30), self.arrived:
             await self.arrived.wait_for(condition)
 
 
@@ -133,7 +133,7 @@ class Bed:
         registered = self.registry.put(App(app_id="b", port=1 if channel else 0, **changes))
         registered.channel = channel
         self.callbacks.serve(registered, settings)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not registered.ready:
                 await asyncio.sleep(0)
         return registered
@@ -242,7 +242,7 @@ async def test_retry_policy_of_the_component_says_how_often_and_then_the_dead_le
         await made.serve(app)
         await made.publish()
         await app.until(lambda: len(app.got) == 3)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not made.bus.messages("dead"):
                 await asyncio.sleep(0)
 
@@ -255,7 +255,7 @@ async def test_without_a_policy_the_dead_letter_topic_takes_it_after_one_attempt
         app.answer = lambda _event: Answer(status=RETRY, reason="no")
         await made.serve(app)
         await made.publish()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not made.bus.messages("dead"):
                 await asyncio.sleep(0)
 
@@ -312,7 +312,7 @@ async def test_unhealthy_app_gets_nothing_until_it_is_healthy_again() -> None:
         app = ScriptedApp(orders())
         registered = await made.serve(app, health=AppHealth(interval_s=0.01, threshold=2))
         app.healthy = False
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while made.feeds.stats():
                 await asyncio.sleep(0.005)
         await made.publish()
@@ -379,7 +379,7 @@ class Client:
             yield request
 
     async def next(self) -> Any:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return await anext(self.responses)
 
     def answer(self, event_id: str, status: int) -> None:
@@ -413,7 +413,7 @@ async def test_stream_gets_events_and_answers_them_in_any_order() -> None:
         got = [(await client.next()).event_message.id for _ in range(2)]
         client.answer("2", 2)
         client.answer("1", 0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not made.bus.messages("dead"):
                 await asyncio.sleep(0)
 
@@ -479,7 +479,7 @@ async def test_component_per_namespace_has_its_topics_behind_the_namespace() -> 
         app.answer = lambda _event: Answer(status=RETRY, reason="no")
         await made.serve(app)
         await made.publish("defaultorders")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not made.bus.messages("defaultdead"):
                 await asyncio.sleep(0)
 

@@ -594,16 +594,36 @@ class _Feed:
         try:
             await self._insist(lambda: self._ledger.publish(moved), unless_final=True)
         except errors.DeliveryError as exc:
-            # Larger than the ledger takes. The record itself stays with its broker; the letter names it.
-            cut = retry.bury(
-                msgspec.structs.replace(message, data=b""),
+            await self._bury_what_fits(message, key, decision, exc.message)
+
+    async def _bury_what_fits(self, message: Message, key: str, decision: retry.Decision, why: str) -> None:
+        """Write the dead letter of an event that is larger than the ledger takes, by data or by headers.
+
+        The record itself stays with its broker; the letter names it.
+        """
+        lost = f"its {len(message.data)} bytes are"
+        cuts = [(f"{lost} not kept here", msgspec.structs.replace(message, data=b""))]
+        if message.headers:
+            without = msgspec.structs.replace(message, headers={})
+            cuts.insert(0, ("its headers are not kept here", without))
+            cuts.append((f"{lost} not kept here, nor its headers", Message(topic=message.topic, data=b"")))
+        for number, (cut, rest) in enumerate(cuts, start=1):
+            letter = retry.bury(
+                rest,
                 self.subscription.id,
                 key=key,
                 attempts=decision.attempts,
-                reason=f"{decision.reason}; its {len(message.data)} bytes are not kept here: {exc.message}",
-                failed_at=now,
+                reason=f"{decision.reason}; {cut}: {why}",
+                failed_at=self._clock.now().timestamp(),
             )
-            await self._insist(lambda: self._ledger.publish(cut))
+            try:
+                await self._insist(
+                    lambda letter=letter: self._ledger.publish(letter),  # type: ignore[misc]
+                    unless_final=number < len(cuts),
+                )
+                return
+            except errors.DeliveryError:
+                continue
 
     async def _hand_over(self, message: Message, key: str, decision: retry.Decision) -> None:
         """Give an event up to the queues that its subscription names for that."""
@@ -612,7 +632,14 @@ class _Feed:
             given = retry.hand_over(
                 message, name, queue, key=key, attempts=decision.attempts, reason=decision.reason
             )
-            await self._insist(lambda given=given: self._ledger.publish(given))  # type: ignore[misc]
+            try:
+                await self._insist(
+                    lambda given=given: self._ledger.publish(given),  # type: ignore[misc]
+                    unless_final=True,
+                )
+            except errors.DeliveryError as exc:  # what is added to its headers makes it too large
+                await self._bury_what_fits(message, key, decision, exc.message)
+                return
         _log.warning(
             "subscription %s: %s goes to its dead letters after attempt %d: %s",
             name,

@@ -67,14 +67,16 @@ _log = get(__name__)
 def read_event(subscription: Subscription, message: Message, *, key: str, attempt: int) -> Event:
     """Return a message as an event: unwrapped when it is a CloudEvent, else its bytes without attributes."""
     found = cloudevent.from_message(message.headers, message.data)
-    metadata = {**message.headers, _KEY: key}
+    metadata = {name: value for name, value in message.headers.items() if name != _AT}
+    metadata[_KEY] = key
     if at := message.at or _milliseconds(message.headers.get("__timestamp", "")):
         metadata[_AT] = repr(at)
     data = message.data if found is None else found.data
     if found is not None and found.content_type:
         content_type = found.content_type
     elif found is not None and data is not message.data:
-        content_type = "application/json" if data else ""  # what the JSON format means where it says nothing
+        # JSON is what the JSON format means where it says nothing; data_base64 may hold anything.
+        content_type = "application/json" if data and _is_json(data) else _looks(data)
     else:
         content_type = _guess(message, data)
     return Event(
@@ -99,6 +101,11 @@ def _guess(message: Message, data: bytes) -> str:
     for name, value in message.headers.items():
         if name.lower() == "content-type" and not (cloudevent.is_json(value) and not _is_json(data)):
             return value
+    return _looks(data)
+
+
+def _looks(data: bytes) -> str:
+    """Return the media type of data that nobody told it of."""
     if not data:
         return ""
     if data.lstrip()[:1] in {b"{", b"["} and _is_json(data):
@@ -324,6 +331,10 @@ class EventFramework:
             return self._hindered(subscription, exc, retriable=exc.retriable)
         except (errors.ComponentError, errors.ConflictError, ConnectionError, TimeoutError) as exc:
             return self._hindered(subscription, exc, retriable=True)
+        except Exception as exc:
+            # Nobody foresaw this event. It has attempts as others have: it must not stop those behind it.
+            _log.exception("%s: an event failed inside Pelton", name)
+            return EventResult(outcome="error", reason=f"{type(exc).__name__}: {exc}")
 
     def _hindered(self, subscription: Subscription, exc: Exception, *, retriable: bool) -> EventResult:
         name = subscription.id
@@ -348,7 +359,8 @@ class EventFramework:
         """Note an event, and queue it for whom a condition holds."""
         planned, key = one.planned, event.metadata[_KEY]
         now = self._clock.now().timestamp()
-        at = float(event.metadata.get(_AT, "0")) or now
+        # A producer whose clock is ahead does not keep its input true for longer than the window.
+        at = min(float(event.metadata.get(_AT, "0")) or now, now)
         if at < planned.since:
             one.passed_over += 1
             return EventResult(outcome="ok")
@@ -415,7 +427,7 @@ class EventFramework:
         component, topic = destination.component, destination.topic
         event = _extended(event, {"topic": topic, "pubsubname": component.name})
         bus = await self._bus_of(component)
-        await bus.publish(Message(topic=topic, data=cloudevent.to_json(event), id=id))
+        await bus.publish(Message(topic=topic, data=cloudevent.to_json(event, exact=True), id=id))
         return EventResult(outcome="ok")
 
     async def _post(self, destination: Destination, event: CloudEvent) -> EventResult:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -57,6 +58,11 @@ _CONTEXT: Final = (*_REQUIRED, "datacontenttype", "dataschema", "subject", "time
 # An event may not redefine these on publish; all others come from `cloudevent.<name>` metadata.
 _OVERRIDABLE: Final = ("id", "source", "type", "subject", "traceid", "traceparent", "tracestate")
 _PRINTABLE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+
+_PAYLOADS: Final = frozenset(("", "data", "data_base64"))
+"""Names that no attribute has: the JSON format keeps the payload under them."""
+
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _array = msgspec.json.Decoder(list[msgspec.Raw])
@@ -120,19 +126,25 @@ def from_json(text: bytes) -> CloudEvent:
     return _event(*_split(text))
 
 
-def to_json(event: CloudEvent) -> bytes:
+def to_json(event: CloudEvent, *, exact: bool = False) -> bytes:
     """Encode in the JSON format.
 
     JSON payloads stand in `data` as they are, other UTF-8 text (also JSON that is none, as with Dapr) as a
     string, everything else in `data_base64`.
+
+    Args:
+        event: Whose.
+        exact: Whether `from_json` has to give the payload back as it was: JSON that is none would come back
+            as a JSON string, and `null` as no data at all, so both stand in `data_base64`.
     """
     members: dict[str, Any] = event.attributes()
     if not event.data:
         return msgspec.json.encode(members)
     content_type = event.content_type
-    if (not content_type or is_json(content_type)) and _valid_json(event.data):
+    says_json = not content_type or is_json(content_type)
+    if says_json and _valid_json(event.data) and not (exact and event.data.strip() == b"null"):
         members["data"] = msgspec.Raw(event.data)
-    elif content_type and _binary_type(content_type):
+    elif (content_type and _binary_type(content_type)) or (exact and says_json):
         members["data_base64"] = base64.b64encode(event.data).decode()
     else:
         try:
@@ -158,7 +170,9 @@ def from_headers(headers: Iterable[tuple[str, str]] | Mapping[str, str], body: b
     if content_type.partition(";")[0].strip().lower() == STRUCTURED:
         return from_json(body)
     attributes: dict[str, Any] = {
-        name[3:]: unquote(value) for name, value in lower.items() if name.startswith(("ce-", "ce_"))
+        name[3:]: unquote(value)
+        for name, value in lower.items()
+        if name.startswith(("ce-", "ce_")) and name[3:] not in _PAYLOADS
     }
     if "specversion" not in attributes and "id" not in attributes:
         return None
@@ -199,12 +213,16 @@ def split_batch(headers: Mapping[str, str], body: bytes) -> list[bytes] | None:
 
 
 def to_headers(event: CloudEvent) -> tuple[list[tuple[str, str]], bytes]:
-    """Encode for HTTP binary mode: (header name, value) pairs in order of the attributes, and the body."""
+    """Encode for HTTP binary mode: (header name, value) pairs in order of the attributes, and the body.
+
+    Attributes whose names cannot be in a header are left out: no specification knows them.
+    """
     headers = [
         ("content-type", value)
         if name == "datacontenttype"
         else (f"ce-{name}", quote(_text(value), safe=_PRINTABLE))
         for name, value in event.attributes().items()
+        if _HEADER_NAME.fullmatch(name)
     ]
     return headers, event.data
 
@@ -335,4 +353,4 @@ def _valid_json(data: bytes) -> bool:
 
 
 def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -566,6 +566,30 @@ async def test_event_too_large_for_the_ledger_leaves_a_letter_that_names_it(bus,
     assert "100 bytes are not kept here" in dead(bus)[0].reason
 
 
+@pytest.mark.parametrize(
+    ("size", "limit", "kept"), [(100, 200, b"x" * 100), (100, 50, b"")], ids=["headers", "headers and data"]
+)
+async def test_headers_too_large_for_the_ledger_do_not_stop_what_is_behind(bus, start, size, limit, kept):
+    """JetStream takes 64 KiB of headers, Kafka as many as fit into a record."""
+    real = bus.publish
+
+    async def publish(message):
+        if message.topic != "orders" and (
+            any(len(text) > 1500 for text in message.headers.values()) or len(message.data) > limit
+        ):
+            raise DeliveryError("header size exceeds maximum allowed", retriable=False)
+        await real(message)
+
+    await bus.publish(Message(topic="orders", data=b"x" * size, headers={"large": "h" * 2000}))
+    bus.publish = publish
+    await start(Functions(lambda _data, _attempt: EventResult(outcome="drop", reason="no")))
+    await until(lambda: dead(bus))
+
+    (letter,) = dead(bus)
+    assert (letter.data, letter.headers) == (kept, {})
+    assert "headers" in letter.reason
+
+
 # --- runs and batches -------------------------------------------------------------------------------------
 
 

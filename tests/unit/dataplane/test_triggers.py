@@ -329,6 +329,16 @@ async def test_windows_are_reckoned_by_the_times_of_events(bus, sinks, start):
     await until(lambda: sinks.bodies("http://both") == [b"b1", b"a2"])
 
 
+async def test_event_of_the_future_keeps_its_input_true_no_longer_than_the_window(bus, sinks, start):
+    """Kafka's time is its producer's."""
+    framework = await start(plan_of(trigger({"condition": "a", "sink": "http://a"}, window="10s")))
+    await event(bus, "a", "x", headers={"__timestamp": "99999999999999"})
+    await until(lambda: sinks.bodies("http://a") == [b"x"])
+
+    found = await framework.explain("default", "t")
+    assert found["inputs"][0]["last"] <= found["now"]
+
+
 # --- the process dies ---------------------------------------------------------------------------------------
 
 
@@ -566,6 +576,63 @@ async def test_cloudevent_without_media_type_keeps_its_bytes(bus, sinks, start, 
     assert (got, sent.get("Content-Type", "")) == (data, content_type)
 
 
+AS_JSON = {"content-type": "application/json"}
+AS_EVENT = {"ce_specversion": "1.0", "ce_id": "1", "ce_source": "s", "ce_type": "t"}
+ENVELOPE = b'{"specversion":"1.0","id":"1","source":"s","type":"t"%s}'
+
+
+@pytest.mark.parametrize(
+    ("headers", "sent", "arrives", "content_type"),
+    [
+        ({}, b"[1, 2]", b"[1, 2]", "application/json"),
+        ({}, b"null", b"null", "text/plain"),
+        ({}, b"42", b"42", "text/plain"),
+        ({}, b"", b"", ""),
+        ({"__tombstone": "true"}, b"", b"", ""),
+        ({}, b"\xff\x00", b"\xff\x00", "application/octet-stream"),
+        (AS_JSON, b"null", b"null", "application/json"),
+        (AS_JSON, b'"text"', b'"text"', "application/json"),
+        (AS_JSON, b"12345678901234567890123", b"12345678901234567890123", "application/json"),
+        ({**AS_EVENT, **AS_JSON}, b"no JSON", b"no JSON", "application/json"),
+        ({**AS_EVENT, **AS_JSON}, b"null", b"null", "application/json"),
+        (AS_EVENT, b"text", b"text", "text/plain"),
+        ({}, ENVELOPE % b',"data_base64":"dGV4dA=="', b"text", "text/plain"),
+        ({}, ENVELOPE % b',"data_base64":"/w=="', b"\xff", "application/octet-stream"),
+        ({}, ENVELOPE % b',"data":null', b"", ""),
+        ({}, b'"' * (3 << 20), b'"' * (3 << 20), "text/plain"),
+        ({}, b"\xff" * (5 << 20), b"\xff" * (5 << 20), "application/octet-stream"),
+    ],
+)
+async def test_payload_is_the_same_behind_source_bus_and_trigger(
+    bus, sinks, start, headers, sent, arrives, content_type
+):
+    sinks.answers["http://down"] = 400
+    planned = trigger(
+        {"condition": "a", "sink": "http://a", "topic": "out"},
+        {"condition": "a", "sink": "http://down", "deadLetterSink": "http://dead"},
+    )
+    await start(plan_of(planned, relays=source(eventBus="default", nats={"a": {"subject": "in"}})))
+    await bus.publish(Message(topic="in", data=sent, headers=headers))
+    await until(lambda: len(sinks.got) == 2 and bus.messages("out"))
+
+    published = cloudevent.from_json(bus.messages("out")[0].data)
+    assert published.data == arrives
+    assert sorted((url, data) for url, data, _ in sinks.got) == [
+        ("http://a", arrives),
+        ("http://dead", arrives),
+    ]
+    assert [given.get("Content-Type", "") for _, _, given in sinks.got] == [content_type] * 2
+
+
+async def test_event_that_nobody_foresaw_is_a_dead_letter_and_stops_no_other(bus, sinks, start):
+    sinks.answers["http://down"] = RuntimeError("odd")
+    await start(plan_of(trigger({"condition": "a", "sink": "http://down"})))
+    await event(bus, "a", "x")
+    await until(lambda: dead(bus))
+
+    assert (dead(bus)[0].attempts, dead(bus)[0].reason) == (3, "RuntimeError: odd")
+
+
 async def test_message_that_says_it_is_an_event_and_is_none_is_a_dead_letter(bus, sinks, start):
     await start(plan_of(relays=source(eventBus="default", nats={"e": {"subject": "in"}})))
     await bus.publish(Message(topic="in", data=b"x", headers={"ce-id": "1"}))
@@ -638,3 +705,4 @@ def test_reader_takes_the_time_from_broker_or_headers():
     assert at(at=1.5) == "1.5"
     assert at(headers={"__timestamp": "1500"}) == "1.5"
     assert at(headers={"__timestamp": "soon"}) is None
+    assert at(headers={"Pelton-At": "1"}) is None

@@ -186,3 +186,29 @@ def test_batch_is_split_into_its_events_as_they_are():
     assert cloudevent.split_batch(headers, b"[") is None
     assert cloudevent.split_batch({"content-type": "application/json"}, b"[]") is None
     assert cloudevent.split_batch({}, b"[]") is None
+
+
+@pytest.mark.parametrize("content_type", ["", "application/json", "text/plain", "image/png"])
+@pytest.mark.parametrize("data", [b"null", b" null ", b"no JSON", b'"text"', b"[1]", b"\xff", b"1e400"])
+def test_exact_envelope_gives_the_payload_back(content_type, data):
+    event = CloudEvent(id="1", source="s", type="t", content_type=content_type, data=data)
+
+    assert cloudevent.from_json(cloudevent.to_json(event, exact=True)).data.strip() == data.strip()
+
+
+def test_attribute_that_no_header_can_name_is_left_out():
+    event = CloudEvent(
+        id="1", source="s", type="t", extensions={"a b\r\nc": "v", "list": [1, "x"], "flag": True}
+    )
+
+    headers, _ = cloudevent.to_headers(event)
+
+    assert headers[4:] == [("ce-list", "[1,%22x%22]"), ("ce-flag", "true")]
+
+
+def test_header_that_would_name_the_payload_is_no_attribute():
+    headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s", "ce-type": "t", "ce-data": "other"}
+    found = cloudevent.from_headers(headers, b"")
+
+    assert found is not None
+    assert found.extensions == {}

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Container, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,15 +22,16 @@ from pelton.cli.logs import seconds_ago
 from pelton.cli.printing import print_columns
 from pelton.cli.topic_brokers import broker, show_lag
 from pelton.clock import SystemClock, rfc3339
-from pelton.dataplane import retry
+from pelton.dataplane import retry, wire
 from pelton.drivers.nats import JetStreamBus
-from pelton.errors import ComponentError, NotFoundError, NotRunningError, UsageError
+from pelton.errors import ComponentError, NotFoundError, NotRunningError, PeltonError, UsageError
 from pelton.model import cloudevent
 from pelton.notify.dead_letters import redriven
 from pelton.ports import Message, Place, Stored, StoredMessages
 
-__all__ = ["dead_letters", "lag", "publish", "redrive", "show_dead_letter", "tail"]
+__all__ = ["dead_letters", "divided", "lag", "publish", "redrive", "show_dead_letter", "tail"]
 
+_ASK_S = 10.0
 _WINDOW = 256
 """Publishes awaiting their confirmation at once."""
 
@@ -289,21 +291,70 @@ async def _one(shelf: StoredMessages, number: int) -> Stored:
 
 
 def redrive(home: Home, letters: Sequence[int], *, function: str, namespace: str, app_id: str = "") -> int:
-    """Give dead letters back to their subscriptions; a letter goes only after its event is stored again."""
+    """Give dead letters back to their subscriptions; a letter goes only after its event is stored again.
 
-    async def work() -> int:
+    Letters of a subscription that does not exist now are left, since nobody would find their events again.
+
+    Returns:
+        Exit code: 1 when some were left.
+    """
+
+    async def work() -> tuple[int, Counter[str]]:
+        taken = None if app_id else await _subscriptions(home)
         async with _shelf(home, app_id, namespace) as shelf:
             if letters:
                 chosen = [await _one(shelf, number) for number in letters]
             else:
                 chosen = [stored for stored, _ in await _letters(shelf, function, namespace)]
-            for stored in chosen:
+            wanted, left = divided(chosen, taken)
+            for stored in wanted:
                 key = str(stored.sequence)
                 again = redriven(stored.message, key=key) or retry.redrive(stored.message, key=key)
                 await shelf.publish(again)
                 await shelf.remove(stored)
-            return len(chosen)
+            return len(wanted), left
 
-    count = asyncio.run(work())
+    count, left = asyncio.run(work())
     print(f"redriven {count} dead letter{'s' if count != 1 else ''}")
-    return 0
+    for subscription, number in sorted(left.items()):
+        print(
+            f"left {number} of {subscription}: nobody takes its events now; apply what it belongs to, and "
+            "repeat this, or see: pelton dlq show",
+            file=sys.stderr,
+        )
+    return 1 if left else 0
+
+
+def divided(letters: Sequence[Stored], taken: Container[str] | None) -> tuple[list[Stored], Counter[str]]:
+    """Return the dead letters whose events somebody takes, and how many others each subscription has.
+
+    Args:
+        letters: Any.
+        taken: Ids of the subscriptions that there are; None where nobody knows.
+    """
+    wanted: list[Stored] = []
+    left: Counter[str] = Counter()
+    for stored in letters:
+        subscription = retry.letter(stored.message).subscription
+        # Others, such as notifications, have no subscription that could be missing.
+        of_an_event = stored.message.topic == retry.dead_topic(subscription)
+        if taken is not None and of_an_event and subscription not in taken:
+            left[subscription] += 1
+        else:
+            wanted.append(stored)
+    return wanted, left
+
+
+async def _subscriptions(home: Home) -> frozenset[str] | None:
+    """Return the ids of all subscriptions; None while the runtime process is being restarted."""
+    try:
+        peer = await wire.connect(str(home.run_directory() / "runtime.sock"), name="runtime")
+    except OSError:
+        return None
+    try:
+        answer = await peer.call("stats", {}, timeout=_ASK_S)
+    except (PeltonError, ConnectionError, TimeoutError):
+        return None
+    finally:
+        await peer.close()
+    return frozenset(one["id"] for one in answer["subscriptions"])

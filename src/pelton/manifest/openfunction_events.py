@@ -9,8 +9,9 @@ Called through `manifest/kinds`. Source: contracts, OpenFunction, section 9.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any, Final
 
 from pelton.cel import BOOL, RESERVED, compile_cel
 from pelton.errors import CelCompileError
@@ -31,6 +32,7 @@ from pelton.manifest.fields import (
 )
 from pelton.manifest.verbs import TableVerbs
 from pelton.model import event_framework as model
+from pelton.quantity import parse_duration
 
 __all__ = [
     "API_VERSION",
@@ -52,6 +54,7 @@ _NUMBER = Integer()
 _EVENT_NAME = re.compile(r"[A-Za-z0-9]([-_A-Za-z0-9]*[A-Za-z0-9])?")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NO_IDENTIFIERS: Final = RESERVED | {"true", "false", "null", "in"}
+_TOPIC = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 _URI = re.compile(r"https?://[^/\s]+\S*")
 
 
@@ -256,6 +259,16 @@ _EVENT_SOURCE_SPEC = Record(
 )
 
 
+_REFERRED: Final = {
+    "Function": re.compile(r"core\.openfunction\.io/v1beta[12]"),
+    "Service": re.compile(r"v1|serving\.knative\.dev/v1"),
+}
+_VERSIONS: Final = {
+    "Function": "core.openfunction.io/v1beta2 or core.openfunction.io/v1beta1",
+    "Service": "v1 or serving.knative.dev/v1",
+}
+
+
 def _sink(path: str, sink: model.Sink | None) -> Iterator[Problem]:
     if sink is None:
         return
@@ -263,8 +276,25 @@ def _sink(path: str, sink: model.Sink | None) -> Iterator[Problem]:
         yield Problem(path, "needs uri or ref")
     elif sink.uri and not _URI.fullmatch(sink.uri):
         yield Problem(f"{path}.uri", f"must be an http:// or https:// address, found {describe(sink.uri)}")
-    elif not sink.uri and sink.ref is not None and sink.ref.kind not in ("", "Function", "Service"):
-        yield Problem(f"{path}.ref.kind", f"must be Function or Service, found {describe(sink.ref.kind)}")
+    elif not sink.uri and sink.ref is not None and sink.ref.kind:
+        ref = sink.ref
+        if ref.kind not in _REFERRED:
+            yield Problem(f"{path}.ref.kind", f"must be Function or Service, found {describe(ref.kind)}")
+        elif ref.api_version and not _REFERRED[ref.kind].fullmatch(ref.api_version):
+            yield Problem(
+                f"{path}.ref.apiVersion",
+                f"must be {_VERSIONS[ref.kind]} for a {ref.kind}, found {describe(ref.api_version)}",
+            )
+
+
+def _topic(path: str, topic: str) -> Iterator[Problem]:
+    """Refuse what no bus can publish on, and the subjects of the platform itself."""
+    if topic and (not _TOPIC.fullmatch(topic) or topic.startswith(("$", "pelton."))):
+        yield Problem(
+            path,
+            "must be a topic: words separated by dots, without blanks, * and >, not under pelton.; found "
+            f"{describe(topic)}",
+        )
 
 
 _OUTSIDE_LOGS: Final = ("path", "httpListen", "forwardListen")
@@ -318,15 +348,25 @@ def source_advice(source: model.EventSource) -> list[Problem]:
         advice.append(Problem("spec", f"has no events: write {', '.join(model.SOURCE_KINDS[:-1])} or logs"))
     if source.build is not None:
         advice.append(Problem("spec.build", "has no effect"))
+    advice += _log_level(source.log_level)
     advice += [
-        Problem(
-            f"spec.kafka.{event}.scaleOption",
-            "has no effect on this machine: sources run in the runtime process, no handler has to scale",
-        )
+        Problem(f"spec.kafka.{event}.scaleOption", f"has no effect on this machine: {_SCALES_NOTHING}")
         for event, settings in source.kafka.items()
         if settings.get("scaleOption")
     ]
     return advice
+
+
+_SCALES_NOTHING: Final = (
+    "it says how many handlers KEDA starts for a lag, and none is started: one reader in the runtime process "
+    "takes all partitions and costs nothing while idle, so there is no number to scale; what is read is not "
+    "changed either, consumerGroup, topic and authRef are those of the lag"
+)
+
+
+def _log_level(level: str) -> list[Problem]:
+    """Say that how much is logged is not set here, where something else than the default is asked for."""
+    return [Problem("spec.logLevel", "has no effect: the runtime has one log")] if level != "1" else []
 
 
 # --------------------------------------------------------------------------------- EventBus, ClusterEventBus
@@ -414,7 +454,25 @@ def _bus_rules(bus: model.EventBus) -> list[Problem]:
     ]
     if len(given) > 1:
         return [Problem("spec", f"at most one of natsStreaming, kafka and jetstream, found {len(given)}")]
-    return []
+    return list(_times(bus.nats_streaming or {}))
+
+
+def _times(block: Mapping[str, Any]) -> Iterator[Problem]:
+    """Check what is a time or a duration, so that no Trigger stumbles over it later."""
+    given = {name: value for name, value in block.items() if value and isinstance(value, str)}
+    for name in [name for name in ("ackWaitTime", "startAtTimeDelta") if name in given]:
+        try:
+            parse_duration(given[name])
+        except ValueError as error:
+            yield Problem(f"spec.natsStreaming.{name}", str(error))
+    try:
+        datetime.fromisoformat(given.get("startAtTime", "2026-01-02"))
+    except ValueError:
+        yield Problem(
+            "spec.natsStreaming.startAtTime",
+            "must be a time such as 2026-01-02T03:04:05Z, whatever startAtTimeFormat says; found "
+            f"{describe(given['startAtTime'])}",
+        )
 
 
 EVENT_BUS: TableVerbs[model.EventBus] = TableVerbs(
@@ -443,7 +501,8 @@ def bus_advice(bus: model.EventBus) -> list[Problem]:
         advice.append(
             Problem(
                 "spec.natsStreaming.scaleOption",
-                "has no effect on this machine: Triggers run in the runtime process, no handler has to scale",
+                "has no effect on this machine: it says how many handlers KEDA starts for a lag, and none is "
+                "started: Triggers run in the runtime process, so there is no number to scale",
             )
         )
     return advice
@@ -536,6 +595,9 @@ def _trigger(trigger: model.Trigger) -> Iterator[Problem]:
             )
         else:
             names.append(name)
+    for name, one in trigger.inputs.items():
+        if one.event and not _EVENT_NAME.fullmatch(one.event):
+            yield Problem(f"spec.inputs.{name}.event", f"is no event's name: {describe(one.event)}")
     if not trigger.subscribers:
         yield Problem("spec.subscribers", "must have at least one entry")
     for index, subscriber in enumerate(trigger.subscribers):
@@ -546,6 +608,8 @@ def _trigger(trigger: model.Trigger) -> Iterator[Problem]:
         yield from _sink(f"{path}.deadLetterSink", subscriber.dead_letter_sink)
         if subscriber.sink is None and not subscriber.topic:
             yield Problem(path, "needs sink or topic")
+        yield from _topic(f"{path}.topic", subscriber.topic)
+        yield from _topic(f"{path}.deadLetterTopic", subscriber.dead_letter_topic)
         if subscriber.topic and subscriber.topic == subscriber.dead_letter_topic:
             yield Problem(f"{path}.deadLetterTopic", "must not be the topic that cannot be reached")
 
@@ -570,17 +634,33 @@ TRIGGER: TableVerbs[model.Trigger] = TableVerbs(
 
 
 def trigger_advice(trigger: model.Trigger) -> list[Problem]:
-    """Return what in a Trigger has no effect."""
+    """Return what in a Trigger has no effect, or has one that is hardly meant."""
     used: set[str] = set()
     for subscriber in trigger.subscribers:
         try:
             used |= compile_cel(subscriber.condition, dict.fromkeys(trigger.inputs, BOOL)).uses
         except CelCompileError:
             return []  # a rule says so
-    return [
+    advice = _log_level(trigger.log_level)
+    advice += [
         Problem(
             f"spec.inputs.{name}", "stands in no condition; its events still have all conditions looked at"
         )
         for name in trigger.inputs
         if name not in used
     ]
+    own = {
+        model.topic_of(one.namespace or trigger.namespace, one.event_source, one.event): name
+        for name, one in trigger.inputs.items()
+    }
+    for index, subscriber in enumerate(trigger.subscribers):
+        for field, topic in (("topic", subscriber.topic), ("deadLetterTopic", subscriber.dead_letter_topic)):
+            if topic in own:
+                advice.append(
+                    Problem(
+                        f"spec.subscribers[{index}].{field}",
+                        f"is the topic of the input {own[topic]}: what is published there comes back to this "
+                        "Trigger",
+                    )
+                )
+    return advice

@@ -276,17 +276,17 @@ WECHAT_CONFIG = Record(
 def config_problems(config: routing.Config) -> Iterator[Problem]:
     """Yield the rules that the blocks of a Config break; those of slack and email are known elsewhere."""
     for name, keys in _KEPT_CREDENTIALS.items():
-        block = config.unused.get(name) or {}
+        block = _mapping(config.unused.get(name))
         for key in keys:
             yield from _kept_credential(f"spec.{name}.{key}", block.get(key))
-    if (sms := config.unused.get("sms")) is not None:
-        providers = sms.get("providers") or {}
-        if (default := sms.get("defaultProvider")) and not providers.get(default):
-            yield Problem(f"spec.sms.providers.{default}", "required: it is the default provider")
-        for name, provider in providers.items():
-            for key in _PROVIDER_KEYS.get(name, ()):
-                if (provider or {}).get(key) is not None:
-                    yield from _kept_credential(f"spec.sms.providers.{name}.{key}", provider[key])
+    sms = _mapping(config.unused.get("sms"))
+    default, providers = sms.get("defaultProvider"), _mapping(sms.get("providers"))
+    if isinstance(default, str) and default in _PROVIDERS and not providers.get(default):
+        yield Problem(f"spec.sms.providers.{default}", "required: it is the default provider")
+    for name, parts in _PROVIDER_KEYS.items():
+        for key in parts:
+            where = f"spec.sms.providers.{name}.{key}"
+            yield from _kept_credential(where, _mapping(providers.get(name)).get(key))
     if config.dingtalk is not None:
         where = "spec.dingtalk.conversation"
         yield from credential_problems(f"{where}.appkey", config.dingtalk.app_key)
@@ -430,9 +430,14 @@ UNDELIVERED_CONFIGS: Mapping[str, Kept] = {
 _KEPT_CREDENTIALS = {"pushover": ("pushoverTokenSecret",), "telegram": ("telegramTokenSecret",)}
 
 
+def _mapping(written: Any) -> Mapping[str, Any]:
+    """Return an object as written, or an empty one in place of what is none: its type is complained of."""
+    return written if isinstance(written, Mapping) else {}
+
+
 def _kept_credential(path: str, written: Any) -> Iterator[Problem]:
     if isinstance(written, Mapping):
-        value, source = written.get("value"), written.get("valueFrom") or {}
+        value, source = written.get("value"), _mapping(written.get("valueFrom"))
         yield from credential_problems(
             path,
             model.Credential(
@@ -443,12 +448,12 @@ def _kept_credential(path: str, written: Any) -> Iterator[Problem]:
 
 def undelivered_problems(blocks: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the rules that blocks kept as written break."""
-    if (discord := blocks.get("discord")) is not None:
-        yield from _kept_credential("spec.discord.webhook", discord.get("webhook"))
+    yield from _kept_credential("spec.discord.webhook", _mapping(blocks.get("discord")).get("webhook"))
     for name, block in blocks.items():
         for key in ("alertSelector", f"{name}ConfigSelector"):
-            if isinstance(selector := (block or {}).get(key), dict):
-                for index, item in enumerate(selector.get("matchExpressions") or ()):
+            selector = _mapping(_mapping(block).get(key))
+            if isinstance(listed := selector.get("matchExpressions"), list):
+                for index, item in enumerate(listed):
                     pattern = item.get("regexValue", "") if isinstance(item, dict) else ""
                     if not _compiles(pattern):
                         yield Problem(

@@ -117,9 +117,16 @@ def _manager(
     own = dict(receivers or {})
     ineffective = {name: values.pop(name) for name in (*_DEPLOYMENT, *_PROCESSING) if name in values}
     options = own.pop("options", None) or {}
-    cluster = (options.get("global") or {}).get("cluster", "")
+    # What has the wrong type is complained of and kept as it is written.
+    everyone = options.get("global")
+    cluster = everyone.get("cluster") if isinstance(everyone, dict) else None
     return model.NotificationManager(
-        cluster=cluster, options=options, history=history, ineffective=ineffective, **own, **values
+        cluster=cluster if isinstance(cluster, str) else "",
+        options=options,
+        history=history,
+        ineffective=ineffective,
+        **own,
+        **values,
     )
 
 

@@ -1,5 +1,6 @@
 """Receivers, and which labels they select."""
 
+import json
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from pelton.errors import InvalidError
 from pelton.manifest import notification
 from pelton.manifest.kinds import admit
 from pelton.manifest.notification_fields import template_text_problems
+from pelton.manifest.notification_routing import CONFIG, NOTIFICATION_MANAGER
 from pelton.model.notification import (
     Credential,
     LabelSelector,
@@ -276,3 +278,29 @@ def test_compile_pattern_is_kept_for_the_next_alert():
 )
 def test_entries_of_config_maps_that_look_like_templates_are_read(name, text, problems):
     assert template_text_problems(name, text) == problems
+
+
+@pytest.mark.parametrize("odd", [5, [], "x", True, {"a": 5}, [[]]], ids=str)
+@pytest.mark.parametrize(
+    ("verbs", "spec"),
+    [
+        (CONFIG, {"sms": "ODD"}),
+        (CONFIG, {"sms": {"defaultProvider": "ODD", "providers": {"aws": {}}}}),
+        (CONFIG, {"sms": {"defaultProvider": "aws", "providers": "ODD"}}),
+        (CONFIG, {"sms": {"providers": {"aws": "ODD"}}}),
+        (CONFIG, {"sms": {"providers": {"aws": {"accessKeyId": "ODD"}}}}),
+        (CONFIG, {"telegram": {"telegramTokenSecret": {"valueFrom": "ODD"}}}),
+        (notification, {"discord": "ODD"}),
+        (notification, {"discord": {"webhook": "ODD"}}),
+        (notification, {"telegram": {"channels": ["c"], "alertSelector": "ODD"}}),
+        (notification, {"telegram": {"channels": ["c"], "alertSelector": {"matchExpressions": "ODD"}}}),
+        (NOTIFICATION_MANAGER, {"receivers": {"options": "ODD"}}),
+        (NOTIFICATION_MANAGER, {"receivers": {"options": {"global": "ODD"}}}),
+        (NOTIFICATION_MANAGER, {"receivers": {"options": {"global": {"cluster": "ODD"}}}}),
+    ],
+    ids=str,
+)
+def test_what_has_the_wrong_type_is_complained_of_and_stops_no_rule(verbs, spec, odd):
+    written = json.loads(json.dumps(spec).replace('"ODD"', json.dumps(odd)))
+
+    assert isinstance(verbs.validate({"metadata": {"name": "x"}, "spec": written}), list)

@@ -10,7 +10,7 @@ stored twice. `cli/runtime.py` makes one; what is wanted comes from `plan/event_
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from pelton import errors
 from pelton.clock import Clock, rfc3339
 from pelton.dataplane import retry
 from pelton.dataplane.dispatcher import Dispatcher
+from pelton.dataplane.event_queues import EventQueues, owner_of
 from pelton.dataplane.trigger_state import TriggerState, register_of
 from pelton.log import get
 from pelton.model import cloudevent
@@ -184,6 +185,7 @@ class EventFramework:
         self._triggers: dict[str, _Working] = {}
         self._bindings: dict[str, Binding] = {}
         self._troubles: dict[str, tuple[float, str]] = {}
+        self._queues = EventQueues(ledger, registers)
         self._applying = asyncio.Lock()
 
     async def start(self) -> None:
@@ -227,7 +229,8 @@ class EventFramework:
             for destination in one.planned.destinations():
                 destinations[destination.subscription.id] = destination
                 owners[where].append(destination.subscription)
-        for former in await self._still_owed(owners, destinations):
+        at_work = {owner_of(*where) for where in owners}
+        for former in await self._queues.begin(destinations, at_work, plan.resting):
             own(former.subscription.namespace, former.subscription.function, former.subscription, ())
             destinations[former.subscription.id] = former
         self._triggers = triggers
@@ -242,53 +245,19 @@ class EventFramework:
         for where, subscriptions in owners.items():
             await self._dispatcher.feed(where, subscriptions, timeout_s=_TIMEOUT_S)
         ended = [
-            (where, subscriptions)
+            subscriptions
             for where, subscriptions in self._owners.items()
-            if where not in owners and _key_of(where) not in plan.resting
+            if where not in owners and owner_of(*where) not in plan.resting
         ]
         self._owners = {where: tuple(subscriptions) for where, subscriptions in owners.items()}
         known = {one.id for subscriptions in owners.values() for one in subscriptions}
         self._troubles = {name: told for name, told in self._troubles.items() if name in known}
-        for where, without_owner in ended:
-            await self._discard(_key_of(where), without_owner)
+        for subscription in [one for without_owner in ended for one in without_owner]:
+            await self._queues.discard(subscription)
+        await self._queues.end(destinations, at_work, plan.resting)
         for planned in gone:
             await self._registers.delete_register(register_of(planned.namespace, planned.name))
         await self._close_unused()
-
-    async def _still_owed(
-        self, owners: Container[tuple[str, str]], planned: Container[str]
-    ) -> list[Destination]:
-        """Return destinations that an edited owner no longer has, and for which events still wait.
-
-        What was accepted for them is delivered there; the first change after that forgets them. A process
-        that ends before does, too: then it waits until the edit is undone.
-        """
-        owed = []
-        for name, former in self._destinations.items():
-            one = former.subscription
-            if name in planned or (one.namespace, one.function) not in owners:
-                continue
-            try:
-                count = await self._ledger.pending(retry.retry_topic(name), consumer=name)
-            except errors.DeliveryError:
-                count = -1  # not known
-            if count:
-                owed.append(former)
-                _log.warning(
-                    "%s in %s was edited: %s still gets the %s that wait for it",
-                    one.function,
-                    one.namespace,
-                    former.title,
-                    f"{count} events" if count > 0 else "events",
-                )
-        return owed
-
-    async def _discard(self, owner: str, subscriptions: Iterable[Subscription]) -> None:
-        """Empty the queues of what was deleted; a new one of the same name has nothing to do with them."""
-        for one in subscriptions:
-            count = await self._ledger.discard(retry.retry_topic(one.id), consumer=one.id)
-            if count:
-                _log.warning("%s was deleted: %d events that waited in %s go with it", owner, count, one.id)
 
     def _working(self, planned: PlannedTrigger) -> _Working:
         before = self._triggers.get(planned.key)
@@ -490,7 +459,7 @@ class EventFramework:
             told = [feeds.get(one.id, (False, "")) for one in subscriptions]
             hops = [self._troubles[one.id] for one in subscriptions if one.id in self._troubles]
             troubles = [text for _, text in told] + [text for at, text in hops if now - at < _RECENT_S]
-            found[_key_of(where)] = {
+            found[owner_of(*where)] = {
                 "ready": all(ready for ready, _ in told) and not any(troubles),
                 "trouble": next((text for text in troubles if text), ""),
             }
@@ -576,12 +545,6 @@ def _extended(event: CloudEvent, extensions: Mapping[str, Any]) -> CloudEvent:
     if not extensions:
         return event
     return replace(event, extensions={**event.extensions, **extensions})
-
-
-def _key_of(where: tuple[str, str]) -> str:
-    """Return `<kind>/<namespace>/<name>` of an owner of subscriptions, (namespace, `<kind>/<name>`)."""
-    kind, _, name = where[1].partition("/")
-    return f"{kind}/{where[0]}/{name}"
 
 
 def _key(component: Component) -> str:

@@ -320,7 +320,7 @@ async def test_events_from_before_the_trigger_are_passed_over(bus, sinks, start)
 async def test_windows_are_reckoned_by_the_times_of_events(bus, sinks, start):
     await start(plan_of(trigger({"condition": "a && b", "sink": "http://both"}, window="10s")))
     await event(bus, "a", "a1", at=1000.0)
-    await until(lambda: bus._registers)
+    await until(lambda: "trigger.default.t" in bus._registers)
     await event(bus, "b", "b1", at=1009.9)
     await until(lambda: sinks.bodies("http://both") == [b"b1"])
     await event(bus, "b", "b2", at=1011.0)
@@ -346,7 +346,7 @@ async def test_state_survives_the_process(bus, sinks, start):
     plan = plan_of(trigger({"condition": "a && b", "sink": "http://both"}))
     framework = await start(plan)
     await event(bus, "a", "first")
-    await until(lambda: bus._registers)
+    await until(lambda: "trigger.default.t" in bus._registers)
     await framework.stop(0.0)
 
     await start(plan)
@@ -359,7 +359,7 @@ async def test_death_between_state_and_queue_fires_none_the_less(bus, sinks, sta
     plan = plan_of(trigger({"condition": "a && b", "sink": "http://both", "topic": "both"}))
     framework = await start(plan)
     await event(bus, "a", "first", at=1000.0)
-    await until(lambda: bus._registers)
+    await until(lambda: "trigger.default.t" in bus._registers)
     bus.refuse = lambda message: message.topic.startswith("pelton.retry.")
     await event(bus, "b", "second", at=1001.0)
     await until(lambda: b"1001" in bus._registers["trigger.default.t"][0])
@@ -414,11 +414,11 @@ async def test_state_goes_with_the_trigger_but_not_when_it_only_rests(bus, sinks
     await event(bus, "a", "x")
     await until(lambda: sinks.got)
     await framework.apply(EventPlan(resting=("Trigger/default/t",)))
-    assert bus._registers
+    assert "trigger.default.t" in bus._registers
     await framework.apply(plan_of(planned))
     await framework.apply(EventPlan())
 
-    assert not bus._registers
+    assert "trigger.default.t" not in bus._registers
     assert framework.states() == {}
 
 
@@ -460,10 +460,54 @@ async def test_destination_that_was_edited_away_still_gets_what_waits_for_it(bus
     assert caplog.text == ""
 
 
+async def test_destination_that_was_edited_away_gets_what_waits_from_the_next_process_too(
+    bus, sinks, start, caplog
+):
+    sinks.answers["http://down"] = DeliveryError("not reached")
+    framework = await start(plan_of(trigger({"condition": "a", "sink": "http://down"}, attempts=1000)))
+    await event(bus, "a", "x")
+    await until(lambda: any(one["failed"] for one in framework.stats().values()))
+    await framework.apply(EventPlan(resting=("Trigger/default/t",)))
+    edited = plan_of(trigger({"condition": "a", "sink": "http://new"}, attempts=1000))
+    await framework.apply(edited)
+    await framework.stop(0.0)
+
+    framework = await start(edited)
+    caplog.clear()
+    await framework.apply(edited)
+    assert "still gets" not in caplog.text  # told once
+    sinks.answers.clear()
+    await until(lambda: sinks.bodies("http://down") == [b"x"])
+
+
+async def test_what_waits_goes_with_a_trigger_that_was_deleted_while_no_process_ran(
+    bus, sinks, start, caplog
+):
+    sinks.answers["http://down"] = DeliveryError("not reached")
+    framework = await start(plan_of(trigger({"condition": "a", "sink": "http://down"}, attempts=1000)))
+    await event(bus, "a", "x")
+    await until(lambda: any(one["failed"] for one in framework.stats().values()))
+    await framework.stop(0.0)
+    assert bus.messages("pelton.retry.>")
+
+    await start(EventPlan())
+    assert bus.messages("pelton.retry.>") == []
+    assert "Trigger/default/t was deleted: 1 events that waited" in caplog.text
+
+
+async def test_note_of_destinations_that_another_version_wrote_stops_nothing(bus, sinks, start, caplog):
+    await bus.write_register("event-destinations", b"?", revision=0)
+    await start(plan_of(trigger({"condition": "a", "sink": "http://a"})))
+    await event(bus, "a", "x")
+    await until(lambda: sinks.bodies("http://a") == [b"x"])
+
+    assert "is not known any more" in caplog.text
+
+
 async def test_new_trigger_of_the_same_name_begins_without_state(bus, sinks, start):
     framework = await start(plan_of(trigger({"condition": "a && b", "sink": "http://both"}, uid="old")))
     await event(bus, "a", "x", at=1000.0)
-    await until(lambda: bus._registers)
+    await until(lambda: "trigger.default.t" in bus._registers)
     await framework.apply(plan_of(trigger({"condition": "a && b", "sink": "http://both"}, uid="new")))
     await event(bus, "b", "y", at=1001.0)
     await until(lambda: b'"new"' in bus._registers["trigger.default.t"][0])

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pelton.errors import FunctionLoadError
 from pelton.model.convention import Facts, Match, Tree
-from pelton.model.invocation import Invocation, LoadedFunction, LoadRequest, Reply
-from pelton.sdk import inner_event, tracebacks
+from pelton.model.invocation import Event, Invocation, LoadedFunction, LoadRequest, Reply
+from pelton.sdk import tracebacks
 from pelton.sdk.context import FunctionOut, RuntimeContext, UserContext
 from pelton.sdk.flask_app import FlaskApp, find_flask, open_app
 from pelton.sdk.hooks import Hooks
+from pelton.sdk.inner_event import may_be_wrapped, unwrap
 from pelton.sdk.response import http_error_reply, to_reply
 from pelton.sdk.source import find_function, import_source
 
@@ -55,6 +56,8 @@ FACTS: Final = Facts(
 )
 _STATUS: Final = b"x-openfunction-status"
 _TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
+_HANDLED: Final = Reply(200)
+"""Of every event that ended well: who makes no answer for a client only looks at it."""
 _UNHANDLED: Final = frozenset({b"/robots.txt", b"/favicon.ico"})
 
 
@@ -252,12 +255,14 @@ def _sync_call(
     app: FlaskApp | None,
     request: LoadRequest,
 ) -> Callable[[Invocation], Reply]:
-    send, state = request.send, request.state
+    context_of = UserContext.of_function(runtime, logger, send=request.send, state=request.state)
     any_event = around is not None and around.skywalking
 
     def work(invocation: Invocation, context: UserContext) -> Reply:
-        if app is None or invocation.event is not None:
-            return _reply(function(context), context, invocation)
+        if invocation.event is not None:
+            return _outcome(function(context), context, invocation.event)
+        if app is None:
+            return _answer(function(context), context)
 
         def with_request(flask_request: Any) -> Any:
             context._http_request = flask_request
@@ -266,11 +271,10 @@ def _sync_call(
         return app.call(invocation, with_request, b"")
 
     def call(invocation: Invocation) -> Reply:
-        if invocation.event is not None:
-            _unwrap(invocation, any_event)
-        context = UserContext(
-            runtime, None, None, None, logger, invocation=invocation, send=send, state=state
-        )
+        event = invocation.event
+        if event is not None and may_be_wrapped(event):
+            _unwrap(invocation, event, any_event)
+        context = context_of(invocation)
         if around is None:
             try:
                 return work(invocation, context)
@@ -302,12 +306,16 @@ def _async_call(
     app: FlaskApp | None,
     request: LoadRequest,
 ) -> Callable[[Invocation], Any]:
-    send, state = request.send_async, request.state_async
+    context_of = UserContext.of_function(
+        runtime, logger, send_async=request.send_async, state_async=request.state_async
+    )
     any_event = around is not None and around.skywalking
 
     async def work(invocation: Invocation, context: UserContext) -> Reply:
-        if app is None or invocation.event is not None:
-            return _reply(await function(context), context, invocation)
+        if invocation.event is not None:
+            return _outcome(await function(context), context, invocation.event)
+        if app is None:
+            return _answer(await function(context), context)
 
         async def with_request(flask_request: Any) -> Any:
             context._http_request = flask_request
@@ -316,11 +324,10 @@ def _async_call(
         return await app.call_async(invocation, with_request, b"")
 
     async def call(invocation: Invocation) -> Reply:
-        if invocation.event is not None:
-            _unwrap(invocation, any_event)
-        context = UserContext(
-            runtime, None, None, None, logger, invocation=invocation, send_async=send, state_async=state
-        )
+        event = invocation.event
+        if event is not None and may_be_wrapped(event):
+            _unwrap(invocation, event, any_event)
+        context = context_of(invocation)
         if around is None:
             try:
                 return await work(invocation, context)
@@ -344,34 +351,37 @@ def _async_call(
     return call
 
 
-def _unwrap(invocation: Invocation, any_event: bool) -> None:
+def _unwrap(invocation: Invocation, event: Event, any_event: bool) -> None:
     """Take off what traced functions put around their payloads, whether this one is traced or not."""
-    event = invocation.event
-    if event is None or event.kind == "deferred":
+    if event.kind == "deferred":
         return
-    found, carried = inner_event.unwrap(event, any_event=any_event)
+    found, carried = unwrap(event, any_event=any_event)
     if found is not event:
         # Trace headers travelled inside; a broker's own metadata come first.
         found.metadata = {**carried, **event.metadata}
         invocation.event, invocation.body = found, found.data
 
 
-def _reply(value: Any, context: UserContext, invocation: Invocation) -> Reply:
-    if invocation.event is None:
-        value = _none_to_out(value, context)
-        if value is None:
-            return Reply(200)
-        return value if isinstance(value, Reply) else to_reply(value)
-    if isinstance(value, FunctionOut):
+def _answer(value: Any, context: UserContext) -> Reply:
+    """Return what a request is answered."""
+    value = _none_to_out(value, context)
+    if value is None:
+        return Reply(200)
+    return value if isinstance(value, Reply) else to_reply(value)
+
+
+def _outcome(value: Any, context: UserContext, event: Event) -> Reply:
+    """Return how an event ended."""
+    if value is not None and isinstance(value, FunctionOut):
         context.out = value
     if context._failed_outputs:
         return Reply(500, error="; ".join(context.failed_outputs))
     out = context._out
     if out is not None and out.code >= 400:
         # By the Go model: a topic's event comes back only when asked for, a binding's always.
-        again = invocation.event.kind != "topic" or str(out.metadata.get("retry", "")).lower() == "true"
+        again = event.kind != "topic" or str(out.metadata.get("retry", "")).lower() == "true"
         return Reply(500, retry=again, error=str(out.error or f"the function set code {out.code}"))
-    return Reply(200)
+    return _HANDLED
 
 
 def _none_to_out(value: Any, context: UserContext) -> Any:

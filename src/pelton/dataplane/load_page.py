@@ -95,6 +95,18 @@ class LoadPage:
             clocks[token] = clocks[token] - now
         return token
 
+    def follow(self, token: int, deadline: float) -> None:
+        """Note that an invocation ended and another began in its place, in the same moment.
+
+        Args:
+            token: Of the one that ended; from now on of the other.
+            deadline: Of the other one, as for `begin`.
+        """
+        self._total = total = self._total + 1
+        self._words[_TOTAL] = total
+        if token >= 0:
+            self._deadlines[token] = deadline
+
     def end(self, token: int) -> int:
         """Note that an invocation ended; returns when, CLOCK_MONOTONIC nanoseconds."""
         now = _monotonic_ns()

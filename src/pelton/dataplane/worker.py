@@ -787,7 +787,7 @@ class Worker:
 
         What `begin` does for a request, without a task, a closure or a record per event.
         """
-        gate, page, spool, call = self._gate, self._page, self._spool, self._call
+        gate, page, spool, call, choice = self._gate, self._page, self._spool, self._call, self._choice
         if self._draining or not batch.left or not self._fits_loop(batch):
             self._advance(batch)
             return
@@ -795,18 +795,17 @@ class Worker:
         results = self._control.results(batch.peer, batch.number) if self._control is not None else None
         timeout_s = batch.timeout_s or self._timeout_s
         gate.running += 1
-        until = 0
+        start = _monotonic_ns()
+        until = start + SLICE_NS
+        deadline = start * 1e-9 + timeout_s
+        token = page.begin(deadline, start)
         hide_loop()
         try:
             while True:
                 invocation_id, event = events.popleft()
-                start = _monotonic_ns()
-                until = until or start + SLICE_NS
-                deadline = start * 1e-9 + timeout_s
                 invocation = Invocation(
                     invocation_id, "POST", b"/", [], body=event.data, deadline=deadline, event=event
                 )
-                token = page.begin(deadline, start)
                 if spool is not None:
                     if gate.running > 1:
                         spool.disturb()
@@ -825,13 +824,15 @@ class Worker:
                         batch.advancing = False
                         self._begin_event_stream(batch, index, invocation, token, reply)
                         return
-                now = page.end(token)
+                if self._strayed:
+                    self._end_stray()
+                now = _monotonic_ns()
                 if spool is not None:
                     spool.leave(invocation_id, now)
                 if now - start > _KEEP_NS:
                     self._slow_inline(now - start, now)
                 else:
-                    self._choice.seen += 1
+                    choice.seen += 1
                 if results is not None:
                     if 200 <= reply.status < 300:
                         results.done.append(index)
@@ -844,8 +845,12 @@ class Worker:
                     break
                 if "traceparent" in events[0][1].attributes:
                     break
+                start = now
+                deadline = start * 1e-9 + timeout_s
+                page.follow(token, deadline)
         finally:
             _set_running_loop(self._loop)
+        now = page.end(token)
         batch.settled += index - batch.begun
         batch.begun = index
         if gate.waiting or self._draining:

@@ -316,16 +316,16 @@ class UserContext:
         runtime_context: What the platform says about the function.
         binding_request, topic_event, http_request: What caused the invocation; tests of functions set one.
         logger: The function's logger.
-        invocation: The invocation behind it; set by the platform.
-        send: Hands an Output to the platform and waits for the answer; set by the platform.
-        send_async: The same for coroutine functions.
-        state: Uses a state store and waits for its answer; set by the platform.
-        state_async: The same for coroutine functions.
-        trace: Follows what is sent; set by the platform while tracing is on.
 
     Functions and hooks may set `out`.
     """
 
+    # What most invocations never touch is set when there is something to set: one is made per event.
+    _invocation: Invocation | None = None
+    _send: Callable[[Output], Delivered] | None = None
+    _send_async: Callable[[Output], Awaitable[Delivered]] | None = None
+    _state_call: Callable[[StateCall], StateAnswer] | None = None
+    _state_async: Callable[[StateCall], Awaitable[StateAnswer]] | None = None
     _binding_request: BindingRequest | None = None
     _topic_event: TopicEvent | None = None
     _http_request: Any = None
@@ -341,30 +341,51 @@ class UserContext:
         topic_event: TopicEvent | None = None,
         http_request: Any = None,
         logger: logging.Logger | None = None,
+    ) -> None:
+        self.runtime_context = runtime_context if runtime_context is not None else RuntimeContext()
+        self.logger = logger if logger is not None else logging.getLogger("function")
+        self._binding_request = binding_request
+        self._topic_event = topic_event
+        self._http_request = http_request
+
+    @classmethod
+    def of_function(
+        cls,
+        runtime_context: RuntimeContext,
+        logger: logging.Logger,
         *,
-        invocation: Invocation | None = None,
         send: Callable[[Output], Delivered] | None = None,
         send_async: Callable[[Output], Awaitable[Delivered]] | None = None,
         state: Callable[[StateCall], StateAnswer] | None = None,
         state_async: Callable[[StateCall], Awaitable[StateAnswer]] | None = None,
-        trace: Tracing | None = None,
-    ) -> None:
-        self.runtime_context = runtime_context if runtime_context is not None else RuntimeContext()
-        self.logger = logger if logger is not None else logging.getLogger("function")
-        self._invocation = invocation
-        self._send = send
-        self._send_async = send_async
-        self._state_call = state
-        self._state_async = state_async
-        # What most invocations never touch is set when there is something to set: one is made per event.
-        if binding_request is not None:
-            self._binding_request = binding_request
-        if topic_event is not None:
-            self._topic_event = topic_event
-        if http_request is not None:
-            self._http_request = http_request
-        if trace is not None:
-            self._trace = trace
+    ) -> Callable[[Invocation], UserContext]:
+        """Return what makes the contexts of one function: a class that has what all of them share.
+
+        Args:
+            runtime_context: What the platform says about the function.
+            logger: The function's.
+            send: Hands an Output to the platform and waits for the answer.
+            send_async: The same for coroutine functions.
+            state: Uses a state store and waits for its answer.
+            state_async: The same for coroutine functions.
+        """
+
+        def begin(self: UserContext, invocation: Invocation) -> None:
+            self._invocation = invocation
+
+        shared = {
+            "__init__": begin,
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+            "runtime_context": runtime_context,
+            "logger": logger,
+            # static, so that plain functions do not become methods
+            "_send": send and staticmethod(send),
+            "_send_async": send_async and staticmethod(send_async),
+            "_state_call": state and staticmethod(state),
+            "_state_async": state_async and staticmethod(state_async),
+        }
+        return type(cls.__name__, (cls,), shared)
 
     @property
     def out(self) -> FunctionOut:

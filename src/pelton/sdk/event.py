@@ -12,6 +12,8 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+import msgspec
+
 from pelton.clock import SystemClock, rfc3339
 from pelton.model.invocation import Event, Headers, Invocation
 
@@ -46,19 +48,16 @@ def json_or_raw(data: bytes) -> Any:
         return data
 
 
-class BindingRequest:
+class BindingRequest(msgspec.Struct, eq=False):
     """What an input binding delivered.
 
-    Args:
+    Attributes:
         data: Payload bytes.
         metadata: Name -> value.
     """
 
-    __slots__ = ("data", "metadata")
-
-    def __init__(self, data: bytes, metadata: Mapping[str, str]) -> None:
-        self.data = data
-        self.metadata = dict(metadata)
+    data: bytes
+    metadata: dict[str, str]
 
     def text(self) -> str:
         """Return the payload as UTF-8 text."""

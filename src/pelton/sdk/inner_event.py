@@ -16,7 +16,7 @@ import msgspec
 
 from pelton.model.invocation import Event
 
-__all__ = ["is_wrapped_output", "unwrap", "wrap"]
+__all__ = ["is_wrapped_output", "may_be_wrapped", "unwrap", "wrap"]
 
 _TYPE: Final = "io.openfunction.function"
 _MARK: Final = b"io.openfunction.function"
@@ -74,6 +74,14 @@ def wrap(
     if subject:
         event["subject"] = subject
     return json.dumps(event, separators=(",", ":")).encode()
+
+
+def may_be_wrapped(event: Event) -> bool:
+    """Tell cheaply whether `unwrap` could find anything; most events are not looked at any further."""
+    if b'"specversion"' in event.data:
+        return True
+    attributes = event.attributes
+    return bool(attributes) and str(attributes.get("type", "")).startswith(_TYPE)
 
 
 def unwrap(event: Event, *, any_event: bool) -> tuple[Event, dict[str, str]]:

@@ -46,6 +46,28 @@ def test_page_integrates_busy_time_over_overlapping_invocations(page, monkeypatc
     assert page.read().busy_ns == 210
 
 
+@pytest.mark.parametrize("others", [0, 600])  # 600: no slot is left
+def test_page_counts_invocations_that_follow_one_another_in_one_place(page, monkeypatch, others):
+    now = 10_000
+    monkeypatch.setattr("pelton.dataplane.load_page._monotonic_ns", lambda: now)
+    page.reset()
+    for _ in range(others):
+        page.begin(float("inf"))
+    token = page.begin(100.0)
+    now += 100
+    page.follow(token, 200.0)
+    now += 50
+
+    reading = page.read()
+    assert (reading.in_flight, reading.total) == (others + 1, others + 2)
+    assert reading.busy_ns == (others + 1) * 150
+    assert reading.earliest_deadline == (float("inf") if others else 200.0)
+
+    page.end(token)
+    now += 1000
+    assert page.read().in_flight == others
+
+
 def test_page_is_read_by_another_process_view(tmp_path, page):
     page.begin(float("inf"))
     page.queued(7)

@@ -101,6 +101,19 @@ def test_payload_that_is_no_event_stays_the_same_object(data):
     assert inner_event.unwrap(delivered, any_event=True)[0] is delivered
 
 
+@pytest.mark.parametrize(
+    ("data", "attributes", "expected"),
+    [
+        (b"{}", {}, False),
+        (b"{}", {"type": "com.dapr.event.sent"}, False),
+        (b"{}", {"type": "io.openfunction.function.n.f"}, True),
+        (b'{"specversion": "1.0"}', {}, True),
+    ],
+)
+def test_only_what_may_be_wrapped_is_looked_at(data, attributes, expected):
+    assert inner_event.may_be_wrapped(event(data, **attributes)) is expected
+
+
 @given(st.binary())
 def test_property_payload_comes_back_as_it_went(data):
     assert inner_event.unwrap(event(wrapped(data)), any_event=True)[0].data == data

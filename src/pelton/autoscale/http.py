@@ -192,6 +192,15 @@ class HttpScaler:
         """What the last look at the metrics found."""
         return self._keda.seen
 
+    def resume(self, *, created: float, active_at: float | None) -> None:
+        """Take over from a decider that another process had; see `Keda.resume`."""
+        self._keda.resume(created=created, active_at=active_at)
+
+    @property
+    def active_at(self) -> float | None:
+        """When there was a request last, as the cooldown counts it; None for never."""
+        return self._keda.active_at
+
     def cooling(self, now: float) -> bool:
         """Return whether nothing is active and the cooldown has not ended."""
         return self._keda.cooling(now)

@@ -137,6 +137,20 @@ class Keda:
         self._hpa = Hpa(hpa_policy(policy))
         self.adopt(policy)
 
+    def resume(self, *, created: float, active_at: float | None) -> None:
+        """Take over from a decider that another process had.
+
+        Args:
+            created: When the object was made, seconds on the caller's clock.
+            active_at: When a trigger was active last; None for never.
+        """
+        self._created, self._active_at = created, active_at
+
+    @property
+    def active_at(self) -> float | None:
+        """When a trigger was active last, as the cooldown counts it; None for never."""
+        return self._active_at
+
     def adopt(self, policy: KedaPolicy) -> None:
         """Take new parameters; what was seen so far stays.
 
@@ -265,9 +279,9 @@ class Keda:
         for trigger in policy.triggers:
             value = values.get(trigger.name)
             if value is None:
-                look.failed = True
                 look.readings[trigger.name] = None
-                if not trigger.is_resource:
+                if not trigger.is_resource:  # cpu and memory are the HPA's: KEDA does not read them
+                    look.failed = True
                     self._failures[trigger.name] = self._failures.get(trigger.name, 0) + 1
                     inputs[trigger.name] = None
                     failing.append(trigger)
@@ -285,7 +299,7 @@ class Keda:
         look.shown = tuple(
             Proposal(source=t.name, value=inputs[t.name], target=t.target, wanted=None) for t in external
         )
-        if not external and not look.failed:
+        if not external:
             look.active, look.by = True, "a cpu or memory trigger"
         if self._formula is not None:
             self._compose(look, inputs, failing, current, ready)
@@ -311,7 +325,9 @@ class Keda:
             value = fallback_value(
                 replicas, target=trigger.target, metric_type=trigger.metric_type, ready=ready
             )
-            look.readings[trigger.name] = None if value is None else Reading(value=value)
+            if value is None:  # divided by no replica: the trigger goes on failing
+                continue
+            look.readings[trigger.name] = Reading(value=value)
             look.fallback = look.active = True
             look.by = look.by or "the fallback"
             look.steps += (("fallback", trigger.name, self._failures[trigger.name], replicas),)
@@ -344,10 +360,12 @@ class Keda:
             if value is None and look.fallback and fallback is not None:
                 assumed = fallback.replicas
         if assumed is not None:
+            look.fallback = modifiers.metric_type != "Value" or ready > 0
             value = fallback_value(
                 assumed, target=modifiers.target, metric_type=modifiers.metric_type, ready=ready
             )
-            look.steps += (("fallback", COMPOSITE, self._failures[failing[0].name], assumed),)
+            if look.fallback:
+                look.steps += (("fallback", COMPOSITE, self._failures[failing[0].name], assumed),)
         look.active, look.by = False, ""
         if value is None:
             look.readings[COMPOSITE] = None

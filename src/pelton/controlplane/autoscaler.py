@@ -360,15 +360,19 @@ class Autoscaler:
             if cpu and usage is not None and state.boundary(now, "triggers-cpu", HPA_TICK_S):
                 _measure(state, now, usage)
             values |= {one.name: _resource(state, one, usage) for one in resources}
-        last = state.by_triggers
-        failed = any(value is None for value in values.values())
-        if failed and not fresh and last is not None:
+        last, paused = state.by_triggers, state.scaling.is_paused
+        current = state.decision.desired if paused or last is None else last.desired
+        read = [values.get(one.name) for one in policy.triggers if not one.is_resource]
+        if readings is None and read and not paused:  # nothing was asked yet, so nothing failed
+            state.by_triggers = _held(policy, now, current, ready)
+            return state.by_triggers
+        if None in read and not fresh and last is not None:
             return last  # failures count by the rounds of reading, not by these looks
         own = state.scaling.own_pace
         state.by_triggers = keda.decide(
             now=now,
             values=values,
-            current=state.decision.desired if state.scaling.is_paused or last is None else last.desired,
+            current=current,
             ready=ready or None,
             poll=state.boundary(now, "triggers", policy.polling_s),
             boundary=state.boundary(now, "triggers-hpa", TICK_S if own else HPA_TICK_S),
@@ -390,6 +394,20 @@ class Autoscaler:
         """Drop a function's history: it is at zero with nothing waiting, or it is gone."""
         self._states.pop(key, None)
         self._jobs.forget(key)
+
+
+def _held(policy: KedaPolicy, now: float, current: int, ready: int) -> Decision:
+    """Return the decision to keep what there is."""
+    return Decision(
+        desired=current,
+        raw=current,
+        algorithm="keda",
+        at=now,
+        ready=ready,
+        minimum=policy.min_replicas,
+        maximum=policy.max_replicas,
+        steps=(("no-data",),),
+    )
 
 
 def _joined(http: Decision, events: Decision | None) -> Decision:
@@ -426,6 +444,8 @@ def _new_state(scaling: Scaling, *, now: float, ready: int) -> _State:
     )
     if scaling.triggered is not None:
         state.triggers = Keda(trigger_policy(scaling), now=now)
+        if ready:  # what is found running was wanted until now
+            state.triggers.resume(created=now, active_at=now)
         state.decision = Decision(desired=ready)
     if ready:
         state.keeper.remember(now, ready)

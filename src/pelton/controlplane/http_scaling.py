@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pelton.autoscale.http import Counts, HttpScaler
-from pelton.clock import Clock
+from pelton.clock import Clock, rfc3339
 from pelton.controlplane.scaled_objects import FUNCTIONS, SKIP, Found, Wanted, find, key_of, target_of
-from pelton.controlplane.scaled_status import conditions, refusal, write_status
+from pelton.controlplane.scaled_status import conditions, refusal, remembered, write_status
 from pelton.errors import AlreadyExistsError, ConflictError, NotFoundError, PeltonError
 from pelton.log import get
 from pelton.model.desired import ScaledBy
@@ -48,6 +48,7 @@ class _Scaler:
     poll_at: float = 0.0
     boundary_at: float = 0.0
     active: bool | None = None  # what the condition says; None until the first look
+    active_since: str = ""  # RFC 3339 time of the last poll that found it active
 
 
 class HttpTargets:
@@ -116,22 +117,27 @@ class HttpTargets:
         reports = await self._reports() if wanted else None
         now = self._clock.monotonic()
         shown: dict[str, _Scaler] = {}
+        objects = {key_of(obj): obj for obj in await self._list(SCALED_OBJECTS)}
         for owner, one in wanted.items():
             scaler = self._scalers.get(owner)
             if scaler is None:
                 scaler = self._scalers[owner] = _Scaler(one, HttpScaler(one.policy, now=now))
+                if one.scaled_object in objects:
+                    created, active_at = remembered(objects[one.scaled_object], self._clock)
+                    scaler.decider.resume(created=created, active_at=active_at)
             elif scaler.wanted != one:
                 scaler.decider.adopt(one.policy)
                 scaler.wanted = one
             if one.scaled_object:
                 shown[one.scaled_object] = scaler
             await self._scale(scaler, reports, now)
-        for obj in await self._list(SCALED_OBJECTS):
-            key = key_of(obj)
+        for key, obj in objects.items():
             problem = found.problems.get(key, "")
             if problem or key in shown:
                 said = _conditions(shown.get(key), problem, now, self._beside(key))
-                await write_status(self._store, self._clock, SCALED_OBJECTS, obj, said)
+                since = shown[key].active_since if key in shown else ""
+                further = {"lastActiveTime": since} if since else None
+                await write_status(self._store, self._clock, SCALED_OBJECTS, obj, said, further)
         return bool(wanted)
 
     async def look(self) -> Found:
@@ -273,6 +279,8 @@ class HttpTargets:
             scaler.active = decider.seen.active
         if poll:
             scaler.poll_at = now + one.policy.keda.polling_s
+            if decider.active_at == now:
+                scaler.active_since = rfc3339(self._clock.now())
         if boundary:
             scaler.boundary_at = now + _HPA_S
         others = self._beside(one.scaled_object) if one.scaled_object else None

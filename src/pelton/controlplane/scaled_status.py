@@ -7,6 +7,7 @@ Source: contracts, autoscaling section 1.1.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from pelton.autoscale.keda import Seen
@@ -15,7 +16,7 @@ from pelton.errors import ConflictError, NotFoundError
 from pelton.model.scaling import KedaPolicy
 from pelton.ports import Store
 
-__all__ = ["condition", "conditions", "refusal", "write_status"]
+__all__ = ["condition", "conditions", "refusal", "remembered", "write_status"]
 
 _OURS: Final = ("Ready", "Active", "Fallback", "Paused")
 
@@ -25,6 +26,24 @@ Obj = dict[str, Any]
 def condition(kind: str, status: str, reason: str, message: str) -> Obj:
     """Return a condition without its time."""
     return {"type": kind, "status": status, "reason": reason, "message": message}
+
+
+def remembered(obj: Obj, clock: Clock) -> tuple[float, float | None]:
+    """Return when an object was made and was active last, as it says, in seconds on the monotonic clock.
+
+    Returns:
+        The first is now where nothing says it, the second None for never.
+    """
+    now = clock.monotonic()
+
+    def moment(text: Any) -> float | None:
+        try:
+            return now - max(0.0, (clock.now() - datetime.fromisoformat(str(text))).total_seconds())
+        except (ValueError, TypeError):
+            return None
+
+    created = moment(obj["metadata"].get("creationTimestamp"))
+    return now if created is None else created, moment((obj.get("status") or {}).get("lastActiveTime"))
 
 
 def refusal(problem: str) -> list[Obj]:

@@ -21,6 +21,7 @@ from pelton.autoscale.decision import Decision
 from pelton.autoscale.hpa import Reading
 from pelton.autoscale.keda import COMPOSITE, Keda
 from pelton.autoscale.scalers.joined import joined, names_of, policy_of
+from pelton.autoscale.scalers.table import read_settings
 from pelton.clock import Clock, rfc3339
 from pelton.controlplane.decisions import DecisionLog, target_key
 from pelton.controlplane.events import Recorder
@@ -34,7 +35,7 @@ from pelton.controlplane.scaled_objects import (
     refused,
     resource_of,
 )
-from pelton.controlplane.scaled_status import conditions, refusal, write_status
+from pelton.controlplane.scaled_status import conditions, refusal, remembered, write_status
 from pelton.controlplane.scaler_triggers import Resolved, Subject, cluster_namespace, getter, resolve
 from pelton.errors import ConflictError, NotFoundError, PeltonError
 from pelton.log import get
@@ -75,6 +76,7 @@ class _Scaled:
     values: dict[str, Reading | None] = field(default_factory=dict)
     readings: dict[str, list[ScalerReading] | None] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    named: dict[str, str] = field(default_factory=dict)  # name of what is decided by -> its metric
     poll_at: float = 0.0
     boundary_at: float = 0.0
     active: bool | None = None
@@ -280,6 +282,8 @@ class TriggerTargets:
         if known is None or known.seen_as[0] != seen_as[0]:
             made = _Scaled(obj, policy, resource, resolved, seen_as, now, Keda(policy, now=now))
             made.missing = target is None
+            created, active_at = remembered(obj, self._clock)
+            made.keda.resume(created=created, active_at=active_at)
             await self._recorder.record(obj, "KEDAScalersStarted", "Started scalers watch")
             return made
         if known.resolved.triggers != resolved.triggers or known.policy != policy:
@@ -350,8 +354,6 @@ class TriggerTargets:
         one.errors = dict(answer["errors"])
         policy, one.values = joined(one.policy, one.readings)
         one.keda.adopt(policy)
-        if any(metric.active for metrics in one.readings.values() for metric in metrics or ()):
-            one.active_since = rfc3339(self._clock.now())
 
     async def _decide(self, one: _Scaled, now: float, *, fresh: bool) -> None:
         """Decide and write; for a Function only what its triggers say is noted."""
@@ -360,6 +362,8 @@ class TriggerTargets:
                 one.active = any(
                     metric.active for metrics in one.readings.values() for metric in metrics or ()
                 )
+                if one.active:
+                    one.active_since = rfc3339(self._clock.now())
             return
         failed = any(value is None for value in one.values.values())
         if one.beside:
@@ -390,8 +394,7 @@ class TriggerTargets:
             one.poll_at = now + one.policy.polling_s
         if boundary:
             one.boundary_at = now + _HPA_S
-        if fresh or one.active is None:
-            one.active = one.keda.seen.active
+        self._note_activity(one, now, fresh=fresh)
         if decision.desired not in (-1, current):
             await self._write(one, target, current, decision)
 
@@ -409,8 +412,14 @@ class TriggerTargets:
             one.boundary_at = now + _HPA_S
         if decision.desired >= 0:
             one.asked = decision.desired
+        self._note_activity(one, now, fresh=fresh)
+
+    def _note_activity(self, one: _Scaled, now: float, *, fresh: bool) -> None:
+        """Keep what the last decision saw, as the status tells it."""
         if fresh or one.active is None:
             one.active = one.keda.seen.active
+        if fresh and one.keda.active_at == now:
+            one.active_since = rfc3339(self._clock.now())
 
     async def _write(self, one: _Scaled, target: Obj, current: int, decision: Decision) -> None:
         try:
@@ -441,7 +450,7 @@ class TriggerTargets:
             active=one.active,
             cooling=one.resource != FUNCTIONS and one.keda.cooling(now),
             failed="; ".join([*one.errors.values(), *problems]) or "a trigger could not be read",
-            ignored="; ".join(problems),
+            ignored="; ".join([*one.errors.values(), *problems]),
         )
         if one.missing:
             kind = one.obj["spec"]["scaleTargetRef"].get("kind") or "Deployment"
@@ -476,8 +485,15 @@ class TriggerTargets:
             for name, read in one.readings.items()
             for metric in read or ()
         }
+        for name, read in one.readings.items():
+            for metric in read or ():
+                key = name if len(read or ()) == 1 else f"{name}/{metric.metric}"
+                one.named[key] = f"s{names.index(name)}-{metric.metric}"
         health = {
-            name: {"numberOfFailures": count, "status": "Failing" if count else "Happy"}
+            one.named.get(name) or _metric_of(one, name): {
+                "numberOfFailures": count,
+                "status": "Failing" if count else "Happy",
+            }
             for name, count in one.keda.failures.items()
         }
         authentications = sorted(
@@ -564,6 +580,13 @@ def _without_requests(obj: Obj) -> Obj:
 
 class _RefusedError(Exception):
     """An object cannot be followed; says why."""
+
+
+def _metric_of(one: _Scaled, name: str) -> str:
+    """Return the metric of a trigger that was never read; its own name where only the other side knows it."""
+    trigger = next((found for found in one.resolved.triggers if found.name == name), None)
+    metric = getattr(read_settings(trigger), "metric", "") if trigger is not None else ""
+    return f"s{trigger.index}-{metric}" if trigger is not None and metric else name
 
 
 def _hpa_name(obj: Obj) -> str:

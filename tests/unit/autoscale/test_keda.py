@@ -108,6 +108,25 @@ def test_cpu_alone_is_always_active_and_beside_others_does_not_activate():
     assert mixed.decide(now=1.0, values={"cpu": 100.0, "lag": 1.0}, current=4).desired == 8
 
 
+def test_cpu_that_cannot_be_read_is_no_error_of_a_trigger():
+    alone = Keda(replace(BASE, triggers=(CPU,), min_replicas=1), now=0.0)
+    assert alone.decide(now=0.0, values={"cpu": None}, current=0).desired == 1
+
+    mixed = Keda(replace(BASE, triggers=(CPU, LAG), cooldown_s=10.0), now=0.0)
+    mixed.decide(now=0.0, values={"cpu": None, "lag": 5.0}, current=1)
+    assert mixed.decide(now=9.0, values={"cpu": None, "lag": 0.0}, current=1).desired == 1
+    assert mixed.decide(now=11.0, values={"cpu": None, "lag": 0.0}, current=1).desired == 0
+    assert not mixed.seen.failed
+
+
+def test_decider_that_takes_over_goes_on_with_the_cooldown():
+    decider = keda(cooldown_s=60.0)
+    decider.resume(created=-500.0, active_at=-20.0)
+
+    assert look(decider, 40.0, 0, 1).desired == 1
+    assert look(decider, 40.1, 0, 1).desired == 0
+
+
 def test_reason_says_when_the_last_replica_goes():
     decider = keda(cooldown_s=60.0)
     look(decider, 10.0, 30, 3)
@@ -179,6 +198,16 @@ def test_fallback_for_value_divides_by_ready_and_needs_one():
     assert fallback_value(10, target=10.0, metric_type="Value", ready=0) is None
 
 
+def test_fallback_for_value_does_not_answer_without_a_ready_replica():
+    policy = replace(BASE, triggers=(replace(LAG, metric_type="Value"),))
+    decider = Keda(replace(policy, fallback=FallbackPolicy(failure_threshold=0, replicas=6)), now=0.0)
+
+    assert look(decider, 0.0, None, 0).desired == 0
+    assert not decider.seen.fallback
+    assert look(decider, 1.0, None, 2).desired == 4  # 6 wanted, at most twice the present
+    assert decider.seen.fallback
+
+
 # --- scalingModifiers
 
 
@@ -223,6 +252,14 @@ def test_static_fallback_with_a_formula_uses_its_target():
     decider = composed("lag + rate", fallback=FallbackPolicy(failure_threshold=0, replicas=6))
 
     assert decider.decide(now=0.0, values={"lag": None, "rate": 1.0}, current=4).desired == 6
+
+
+def test_static_fallback_for_a_formula_by_value_needs_a_ready_replica():
+    fallback = FallbackPolicy(failure_threshold=0, replicas=6)
+    decider = composed("lag + rate", fallback=fallback, modifiers={"metric_type": "Value"})
+
+    assert decider.decide(now=0.0, values={"lag": None, "rate": 1.0}, current=0).desired == 0
+    assert not decider.seen.fallback
 
 
 def test_unreadable_formula_is_refused_at_once():

@@ -475,6 +475,47 @@ async def test_failures_of_triggers_count_by_rounds():
     assert (await watched.look(triggers={"jobs": None})).desired == 3
 
 
+async def test_triggers_that_were_not_read_yet_have_not_failed():
+    scaling = by_triggers(fallback=FallbackPolicy(failure_threshold=1, replicas=3))
+    watched = Watched(scaling)
+
+    assert (await watched.look(triggers=None, ready=2)).desired == 2
+    assert (await watched.look(triggers={"jobs": None}, ready=2)).desired == 2
+    assert (await watched.look(triggers={"jobs": None}, ready=2)).desired == 3
+
+
+async def test_trigger_that_cannot_be_built_counts_as_one_that_cannot_be_read():
+    policy = KedaPolicy(
+        triggers=(TriggerTarget(name="jobs"), TriggerTarget(name="lost")),
+        fallback=FallbackPolicy(failure_threshold=0, replicas=3),
+    )
+    scaling = Scaling(algorithm="keda", triggered=policy, own_pace=True)
+
+    assert asks(scaling, read(0.0))
+    assert (await Watched(scaling).look(triggers=read(0.0))).desired == 3
+
+
+async def test_instances_found_at_the_first_look_get_a_cooldown_of_the_triggers():
+    watched = Watched(by_triggers())
+    rest, ready = read(0.0), [2]
+    for _ in range(600):
+        ready.append((await watched.look(triggers=rest, ready=ready[-1])).desired)
+
+    assert 0 not in ready[:300]
+    assert ready[-1] == 0
+
+
+async def test_memory_that_nobody_knows_does_not_keep_instances():
+    triggers = (TriggerTarget(name="jobs"), TriggerTarget(name="memory", type="memory", target=50.0))
+    policy = KedaPolicy(triggers=triggers, cooldown_s=5.0)
+    watched = Watched(Scaling(algorithm="keda", triggered=policy, own_pace=True))
+    rest, ready = read(0.0), [(await watched.look(triggers=read(5.0))).desired]
+    for _ in range(600):
+        ready.append((await watched.look(triggers=rest, ready=ready[-1])).desired)
+
+    assert (ready[0], ready[-1]) == (1, 0)
+
+
 @pytest.mark.parametrize(
     ("pause", "expected"), [({"paused": True}, 2), ({"paused_replicas": 4}, 4), ({"paused_out": True}, 2)]
 )

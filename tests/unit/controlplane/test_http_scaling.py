@@ -66,6 +66,25 @@ def scaled(**spec):
     return obj("http.keda.sh/v1alpha1", "HTTPScaledObject", "web", spec)
 
 
+async def test_platform_that_starts_again_goes_on_with_the_period(store, targets, counts, clock):
+    await deployment(store)
+    await store.create(HTTP_SCALED_OBJECTS, scaled())
+    counts["n/web"] = {"Concurrency": 5, "RequestCount": 5}
+    await targets.tick()
+    counts["n/web"] = {"Concurrency": 0, "RequestCount": 5}
+
+    async def ask():
+        return counts
+
+    seen = []
+    for _ in range(4):
+        await HttpTargets(store=store, counts=ask, clock=clock).tick()
+        seen.append(await replicas(store))
+        await clock.advance(25)
+
+    assert seen == [1, 1, 1, 0]
+
+
 async def test_scaled_object_follows_requests_up_at_once_and_down_after_its_period(
     store, targets, counts, clock
 ):

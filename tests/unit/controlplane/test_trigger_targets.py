@@ -1,9 +1,11 @@
 """Workloads follow the triggers that scalers read for them."""
 
 import base64
+from datetime import datetime, timedelta
 
 import pytest
 
+from pelton.clock import rfc3339
 from pelton.controlplane.decisions import DecisionLog, read_changes
 from pelton.controlplane.http_scaling import SCALED_OBJECTS
 from pelton.controlplane.trigger_targets import FINALIZER, TriggerTargets
@@ -134,6 +136,71 @@ async def test_deployment_goes_up_with_the_value_and_to_zero_after_the_cooldown(
     assert "s0-redis is 25, which at 10 per replica asks for 3" in changes[0]["decision"]["reason"]
 
 
+async def test_platform_that_starts_again_goes_on_with_the_cooldown(store, targets, runtime, clock):
+    await deployment(store)
+    await create(store, cooldownPeriod=60)
+    runtime.read(25.0)
+    await targets.tick()
+    assert (await status(store))["lastActiveTime"] == rfc3339(clock.now())
+    runtime.read(0.0)
+
+    seen = []
+    for _ in range(4):
+        again = TriggerTargets(store=store, rounds=runtime, clock=clock)
+        await again.tick()
+        seen.append(await replicas(store) > 0)
+        await clock.advance(25)
+
+    assert seen == [True, True, True, False]
+
+
+async def test_memory_that_nobody_measures_is_told_and_keeps_nothing(store, targets, runtime, clock):
+    await deployment(store, 1)
+    memory = {"type": "memory", "metricType": "AverageValue", "metadata": {"value": "1Gi"}}
+    await create(store, triggers=[REDIS, memory])
+    metric = {"metric": "jobs", "value": 0.0, "target": 10.0, "active": False}
+    runtime.rounds["ScaledObject n/work"] = {
+        "number": 1,
+        "readings": {"s0-redis": [metric], "s1-memory": None},
+        "errors": {"s1-memory": "nothing measures it"},
+    }
+    await targets.tick()
+    await clock.advance(31)
+    await targets.tick()
+
+    assert await replicas(store) == 0
+    ready = await condition(store, "Ready")
+    assert (ready["status"], ready["message"]) == ("True", "nothing measures it")
+
+
+async def test_initial_cooldown_counts_from_the_creation(store, runtime):
+    await deployment(store, 1)
+    await create(store, initialCooldownPeriod=60)
+    created = datetime.fromisoformat(
+        (await store.get(SCALED_OBJECTS, "n", "work"))["metadata"]["creationTimestamp"]
+    )
+    runtime.read(0.0)
+
+    seen = []
+    for age_s in (59, 61):
+        clock = FakeClock(at=created + timedelta(seconds=age_s))
+        await TriggerTargets(store=store, rounds=runtime, clock=clock).tick()
+        seen.append(await replicas(store))
+
+    assert seen == [1, 0]
+
+
+async def test_last_active_time_is_the_formulas_not_the_triggers(store, targets, runtime):
+    await deployment(store)
+    modifiers = {"formula": "jobs - 100", "target": "10"}
+    trigger = {**REDIS, "name": "jobs"}
+    await create(store, triggers=[trigger], advanced={"scalingModifiers": modifiers})
+    runtime.read(25.0, name="jobs")
+    await targets.tick()
+
+    assert "lastActiveTime" not in await status(store)
+
+
 async def test_status_is_kedas(store, targets, runtime):
     await deployment(store, 2)
     await create(store)
@@ -148,7 +215,7 @@ async def test_status_is_kedas(store, targets, runtime):
     assert found["externalMetricNames"] == ["s0-jobs"]
     assert found["triggersActivity"] == {"s0-jobs": {"isActive": True}}
     assert found["hpaName"] == "keda-hpa-work"
-    assert found["health"] == {"s0-redis": {"numberOfFailures": 0, "status": "Happy"}}
+    assert found["health"] == {"s0-jobs": {"numberOfFailures": 0, "status": "Happy"}}
     assert (await condition(store, "Active"))["reason"] == "ScalerActive"
     version = (await store.get(SCALED_OBJECTS, "n", "work"))["metadata"]["resourceVersion"]
     await targets.tick()
@@ -164,6 +231,8 @@ async def test_failures_hold_then_the_fallback_answers_by_rounds_not_by_looks(st
     assert await replicas(store) == 2
     ready = await condition(store, "Ready")
     assert (ready["status"], ready["reason"], ready["message"]) == ("False", "TriggerError", "redis is away")
+    failing = {"numberOfFailures": 1, "status": "Failing"}
+    assert (await status(store))["health"] == {"s0-redis-jobs": failing}  # named without having been read
 
     for _ in range(2):
         runtime.read(error="redis is away")

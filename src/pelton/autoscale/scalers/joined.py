@@ -101,5 +101,7 @@ def asks(scaling: Scaling, readings: Readings | None) -> bool:
         return False
     if policy.modifiers is not None:
         return True  # only the formula knows
-    failed = policy.fallback is not None and any(metrics is None for metrics in readings.values())
+    failed = policy.fallback is not None and any(
+        not readings.get(trigger.name) for trigger in policy.triggers if not trigger.is_resource
+    )
     return failed or active_in(readings) > 0

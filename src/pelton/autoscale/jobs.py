@@ -15,9 +15,21 @@ from math import ceil, isfinite
 from typing import Any
 
 from pelton.autoscale.decision import Step
+from pelton.autoscale.keda import stored
+from pelton.model.scaler import ScalerReading
 from pelton.model.scaling import JobPolicy
 
-__all__ = ["Demand", "Jobs", "QueueReading", "bounds", "combine", "effective_max", "job_policy", "to_create"]
+__all__ = [
+    "Demand",
+    "Jobs",
+    "QueueReading",
+    "bounds",
+    "combine",
+    "effective_max",
+    "job_policy",
+    "queue_reading",
+    "to_create",
+]
 
 _DEFAULT_MAX = 100
 
@@ -40,8 +52,27 @@ class Demand:
     active: bool
 
 
-def job_policy(spec: Mapping[str, Any]) -> JobPolicy:
-    """Return the numbers of a ScaledJob's spec, which has been admitted."""
+def queue_reading(metrics: Sequence[ScalerReading]) -> QueueReading:
+    """Return what one trigger says: the sum of its first metric, and the mean target of all.
+
+    Args:
+        metrics: As read, one at least.
+    """
+    first = metrics[0].metric
+    return QueueReading(
+        queue_length=sum(stored(one.value) for one in metrics if one.metric == first),
+        target=sum(one.target for one in metrics) / len(metrics),
+        active=any(one.active for one in metrics),
+    )
+
+
+def job_policy(spec: Mapping[str, Any], *, percent: bool = False) -> JobPolicy:
+    """Return the numbers of a ScaledJob's spec, which has been admitted.
+
+    Args:
+        spec: As written.
+        percent: Whether the share of running jobs is OpenFunction's `50%`, not KEDA's `0.5`.
+    """
     strategy = spec.get("scalingStrategy") or {}
     most = spec.get("maxReplicaCount")
     return JobPolicy(
@@ -49,16 +80,15 @@ def job_policy(spec: Mapping[str, Any]) -> JobPolicy:
         max_replicas=None if most is None else int(most),
         strategy=strategy.get("strategy") or "default",
         deduction=int(strategy.get("customScalingQueueLengthDeduction") or 0),
-        running_share=_share(str(strategy.get("customScalingRunningJobPercentage") or "")),
+        running_share=_share(str(strategy.get("customScalingRunningJobPercentage") or ""), percent=percent),
         calculation=strategy.get("multipleScalersCalculation") or "max",
     )
 
 
-def _share(text: str) -> float | None:
-    """Read `0.5`, which is KEDA's form, or `50%`, which is OpenFunction's; None when it is neither."""
-    percent = text.strip().endswith("%")
+def _share(text: str, *, percent: bool) -> float | None:
+    """Return a fraction of 1; None when the text is none."""
     try:
-        number = float(text.strip().removesuffix("%"))
+        number = float(text.strip().removesuffix("%") if percent else text)
     except ValueError:
         return None
     if not isfinite(number):

@@ -452,6 +452,7 @@ class Runtime:
                     msgspec.convert(item["triggers"], list[ScalerTrigger]),
                     polling_s=item["polling_s"],
                     cached=item["cached"],
+                    listen=item.get("listen", True),
                 )
         self._scalers.keep_only(set(owners), prefix=f"{body['kind']} ")
         return {key: self._scalers.to_plain(key) for key in owners}

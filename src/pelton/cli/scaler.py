@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from pelton.autoscale.jobs import QueueReading, combine, job_policy, to_create
+from pelton.autoscale.jobs import combine, job_policy, queue_reading, to_create
 from pelton.autoscale.keda import Keda
 from pelton.autoscale.scalers.joined import Readings, joined, names_of, policy_of
 from pelton.cli.client import Client
@@ -268,12 +268,8 @@ def _replicas(obj: Obj, readings: Readings) -> int | None:
     spec = obj.get("spec") or {}
     job = _job_spec(obj)
     if job is not None:
-        jobs = job_policy(job)
-        queues = [
-            QueueReading(queue_length=one.value, target=one.target, active=one.active)
-            for metrics in readings.values()
-            for one in metrics or ()
-        ]
+        jobs = job_policy(job, percent=obj["kind"] == "Function")
+        queues = [queue_reading(metrics) for metrics in readings.values() if metrics]
         return to_create(jobs, combine(queues, jobs), running=0, pending=0)
     if obj["kind"] == "Function":
         options = (spec.get("serving") or {}).get("scaleOptions") or {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from pelton.autoscale.decision import Decision, Proposal
-from pelton.autoscale.jobs import Jobs, QueueReading, bounds
+from pelton.autoscale.jobs import Jobs, QueueReading, bounds, queue_reading
 from pelton.autoscale.scalers.joined import Readings
 from pelton.model.desired import Scaling
 from pelton.model.scaling import JobScaling
@@ -51,11 +51,7 @@ class JobLoop:
                 active=pending > scaling.activation_lag_threshold,
             )
         ]
-        readings += [
-            QueueReading(queue_length=one.value, target=one.target, active=one.active)
-            for metrics in (triggers or {}).values()
-            for one in metrics or ()
-        ]
+        readings += [queue_reading(metrics) for metrics in (triggers or {}).values() if metrics]
         more, steps = decider.decide(
             now=now, readings=readings, running=unfinished, pending=max(0, taking - ready)
         )

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from pelton.autoscale.jobs import QueueReading, combine, job_policy, to_create
+from pelton.autoscale.jobs import combine, job_policy, queue_reading, to_create
 from pelton.clock import Clock, rfc3339
 from pelton.controlplane.events import Recorder
 from pelton.controlplane.scaled_objects import key_of
@@ -193,6 +193,7 @@ class ScaledJobs:
                     "triggers": [msgspec.to_builtins(trigger) for trigger in one.resolved.triggers],
                     "polling_s": max(1.0, float(_POLLING_S if interval is None else interval)),
                     "cached": True,  # there is no HPA that asks in between
+                    "listen": False,  # jobs are created at polls alone
                 }
         answers = await self._rounds("ScaledJob", owners)
         self._told = bool(owners)
@@ -207,14 +208,7 @@ class ScaledJobs:
 
     async def _start(self, one: _Scaled, jobs: Sequence[Obj]) -> None:
         """Create as many Jobs as this round lets start."""
-        demand = combine(
-            [
-                QueueReading(queue_length=metrics[0].value, target=metrics[0].target, active=_active(metrics))
-                for metrics in one.readings.values()
-                if metrics
-            ],
-            one.policy,
-        )
+        demand = combine([queue_reading(metrics) for metrics in one.readings.values() if metrics], one.policy)
         one.active = demand.active
         if demand.active:
             one.active_since = rfc3339(self._clock.now())
@@ -231,7 +225,7 @@ class ScaledJobs:
 
     async def _create(self, obj: Obj) -> None:
         metadata, spec = obj["metadata"], copy.deepcopy(obj["spec"]["jobTargetRef"])
-        excluded = (metadata.get("annotations") or {}).get(_EXCLUDED, "").split(",")
+        excluded = [one.strip() for one in (metadata.get("annotations") or {}).get(_EXCLUDED, "").split(",")]
         labels = {key: value for key, value in (metadata.get("labels") or {}).items() if key not in excluded}
         template = spec.setdefault("template", {})
         pod = template.setdefault("spec", {})
@@ -249,7 +243,7 @@ class ScaledJobs:
                 "namespace": metadata["namespace"],
                 "labels": {
                     **labels,
-                    "app.kubernetes.io/name": name,
+                    "app.kubernetes.io/name": metadata["name"],
                     "app.kubernetes.io/version": "main",
                     "app.kubernetes.io/part-of": metadata["name"],
                     "app.kubernetes.io/managed-by": "keda-operator",
@@ -349,10 +343,6 @@ class ScaledJobs:
         }
         said = [ready, active, paused]
         await write_status(self._store, self._clock, SCALED_JOBS, one.obj, said, further)
-
-
-def _active(metrics: Sequence[ScalerReading]) -> bool:
-    return any(metric.active for metric in metrics)
 
 
 def _ended(job: Obj) -> str:

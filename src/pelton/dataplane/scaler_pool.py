@@ -72,6 +72,7 @@ class _Owner:
     triggers: tuple[ScalerTrigger, ...]
     polling_s: float
     cached: bool
+    listen: bool
     scalers: dict[str, Opened] = field(default_factory=dict)
     listeners: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     told: asyncio.Event = field(default_factory=asyncio.Event)
@@ -104,7 +105,13 @@ class ScalerPool:
         self._ending: set[asyncio.Task[None]] = set()
 
     def put(
-        self, key: str, triggers: Sequence[ScalerTrigger], *, polling_s: float, cached: bool = False
+        self,
+        key: str,
+        triggers: Sequence[ScalerTrigger],
+        *,
+        polling_s: float,
+        cached: bool = False,
+        listen: bool = True,
     ) -> None:
         """Read an owner's triggers from now on; the same again changes nothing, none at all ends it.
 
@@ -113,18 +120,16 @@ class ScalerPool:
             triggers: All of it.
             polling_s: Seconds between two rounds.
             cached: Whether the HPA makes do with these rounds, instead of asking every 15 s while active.
+            listen: Whether triggers that tell of activity by themselves are listened to.
         """
         wanted = tuple(triggers)
         known = self._owners.get(key)
-        if known is not None and (known.triggers, known.polling_s, known.cached) == (
-            wanted,
-            polling_s,
-            cached,
-        ):
+        asked = (wanted, polling_s, cached, listen)
+        if known is not None and asked == (known.triggers, known.polling_s, known.cached, known.listen):
             return
         self.drop(key)
         if wanted:
-            owner = self._owners[key] = _Owner(key, wanted, polling_s, cached)
+            owner = self._owners[key] = _Owner(key, *asked)
             owner.task = asyncio.create_task(self._run(owner), name=f"scalers of {key}")
 
     def drop(self, key: str) -> None:
@@ -273,7 +278,7 @@ class ScalerPool:
     def _listen(self, owner: _Owner, trigger: ScalerTrigger, scaler: Opened) -> None:
         """Follow what a trigger tells by itself, from its first round on."""
         task = owner.listeners.get(trigger.name)
-        if scaler.activity is not None and (task is None or task.done()):
+        if owner.listen and scaler.activity is not None and (task is None or task.done()):
             owner.listeners[trigger.name] = asyncio.create_task(
                 self._follow(owner, trigger), name=f"activity of {trigger.name}"
             )

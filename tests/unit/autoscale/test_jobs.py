@@ -16,8 +16,10 @@ from pelton.autoscale.jobs import (
     combine,
     effective_max,
     job_policy,
+    queue_reading,
     to_create,
 )
+from pelton.model.scaler import ScalerReading
 from pelton.model.scaling import JobPolicy
 
 FOUR = [
@@ -108,15 +110,18 @@ def test_property_jobs_stay_within_the_maximum(strategy, low, most, queue, runni
 # ------------------------------------------------------------------------------------------- specs and looks
 
 
-@pytest.mark.parametrize(("text", "share"), [("0.5", 0.5), ("50%", 0.5), ("", None), ("many", None)])
-def test_policy_of_a_spec(text, share):
+@pytest.mark.parametrize(
+    ("text", "percent", "share"),
+    [("0.5", False, 0.5), ("50%", False, None), ("50%", True, 0.5), ("", False, None), ("many", False, None)],
+)
+def test_policy_of_a_spec(text, percent, share):
     spec = {
         "minReplicaCount": 1,
         "maxReplicaCount": 7,
         "scalingStrategy": {"strategy": "custom", "customScalingRunningJobPercentage": text},
     }
 
-    made = job_policy(spec)
+    made = job_policy(spec, percent=percent)
 
     assert (made.min_replicas, made.max_replicas, made.strategy, made.running_share) == (
         1,
@@ -125,6 +130,20 @@ def test_policy_of_a_spec(text, share):
         share,
     )
     assert job_policy({}) == JobPolicy()
+
+
+def test_trigger_of_several_metrics_counts_its_first_by_the_mean_target():
+    values = (("a", 4.0, 2.0), ("b", 90.0, 4.0), ("a", 5.0, 6.0))
+    metrics = [ScalerReading(metric=m, value=v, target=t, active=m == "b") for m, v, t in values]
+
+    assert queue_reading(metrics) == QueueReading(queue_length=9.0, target=4.0, active=True)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -3.0])
+def test_value_that_is_no_length_counts_as_none(value):
+    reading = queue_reading([ScalerReading(metric="m", value=value, target=1.0, active=True)])
+
+    assert combine([reading], JobPolicy()).queue_length == 0
 
 
 def look(jobs, *, now, queue, running, pending=0):

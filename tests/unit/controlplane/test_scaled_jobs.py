@@ -93,7 +93,7 @@ async def test_jobs_are_what_keda_makes(store, scaled, runtime):
     await create(
         store,
         labels={"team": "a", "private": "b"},
-        annotations={"scaledjob.keda.sh/job-excluded-labels": "private"},
+        annotations={"scaledjob.keda.sh/job-excluded-labels": "other, private"},
     )
     runtime.read(2.0)
 
@@ -104,6 +104,8 @@ async def test_jobs_are_what_keda_makes(store, scaled, runtime):
     assert job["metadata"]["labels"]["team"] == "a"
     assert "private" not in job["metadata"]["labels"]
     assert job["metadata"]["labels"][LABEL] == "work"
+    assert job["metadata"]["labels"]["app.kubernetes.io/name"] == "work"
+    assert runtime.owners["ScaledJob n/work"]["listen"] is False
     assert job["metadata"]["annotations"] == {GENERATION: "1"}
     assert job["metadata"]["ownerReferences"][0]["kind"] == "ScaledJob"
     assert job["spec"]["template"]["spec"]["restartPolicy"] == "OnFailure"

@@ -155,6 +155,17 @@ async def test_activity_starts_a_round_without_waiting_for_the_interval(pool_of,
     assert found.active
 
 
+async def test_owner_that_goes_by_polls_alone_is_not_listened_for(pool_of, clock):
+    source = Source(push=True)
+    pool = pool_of(source)
+    pool.put("a", [JOBS], polling_s=30.0, listen=False)
+    source.telling.put_nowait(True)
+
+    await clock.advance(29)
+
+    assert (source.read, source.made) == (1, 1)
+
+
 async def test_stream_that_breaks_is_opened_again_after_growing_pauses(pool_of, clock):
     source = Source(push=True)
     pool = pool_of(source)

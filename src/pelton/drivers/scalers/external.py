@@ -7,8 +7,9 @@ Source: contracts, autoscaling section 4.9.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any, Final, TypeVar
 
 import grpc
 from grpc import aio
@@ -19,10 +20,11 @@ from pelton.errors import ScalerError
 from pelton.model.scaler import ScalerReading
 from pelton.proto import externalscaler_pb2 as pb
 
-__all__ = ["ExternalScaler"]
+__all__ = ["ExternalScaler", "newest"]
 
 _SERVICE: Final = "/externalscaler.ExternalScaler/"
 _ANSWER_S: Final = 3.0
+_T = TypeVar("_T")
 
 
 class ExternalScaler:
@@ -79,7 +81,7 @@ class ExternalScaler:
         )
         stream = method(self._reference)
         try:
-            async for answer in stream:
+            async for answer in newest(stream):
                 yield answer.result
         except aio.AioRpcError as error:
             raise self._failed("StreamIsActive", error) from error
@@ -147,3 +149,32 @@ class ExternalScaler:
             where=self._where,
             hint=hints.get(code, "see the scaler's own log"),
         )
+
+
+async def newest(stream: AsyncIterator[_T]) -> AsyncGenerator[_T, None]:
+    """Iterate over what a stream said last, whenever it was asked: what came meanwhile is passed over.
+
+    Scalers may tell of activity several times a second; all of it would be asked about after the fact.
+    """
+    waiting: list[_T] = []
+    came = asyncio.Event()
+
+    async def listen() -> None:
+        try:
+            async for one in stream:
+                waiting[:] = [one]
+                came.set()
+        finally:
+            came.set()
+
+    listening = asyncio.create_task(listen(), name="activity of an external scaler")
+    try:
+        while waiting or not listening.done():
+            await came.wait()
+            came.clear()
+            if waiting:
+                yield waiting.pop()
+        await listening
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)

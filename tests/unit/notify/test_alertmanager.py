@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import Any
 
 import httpx
@@ -128,3 +130,22 @@ async def test_a_filter_of_silences_names_a_matcher(http, text, found):
     await http.post("/silences", json=silence())
 
     assert len((await http.get("/silences", params={"filter": text})).json()) == found
+
+
+@pytest.mark.parametrize("path", ["/alerts", "/alerts/groups"])
+async def test_a_long_list_is_made_while_others_go_on(http, clock, table, path):
+    hear(table, clock, json.dumps([{"labels": {"a": str(number)}} for number in range(2_000)]).encode())
+    turns = 0
+
+    async def others():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    answer = await http.get(path)
+    task.cancel()
+
+    assert answer.text.count('"fingerprint"') == 2_000
+    assert turns >= 20

@@ -1,6 +1,7 @@
 """The Dapr API over gRPC where the SDK does not go: cancelled streams, denied groups, absent blocks."""
 
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
 import httpx
@@ -26,12 +27,13 @@ WAIT_S = 10
 @pytest.fixture(scope="module")
 def api(tmp_path_factory):
     with Api(App(app_id="a"), App(app_id="b"), LIMITED, folder=tmp_path_factory.mktemp("dapr")) as found:
-        found.sync(
+        found.common = [
             component("bus", "pubsub.in-memory"),
             component("store", "state.in-memory"),
             component("settings", "configuration.in-memory", color="red"),
             component("unlimited", "state.in-memory", keyPrefix="a||b"),
-        )
+        ]
+        found.sync(*found.common)
         yield found
 
 
@@ -42,7 +44,8 @@ def call(api):
 
     def made(name, request, app_id="a"):
         channel = channels.setdefault(app_id, grpc.insecure_channel(api.grpc(app_id)))
-        return channel.unary_unary(SERVICE + name)(request.SerializeToString(), timeout=WAIT_S)
+        method = name if name.startswith("/") else SERVICE + name
+        return channel.unary_unary(method)(request.SerializeToString(), timeout=WAIT_S)
 
     yield made
     for channel in channels.values():
@@ -140,6 +143,7 @@ def test_groups_that_are_not_allowed_are_unimplemented(call):
         ("EncryptAlpha1", "Cryptography"),
         ("SubscribeTopicEventsAlpha1", "stream"),
         ("InvokeService", "Invocation"),
+        ("/TaskHubSidecarService/StartInstance", "workflows"),
     ],
 )
 def test_what_is_not_there_says_so(call, name, words):
@@ -174,6 +178,31 @@ def test_bad_requests_have_the_protocols_codes(call, name, request_, expected):
     code, said = refused(call, name, request_)
 
     assert (code.name, bool(said)) == (expected, True)
+
+
+def test_binding_that_fails_tells_its_metadata_before_the_status(api):
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(404)
+
+        def log_message(self, *_arguments):
+            pass
+
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server,
+        grpc.insecure_channel(api.grpc()) as channel,
+    ):
+        threading.Thread(target=server.serve_forever).start()
+        found = component("http", "bindings.http", url=f"http://127.0.0.1:{server.server_port}/")
+        api.sync(*api.common, found)
+        call = channel.unary_unary(SERVICE + "InvokeBinding").future(
+            pb.InvokeBindingRequest(name="http", operation="get").SerializeToString(), timeout=WAIT_S
+        )
+        code, told = call.code(), dict(call.initial_metadata())
+        api.sync(*api.common)
+        server.shutdown()
+
+    assert (code, told["metadata.statuscode"]) == (grpc.StatusCode.INTERNAL, "404")
 
 
 def test_garbage_is_refused_and_the_port_goes_on(api, call):

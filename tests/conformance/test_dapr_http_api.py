@@ -88,6 +88,15 @@ def test_end_of_a_value_is_told_with_it(http):
 
     assert http.get("/v1.0/state/store/t").headers["metadata.ttlExpireTime"].endswith("Z")
     assert "metadata.ttlExpireTime" not in http.get("/v1.0/state/store/u").headers
+    bulk = http.post("/v1.0/state/store/bulk", json={"keys": ["t", "u"]}).json()
+    assert [list(item.get("metadata", {})) for item in bulk] == [["ttlExpireTime"], []]
+
+
+def test_plus_in_a_path_is_a_blank(http):
+    http.post("/v1.0/state/store", json=[{"key": "a b", "value": 1}, {"key": "a+b", "value": 2}])
+
+    assert http.get("/v1.0/state/store/a+b").json() == http.get("/v1.0/state/store/a%20b").json() == 1
+    assert http.get("/v1.0/state/store/a%2Bb").json() == 2
 
 
 def test_etag_that_does_not_fit_is_409_and_first_write_keeps_what_is_there(http):
@@ -344,6 +353,10 @@ def test_configuration_is_read_and_needs_an_app_for_subscribing(http):
     assert fault(subscribed) == (500, "ERR_APP_CHANNEL_NIL", [])
     assert fault(http.get("/v1.0/configuration/nowhere")) == (400, "ERR_CONFIGURATION_STORE_NOT_FOUND", [])
     assert http.get("/v1.0/configuration/settings/some-id/unsubscribe").json()["ok"] is False
+    assert fault(http.get("/v1.0/configuration/none/some-id/unsubscribe"))[:2] == (
+        400,
+        "ERR_CONFIGURATION_STORE_NOT_FOUND",
+    )
 
 
 def test_lock_is_taken_once_and_given_back_by_its_owner(http):

@@ -30,7 +30,9 @@ __all__ = [
     "from_json",
     "from_message",
     "split_batch",
+    "is_binary",
     "is_json",
+    "is_json_text",
     "to_headers",
     "to_json",
     "wrap",
@@ -65,6 +67,7 @@ _PAYLOADS: Final = frozenset(("", "data", "data_base64"))
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_anything = msgspec.json.Decoder(msgspec.Raw)
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -117,6 +120,22 @@ def is_json(content_type: str) -> bool:
     return media.endswith(("/json", "+json"))
 
 
+def is_binary(content_type: str) -> bool:
+    """Tell whether a media type means bytes, which the JSON format has in base64."""
+    media = content_type.partition(";")[0].strip().lower()
+    return media in {"application/octet-stream", "application/cloudevents+protobuf"}
+
+
+def is_json_text(data: bytes) -> bool:
+    """Tell whether bytes are JSON; numbers may be larger than any type of Python's decoder."""
+    try:
+        data.decode()
+        _anything.decode(data)
+    except UNREADABLE:
+        return False
+    return True
+
+
 def from_json(text: bytes) -> CloudEvent:
     """Decode the JSON format, which is also Dapr's envelope (its keys become extensions).
 
@@ -142,9 +161,9 @@ def to_json(event: CloudEvent, *, exact: bool = False) -> bytes:
         return msgspec.json.encode(members)
     content_type = event.content_type
     says_json = not content_type or is_json(content_type)
-    if says_json and _valid_json(event.data) and not (exact and event.data.strip() == b"null"):
+    if says_json and is_json_text(event.data) and not (exact and event.data.strip() == b"null"):
         members["data"] = msgspec.Raw(event.data)
-    elif (content_type and _binary_type(content_type)) or (exact and says_json):
+    elif is_binary(content_type) or (exact and says_json):
         members["data_base64"] = base64.b64encode(event.data).decode()
     else:
         try:
@@ -337,19 +356,6 @@ def _unbase64(raw: msgspec.Raw) -> bytes:
         return base64.b64decode(msgspec.json.decode(raw, type=str), validate=True)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, binascii.Error) as exc:
         raise errors.ProtocolError("data_base64 of a CloudEvent is not base64") from exc
-
-
-def _binary_type(content_type: str) -> bool:
-    media = content_type.partition(";")[0].strip().lower()
-    return media in {"application/octet-stream", "application/cloudevents+protobuf"}
-
-
-def _valid_json(data: bytes) -> bool:
-    try:
-        msgspec.json.decode(data)
-    except UNREADABLE:
-        return False
-    return True
 
 
 def _text(value: Any) -> str:

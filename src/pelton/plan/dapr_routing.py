@@ -46,7 +46,9 @@ _HOST: Final = "localhost"
 _CALLEE: Final = "dapr-callee-app-id"
 _RUNTIME: Final = "x-pelton-runtime"
 """Header by which a port says which cluster is the runtime's port for its app; nobody behind it sees it."""
-_UNCLEAN: Final = r".*(?://|/\.\.?/|%2[eE]).*|.*/\.\.?"
+_HOP_BY_HOP: Final = ("http2-settings", "proxy-authenticate", "proxy-authorization")
+"""Headers of one connection that Envoy would pass on."""
+_UNCLEAN: Final = r".*(?://|/\.\.?/|%2[eEfF]).*|.*/\.\.?"
 """Paths whose segments the runtime puts in order before it passes a call on."""
 
 
@@ -243,11 +245,12 @@ def _calls(
             ("destination-app-id", target.app_id),
             *((("dapr-api-token", target.token),) if target.token else ()),
         ),
-        remove=("dapr-app-id", _RUNTIME, *(() if target.token else ("dapr-api-token",))),
+        remove=("dapr-app-id", _RUNTIME, *_HOP_BY_HOP, *(() if target.token else ("dapr-api-token",))),
     )
     common = Rule(
         backends=(Backend(key=target.key),),
         request_headers=told,
+        response_headers=HeaderChanges(remove=_HOP_BY_HOP),
         timeout_s=0.0,
         backend_timeout_s=timeout_s,
         forwarded=True,

@@ -59,6 +59,14 @@ def test_http_binary_round_trip_keeps_bytes_and_attributes(id, data):
     assert cloudevent.from_headers(headers, body) == event
 
 
+@pytest.mark.parametrize(
+    ("data", "json"),
+    [(b"1e400", True), (b"123456789012345678901234567890", True), (b"{", False), (b'"\xff"', False)],
+)
+def test_json_is_told_by_its_form_not_by_what_a_number_type_holds(data, json):
+    assert cloudevent.is_json_text(data) is json
+
+
 def test_json_payload_keeps_big_numbers_exact():
     data = b'{"n": 123456789012345678901234567890, "f": 1.10}'
     event = cloudevent.from_json(cloudevent.to_json(wrap(data, content_type="application/json")))

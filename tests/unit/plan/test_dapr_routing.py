@@ -90,7 +90,8 @@ def test_app_ways_call_with_the_callers_token_goes_straight_to_the_function(name
 
     assert found == "default/b"
     assert dict(rule.request_headers.set)["dapr-callee-app-id"] == "b-app"
-    assert "dapr-api-token" in rule.request_headers.remove
+    assert {"dapr-api-token", "proxy-authorization"} <= set(rule.request_headers.remove)
+    assert "proxy-authenticate" in rule.response_headers.remove
 
 
 def test_app_ways_call_by_header_goes_straight_and_keeps_its_path() -> None:
@@ -242,6 +243,7 @@ def test_app_ways_address_outside_goes_before_an_app_of_its_name() -> None:
         (f"{CALL}/../y", {}),
         (f"{CALL}/..", {}),
         (f"{CALL}/%2E%2e/y", {}),
+        (f"{CALL}/a%2Fy", {}),
         (f"{CALL}//y", {}),
         (CALL, {"origin": "http://page.example"}),
         (CALL, {"tracestate": "a=b,pelton=hops"}),

@@ -228,6 +228,15 @@ class Configurations:
         self._tasks[app.key, subscription_id] = asyncio.create_task(run())
         return subscription_id
 
+    def unsubscribe(self, app: App, store: str, subscription_id: str) -> bool:
+        """End a subscription as its app asks; False where the app has none of that id.
+
+        Raises:
+            Fault: No such store.
+        """
+        _find(self._components, app, "configuration", store)
+        return self.unfollow(app, subscription_id)
+
     def unfollow(self, app: App, subscription_id: str) -> bool:
         """End a subscription; False where the app has none of that id."""
         task = self._tasks.pop((app.key, subscription_id), None)
@@ -296,7 +305,7 @@ class Locks:
     async def _key(self, app: App, store: str, resource: str) -> tuple[Lock, str]:
         port: Lock = await self._components.need("lock", app, store)
         component = await self._components.component(app, store)
-        prefix = key_prefix(component, app) if component is not None else ""
+        prefix = key_prefix(component, app, namespaced=False) if component is not None else ""
         return port, f"lock||{prefix}{resource}"
 
 

@@ -316,8 +316,8 @@ class Callbacks:
             policies = self._policies(app)
             for topic in [*merged(own, declared), *self.streams.of(app.key)]:
                 made = await self._topic(served, topic, policies)
+                topics.append(topic)  # metadata tell what the app asked for, brought or not
                 if made is not None:
-                    topics.append(topic)
                     wanted.append(made[0])
                     routes[made[0].id] = made[1]
             if registered.channel is not None:

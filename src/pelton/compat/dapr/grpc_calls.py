@@ -11,15 +11,13 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
-import msgspec
-
 from pelton.compat.dapr import faults, metadata
 from pelton.compat.dapr.apps import RegisteredApp
 from pelton.compat.dapr.blocks import Items
 from pelton.compat.dapr.faults import Code, Fault
 from pelton.compat.dapr.publishing import BulkEntry, Trace
 from pelton.compat.dapr.runtime import DaprRuntime
-from pelton.model.cloudevent import UNREADABLE
+from pelton.model.cloudevent import is_json_text
 from pelton.model.state import StateChange, StateItem
 from pelton.proto import dapr_common_pb2 as common
 from pelton.proto import dapr_runtime_pb2 as pb
@@ -151,9 +149,10 @@ async def _invoke_binding(runtime: DaprRuntime, caller: RegisteredApp, request: 
         trace_of(context.invocation_metadata()),
     )
     if not delivered.ok:
-        context.set_trailing_metadata(
-            tuple((f"metadata.{key}".lower(), value) for key, value in _printable(delivered.metadata))
-        )
+        # In the header, where clients look for it, and once more behind the status, where it was before.
+        told = tuple((f"metadata.{key}".lower(), value) for key, value in _printable(delivered.metadata))
+        await context.send_initial_metadata(told)
+        context.set_trailing_metadata(told)
         raise Fault(
             f"error invoking output binding {request.name}: {delivered.error or 'it was refused'}",
             code=Code.INTERNAL,
@@ -183,7 +182,7 @@ async def _get_configuration(runtime: DaprRuntime, caller: RegisteredApp, reques
 
 
 async def _unsubscribe(runtime: DaprRuntime, caller: RegisteredApp, request: Any, _context: Any) -> Any:
-    ok = runtime.configurations.unfollow(caller.app, request.id)
+    ok = runtime.configurations.unsubscribe(caller.app, request.store_name, request.id)
     message = "" if ok else f"subscription with id {request.id} does not exist"
     return pb.UnsubscribeConfigurationResponse(ok=ok, message=message)
 
@@ -336,7 +335,7 @@ def _change(item: Any, *, delete: bool = False) -> StateChange:
     given = dict(item.metadata)
     json = next((v for k, v in given.items() if k.lower() == "contenttype"), "").lower()
     is_json = json.partition(";")[0].strip() == "application/json"
-    if is_json and not delete and not _valid_json(item.value):
+    if is_json and not delete and not is_json_text(item.value):
         raise faults.malformed(f"the value of key {item.key} is no JSON, as its contentType says")
     return StateChange(
         key=item.key,
@@ -347,14 +346,6 @@ def _change(item: Any, *, delete: bool = False) -> StateChange:
         concurrency=_CONCURRENCY.get(item.options.concurrency, ""),
         metadata=given,
     )
-
-
-def _valid_json(data: bytes) -> bool:
-    try:
-        msgspec.json.decode(data)
-    except UNREADABLE:
-        return False
-    return True
 
 
 def _items(items: Items) -> dict[str, Any]:

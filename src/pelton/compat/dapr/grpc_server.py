@@ -29,6 +29,8 @@ TOKEN: Final = "dapr-api-token"  # noqa: S105 -- the name of a header
 """Metadata key and header with which apps show their token."""
 
 _SERVICE: Final = "/dapr.proto.runtime.v1.Dapr/"
+_WORKFLOWS: Final = "/TaskHubSidecarService/"
+"""The service that workers and clients of workflows call."""
 _CODES: Final = {code: next(c for c in grpc.StatusCode if c.value[0] == int(code)) for code in Code}
 _MOST_CALLS: Final = 5000
 """Calls and streams under way at one port; further ones are RESOURCE_EXHAUSTED."""
@@ -123,6 +125,8 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]  #
                 )
             )
         method: str = details.method
+        if method.startswith(_WORKFLOWS):
+            return _refusing(faults.not_here("The engine of workflows"))
         if not method.startswith(_SERVICE):
             if self._runtime.invocation is None:
                 return None

@@ -25,7 +25,7 @@ from pelton.compat.dapr.channel import AppUnreachableError
 from pelton.compat.dapr.faults import Code, Fault
 from pelton.compat.dapr.publishing import BulkEntry, Trace
 from pelton.compat.dapr.runtime import DaprRuntime
-from pelton.model.cloudevent import UNREADABLE, is_json
+from pelton.model.cloudevent import UNREADABLE, is_json, is_json_text
 from pelton.model.invocation import Invocation
 from pelton.model.state import StateChange, StateItem
 
@@ -283,18 +283,18 @@ def _written(item: StateItem) -> dict[str, Any]:
     if item.data is not None:
         written["data"] = _as_json(item.data)
         written["etag"] = item.etag
+    if item.expires:
+        written["metadata"] = {"ttlExpireTime": item.expires}
     return written
 
 
 def _as_json(data: bytes) -> Any:
+    if is_json_text(data):
+        return msgspec.Raw(data)
     try:
-        msgspec.json.decode(data)
-    except UNREADABLE:
-        try:
-            return data.decode()
-        except UnicodeDecodeError:
-            return base64.b64encode(data).decode()
-    return msgspec.Raw(data)
+        return data.decode()
+    except UnicodeDecodeError:
+        return base64.b64encode(data).decode()
 
 
 # ---- topics ------------------------------------------------------------------------------------------------
@@ -407,7 +407,7 @@ async def _secret(runtime: DaprRuntime, caller: RegisteredApp, request: Request)
 async def _configuration(runtime: DaprRuntime, caller: RegisteredApp, request: Request) -> Answer:
     keys = [value for name, value in request.query if name == "key"]
     if len(request.path) == 3 and request.path[2] == "unsubscribe":
-        if runtime.configurations.unfollow(caller.app, request.path[1]):
+        if runtime.configurations.unsubscribe(caller.app, request.path[0], request.path[1]):
             return _json({"ok": True})
         return _json(
             {"ok": False, "message": f"subscription with id {request.path[1]} does not exist"}, status=500

@@ -13,7 +13,7 @@ import base64
 import binascii
 from collections.abc import Sequence
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, unquote_plus
 
 import msgspec
 
@@ -152,7 +152,7 @@ class HttpApi:
             Request(
                 method=method,
                 version=version,
-                path=[unquote(part) for part in segments[2:]],
+                path=[unquote_plus(part) for part in segments[2:]],  # as Dapr: `+` is a blank, `%2B` a plus
                 query=query,
                 headers=headers,
                 body=await self._body(headers, receive) if call.reads else b"",

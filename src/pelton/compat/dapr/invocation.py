@@ -56,6 +56,8 @@ _OWN: Final = frozenset(
         b"authorization-dapr",
     }
 )
+_HOP_BY_HOP: Final = frozenset({b"http2-settings", b"proxy-authenticate", b"proxy-authorization"})
+"""Headers of one connection that the client of `sdk/forward.py` would pass on."""
 _TRACE: Final = (b"traceparent", b"tracestate")
 _TRACE_KEYS: Final = ("traceparent", "tracestate")
 _VERBS: Final = common.HTTPExtension.Verb
@@ -456,8 +458,12 @@ def _final(failure: Failure | None, repeatable: bool) -> Failure | None:
 
 
 def _clean(path: str) -> str:
-    """Return an absolute path without empty and dot segments, so that it stays below the app's root."""
+    """Return an absolute path without empty and dot segments, so that it stays below the app's root.
+
+    An encoded slash is a slash, as with Dapr: an app that decodes it would find dot segments behind it.
+    """
     kept: list[str] = []
+    path = path.replace("%2F", "/").replace("%2f", "/")
     for segment in path.split("/"):
         word = unquote(segment)
         if word == "..":
@@ -505,7 +511,11 @@ async def _body(
 
 
 def _forwarded(scope: AsgiScope, caller: App, found: Target) -> Headers:
-    headers: Headers = [(name, value) for name, value in scope["headers"] if name not in _OWN]
+    dropped = {*_OWN, *_HOP_BY_HOP}
+    for name, value in scope["headers"]:
+        if name == b"connection":
+            dropped.update(word.strip() for word in value.lower().split(b","))
+    headers: Headers = [(name, value) for name, value in scope["headers"] if name not in dropped]
     client = scope.get("client") or ("", 0)
     host = next((value for name, value in scope["headers"] if name == b"host"), b"")
     address = str(client[0]).encode() or b"unknown"
@@ -527,7 +537,8 @@ def _named(caller: App, found: Target) -> Headers:
 
 async def _answer(reply: Reply, send: AsgiSend) -> None:
     body: Any = reply.body
-    await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+    headers = [pair for pair in reply.headers if pair[0] not in _HOP_BY_HOP]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     if isinstance(body, bytes):
         await send({"type": "http.response.body", "body": body})
         return

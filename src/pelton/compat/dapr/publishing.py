@@ -37,6 +37,9 @@ _KNOWN_TOPICS: Final = 10_000
 _FALSE: Final = frozenset({"false", "0", "f", "n", "no", "off", ""})
 _OWN_TTL: Final = frozenset({"pubsub.rabbitmq"})
 """Types whose broker lets messages expire by itself; for others the envelope says when."""
+_KEEPS_IDS: Final = frozenset({"pubsub.in-memory", "pubsub.redis"})
+"""Types whose driver takes a message with an id that it knows for a copy, though with Dapr every publish is
+one of its own, whatever id the app's event has; only with JetStream do equal ids mean one event."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,8 +291,14 @@ class Publishing:
             extensions["tracestate"] = trace.state
         if ttl_s and where.type not in _OWN_TTL:
             extensions["expiration"] = rfc3339(now + timedelta(seconds=ttl_s))
+        if not event.data and content_type.partition(";")[0].strip().lower() != cloudevent.STRUCTURED:
+            # An app that was sent nothing finds an empty payload in its event, not none.
+            extensions["data_base64" if cloudevent.is_binary(content_type) else "data"] = ""
         return Message(
-            topic=where.broker_topic, data=cloudevent.to_json(event), id=event.id, metadata=metadata
+            topic=where.broker_topic,
+            data=cloudevent.to_json(event),
+            id=str(uuid.uuid4()) if where.type in _KEEPS_IDS else event.id,
+            metadata=metadata,
         )
 
 

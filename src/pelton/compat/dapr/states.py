@@ -254,12 +254,13 @@ class States:
         )
 
 
-def key_prefix(component: Component, app: App) -> str:
+def key_prefix(component: Component, app: App, *, namespaced: bool = True) -> str:
     """Return what stands before an app's keys in a store, `||` included; "" for nothing.
 
     Args:
         component: The store or lock; its `keyPrefix` is appid (default), name, namespace, none, or a text.
         app: Whose keys.
+        namespaced: Whether `namespace` stands for the app and its namespace; for locks it is a text.
 
     Raises:
         Fault: The prefix has the separator in it.
@@ -269,9 +270,10 @@ def key_prefix(component: Component, app: App) -> str:
         "": app.app_id,
         "appid": app.app_id,
         "name": component.name,
-        "namespace": f"{app.namespace}.{app.app_id}",
         "none": "",
     }
+    if namespaced:
+        known["namespace"] = f"{app.namespace}.{app.app_id}"
     text = known.get(given.lower(), given)
     if _SEPARATOR in text:
         raise faults.illegal_key(component.name, text, f"can't contain '{_SEPARATOR}'")

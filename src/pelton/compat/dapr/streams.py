@@ -147,10 +147,10 @@ async def _initial(requests: AsyncIterator[Any]) -> TopicSubscription:
             error_code="ERR_MALFORMED_REQUEST",
         )
     asked = first.initial_request
-    for name, value in (("pubsub_name", asked.pubsub_name), ("topic", asked.topic)):
+    for name, value in (("pubsubName", asked.pubsub_name), ("topic", asked.topic)):
         if not value:
             raise Fault(
-                f"{name} is required in the initial request",
+                f"{name} is required",
                 code=Code.INVALID_ARGUMENT,
                 status=400,
                 error_code="ERR_MALFORMED_REQUEST",
@@ -173,7 +173,7 @@ async def _read(requests: AsyncIterator[Any], stream: _Stream) -> None:
                 stream.answered(request.event_processed.id, request.event_processed.status.status)
                 continue
             stream.trouble = Fault(
-                "a stream has one initial_request only",
+                "duplicate initial request received",
                 code=Code.INVALID_ARGUMENT,
                 status=400,
                 error_code="ERR_MALFORMED_REQUEST",

@@ -193,7 +193,7 @@ async def test_serve_app_that_is_known_is_not_asked_and_what_is_learned_is_told(
         assert (app.asked, learned) == (0, [Learned(topics=(orders(),))])
 
 
-async def test_serve_unknown_component_and_forbidden_topic_are_left_out() -> None:
+async def test_serve_unknown_component_and_forbidden_topic_are_told_of_and_not_fetched() -> None:
     resources = [component("bus", subscriptionScopes="b=allowed")]
     async with bed(resources=resources) as made:
         wanted = [
@@ -201,9 +201,14 @@ async def test_serve_unknown_component_and_forbidden_topic_are_left_out() -> Non
             orders(),
             TopicSubscription(pubsub="bus", topic="allowed"),
         ]
-        registered = await made.serve(ScriptedApp(*wanted))
+        app = ScriptedApp(*wanted)
+        registered = await made.serve(app)
+        for topic in ("t", "orders", "allowed"):
+            await made.publish(topic)
+        await app.until(lambda: bool(app.got))
 
-        assert [each.topic for each in registered.subscriptions] == ["allowed"]
+        assert [each.topic for each in registered.subscriptions] == ["t", "orders", "allowed"]
+        assert [each.topic for each in app.got] == ["allowed"]
 
 
 async def test_serve_component_that_comes_later_brings_its_events() -> None:
@@ -444,9 +449,9 @@ async def test_stream_that_ends_gives_back_what_it_did_not_answer() -> None:
     [
         ([None], "initial_request is missing"),
         ([initial(topic="")], "topic is required"),
-        ([initial(pubsub="")], "pubsub_name is required"),
+        ([initial(pubsub="")], "pubsubName is required"),
         ([initial(pubsub="nowhere")], "nowhere"),
-        ([initial(), initial()], "one initial_request"),
+        ([initial(), initial()], "duplicate initial request received"),
     ],
 )
 async def test_stream_that_makes_no_sense_is_refused(first: list[Any], said: str) -> None:

@@ -131,13 +131,33 @@ async def test_http_body_in_pieces_is_passed_on_in_pieces() -> None:
     assert (status, body, b"".join(seen)) == (200, b"ok", b"onetwothree")
 
 
-@pytest.mark.parametrize("path", ["../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", "a/../../etc/passwd"])
+@pytest.mark.parametrize(
+    "path", ["../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", "a/../../etc/passwd", "a%2F..%2f..%2fetc/passwd"]
+)
 async def test_http_path_stays_below_the_root(path: str) -> None:
     async with apps.HttpApp({"GET /etc/passwd": (200, b"")}) as app, bed() as made:
         made.app(app.address)
         await made.http("b", path, "GET")
 
     assert app.got[0][0] == "GET /etc/passwd?x=1"
+
+
+async def test_http_headers_of_one_connection_are_not_passed_on() -> None:
+    async with apps.HttpApp({"POST /m": (200, b"")}) as app, bed() as made:
+        made.app(app.address)
+        await made.http(
+            "b",
+            "m",
+            connection="keep-alive, x-mine",
+            x_mine="1",
+            proxy_authorization="z",
+            http2_settings="s",
+            x_other="2",
+        )
+
+    headers = app.got[0][1]
+    assert headers["x-other"] == "2"
+    assert not {"x-mine", "proxy-authorization", "http2-settings"} & headers.keys()
 
 
 async def refused(made: Bed, target: str = "b", **more: Any) -> Fault:

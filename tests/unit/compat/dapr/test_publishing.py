@@ -98,7 +98,41 @@ async def test_event_without_a_trace_gets_one_that_asks_for_none(publishing, bus
     event = bus.event()
     assert event["traceparent"].endswith("-00")
     assert event["traceid"] == event["traceparent"]
-    assert bus.messages[-1].id == event["id"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "distinct"), [("pubsub.redis", 2), ("pubsub.in-memory", 2), ("pubsub.jetstream", 1)]
+)
+async def test_only_jetstream_takes_equal_ids_of_events_for_one_event(bus, clock, kind, distinct):
+    async def opened(_component):
+        return bus
+
+    components = Components(Drivers(open={"pubsub": opened}, types={"pubsub": [kind]}))
+    components.sync([ComponentResource(name="bus", spec=ComponentSpec(type=kind))])
+    publishing = Publishing(components, Guard(), clock)
+
+    for _ in range(2):
+        await publishing.publish(A, "bus", "t", b"x", metadata={"cloudevent.id": "1"})
+    await components.close()
+
+    assert len({message.id for message in bus.messages}) == distinct
+    assert bus.event()["id"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "member"),
+    [("", "data"), ("application/json", "data"), ("application/octet-stream", "data_base64")],
+)
+async def test_empty_payload_is_one(publishing, bus, content_type, member):
+    await publishing.publish(A, "bus", "t", b"", content_type=content_type)
+
+    assert bus.event()[member] == ""
+
+
+async def test_ready_event_without_data_stays_without(publishing, bus):
+    await publishing.publish(A, "bus", "t", b"{}", content_type="application/cloudevents+json")
+
+    assert not {"data", "data_base64"} & bus.event().keys()
 
 
 async def test_traced_publish_is_a_hop_and_its_event_names_it_as_parent(components, clock, bus):

@@ -78,6 +78,12 @@ def test_prefix_is_what_the_component_says(setting, prefix):
     assert key_prefix(component, A) == prefix
 
 
+def test_prefix_of_locks_has_no_form_with_the_namespace():
+    component = Component(namespace="shop", name="l", type="lock.x", metadata={"keyPrefix": "namespace"})
+
+    assert key_prefix(component, A, namespaced=False) == "namespace||"
+
+
 def test_prefix_with_the_separator_is_refused():
     component = Component(namespace="shop", name="s", type="state.x", metadata={"keyPrefix": "a||b"})
 

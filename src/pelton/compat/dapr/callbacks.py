@@ -58,6 +58,8 @@ asking may start an instance."""
 _SELDOM_S: Final = 30.0
 _PROBE_RETRY_S: Final = 2.0
 _DELIVERY_S: Final = 300.0
+_WITHOUT_GROUPS: Final = frozenset({"pubsub.in-memory"})
+"""Types that give each event to every subscriber."""
 _UNHEALTHY: Final = "the app is not in a healthy state"
 _log = get(__name__)
 
@@ -349,10 +351,11 @@ class Callbacks:
         policy = policies.component(topic.pubsub, "Pubsub", "inbound")
         where = f"pubsub/{app.key}/{topic.pubsub}"
         streaming = topic.kind == STREAMING
+        every = component.type in _WITHOUT_GROUPS
 
         async def deliver(event: TopicEvent, timeout_s: float) -> Answer:
             if streaming:
-                return await self.streams.deliver(app.key, topic.topic, event, timeout_s)
+                return await self.streams.deliver(app.key, topic.topic, event, timeout_s, every=every)
             if registered.channel is None or not registered.healthy:
                 return Answer(status=UNREACHED, reason=_UNHEALTHY)
             found: Answer = await registered.channel.deliver(event, timeout_s=timeout_s)

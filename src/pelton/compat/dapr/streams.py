@@ -1,8 +1,9 @@
 """Topics on streams: an app that opens SubscribeTopicEventsAlpha1 gets events without listening anywhere.
 
 Implements `TopicStreams` of `ports.py`. All streams of an app for one topic share one subscription and take
-turns; what a stream has not answered when it ends goes to another one, or waits. `callbacks.py` starts and
-ends the subscription, `delivery.py` brings the events.
+turns, as consumers of one group do; from a broker without groups each gets every event. What a stream has not
+answered when it ends goes to another one, or waits. `callbacks.py` starts and ends the subscription,
+`delivery.py` brings the events.
 Source: contracts, Dapr runtime, section 3 (streaming protocol).
 """
 
@@ -25,6 +26,10 @@ __all__ = ["Streams"]
 _Key = tuple[str, str, str]
 _STATUS: Final = {0: SUCCESS, 1: RETRY, 2: DROP}
 _GONE: Final = Answer(status=UNREACHED, reason="the stream has ended")
+_WORST: Final = (RETRY, DROP, SUCCESS, UNREACHED)
+"""What counts of several answers to one event, in this order; who is gone has no say beside others."""
+_REMEMBERED: Final = 1000
+"""Events per stream that it accepted while another one has to get them again."""
 
 
 class _Stream:
@@ -33,6 +38,7 @@ class _Stream:
     def __init__(self) -> None:
         self.outgoing: asyncio.Queue[Any] = asyncio.Queue()
         self.open: dict[str, deque[asyncio.Future[Answer]]] = {}
+        self.accepted: dict[str, None] = {}
         self.trouble: Fault | None = None
 
     async def deliver(self, event: TopicEvent, timeout_s: float) -> Answer:
@@ -94,12 +100,24 @@ class Streams:
         """Return what an app's streams ask for now."""
         return [wanted for (key, _, _), wanted in self._wanted.items() if key == app_key]
 
-    async def deliver(self, app_key: str, topic: str, event: TopicEvent, timeout_s: float) -> Answer:
-        """Hand an event to one of the streams of an app for a topic, which may be a pattern."""
+    async def deliver(
+        self, app_key: str, topic: str, event: TopicEvent, timeout_s: float, *, every: bool = False
+    ) -> Answer:
+        """Hand an event to one of the streams of an app for a topic, or to every one.
+
+        Args:
+            app_key: Whose.
+            topic: Theirs; may be a pattern.
+            event: What.
+            timeout_s: Time for an answer, seconds; 0 for no limit.
+            every: Whether each stream gets it; one that took it is not given it again for another's sake.
+        """
         key = (app_key, event.pubsub, topic)
         streams = self._streams.get(key)
         if not streams:
             return _GONE
+        if every and len(streams) > 1:
+            return await _deliver_to_all(streams, event, timeout_s)
         turn = self._turn[key] = (self._turn.get(key, -1) + 1) % len(streams)
         return await streams[turn].deliver(event, timeout_s)
 
@@ -134,6 +152,22 @@ class Streams:
                 del self._streams[key], self._wanted[key]
                 self._turn.pop(key, None)
                 await self._changed(caller)
+
+
+async def _deliver_to_all(streams: list[_Stream], event: TopicEvent, timeout_s: float) -> Answer:
+    event_id = str(event.attributes.get("id", ""))
+    left = [stream for stream in streams if event_id not in stream.accepted]
+    answers = await asyncio.gather(*(stream.deliver(event, timeout_s) for stream in left))
+    answer = min(answers, key=lambda each: _WORST.index(each.status), default=Answer(status=SUCCESS))
+    for stream, own in zip(left, answers, strict=True):
+        if answer.status == RETRY and own.status in (SUCCESS, DROP):
+            stream.accepted[event_id] = None
+            if len(stream.accepted) > _REMEMBERED:
+                del stream.accepted[next(iter(stream.accepted))]
+    if answer.status != RETRY:
+        for stream in streams:
+            stream.accepted.pop(event_id, None)
+    return answer
 
 
 async def _initial(requests: AsyncIterator[Any]) -> TopicSubscription:

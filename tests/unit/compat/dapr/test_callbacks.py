@@ -463,8 +463,27 @@ async def test_stream_that_makes_no_sense_is_refused(first: list[Any], said: str
                 await client.next()
 
 
-async def test_streams_take_turns() -> None:
+async def test_streams_on_one_topic_each_get_every_event_where_a_broker_has_no_groups() -> None:
     async with bed() as made:
+        registered = await made.serve(None)
+        one, two = (Client(made, registered, initial()) for _ in range(2))
+        for client in (one, two):
+            await client.next()
+        await made.publish(id="7")
+        got = [(await client.next()).event_message.id for client in (one, two)]
+        one.answer("7", 0)
+        two.answer("7", 1)
+        again = (await two.next()).event_message.id
+        await made.publish(id="8")
+        following = (await one.next()).event_message.id
+        for client in (one, two):
+            await client.close()
+
+    assert (got, again, following) == (["7", "7"], "7", "8")
+
+
+async def test_streams_take_turns() -> None:
+    async with bed(resources=[component("bus", "pubsub.redis")]) as made:
         registered = await made.serve(None)
         clients = [Client(made, registered, initial()) for _ in range(2)]
         for client in clients:

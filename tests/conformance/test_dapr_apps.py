@@ -387,11 +387,11 @@ def test_run_ends_with_its_app(place: Path, words: tuple[str, ...], code: int, s
 
 
 def test_daprd_takes_its_flags_and_ends_in_order(place: Path) -> None:
-    http, grpc = free_port(), free_port()
+    http, grpc, public = free_port(), free_port(), free_port()
     command = Command(
         "daprd", "-app-id", "side", "--dapr-http-port", http, "--dapr-grpc-port", grpc, "--sentry-address",
-        "localhost:1", "--brand-new-flag", "x", "--resources-path", place / "resources", cwd=place,
-        DAPR_API_TOKEN="secret",
+        "localhost:1", "--brand-new-flag", "x", "--resources-path", place / "resources",
+        "--dapr-public-port", public, cwd=place, DAPR_API_TOKEN="secret",
     )  # fmt: skip
     command.until("dapr initialized. Status: Running. Init Elapsed")
     command.until("--brand-new-flag")
@@ -401,6 +401,14 @@ def test_daprd_takes_its_flags_and_ends_in_order(place: Path) -> None:
     assert httpx.get(f"{url}/healthz").status_code == 204
     assert httpx.get(f"{url}/metadata").status_code == 401
     assert httpx.get(f"{url}/metadata", headers={"dapr-api-token": "secret"}).json()["id"] == "side"
+    probes = f"http://127.0.0.1:{public}/v1.0"
+    assert httpx.get(f"{probes}/healthz").status_code == 204
+    token = {"dapr-api-token": "secret"}
+    assert httpx.get(f"{probes}/metadata", headers=token).json()["id"] == "side"
+    assert httpx.post(f"{probes}/publish/bus/orders", headers=token).status_code == 404
+    command.process.send_signal(signal.SIGHUP)
+    command.until("dapr initialized. Status: Running. Init Elapsed", times=2)
+    assert httpx.get(f"{url}/healthz").status_code == 204
     assert taken.wait() != 0
     assert any(f"--dapr-http-port {http} is taken" in line for line in taken.lines), taken.lines
 

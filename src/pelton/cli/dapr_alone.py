@@ -18,7 +18,7 @@ from typing import Final
 
 from pelton.cli.buses import open_bus
 from pelton.cli.dapr_flags import Parsed
-from pelton.cli.dapr_host import AppPorts, DaprHost, channel_for
+from pelton.cli.dapr_host import DaprHost, channel_for, ports_of
 from pelton.cli.dapr_peers import Peer, announced, peers
 from pelton.cli.dapr_resources import (
     Resources,
@@ -102,7 +102,7 @@ async def alone(parsed: Parsed) -> AsyncIterator[Served]:
         ports = await host.serve(
             settings.app,
             replicas,
-            AppPorts(host=settings.host, http=settings.http, grpc=settings.grpc, sockets=settings.sockets),
+            ports_of(settings),
             Settings(ask=settings.ask, learned=lambda _learned: asked.set()),
         )
         stack.enter_context(announced(settings.app, http_port=ports.http))

@@ -21,6 +21,7 @@ from pelton.apiserver.server import ApiServer
 from pelton.cli.dapr_drivers import BINDING_TRIGGERS, drivers
 from pelton.cli.dapr_feeds import AppFeeds
 from pelton.cli.dapr_resources import Resources
+from pelton.cli.dapr_settings import AppSettings
 from pelton.cli.state_stores import StateStores
 from pelton.clock import Clock
 from pelton.compat.dapr.apps import App, RegisteredApp
@@ -41,7 +42,7 @@ from pelton.model.desired import Component
 from pelton.plan.resiliency import Policies
 from pelton.ports import Bus, Ledger
 
-__all__ = ["AppPorts", "DaprHost", "channel_for"]
+__all__ = ["AppPorts", "DaprHost", "channel_for", "ports_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +53,15 @@ class AppPorts:
         host: Address.
         http, grpc: TCP ports, 0 for free ones; -1 for none.
         sockets: Directory of the unix sockets `dapr-<app id>-http.socket` and `-grpc.socket`; "" for TCP.
+        public: Port that serves health and metadata only, on `public_host`; 0 for none.
     """
 
     host: str = "127.0.0.1"
     http: int = 0
     grpc: int = 0
     sockets: str = ""
+    public: int = 0
+    public_host: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -290,7 +294,10 @@ class DaprHost:
                 ) from exc
             grpc = server.port
         if ports.http >= 0:
-            sock = _bound(ports, f"dapr-{app.app_id}-http.socket")
+            if ports.sockets:
+                sock = _socket_file(Path(ports.sockets) / f"dapr-{app.app_id}-http.socket")
+            else:
+                sock = _bound(ports.host, ports.http, "--dapr-http-port")
             api = HttpApi(
                 self.runtime,
                 registered.identify,
@@ -301,6 +308,10 @@ class DaprHost:
             )
             await stack.enter_async_context(ApiServer(api, sock))
             http = 0 if ports.sockets else sock.getsockname()[1]
+        if ports.public:
+            probes = HttpApi(self.runtime, registered.identify, own=registered, public=True)
+            sock = _bound(ports.public_host or ports.host, ports.public, "--dapr-public-port")
+            await stack.enter_async_context(ApiServer(probes, sock))
         return AppPorts(host=ports.host, http=http, grpc=grpc, sockets=ports.sockets)
 
     def _declared(self, app: App) -> list[TopicSubscription]:
@@ -341,24 +352,36 @@ def _plain(component: Component) -> Component:
     )
 
 
+def ports_of(settings: AppSettings) -> AppPorts:
+    """Return where an app wants its ports."""
+    return AppPorts(
+        host=settings.host,
+        http=settings.http,
+        grpc=settings.grpc,
+        sockets=settings.sockets,
+        public=settings.public,
+        public_host=settings.public_host,
+    )
+
+
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _bound(ports: AppPorts, name: str) -> socket.socket:
-    if ports.sockets:
-        path = Path(ports.sockets) / name
-        path.unlink(missing_ok=True)
-        made = socket.socket(socket.AF_UNIX)
-        made.bind(str(path))
-        path.chmod(0o600)
-    else:
-        try:
-            made = socket.create_server((ports.host, ports.http), backlog=1024)
-        except OSError as exc:
-            raise PortInUseError(
-                f"--dapr-http-port {ports.http} is taken", hint="Name another one, or none."
-            ) from exc
+def _socket_file(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    made = socket.socket(socket.AF_UNIX)
+    made.bind(str(path))
+    path.chmod(0o600)
+    made.setblocking(False)
+    return made
+
+
+def _bound(host: str, port: int, flag: str) -> socket.socket:
+    try:
+        made = socket.create_server((host, port), backlog=1024)
+    except OSError as exc:
+        raise PortInUseError(f"{flag} {port} is taken", hint="Name another one, or none.") from exc
     made.setblocking(False)
     return made
 

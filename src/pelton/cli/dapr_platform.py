@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from pelton.cli.dapr_host import AppPorts, DaprHost
+from pelton.cli.dapr_host import AppPorts, DaprHost, ports_of
 from pelton.cli.dapr_programs import JoinedApp, ProgramWays
 from pelton.cli.dapr_resources import configuration_of, decoded, load_folders, sorted_resources
 from pelton.cli.dapr_settings import AppSettings
@@ -386,7 +386,7 @@ class DaprPlatform:
             host = await self._host_for(settings)
             known = self._joined.get(app.key)
             # Its HTTP port is opened below.
-            ports = replace(_ports(settings), http=-1)
+            ports = replace(ports_of(settings), http=-1)
             if known is not None:
                 registered = known.host.find(app.key)
                 if registered is None or known.host is not host:
@@ -429,9 +429,9 @@ class DaprPlatform:
         known.add(name, settings.app)
         registered = known.host.find(key)
         assert registered is not None  # noqa: S101 -- served under the lock
-        wanted = _ports(settings)
+        wanted = ports_of(settings)
         if self._programs is None:
-            return (await known.host.open_ports(key, _http(name), replace(wanted, grpc=-1))).http
+            return (await known.host.open_ports(key, _http(name), replace(wanted, grpc=-1, public=0))).http
         await self._programs.serve(registered, known.listening())
         return await self._programs.open(known.host, registered, _http(name), wanted)
 
@@ -567,10 +567,6 @@ class _Book:
         fresh = self._path.with_suffix(".new")
         fresh.write_text(json.dumps(self._known))
         fresh.replace(self._path)
-
-
-def _ports(settings: AppSettings) -> AppPorts:
-    return AppPorts(host=settings.host, http=settings.http, grpc=settings.grpc, sockets=settings.sockets)
 
 
 def _http(name: str) -> str:

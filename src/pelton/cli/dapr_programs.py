@@ -174,7 +174,7 @@ class ProgramWays:
             del self._callers[name]
             await host.close_ports(key, name)
         self.changed()
-        http = (await host.open_ports(key, name, replace(ports, grpc=-1))).http
+        http = (await host.open_ports(key, name, replace(ports, grpc=-1, public=0))).http
         if why:
             _log.warning("the runtime has the port %d of the app %s: %s", http, registered.app.app_id, why)
         return http

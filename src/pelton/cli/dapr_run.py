@@ -157,11 +157,25 @@ async def _daprd(parsed: Parsed) -> int:
     logger = log.get("daprd")
     for flag in parsed.unknown:
         logger.warning("flag %s is not known and has no effect", flag)
-    stop = _signals()
-    async with AsyncExitStack() as stack:
-        served = await stack.enter_async_context(_served(parsed))
+    stop, again = _signals(), asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again.set)
+    while await _serve_until(parsed, stop, again, began):
+        again.clear()
+        began = time.monotonic()
+        logger.info("SIGHUP: beginning anew with what the files say now")
+    logger.info("Daprd shutdown gracefully")
+    return 0
+
+
+async def _serve_until(parsed: Parsed, stop: asyncio.Event, again: asyncio.Event, began: float) -> bool:
+    """Serve an app until it is over; returns whether to begin anew, at the same ports."""
+    from pelton import log
+
+    logger, values = log.get("daprd"), parsed.values
+    async with _served(parsed) as served:
         waiting = {
             "signal": asyncio.create_task(stop.wait()),
+            "again": asyncio.create_task(again.wait()),
             "runtime": asyncio.create_task(served.ended()),
             "ready": asyncio.create_task(served.ready()),
         }
@@ -169,21 +183,22 @@ async def _daprd(parsed: Parsed) -> int:
             "application %s: HTTP at %s:%d, gRPC at %s:%d",
             values["app-id"], served.host, served.http, served.host, served.grpc,
         )  # fmt: skip
-        ending = (waiting["signal"], waiting["runtime"])
+        ending = [task for name, task in waiting.items() if name != "ready"]
         await asyncio.wait(waiting.values(), return_when=asyncio.FIRST_COMPLETED)
         if not any(task.done() for task in ending):
             took = (time.monotonic() - began) * 1000
             logger.info("dapr initialized. Status: Running. Init Elapsed %.0fms", took)
             await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
+        anew = waiting["again"].done() and not waiting["signal"].done() and not waiting["runtime"].done()
         if waiting["runtime"].done():
             logger.info("Shutdown requested via API")
-        elif values["dapr-block-shutdown-duration"]:
+        elif not anew and values["dapr-block-shutdown-duration"]:
             await asyncio.sleep(values["dapr-block-shutdown-duration"])
         for task in waiting.values():
             task.cancel()
         await asyncio.gather(*waiting.values(), return_exceptions=True)
-    logger.info("Daprd shutdown gracefully")
-    return 0
+        values["dapr-http-port"], values["dapr-grpc-port"] = served.http, served.grpc
+    return anew
 
 
 # -- the runtime ---------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from pelton.cli.dapr_flags import Parsed
+from pelton.cli.dapr_flags import RUN, Parsed
 from pelton.compat.dapr.apps import App, AppHealth
 from pelton.model.dapr import DaprConfiguration
 
@@ -30,6 +30,7 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
         sockets: Directory of unix sockets instead; "" for TCP.
         folders: Resources paths, absolute; empty takes what is there anyway.
         configuration: Files with a Configuration, absolute.
+        public, public_host: Port for health and metadata only, 0 for none; its address, "" for `host`.
         own_namespace: NAMESPACE, "" where it is not set: whose resources count.
         ask: Whether the app is asked for subscriptions.
     """
@@ -39,6 +40,8 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     http: int = 0
     grpc: int = 0
     sockets: str = ""
+    public: int = 0
+    public_host: str = ""
     folders: tuple[str, ...] = ()
     configuration: tuple[str, ...] = ()
     own_namespace: str = ""
@@ -94,8 +97,8 @@ def settings_of(
         api_token=environment.get("DAPR_API_TOKEN", ""),
         app_token=environment.get("APP_API_TOKEN", ""),
         configuration=configuration or DaprConfiguration(),
-        body_limit_bytes=values["max-body-size"],
-        header_limit_bytes=values["read-buffer-size"],
+        body_limit_bytes=_size(values, "max-body-size", "dapr-http-max-request-size", 1024 * 1024),
+        header_limit_bytes=_size(values, "read-buffer-size", "dapr-http-read-buffer-size", 1024),
         allowed_origins=tuple(each.strip() for each in values.get("allowed-origins", "*").split(",")),
     )
     disabled = {word.strip() for word in str(values.get("disable-init-endpoints", "")).split(",")}
@@ -105,6 +108,8 @@ def settings_of(
         http=values["dapr-http-port"] or 0,
         grpc=values["dapr-grpc-port"] or 0,
         sockets=str(Path(values["unix-domain-socket"]).absolute()) if values["unix-domain-socket"] else "",
+        public=values.get("dapr-public-port") or 0,
+        public_host=values.get("dapr-public-listen-address", ""),
         folders=tuple(
             str(Path(each).absolute()) for each in (*values["resources-path"], *values["components-path"])
         ),
@@ -112,3 +117,12 @@ def settings_of(
         own_namespace=environment.get("NAMESPACE", ""),
         ask="subscribe" not in disabled,
     )
+
+
+def _size(values: Mapping[str, Any], name: str, older: str, unit: int) -> int:
+    """Return a size in bytes by its flag, or by the older one, which counts units; -1 is the default."""
+    size: int = values[name]
+    default: int = RUN[name].default
+    if size == default and values.get(older, 0) > 0:
+        size = values[older] * unit
+    return size if size > 0 else default

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pelton.cli.dapr_flags import DAPRD, RUN, parse
+from pelton.cli.dapr_settings import settings_of
 from pelton.errors import UsageError
 
 
@@ -21,6 +22,24 @@ def test_parse_run_spellings_mean_the_same(words: list[str]) -> None:
 
     assert (parsed.values["app-id"], parsed.values["app-port"]) == ("a", 3000)
     assert parsed.command == ["python3", "-u", "app.py"]
+
+
+@pytest.mark.parametrize(
+    ("words", "body", "head"),
+    [
+        ([], 4 * 1024 * 1024, 4096),
+        (["--max-body-size=-1", "--read-buffer-size=-1"], 4 * 1024 * 1024, 4096),
+        (["--max-body-size=1Ki", "--read-buffer-size=8Ki"], 1024, 8192),
+        (["--dapr-http-max-request-size=16", "--dapr-http-read-buffer-size=8"], 16 * 1024 * 1024, 8192),
+    ],
+)
+def test_sizes_may_be_written_by_the_older_flags_and_minus_one_is_the_default(
+    words: list[str], body: int, head: int
+) -> None:
+    for flags in (RUN, DAPRD):
+        app = settings_of(parse(words, flags, command=False), {}).app
+
+        assert (app.body_limit_bytes, app.header_limit_bytes) == (body, head)
 
 
 def test_parse_daprd_single_dash_and_unknown_flags_are_taken() -> None:

@@ -33,6 +33,7 @@ _TOKEN: Final = b"dapr-api-token"
 _VERSIONS: Final = frozenset({"v1.0", "v1.0-alpha1", "v1.0-alpha2", "v1.0-beta1"})
 _OPEN: Final = frozenset({"/v1.0/healthz", "/v1.0/healthz/outbound"})
 """Paths that are answered without a token."""
+_PUBLIC: Final = frozenset({("healthz", "GET"), ("metadata", "GET")})
 _HEADER_SLOP: Final = 4096
 _log = log.get(__name__)
 
@@ -47,6 +48,7 @@ class HttpApi:
         body_limit_bytes: Largest body.
         header_limit_bytes: Largest head of a request; 4 KiB more are tolerated, as by Go's server.
         allowed_origins: Origins that browsers may call from; `*` for all.
+        public: Whether it is the port for probes, which serves health and metadata only.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class HttpApi:
         body_limit_bytes: int = 4 * 1024 * 1024,
         header_limit_bytes: int = 4096,
         allowed_origins: Sequence[str] = ("*",),
+        public: bool = False,
     ) -> None:
         self._runtime = runtime
         self._identify = identify
@@ -66,6 +69,7 @@ class HttpApi:
         self._limit = body_limit_bytes
         self._header_limit = header_limit_bytes + _HEADER_SLOP
         self._origins = frozenset(allowed_origins)
+        self._public = public
 
     async def __call__(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
         """Answer one request."""
@@ -127,6 +131,8 @@ class HttpApi:
         version = segments[0] if segments else ""
         block = segments[1] if len(segments) > 1 and version in _VERSIONS else ""
         target = _target(headers)
+        if self._public and (block, method) not in _PUBLIC:
+            raise _not_found(path)
         if block == "invoke" or (target and not block):
             await self._invoke(caller, target, path, scope, receive, send)
             return None

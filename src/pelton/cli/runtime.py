@@ -129,6 +129,7 @@ class Runtime:
             binding_of=_binding,
             clock=self._clock,
             new_id=lambda: uuid.uuid4().hex,
+            traces=traces,
         )
         self._senders = {name: resolve_sender(name)(self._clock) for name in SENDERS}
         # One machine is one cluster; the label is what Notification Manager fills in (contracts, section 5).

@@ -25,6 +25,7 @@ from pelton.cli.sockets import holder_of_port, holder_of_socket
 from pelton.cli.trace_hops import Facts, hops
 from pelton.cli.why_route import bare_host, header, port_name, split_url
 from pelton.dataplane import wire
+from pelton.dataplane.event_traces import CAUSES
 from pelton.errors import NotRunningError, PeltonError
 
 __all__ = ["trace"]
@@ -87,6 +88,7 @@ def trace(
         tls=asked.tls,
         timings=asked.timings,
         status=asked.status,
+        gateway=not _at_alerts(home, parts),
         routing=answers["routing"],
         spans=answers["spans"],
         sockets={
@@ -250,7 +252,7 @@ async def _ask_platform(
             "headers": dict(headers),
             "port": port_name(parts, home.endpoints()),
         }
-        routing = await node.call("explain", asked, timeout=_ASK_S)
+        routing = None if _at_alerts(home, parts) else await node.call("explain", asked, timeout=_ASK_S)
     finally:
         await node.close()
     up = await wire.connect(str(run / "up.sock"), name="up")
@@ -259,6 +261,12 @@ async def _ask_platform(
     finally:
         await up.close()
     return {"spans": spans, "routing": routing, "status": status}
+
+
+def _at_alerts(home: Home, parts: SplitResult) -> bool:
+    """Tell whether a URL is the address for alerts, where events are posted as well: no route leads there."""
+    own = urlsplit(home.endpoints().notify)
+    return (parts.port, parts.scheme) == (own.port, own.scheme)
 
 
 async def _spans(node: wire.Peer, trace_id: str, root: str) -> list[dict[str, Any]]:
@@ -276,13 +284,20 @@ async def _spans(node: wire.Peer, trace_id: str, root: str) -> list[dict[str, An
         if (parents and parents <= known) or now > deadline:
             published = {_topic(span) for span in spans if span["kind"] == "producer"}
             taken = {_topic(span) for span in spans if span["kind"] == "consumer"}
+            # Behind EventSources and Triggers it is known who gets the event next.
+            published |= {name for span in spans for name in _tag(span, CAUSES).split()}
+            taken |= {_tag(span, "pelton.subscription") for span in spans}
             if published <= taken or now > followed:
                 return spans
         await asyncio.sleep(0.02)
 
 
 def _topic(span: Mapping[str, Any]) -> str:
-    return str((span.get("tags") or {}).get("messaging.destination.name", ""))
+    return _tag(span, "messaging.destination.name")
+
+
+def _tag(span: Mapping[str, Any], name: str) -> str:
+    return str((span.get("tags") or {}).get(name, ""))
 
 
 def _print(report: Mapping[str, Any]) -> None:

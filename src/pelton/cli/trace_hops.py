@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pelton.dataplane.event_traces import HOLDS
+from pelton.model.desired import QUEUE_TYPE
+
 __all__ = ["Facts", "Hop", "hops"]
 
 
@@ -18,7 +21,8 @@ class Hop:
 
     Attributes:
         name: `name`, `listener`, `tls`, `route`, `split`, `priority`, `socket`, `instance` or `function`; for
-            what the request caused `publish`, `deliver`, `call`, `output`, `activate` or `function`.
+            what the request caused `publish`, `relay`, `trigger`, `deliver`, `call`, `output`, `activate` or
+            `function`.
         says: What happened there.
         ms: Milliseconds spent there; None where no time passes or nobody measured.
         details: Further lines, e.g. why other rules lost.
@@ -41,6 +45,7 @@ class Facts:
         tls: Sentence about the certificate, "" without TLS.
         timings: `resolve`, `connect`, `tls`, `first_byte`, `total`, in milliseconds.
         status: HTTP status.
+        gateway: Whether the gateway was asked; of another address, what functions did is a consequence.
         routing: `{winner, others, split, chosen}` as the node explains it; None when it does not.
         spans: Spans of the request, SpanRecord as mappings.
         sockets: Instance id -> (path, (pid, command) or None).
@@ -54,6 +59,7 @@ class Facts:
     tls: str = ""
     timings: Mapping[str, float] = field(default_factory=dict)
     status: int = 0
+    gateway: bool = True
     routing: Mapping[str, Any] | None = None
     spans: Sequence[Mapping[str, Any]] = ()
     sockets: Mapping[str, tuple[str, tuple[int, str] | None]] = field(default_factory=dict)
@@ -62,8 +68,8 @@ class Facts:
 def hops(facts: Facts) -> list[Hop]:
     """Return all hops in the order of the request."""
     spans = sorted(facts.spans, key=lambda span: int(span.get("start_ns", 0)))
-    activator = _find(spans, "activate ")
-    worker = _find(spans, "invoke ")
+    activator = _find(spans, "activate ") if facts.gateway else None
+    worker = _find(spans, "invoke ") if facts.gateway else None
     found = [_name(facts), _listener(facts)]
     if facts.tls:
         found.append(Hop(name="tls", says=facts.tls, ms=facts.timings.get("tls")))
@@ -71,7 +77,8 @@ def hops(facts: Facts) -> list[Hop]:
     gateway_ms = _gateway_ms(facts, activator, worker)
     if gateway_ms is not None:
         found.append(Hop(name="gateway", says="the rest of the time to the first byte", ms=gateway_ms))
-    found.append(_priority(activator, worker))
+    if facts.gateway:
+        found.append(_priority(activator, worker))
     instance = str(((worker or activator or {}).get("tags") or {}).get("service.instance.id", ""))
     if instance:
         found.append(_socket(facts, instance))
@@ -86,8 +93,10 @@ def _further(span: Mapping[str, Any]) -> Hop:
     word, _, what = str(span["name"]).partition(" ")
     tags = span.get("tags") or {}
     parts = [what]
-    if place := tags.get("messaging.destination.name"):
+    if (place := tags.get("messaging.destination.name")) and tags.get("messaging.system") != QUEUE_TYPE:
         parts.append(f"{tags.get('messaging.system', '')} {place}".strip())
+    if holds := tags.get(HOLDS):
+        parts.append("no condition holds" if holds == "none" else f"holds: {holds}")
     if tags.get("pelton.busy", "0") not in ("", "0"):
         parts.append(f"waited for somebody to take it {tags['pelton.busy']} times")
     if int(tags.get("pelton.attempt", "1")) > 1:

@@ -114,10 +114,10 @@ def _events(headers: Mapping[str, str], body: bytes, new_id: Callable[[], str]) 
         structured = {"content-type": cloudevent.STRUCTURED}
         return [(structured, part, _id(cloudevent.from_json(part))) for part in parts]
     found = cloudevent.from_headers(headers, body)
+    kept = {name: headers[name] for name in ("content-type", "traceparent") if headers.get(name)}
     if found is None:
-        kept = {"content-type": content_type} if content_type else {}
         return [(kept, body, new_id())]
-    kept = {name: value for name, value in headers.items() if name.startswith(("ce-", "content-type"))}
+    kept |= {name: value for name, value in headers.items() if name.startswith("ce-")}
     return [(kept, body, _id(found))]
 
 

@@ -1,8 +1,9 @@
 """The runtime's part of a trace: an event's delivery to a function, and an output's way to its destination.
 
 A trace goes on when the event or the invocation has a `traceparent` whose sampled flag is set; for events
-without one, a share of them begins one. Used by `dataplane/dispatcher.py` and `dataplane/outputs.py`; spans
-go to the node. Source: W3C Trace Context 1, CloudEvents' distributed tracing extension.
+without one, a share of them begins one. Used by `dataplane/dispatcher.py`, `dataplane/triggers.py` and
+`dataplane/outputs.py`; spans go to the node.
+Source: W3C Trace Context 1, CloudEvents' distributed tracing extension.
 """
 
 from __future__ import annotations
@@ -18,9 +19,15 @@ from pelton.model.invocation import Event, Output
 from pelton.model.span import SpanRecord
 from pelton.sdk.trace_codec import Context
 
-__all__ = ["NO_TRACES", "EventTraces", "Hop"]
+__all__ = ["CAUSES", "HOLDS", "NO_TRACES", "EventTraces", "Hop"]
 
 SERVICE: Final = "runtime"
+
+CAUSES: Final = "pelton.causes"
+"""Tag: ids of the subscriptions that get the event next, with blanks between."""
+
+HOLDS: Final = "pelton.holds"
+"""Tag: the conditions of a Trigger that held, or `none`."""
 
 
 class Hop:
@@ -89,8 +96,14 @@ class EventTraces:
         self._percent = percent
         self._draw = draw
 
-    def delivery(self, subscription: Subscription, event: Event) -> Hop | None:
-        """Return the hop of one attempt, None for an event that is not traced."""
+    def delivery(self, subscription: Subscription, event: Event, *, name: str = "") -> Hop | None:
+        """Return the hop of one attempt, None for an event that is not traced.
+
+        Args:
+            subscription: Whose attempt.
+            event: What is delivered; its `traceparent` becomes the hop's where a collector hears of it.
+            name: What is done, such as `trigger default/ship`; by default the delivery.
+        """
         if not self._percent and "traceparent" not in event.attributes:
             return None
         given = str(event.attributes.get("traceparent", ""))
@@ -102,12 +115,13 @@ class EventTraces:
             self._emit,
             Context(trace_id=trace_id, span_id=new_span_id()),
             parent.span_id if parent is not None else "",
-            name=f"deliver {subscription.id}",
+            name=name or f"deliver {subscription.id}",
             kind="consumer",
             tags={
                 "messaging.system": event.component_type,
                 "messaging.destination.name": event.topic or event.component,
                 "pelton.function": f"{subscription.namespace}/{subscription.function}",
+                "pelton.subscription": subscription.id,
                 "pelton.attempt": str(event.attempt),
             },
         )

@@ -21,6 +21,7 @@ from pelton.clock import Clock, rfc3339
 from pelton.dataplane import retry
 from pelton.dataplane.dispatcher import Dispatcher
 from pelton.dataplane.event_queues import EventQueues, owner_of
+from pelton.dataplane.event_traces import CAUSES, HOLDS, NO_TRACES, EventTraces
 from pelton.dataplane.trigger_state import TriggerState, register_of
 from pelton.log import get
 from pelton.model import cloudevent
@@ -87,10 +88,15 @@ def read_event(subscription: Subscription, message: Message, *, key: str, attemp
         topic=message.topic,
         data=data,
         content_type=content_type,
-        attributes={} if found is None else found.attributes(),
+        attributes={**_trace(message.headers), **({} if found is None else found.attributes())},
         metadata=metadata,
         attempt=attempt,
     )
+
+
+def _trace(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the trace that a message's headers name, as attributes of an event."""
+    return {name.lower(): value for name, value in headers.items() if name.lower() == "traceparent"}
 
 
 def _milliseconds(text: str) -> float:
@@ -156,6 +162,7 @@ class EventFramework:
         binding_of: Makes the driver of a component; raises ComponentError.
         clock: Times waits and stamps events.
         new_id: Returns a new unique id.
+        traces: Takes hops of events that are traced.
     """
 
     def __init__(
@@ -167,8 +174,10 @@ class EventFramework:
         binding_of: Callable[[Component], Binding],
         clock: Clock,
         new_id: Callable[[], str],
+        traces: EventTraces = NO_TRACES,
     ) -> None:
         self._new_id = new_id
+        self._traces = traces
         self._ledger = ledger
         self._registers = registers
         self._bus_of = bus_of
@@ -284,12 +293,34 @@ class EventFramework:
         self, subscription: Subscription, event: Event, *, invocation_id: str, timeout_s: float
     ) -> EventResult:
         """Carry out one hop; see `ports.Invoker`. A bus that cannot be reached is no attempt."""
+        given = dict(event.attributes)
+        hop = self._traces.delivery(subscription, event, name=self._hop_name(subscription))
+        tags: dict[str, str] = {}
+        result = await self._invoke(subscription, event, tags)
+        if result.outcome == "busy":  # no attempt: the next one is a hop of its own
+            event.attributes.clear()
+            event.attributes.update(given)
+        elif hop is not None:
+            hop.end(result.reason if result.outcome != "ok" else "", **tags)
+        return result
+
+    def _hop_name(self, subscription: Subscription) -> str:
+        name = subscription.id
+        if name in self._relays:
+            return f"relay {self._relays[name].key}/{self._relays[name].event}"
+        if name in self._inputs:
+            return f"trigger {self._inputs[name][0].planned.key}"
+        found = self._destinations.get(name)
+        return f"deliver {found.title}" if found is not None else ""
+
+    async def _invoke(self, subscription: Subscription, event: Event, tags: dict[str, str]) -> EventResult:
+        """Carry out one hop; `tags` is given what a trace tells of it beside the outcome."""
         name = subscription.id
         try:
             if name in self._relays:
-                result = await self._relay(self._relays[name], event)
+                result = await self._relay(self._relays[name], event, tags)
             elif name in self._inputs:
-                result = await self._look(*self._inputs[name], event)
+                result = await self._look(*self._inputs[name], event, tags)
             elif name in self._destinations:
                 result = await self._deliver(self._destinations[name], event)
             else:
@@ -312,7 +343,7 @@ class EventFramework:
         self._troubles[name] = (self._clock.monotonic(), str(exc))
         return EventResult(outcome="busy" if retriable else "drop", reason=str(exc))
 
-    async def _relay(self, relay: Relay, event: Event) -> EventResult:
+    async def _relay(self, relay: Relay, event: Event, tags: dict[str, str]) -> EventResult:
         """Bring a source's event to the bus, or right to the sink; what comes second gets a copy queued."""
         key = event.metadata[_KEY]
         if relay.subscription.component.type not in _LASTING_KEYS:
@@ -322,9 +353,13 @@ class EventFramework:
         result = await self._send(first, made, id=f"{relay.subscription.id}:{key}")
         if result.outcome == "ok":
             await self._queue(others, made, key)
+            heard = [name for name, (_, one) in self._inputs.items() if one.subscription.topic == first.topic]
+            tags[CAUSES] = " ".join([*heard, *(one.subscription.id for one in others)])
         return result
 
-    async def _look(self, one: _Working, source: PlannedInput, event: Event) -> EventResult:
+    async def _look(
+        self, one: _Working, source: PlannedInput, event: Event, tags: dict[str, str]
+    ) -> EventResult:
         """Note an event, and queue it for whom a condition holds."""
         planned, key = one.planned, event.metadata[_KEY]
         now = self._clock.now().timestamp()
@@ -336,9 +371,12 @@ class EventFramework:
         marks = await one.state.mark(source.names, at)
         met = one.conditions.met(marks, source.names, at, planned.window_s)
         made = self._as_cloudevent(event, id=key, source=f"{planned.namespace}/{event.component}")
-        await self._queue(
-            [each for index in met for each in planned.subscribers[index].destinations], made, key
+        reached = [each for index in met for each in planned.subscribers[index].destinations]
+        await self._queue(reached, made, key)
+        tags[HOLDS] = (
+            ", ".join(dict.fromkeys(planned.subscribers[index].condition for index in met)) or "none"
         )
+        tags[CAUSES] = " ".join(each.subscription.id for each in reached)
         one.events += 1
         for index in met:
             one.fired[index] += 1

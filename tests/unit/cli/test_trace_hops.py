@@ -123,3 +123,19 @@ def test_failed_wake_is_told_where_it_happened():
 
     assert hop["priority"].says.endswith("no instance was ready; the worker ended while it started")
     assert "function" not in hop
+
+
+def test_hop_of_a_trigger_says_which_conditions_held():
+    span = {"name": "trigger default/ship", "start_ns": 0, "end_ns": 1_000_000}
+    held = {**span, "tags": {"pelton.holds": "paid && packed"}}
+    none = {**span, "tags": {"pelton.holds": "none"}}
+
+    says = [hop.says for hop in hops(facts(spans=[held, none])) if hop.name == "trigger"]
+
+    assert says == ["default/ship; holds: paid && packed", "default/ship; no condition holds"]
+
+
+def test_what_an_event_caused_is_told_without_a_gateway():
+    found = hops(facts(gateway=False, spans=[ACTIVATE, INVOKE]))
+
+    assert [hop.name for hop in found] == ["name", "listener", "activate", "function"]

@@ -113,6 +113,17 @@ async def test_what_says_it_is_an_event_and_is_none_is_refused(client, intake, c
     assert intake.stored == []
 
 
+@pytest.mark.parametrize(
+    "event", [{}, {"ce-id": "1", "ce-source": "s", "ce-type": "t", "ce-specversion": "1.0"}]
+)
+async def test_trace_of_a_request_goes_on(client, intake, event):
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    await client.post(PATH, content=b"x", headers={**event, "traceparent": trace, "x-other": "o"})
+
+    ((headers, _, _),) = intake.stored
+    assert headers == {**event, "traceparent": trace}
+
+
 async def test_unknown_event_is_not_found(client):
     assert (await client.post("/events/default/shop/other", content=b"x")).status_code == 404
     assert (await client.get(PATH)).status_code == 405

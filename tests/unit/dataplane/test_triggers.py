@@ -9,6 +9,7 @@ import pytest
 
 from pelton.clock import SystemClock
 from pelton.dataplane import retry
+from pelton.dataplane.event_traces import NO_TRACES, EventTraces
 from pelton.dataplane.triggers import EventFramework, read_event
 from pelton.drivers.memory import MemoryBus
 from pelton.errors import DeliveryError
@@ -16,6 +17,7 @@ from pelton.manifest.openfunction_events import EVENT_SOURCE, TRIGGER
 from pelton.model import cloudevent
 from pelton.model.event_framework import EventPlan
 from pelton.model.invocation import Delivered
+from pelton.model.span import SpanRecord
 from pelton.plan.event_framework import plan_source, plan_trigger
 from pelton.plan.event_world import World
 from pelton.ports import Message
@@ -85,7 +87,7 @@ def sinks():
 async def start(bus, sinks):
     running = []
 
-    async def begin(plan):
+    async def begin(plan, traces=NO_TRACES):
         async def bus_of(_component):
             return bus
 
@@ -96,6 +98,7 @@ async def start(bus, sinks):
             binding_of=sinks.binding_of,
             clock=SystemClock(),
             new_id=lambda: uuid.uuid4().hex,
+            traces=traces,
         )
         running.append(framework)
         await framework.start()
@@ -736,6 +739,37 @@ async def test_explain_says_what_would_fire(bus, sinks, start):
         (False, ["b"], 0),
         (True, ["a"], 1),
     ]
+
+
+@pytest.mark.parametrize("exported", [False, True])
+async def test_trace_goes_from_source_to_sink_and_says_which_conditions_held(bus, sinks, start, exported):
+    spans: list[SpanRecord] = []
+    traces = EventTraces(spans.append, exported=exported, draw=lambda: 0.0)
+    planned = trigger(
+        {"condition": "a", "sink": "http://one"}, {"condition": "a && b", "sink": "http://both"}
+    )
+    await start(plan_of(planned, relays=source(eventBus="default", nats={"a": {"subject": "in"}})), traces)
+    refusals = iter([True])
+    bus.refuse = lambda message: message.topic == "default-src-a" and next(refusals, False)
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    headers = {"Traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
+    await bus.publish(Message(topic="in", data=b"x", headers=headers))
+    await until(lambda: len(spans) == 3)
+    spans.sort(key=lambda span: span.start_ns)
+
+    assert [one.name for one in spans] == [
+        "relay default/src/a",
+        "trigger default/t",
+        "deliver sink http://one",
+    ]
+    assert {one.trace_id for one in spans} == {trace_id}
+    assert spans[1].tags["pelton.holds"] == "a"
+    causes = [one.tags.get("pelton.causes", "") for one in spans]
+    assert causes == [spans[1].tags["pelton.subscription"], spans[2].tags["pelton.subscription"], ""]
+    parents = [spans[0].span_id, spans[1].span_id] if exported else ["b7ad6b7169203331"] * 2
+    assert [one.parent_id for one in spans] == ["b7ad6b7169203331", *parents]
+    ((_, _, sent),) = sinks.got
+    assert sent["Traceparent"].split("-")[1] == trace_id
 
 
 def test_reader_takes_the_time_from_broker_or_headers():

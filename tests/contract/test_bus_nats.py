@@ -170,7 +170,23 @@ async def test_unknown_deliver_policy_lists_the_known_ones(bus):
         ):
             pass
 
-    assert "sequence needs startSequence" in caught.value.hint
+    assert "sequence" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"maxAckPending": "many"},
+        {"ackWait": "soon"},
+        {"concurrency": "some"},
+        {"startSequence": "x", "deliverPolicy": "sequence"},
+        {"startTime": "", "deliverPolicy": "time"},
+    ],
+    ids=lambda value: next(iter(value)),
+)
+async def test_settings_of_a_consumer_that_make_no_sense_are_named(bus, options):
+    with pytest.raises(ComponentError, match=next(iter(options))):
+        await anext(bus.subscribe("orders", consumer="c", max_in_flight=9, options=options))
 
 
 async def test_durable_name_of_the_metadata_is_used_and_its_lag_is_found(bus):
@@ -224,6 +240,8 @@ async def test_tail_sees_new_messages_only(bus):
         ({"natsURL": "localhost:4222"}, True),
         ({"natsURL": "nats://127.0.0.1:4223"}, False),
         ({"natsURL": "nats://nats.example:4222"}, False),
+        ({"natsURL": "nats://127.0.0.1:4222,nats://127.0.0.1:4223"}, False),
+        ({"natsURL": "nats://u:pass/word@127.0.0.1:4222"}, False),
     ],
 )
 def test_embedded_bus_is_meant_by_no_address_or_its_own(metadata, expected):

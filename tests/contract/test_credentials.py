@@ -11,7 +11,7 @@ from pelton.cli import tables
 from pelton.cli.buses import open_bus
 from pelton.cli.home import Home
 from pelton.clock import SystemClock
-from pelton.errors import PeltonError
+from pelton.errors import ComponentError, PeltonError
 from pelton.model.desired import Component
 from pelton.model.state import StateChange
 from pelton.ports import Message
@@ -163,4 +163,40 @@ async def test_no_credential_is_shown_by_what_fails(kind, more, tmp_path, caplog
 
     captured = capfd.readouterr()
     told = "\n".join([*shown, caplog.text, captured.out, captured.err])
+    assert SECRET not in told
+
+
+URLS = {
+    "bindings.http": ("url", "http"),
+    "bindings.postgresql": ("connectionString", "postgresql"),
+    "state.postgresql": ("connectionString", "postgresql"),
+    "configuration.postgresql": ("connectionString", "postgresql"),
+    "bindings.rabbitmq": ("host", "amqp"),
+    "pubsub.rabbitmq": ("connectionString", "amqp"),
+    "bindings.mqtt3": ("url", "tcp"),
+    "pubsub.mqtt3": ("url", "tcp"),
+    "pubsub.jetstream": ("natsURL", "nats"),
+    "pubsub.redis": ("redisHost", "redis"),
+}
+MALFORMED = (
+    f"{{}}://u:{SECRET}/x@127.0.0.1:1",
+    f"{{}}://u:{SECRET}#x@127.0.0.1:1",
+    f"{{}}://u:{SECRET}?x@127.0.0.1:1",
+    f"{{}}://u:{SECRET}@127.0.0.1:99999",
+    f"{{}}://u:{SECRET}@[::1",
+    f"wrong://u:{SECRET}@127.0.0.1:1",
+)
+
+
+@pytest.mark.parametrize("url", MALFORMED)
+@pytest.mark.parametrize("kind", URLS)
+async def test_a_malformed_url_is_refused_at_once_and_not_shown(kind, url, tmp_path, caplog):
+    caplog.set_level(logging.DEBUG)
+    key, scheme = URLS[kind]
+    metadata = {**METADATA[kind], key: url.replace("{}", scheme)}
+
+    with pytest.raises(ComponentError) as caught:
+        await use(Component(namespace="shop", name="c", type=kind, metadata=metadata), Home(tmp_path))
+
+    told = "".join(traceback.format_exception(caught.value)) + caught.value.hint + caplog.text
     assert SECRET not in told

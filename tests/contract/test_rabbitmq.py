@@ -105,6 +105,69 @@ class TestRabbitMqBus(BusContract):
         assert texts(await take(bus, topic, 2, consumer="c")) == ["shop.cart", "bank.pay.now"]
 
 
+async def test_queue_is_named_by_the_app_or_by_the_subscription(open_bus, topic):
+    bus = open_bus(**KEPT)
+    for options in ({"consumerID": "app"}, {"consumerID": "app", "queueName": f"mine-{topic}"}):
+        await bus.prepare(topic, consumer="c", options=options)
+    await bus.publish(Message(topic=topic, data=b"x"))
+
+    channel = await bus._link.channel()
+    for name in (f"app-{topic}", f"mine-{topic}"):
+        queue = await channel.declare_queue(name, passive=True)
+        assert queue.declaration_result.message_count == 1
+    await channel.close()
+
+
+async def test_pending_of_a_named_queue_is_found(open_bus, topic):
+    bus = open_bus(**KEPT)
+    batches = bus.subscribe(topic, consumer="c", max_in_flight=5, options={"consumerID": "app"})
+    async with asyncio.timeout(10), aclosing(batches) as iterator:
+        first = asyncio.ensure_future(anext(iterator))
+        while not bus._holdings:
+            await asyncio.sleep(0.01)
+        await bus.prepare(topic, consumer="c", options={"consumerID": "app"})
+        await bus.publish(Message(topic=topic, data=b"x"))
+        (delivery,) = await first
+        assert await bus.pending(topic, consumer="c") == 1
+        await delivery.ack()
+
+
+@pytest.mark.parametrize(
+    "ttl", [{"ttlInSeconds": "1"}, {"ttl": "1s"}, {"ttlInSeconds": "1000ms"}], ids=lambda value: str(value)
+)
+async def test_message_ends_after_its_time_to_live(open_bus, topic, ttl):
+    bus = open_bus(**KEPT)
+    await bus.prepare(topic, consumer="c", options={})
+    await bus.publish(Message(topic=topic, data=b"x", metadata=ttl))
+
+    channel = await bus._link.channel()
+    queue = await channel.declare_queue(f"c-{topic}", passive=True)
+    message = await queue.get(no_ack=True)
+    await channel.close()
+    assert message.expiration == 1.0
+
+
+async def test_one_event_at_a_time_where_the_component_says_so(open_bus, topic):
+    bus = open_bus(**KEPT, concurrency="single")
+    await bus.prepare(topic, consumer="c", options={})
+    await fill(bus, topic, 2)
+    batches = bus.subscribe(topic, consumer="c", max_in_flight=5, options={})
+    async with asyncio.timeout(10), aclosing(batches) as iterator:
+        (held,) = await anext(iterator)
+        again = asyncio.ensure_future(anext(iterator))
+        while await bus.pending(topic, consumer="c") < 2 or again.done():
+            await asyncio.sleep(0.01)
+        assert not again.done()
+        await held.ack()
+        assert texts(await again) == ["1"]
+
+
+@pytest.mark.parametrize("options", [{"queueType": "fast"}, {"maxPriority": "high"}], ids=str)
+async def test_options_that_make_no_sense_are_refused(open_bus, topic, options):
+    with pytest.raises(ComponentError, match=next(iter(options))):
+        await open_bus(**KEPT).prepare(topic, consumer="c", options=options)
+
+
 async def test_default_queue_goes_with_its_subscriber_and_the_log_says_so(open_bus, topic, caplog):
     bus = open_bus()
     batches = bus.subscribe(topic, consumer="c", max_in_flight=5, options={})
@@ -187,7 +250,12 @@ async def test_rejected_credentials_are_named_and_never_shown(open_bus, rabbitmq
 
 @pytest.mark.parametrize(
     "metadata",
-    [{"connectionString": f"http://a:{SECRET}@b"}, {"exchangeKind": "round"}, {"heartBeat": "often"}],
+    [
+        {"connectionString": f"http://a:{SECRET}@b"},
+        {"exchangeKind": "round"},
+        {"heartBeat": "often"},
+        {"concurrency": "some"},
+    ],
     ids=lambda value: next(iter(value)),
 )
 async def test_bad_settings_are_refused_with_their_name(metadata):

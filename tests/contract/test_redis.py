@@ -9,7 +9,8 @@ from redis.asyncio import Redis
 
 from pelton.clock import SystemClock
 from pelton.drivers.redis import RedisBinding, RedisBus, RedisStates
-from pelton.errors import ComponentError, DeliveryError, MalformedEtagError
+from pelton.drivers.redis.link import BLOCK_S, RedisLink
+from pelton.errors import ComponentError, ConflictError, DeliveryError, MalformedEtagError
 from pelton.model.desired import Component
 from pelton.ports import Message
 from tests.contract.authority import Authority
@@ -100,6 +101,36 @@ class TestRedisBus(BusContract):
             await bus.publish(Message(topic="orders", data=b"next"))
             assert texts(await again) == ["next"]
 
+    async def test_group_is_the_app_that_the_options_name_and_its_subscriptions_share_it(
+        self, open_bus, plain
+    ):
+        bus, options = open_bus(), {"consumerID": "app"}
+        await fill(bus, "orders", 2)
+        found = []
+        for consumer in ("ns.app.dapr.bus.orders", "ns.app.dapr-stream.bus.orders"):
+            batches = bus.subscribe("orders", consumer=consumer, max_in_flight=1, options=options)
+            async with asyncio.timeout(10):
+                found.append((batches, *await anext(batches)))
+
+        assert [delivery.message.data for _, delivery in found] == [b"0", b"1"]
+        assert [group["name"] for group in await plain.xinfo_groups("orders")] == [b"app"]
+        assert await bus.pending("orders", consumer="ns.app.dapr.bus.orders") == 2
+        for batches, delivery in found:
+            await delivery.ack()
+            await batches.aclose()
+
+    async def test_concurrency_bounds_what_is_under_way(self, open_bus):
+        bus = open_bus(concurrency="1")
+        await fill(bus, "orders", 2)
+        batches = bus.subscribe("orders", consumer="c", max_in_flight=5, options={})
+        async with asyncio.timeout(10), aclosing(batches) as iterator:
+            (held,) = await anext(iterator)
+            again = asyncio.ensure_future(anext(iterator))
+            assert await bus.pending("orders", consumer="c") == 2
+            assert not again.done()
+            await held.ack()
+            assert texts(await again) == ["1"]
+
     async def test_stream_that_vanishes_is_made_again(self, open_bus, plain):
         bus = open_bus()
         await fill(bus, "orders", 1)
@@ -178,6 +209,7 @@ async def test_rejected_credentials_are_named_and_never_shown(own_server, open_b
         ({"failover": "true"}, "Sentinel"),
         ({"redisDB": "one"}, "redisDB"),
         ({"readTimeout": "soon"}, "readTimeout"),
+        ({"useOIDC": "true"}, "OIDC"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -275,6 +307,21 @@ class TestRedisStates(StateContract):
         await plain.set("text", "x")
         with pytest.raises(ComponentError, match="WRONGTYPE"):
             await store.get(["text"])
+
+    async def test_etag_0_makes_a_value_and_replaces_none(self, store):
+        await store.write([save("a", b"1", etag="0")])
+
+        with pytest.raises(ConflictError):
+            await store.write([save("a", b"2", etag="0")])
+        assert await value(store, "a") == b"1"
+
+
+@pytest.mark.parametrize(("text", "expected"), [("250", 0.25), ("2s", 2.0), ("", 3.0), ("-1", None)], ids=str)
+def test_durations_in_plain_numbers_are_milliseconds(text, expected):
+    link = RedisLink(component("state.redis", "127.0.0.1:1", readTimeout=text))
+
+    got = link.client.connection_pool.connection_kwargs["socket_timeout"]
+    assert got == (expected if expected is None else expected + BLOCK_S)
 
 
 async def test_state_that_is_away_is_a_component_error():

@@ -76,8 +76,8 @@ class FeedStats:
 
 
 def _options(subscription: Subscription) -> dict[str, str]:
-    """Return the component's metadata; where it names no consumer it is Dapr's, the app."""
-    metadata = subscription.component.metadata
+    """Return the metadata of component and subscription; a consumer that neither names is Dapr's, the app."""
+    metadata = {**subscription.component.metadata, **subscription.options}
     if any(name.lower() == "consumerid" for name in metadata):
         return metadata
     app_id = subscription.consumer or names.app_id(subscription.namespace, subscription.function)

@@ -63,8 +63,8 @@ class HttpBinding:
         self._where = f"Component {component.namespace}/{component.name}"
         for key in settings.keys() - _KNOWN:
             _log.warning("%s: unknown metadata %s is ignored", self._where, key)
-        self._url = settings.get("url", "").rstrip("/")
-        if not self._url.startswith(("http://", "https://")):
+        self._url = settings.get("url", "").strip().rstrip("/")
+        if not _is_url(self._url):
             raise errors.ComponentError(
                 "metadata url must be an http:// or https:// address",
                 where=self._where,
@@ -125,9 +125,13 @@ class HttpBinding:
                 f"no answer within {self._timeout_s:g} s", where=self._where, hint="Raise responseTimeout."
             ) from exc
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as exc:
+            # What is wrong is in the path or a header, either of which may hold a secret.
             raise errors.DeliveryError(
-                f"the request cannot be sent: {exc}", where=self._where, retriable=False
-            ) from exc
+                f"the request cannot be sent: {type(exc).__name__}",
+                where=self._where,
+                hint="Look at `path` and the headers among its metadata, and at securityToken.",
+                retriable=False,
+            ) from None
         except httpx.HTTPError as exc:
             # The URL may hold a secret (chat webhooks do), so only the kind of the failure is told.
             raise errors.DeliveryError(
@@ -190,6 +194,14 @@ class HttpBinding:
 
     def _joined(self, path: str) -> str:
         return f"{self._url}/{path.lstrip('/')}" if path else self._url
+
+
+def _is_url(text: str) -> bool:
+    try:
+        url = httpx.URL(text)
+        return url.scheme in {"http", "https"} and bool(url.host) and (url.port or 1) < 65536
+    except httpx.InvalidURL:
+        return False
 
 
 def _true(text: str) -> bool:

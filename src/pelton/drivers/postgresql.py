@@ -18,7 +18,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import asyncpg
 
@@ -133,9 +133,12 @@ class _Link:
         text = settings.text("connectionString").strip()
         words = dict(re.findall(r"(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|\S+)", text)) if "://" not in text else {}
         if "://" in text:
-            if not text.startswith(("postgres://", "postgresql://")):
+            if not _is_url(text):
                 raise ComponentError(
-                    "metadata `connectionString` is not a postgresql:// URL", where=settings.where
+                    "metadata `connectionString` is not a postgresql:// URL",
+                    where=settings.where,
+                    hint="For example `postgresql://user:password@postgres:5432/orders`; percent-encode what "
+                    "is special in user and password.",
                 )
             # What only Dapr's client knows is not for the server.
             url = re.sub(r"(?<=[?&])(pool_\w+|default_query_exec_mode)=[^&]*&?", "", text).rstrip("?&")
@@ -175,6 +178,24 @@ class _Link:
         known = {"sslmode", "sslrootcert", "sslcert", "sslkey", "application_name"}
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in plain.items() if name in known)
         return {"dsn": f"postgresql://{login}@{address}:{port}/{database}" + (f"?{query}" if query else "")}
+
+
+def _is_url(text: str) -> bool:
+    """Tell whether a text is a URL of PostgreSQL, which may name several servers, or none.
+
+    The client library shows what it cannot read, such as a password with a `/` that it takes for a port.
+    """
+    try:
+        url = urlsplit(text)
+    except ValueError:
+        return False
+    servers = url.netloc.rpartition("@")[2].split(",")
+    ports = [server.rpartition("]")[2].partition(":")[2] for server in servers]
+    return (
+        url.scheme in {"postgres", "postgresql"}
+        and "@" not in url.path
+        and all(not port or (port.isdecimal() and 0 < int(port) < 65536) for port in ports)
+    )
 
 
 def _authority(settings: ComponentSettings, pem: PemFiles) -> dict[str, str]:

@@ -39,7 +39,14 @@ from pelton.log import get
 from pelton.model.desired import Component
 from pelton.model.invocation import Delivered
 from pelton.model.scaler import ScalerReading
-from pelton.model.settings import ComponentSettings, consumer_name, truthy
+from pelton.model.settings import (
+    ComponentSettings,
+    consumer_name,
+    is_single,
+    positive_seconds,
+    server_url,
+    truthy,
+)
 from pelton.ports import Delivery, Message
 
 __all__ = ["RabbitMqBinding", "RabbitMqBus", "RabbitMqQueue", "RabbitMqQueueScaler"]
@@ -51,6 +58,7 @@ _WITHOUT_MEANING: Final = {
     "reconnectWaitSeconds": "a lost connection is made again at once, then every second",
 }
 _PERSISTENT: Final = 2
+_SCHEMES: Final = ("amqp", "amqps")
 
 _log = get(__name__)
 
@@ -174,12 +182,18 @@ class _Link:
             number = int(port) if port.isdecimal() else (5671 if scheme == "amqps" else 5672)
             url = URL.build(scheme=scheme, host=name, port=number, user=user, password=password, path="/")
         else:
+            text = settings.required(url_key, "For example `amqp://user:password@rabbitmq:5672`.")
             try:
-                url = URL(settings.required(url_key, "For example `amqp://user:password@rabbitmq:5672`."))
+                url = URL(text if server_url(text, _SCHEMES) is not None else "")
             except ValueError:
                 url = URL()
-        if url.scheme not in {"amqp", "amqps"} or not url.host:
-            raise ComponentError(f"metadata `{url_key}` is not an amqp:// URL", where=self.where)
+        if url.scheme not in _SCHEMES or not url.host:
+            raise ComponentError(
+                f"metadata `{url_key}` is not an amqp:// URL",
+                where=self.where,
+                hint="For example `amqp://user:password@rabbitmq:5672`; percent-encode what is special in "
+                "user and password.",
+            ) from None
         if settings.flag("saslExternal"):
             url = url.update_query(auth="external")
         heartbeat = int(settings.seconds("heartBeat", 10.0))
@@ -262,8 +276,8 @@ class RabbitMqBus:
     """Exchanges and queues of one virtual host.
 
     Args:
-        component: Its metadata; `consumerID` begins the names of queues where it is set, else the
-            subscription does.
+        component: Its metadata; `consumerID` begins the names of queues, else that of a subscription's
+            options, else the consumer does.
         clock: Unused; the broker's clock counts.
     """
 
@@ -281,6 +295,7 @@ class RabbitMqBus:
         self._durable = settings.flag("durable")
         self._unused = settings.flag("deletedWhenUnused", True)
         self._dead_letter = settings.flag("enableDeadLetter")
+        self._single = is_single(settings.text("concurrency"), where=settings.where)
         # A durable queue is meant to outlive the broker; its messages do so only when they are persistent.
         self._mode = settings.number("deliveryMode", 0) or (_PERSISTENT if self._durable else 1)
         self._arguments: dict[str, Any] = {}
@@ -290,6 +305,7 @@ class RabbitMqBus:
         if settings.text("ttlInSeconds"):
             self._arguments["x-message-ttl"] = settings.number("ttlInSeconds", 0) * 1000
         self._holdings: dict[str, Holding[Any]] = {}
+        self._names: dict[tuple[str, str], str] = {}
 
     async def __aenter__(self) -> RabbitMqBus:
         return self
@@ -318,7 +334,10 @@ class RabbitMqBus:
         self, topic: str, *, consumer: str, max_in_flight: int, options: Mapping[str, str]
     ) -> AsyncIterator[Sequence[Delivery]]:
         """Iterate over batches of a queue; see `ports.Bus`."""
-        name = self._queue_name(topic, consumer)
+        name = self._names[topic, consumer] = self._queue_name(topic, consumer, options)
+        concurrency = next((text for key, text in options.items() if key.lower() == "concurrency"), "")
+        if self._single or is_single(concurrency, where=self._link.where):
+            max_in_flight = 1
         # Half of the messages in flight may wait out a delay here, unacknowledged (`dataplane/retry.py`).
         prefetch = self._link.settings.number("prefetchCount", 0) or 2 * max(1, max_in_flight)
         channel = await self._link.channel(prefetch=prefetch)
@@ -344,28 +363,33 @@ class RabbitMqBus:
         """Make the queue of a consumer, so that what is published from now on waits for it."""
         channel = await self._link.channel()
         try:
-            await self._declare(channel, topic, self._queue_name(topic, consumer), options)
+            await self._declare(channel, topic, self._queue_name(topic, consumer, options), options)
         finally:
             if not channel.is_closed:
                 await channel.close()
 
     async def pending(self, topic: str, *, consumer: str) -> int:
         """Return what waits in the queue and what is held here; 0 for an unknown consumer."""
-        name = self._queue_name(topic, consumer)
+        name = self._names.get((topic, consumer)) or self._queue_name(topic, consumer, {})
         return await _waiting(self._link, name) + len(self._holdings.get(name, ()))
 
-    def _queue_name(self, topic: str, consumer: str) -> str:
+    def _queue_name(self, topic: str, consumer: str, options: Mapping[str, str]) -> str:
+        given = {key.lower(): value.strip() for key, value in options.items()}
         seed = f"{socket.gethostname()}/{self._link.where}/{consumer}"
-        name = consumer_name(self._consumer or consumer, seed)
-        return self._link.settings.text("queueName").strip() or f"{name}-{topic}"
+        name = consumer_name(given.get("consumerid") or self._consumer or consumer, seed)
+        return given.get("queuename") or self._link.settings.text("queueName").strip() or f"{name}-{topic}"
 
     async def _declare(self, channel: Any, topic: str, name: str, options: Mapping[str, str]) -> Any:
-        given = {key.lower(): value for key, value in options.items()}
+        given = {key.lower(): value.strip() for key, value in options.items()}
         arguments = dict(self._arguments)
-        if given.get("queuetype"):
-            arguments["x-queue-type"] = given["queuetype"]
-        if given.get("maxpriority", "").isdecimal():
-            arguments["x-max-priority"] = int(given["maxpriority"])
+        if kind := given.get("queuetype"):
+            if kind not in {"classic", "quorum"}:
+                raise ComponentError("`queueType` is neither classic nor quorum", where=self._link.where)
+            arguments["x-queue-type"] = kind
+        if priority := given.get("maxpriority"):
+            if not priority.isdecimal():
+                raise ComponentError("`maxPriority` is not a whole number", where=self._link.where)
+            arguments["x-max-priority"] = min(255, int(priority))
         if truthy(given.get("singleactiveconsumer", "")):
             arguments["x-single-active-consumer"] = True
         link = self._link
@@ -583,10 +607,13 @@ def _packed(
     where: _Link,
 ) -> aio_pika.Message:
     """Make a message; `given` is what the publisher asks for, keys in small letters."""
-    ttl, priority = given.get("ttlinseconds", ""), given.get("priority", "")
-    for name, value in (("ttlInSeconds", ttl), ("priority", priority)):
-        if value and not value.isdecimal():
-            raise ComponentError(f"`{name}` is not a whole number", where=where.where)
+    priority = given.get("priority", "")
+    if priority and not priority.isdecimal():
+        raise ComponentError("`priority` is not a whole number", where=where.where)
+    try:
+        ttl_s = positive_seconds(given.get("ttl") or given.get("ttlinseconds", ""))
+    except ValueError as exc:
+        raise ComponentError("`ttlInSeconds` is no positive time", where=where.where) from exc
     kind = next((value for name, value in headers.items() if name.lower() == "content-type"), None)
     return aio_pika.Message(
         data,
@@ -596,7 +623,7 @@ def _packed(
         # Names the message for its whole life: attempts are counted by it.
         message_id=message_id or str(uuid.uuid4()),
         correlation_id=given.get("correlationid") or None,
-        expiration=int(ttl) if ttl else None,
+        expiration=ttl_s or None,
         priority=min(255, int(priority)) if priority else None,
     )
 

@@ -6,6 +6,7 @@ encodes dataclasses), so every field is plain data. All are frozen; equality is 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -324,6 +325,7 @@ class Subscription:
         input_name: Name the function knows it by.
         component: Where events come from.
         topic: Topic for pub/sub components, "" for bindings.
+        options: Metadata of its own, which brokers take over those of the component.
         max_attempts: Function outcomes before the event becomes a dead letter, >= 1.
         backoff_s: Wait before the second attempt, seconds.
         max_backoff_s: Upper bound of that wait, seconds.
@@ -345,6 +347,7 @@ class Subscription:
     input_name: str
     component: Component
     topic: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
     max_attempts: int = 5
     backoff_s: float = 0.5
     max_backoff_s: float = 60.0

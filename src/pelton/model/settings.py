@@ -9,16 +9,26 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Collection
 from typing import Final
+from urllib.parse import SplitResult, urlsplit
 
 from pelton.errors import ComponentError
 from pelton.model.desired import Component
 from pelton.quantity import parse_duration
 
-__all__ = ["TRUE", "ComponentSettings", "consumer_name", "truthy"]
+__all__ = [
+    "TRUE",
+    "ComponentSettings",
+    "consumer_name",
+    "is_single",
+    "positive_seconds",
+    "server_url",
+    "truthy",
+]
 
 TRUE: Final = frozenset({"true", "1", "t", "y", "yes", "on"})
-_PLAIN: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
+_PLAIN: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
 def truthy(text: str) -> bool:
@@ -40,6 +50,53 @@ def consumer_name(text: str, seed: str) -> str:
         if template in text:
             text = text.replace(template, str(uuid.uuid5(uuid.NAMESPACE_URL, seed)))
     return text
+
+
+def is_single(concurrency: str, *, where: str) -> bool:
+    """Tell whether `concurrency` asks for one event at a time; "" leaves it to the subscription.
+
+    Raises:
+        ComponentError: It is neither `single` nor `parallel`.
+    """
+    text = concurrency.strip().lower()
+    if text not in {"", "single", "parallel"}:
+        raise ComponentError("metadata `concurrency` is neither single nor parallel", where=where)
+    return text == "single"
+
+
+def positive_seconds(text: str) -> float:
+    """Return the seconds of a time to live, a whole number of them or a Go duration; 0 for "".
+
+    Raises:
+        ValueError: It is neither, or not above 0.
+    """
+    text = text.strip()
+    if not text:
+        return 0.0
+    seconds = float(int(text)) if text.lstrip("+-").isdecimal() else parse_duration(text)
+    if seconds <= 0:
+        raise ValueError("not above 0")
+    return seconds
+
+
+def server_url(text: str, schemes: Collection[str]) -> SplitResult | None:
+    """Return the parts of a server's URL; None for what is none.
+
+    No error is raised, since it would show a part of the text. A `/`, `?` or `#` in a password that is not
+    percent-encoded ends the host before the password does. The rest of it would be taken for a path and be
+    shown as one, so an `@` behind the host makes it no URL.
+
+    Args:
+        text: The URL.
+        schemes: Those that are taken.
+    """
+    try:
+        url = urlsplit(text.strip())
+        if url.scheme not in schemes or not url.hostname or (url.port is not None and url.port < 1):
+            return None
+    except ValueError:
+        return None
+    return None if "@" in f"{url.path}{url.query}{url.fragment}" else url
 
 
 class ComponentSettings:
@@ -84,8 +141,13 @@ class ComponentSettings:
         except ValueError as exc:
             raise ComponentError(f"metadata `{name}` is not a whole number", where=self.where) from exc
 
-    def seconds(self, name: str, default: float) -> float:
+    def seconds(self, name: str, default: float, *, plain_s: float = 1.0) -> float:
         """Return seconds from a Go duration or a plain number; negative ones count as 0.
+
+        Args:
+            name: Its key.
+            default: What counts where it is absent or blank.
+            plain_s: Seconds that 1 stands for in a plain number.
 
         Raises:
             ComponentError: It is neither.
@@ -94,6 +156,8 @@ class ComponentSettings:
         if not value:
             return default
         try:
-            return float(value) if _PLAIN.fullmatch(value) else max(0.0, parse_duration(value))
+            if _PLAIN.fullmatch(value):
+                return max(0.0, float(value) * plain_s)
+            return max(0.0, parse_duration(value))
         except ValueError as exc:
             raise ComponentError(f"metadata `{name}`: {exc}", where=self.where) from exc

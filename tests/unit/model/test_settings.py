@@ -2,7 +2,7 @@ import pytest
 
 from pelton.errors import ComponentError
 from pelton.model.desired import Component
-from pelton.model.settings import ComponentSettings, consumer_name
+from pelton.model.settings import ComponentSettings, consumer_name, positive_seconds, server_url
 
 
 def settings(**metadata):
@@ -30,6 +30,48 @@ def test_flags_are_their_default_when_absent_and_false_otherwise():
 )
 def test_durations_are_go_or_plain_seconds(text, seconds):
     assert settings(wait=text).seconds("wait", 5.0) == seconds
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("250", 0.25), ("2s", 2.0), ("-1", 0.0), ("", 5.0)])
+def test_plain_durations_have_the_unit_that_the_driver_says(text, seconds):
+    assert settings(wait=text).seconds("wait", 5.0, plain_s=0.001) == seconds
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", 0.0), ("3", 3.0), ("1500ms", 1.5)])
+def test_time_to_live_is_whole_seconds_or_a_duration(text, seconds):
+    assert positive_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "-2s", "1.5", "soon"])
+def test_time_to_live_that_is_none_is_refused(text):
+    with pytest.raises(ValueError):
+        positive_seconds(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tcp://a/x@b:1",
+        "tcp://u:12/x@b:1",
+        "tcp://u:p#x@b",
+        "tcp://u:p?x@b",
+        "tcp://b:99999",
+        "tcp://b:0",
+        "tcp://[::1",
+        "tcp://",
+        "b:1",
+        "udp://b:1",
+    ],
+)
+def test_server_url_that_is_none_is_told_without_an_error(text):
+    assert server_url(text, ("tcp",)) is None
+
+
+def test_server_url_has_its_parts():
+    url = server_url(" tcp://u:p%2Fx@b:1/v?x=1 ", ("tcp",))
+
+    assert url is not None
+    assert (url.hostname, url.port, url.username, url.password) == ("b", 1, "u", "p%2Fx")
 
 
 @pytest.mark.parametrize(

@@ -375,6 +375,7 @@ class Callbacks:
                 input_name=topic.pubsub,
                 component=component,
                 topic=self._components.broker_topic(app, topic.pubsub, topic.topic),
+                options=topic.metadata,
                 ordering="none" if topic.bulk else "partition",
                 consumer=app.app_id,
             ),

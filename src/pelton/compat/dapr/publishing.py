@@ -25,9 +25,8 @@ from pelton.compat.dapr.ports import Traces
 from pelton.compat.dapr.topic_scopes import may_use
 from pelton.errors import ProtocolError
 from pelton.model import cloudevent
-from pelton.model.settings import TRUE
+from pelton.model.settings import TRUE, positive_seconds
 from pelton.ports import Bus, Message
-from pelton.quantity import parse_duration
 
 __all__ = ["BulkEntry", "Publishing", "Trace"]
 
@@ -335,16 +334,13 @@ def _no_metadata(pubsub: str, why: str) -> Fault:
 
 def _ttl_s(lower: Mapping[str, str], pubsub: str) -> float:
     """Return how long the event lives, seconds; 0 for ever."""
-    text = (lower.get("ttl") or lower.get("ttlinseconds") or "").strip()
-    if not text:
-        return 0.0
+    text = lower.get("ttl") or lower.get("ttlinseconds") or ""
     try:
-        seconds = float(int(text)) if text.lstrip("+-").isdecimal() else parse_duration(text)
-    except ValueError:
-        seconds = -1.0
-    if seconds <= 0:
-        raise _no_metadata(pubsub, f"ttlInSeconds value must be a positive time: actual is '{text}'")
-    return seconds
+        return positive_seconds(text)
+    except ValueError as exc:
+        raise _no_metadata(
+            pubsub, f"ttlInSeconds value must be a positive time: actual is '{text.strip()}'"
+        ) from exc
 
 
 def _new_trace() -> str:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from paho.mqtt.client import Client, MQTTMessage, MQTTv311
 from paho.mqtt.enums import CallbackAPIVersion
@@ -23,7 +23,7 @@ from pelton.certificates import client_context
 from pelton.errors import ComponentError, DeliveryError, PeltonError
 from pelton.log import get
 from pelton.model.desired import Component
-from pelton.model.settings import ComponentSettings, consumer_name
+from pelton.model.settings import ComponentSettings, consumer_name, server_url
 
 __all__ = ["Link", "Session"]
 
@@ -74,19 +74,16 @@ class Link:
         self.name = f"mqtt at {self.host}:{self.port}"
 
     def _address(self, text: str) -> None:
-        try:
-            url = urlsplit(text)
-            port = url.port
-        except ValueError as exc:
-            raise ComponentError("metadata `url` is not a URL", where=self.where) from exc
         known = {**_PLAIN, **_SECURE}
-        if url.scheme not in known or not url.hostname:
+        url = server_url(text, known)
+        if url is None:
             raise ComponentError(
                 "metadata `url` is not an MQTT URL",
                 where=self.where,
-                hint="For example `tcp://mosquitto:1883` or `ssl://user:password@broker:8883`.",
+                hint="For example `tcp://mosquitto:1883` or `ssl://user:password@broker:8883`; "
+                "percent-encode what is special in user and password.",
             )
-        self.host, self.port = url.hostname, port or known[url.scheme]
+        self.host, self.port = url.hostname or "", url.port or known[url.scheme]
         self._secure = url.scheme in _SECURE
         self.user = unquote(url.username or "")
         self.password = unquote(url.password or "")

@@ -26,7 +26,7 @@ from nats.js import api
 from pelton import errors
 from pelton.drivers.nats.link import Link, lower_keys, status_of
 from pelton.drivers.nats.pull import Pull, finish_all
-from pelton.model.settings import truthy
+from pelton.model.settings import is_single, server_url, truthy
 from pelton.ports import Delivery, Message, Place, Recorded, Stored
 from pelton.quantity import parse_duration
 
@@ -85,7 +85,9 @@ def is_embedded(metadata: Mapping[str, str], embedded_url: str) -> bool:
     url = lower_keys(metadata).get("natsurl", "").strip()
     if not url:
         return True
-    given, own = urlsplit(url if "//" in url else f"//{url}"), urlsplit(embedded_url)
+    given, own = server_url(url if "://" in url else f"nats://{url}", ("nats", "tls")), urlsplit(embedded_url)
+    if given is None:  # several servers, or a mistake that opening it reports
+        return False
     loopback = {"localhost", "127.0.0.1", "::1"}
     same_host = given.hostname == own.hostname or {given.hostname, own.hostname} <= loopback
     return same_host and (given.port or 4222) == own.port
@@ -188,12 +190,12 @@ class JetStreamBus(Link):
             ) from exc
 
     async def _create(self, name: str, subject: str, extra: Mapping[str, Any]) -> None:
-        memory = self.settings.get("memorystorage", "").lower() in {"true", "1", "yes", "on"}
+        memory = truthy(self.settings.get("memorystorage", ""))
         config = api.StreamConfig(
             name=name,
             subjects=[subject],
             storage=api.StorageType.MEMORY if memory else api.StorageType.FILE,
-            num_replicas=int(self.settings.get("replicas", "1")),
+            num_replicas=self._number("replicas", self.settings, 1),
             duplicate_window=120.0,
             allow_direct=True,
             allow_rollup_hdrs=name.startswith("KV_"),
@@ -258,7 +260,7 @@ class JetStreamBus(Link):
         once, not after `ackWait`: this process is the consumer's only one.
         """
         merged = {**self.settings, **lower_keys(options)}
-        if merged.get("concurrency", "").lower() == "single":
+        if is_single(merged.get("concurrency", ""), where=self.where):
             max_in_flight = 1
         durable = merged.get("durablename") or merged.get("queuegroupname") or _safe(consumer)
         stream = merged.get("streamname") or await self.stream_of(topic)
@@ -282,7 +284,7 @@ class JetStreamBus(Link):
     def _consumer_config(
         self, topic: str, durable: str, max_in_flight: int, options: Mapping[str, str]
     ) -> api.ConsumerConfig:
-        policy = options.get("deliverpolicy", "all").lower()
+        policy = options.get("deliverpolicy", "").strip().lower() or "all"
         policies = {
             "all": api.DeliverPolicy.ALL,
             "last": api.DeliverPolicy.LAST,
@@ -290,29 +292,49 @@ class JetStreamBus(Link):
             "sequence": api.DeliverPolicy.BY_START_SEQUENCE,
             "time": api.DeliverPolicy.BY_START_TIME,
         }
-        try:
-            config = api.ConsumerConfig(
-                name=durable,
-                durable_name=durable,
-                filter_subject=topic,
-                deliver_policy=policies[policy],
-                ack_policy=api.AckPolicy.EXPLICIT,
-                # A holder renews every 5 s; a shorter wait would redeliver what is being worked on.
-                ack_wait=max(_seconds(options.get("ackwait", "")) or _ACK_WAIT_S, _LEAST_ACK_WAIT_S),
-                max_deliver=-1,
-                max_ack_pending=int(options.get("maxackpending") or max(max_in_flight, 1)),
-            )
-            if policy == "sequence":
-                config.opt_start_seq = int(options["startsequence"])
-            if policy == "time":
-                config.opt_start_time = datetime.fromtimestamp(int(options["starttime"]), UTC)
-        except (KeyError, ValueError) as exc:
+        if policy not in policies:
             raise errors.ComponentError(
-                f"deliverPolicy {policy} cannot be carried out: {type(exc).__name__} {exc}",
+                "metadata `deliverPolicy` is unknown",
                 where=self.where,
-                hint=f"Use one of {', '.join(policies)}; sequence needs startSequence, time startTime.",
-            ) from exc
+                hint=f"Use one of {', '.join(policies)}.",
+            )
+        try:
+            ack_wait_s = _seconds(options.get("ackwait", "")) or _ACK_WAIT_S
+        except ValueError as exc:
+            raise errors.ComponentError(f"metadata `ackWait`: {exc}", where=self.where) from exc
+        config = api.ConsumerConfig(
+            name=durable,
+            durable_name=durable,
+            filter_subject=topic,
+            deliver_policy=policies[policy],
+            ack_policy=api.AckPolicy.EXPLICIT,
+            # A holder renews every 5 s; a shorter wait would redeliver what is being worked on.
+            ack_wait=max(ack_wait_s, _LEAST_ACK_WAIT_S),
+            max_deliver=-1,
+            max_ack_pending=self._number("maxAckPending", options, max(max_in_flight, 1), least=-1),
+        )
+        if policy == "sequence":
+            config.opt_start_seq = self._number("startSequence", options)
+        if policy == "time":
+            config.opt_start_time = datetime.fromtimestamp(self._number("startTime", options), UTC)
         return config
+
+    def _number(
+        self, key: str, settings: Mapping[str, str], default: int | None = None, *, least: int = 1
+    ) -> int:
+        """Return a whole number of at least `least`; raises ComponentError for anything else."""
+        text = settings.get(key.lower(), "").strip()
+        if not text and default is not None:
+            return default
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise errors.ComponentError(
+                f"metadata `{key}` is not a whole number from {least} on", where=self.where
+            )
+        return number
 
     async def pending(self, topic: str, *, consumer: str) -> int:
         """Return messages that the consumer has not finished; 0 when there is no such consumer yet."""

@@ -23,12 +23,14 @@ from pelton import errors
 from pelton.certificates import client_context
 from pelton.drivers.nats.keys import signing_key
 from pelton.log import get
+from pelton.model.settings import server_url
 
 __all__ = ["ANSWER_S", "Link", "lower_keys", "status_of"]
 
 ANSWER_S: Final = 10.0
 """Seconds until a request without an answer is sent again."""
 
+_SCHEMES: Final = ("nats", "tls", "ws", "wss")
 _HONOURED: Final = frozenset(
     (
         *(
@@ -106,6 +108,15 @@ class Link:
                 _log.warning("%s: %s has no effect: %s", self.where, key, _WITHOUT_MEANING[key])
             elif key not in _HONOURED:
                 _log.warning("%s: unknown metadata %s is ignored", self.where, key)
+        for server in self._url.split(","):
+            # The client library knows servers without a scheme, too.
+            if server_url(server if "://" in server else f"nats://{server}", _SCHEMES) is None:
+                raise errors.ComponentError(
+                    "metadata natsURL is no nats:// URL",
+                    where=self.where,
+                    hint="For example `nats://user:password@nats:4222`; percent-encode what is special in "
+                    "user and password.",
+                )
         options = self._connect_options()
         self._keeper = asyncio.create_task(self._keep(options), name=f"nats-{self.where}")
         try:

@@ -18,7 +18,7 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from pelton.clock import Clock
-from pelton.drivers.redis.link import BLOCK_S, RedisLink
+from pelton.drivers.redis.link import BLOCK_S, PLAIN_S, RedisLink
 from pelton.errors import DeliveryError
 from pelton.holding import Holding
 from pelton.model.desired import Component
@@ -49,7 +49,8 @@ class RedisBus:
     """Streams of one server.
 
     Args:
-        component: Its metadata; `consumerID` names the group where it is set, else the subscription does.
+        component: Its metadata; `consumerID` names the group, else that of a subscription's options, else
+            the consumer does. Within its group each subscription has a name of its own.
         clock: Tells what is older than `streamTTL`.
     """
 
@@ -58,11 +59,13 @@ class RedisBus:
         settings = self._link.settings
         self._clock = clock
         self._group = settings.text("consumerID").strip()
-        self._processing_ms = int(settings.seconds("processingTimeout", 15.0) * 1000)
-        self._redeliver_s = settings.seconds("redeliverInterval", 60.0)
+        self._processing_ms = int(settings.seconds("processingTimeout", 15.0, plain_s=PLAIN_S) * 1000)
+        self._redeliver_s = settings.seconds("redeliverInterval", 60.0, plain_s=PLAIN_S)
+        self._concurrency = settings.number("concurrency", 0)
+        self._groups: dict[tuple[str, str], str] = {}
         self._depth = max(1, settings.number("queueDepth", 100))
         self._max_length = settings.number("maxLenApprox", 0)
-        self._ttl_s = settings.seconds("streamTTL", 0.0)
+        self._ttl_s = settings.seconds("streamTTL", 0.0, plain_s=PLAIN_S)
 
     async def __aenter__(self) -> RedisBus:
         return self
@@ -93,14 +96,17 @@ class RedisBus:
         self, topic: str, *, consumer: str, max_in_flight: int, options: Mapping[str, str]
     ) -> AsyncIterator[Sequence[Delivery]]:
         """Iterate over batches of a group; see `ports.Bus`."""
-        del options  # the same metadata as the component's
-        stream = _Stream(self, topic, self._name(consumer), max_in_flight)
+        given = {key.lower(): value for key, value in options.items()}
+        group = self._groups[topic, consumer] = self._name(consumer, given.get("consumerid", "").strip())
+        if self._concurrency > 0:
+            max_in_flight = min(max_in_flight, self._concurrency)
+        stream = _Stream(self, topic, group, consumer, max_in_flight)
         async for batch in stream.batches():
             yield batch
 
     async def pending(self, topic: str, *, consumer: str) -> int:
         """Return entries that the group has not finished; 0 for an unknown one."""
-        group = self._name(consumer)
+        group = self._groups.get((topic, consumer)) or self._name(consumer)
         with self._link.translated():
             try:
                 groups = await self._link.client.xinfo_groups(topic)
@@ -117,18 +123,20 @@ class RedisBus:
                     return int(lag) + int(found["pending"])
         return 0
 
-    def _name(self, consumer: str) -> str:
-        return consumer_name(self._group or consumer, f"{socket.gethostname()}/{self._link.where}/{consumer}")
+    def _name(self, consumer: str, named: str = "") -> str:
+        text = named or self._group or consumer
+        return consumer_name(text, f"{socket.gethostname()}/{self._link.where}/{consumer}")
 
 
 class _Stream:
     """One subscription: a reader for new entries, and now and then for what others left."""
 
-    def __init__(self, bus: RedisBus, topic: str, group: str, max_in_flight: int) -> None:
+    def __init__(self, bus: RedisBus, topic: str, group: str, member: str, max_in_flight: int) -> None:
         self._bus = bus
         self._link = bus._link
         self._topic = topic
         self._group = group
+        self._member = member
         self._holding = Holding[bytes](max_in_flight, finish=self._finish, extend=self._extend)
         self._after: bytes | None = b"0"
         """Entry of our own pending list to go on after; None when it is read."""
@@ -148,7 +156,7 @@ class _Stream:
                 if fetch is not None and fetch.done():
                     finished, fetch = fetch, None
                     finished.result()
-                    if bus._redeliver_s and bus._clock.monotonic() >= claim_at:
+                    if bus._redeliver_s and bus._processing_ms and bus._clock.monotonic() >= claim_at:
                         claim_at = bus._clock.monotonic() + bus._redeliver_s
                         await self._claim()
                     continue
@@ -176,7 +184,7 @@ class _Stream:
             try:
                 answer = await self._link.client.xreadgroup(
                     self._group,
-                    self._group,
+                    self._member,
                     {self._topic: old if old is not None else ">"},
                     count=count,
                     block=None if old is not None else int(BLOCK_S * 1000),
@@ -198,7 +206,7 @@ class _Stream:
                 start, entries, *_ = await self._link.client.xautoclaim(
                     self._topic,
                     self._group,
-                    self._group,
+                    self._member,
                     self._bus._processing_ms,
                     start_id=start,
                     count=max(1, min(self._holding.room, self._bus._depth)),
@@ -225,7 +233,7 @@ class _Stream:
     async def _extend(self, number: bytes) -> None:
         with self._link.translated(DeliveryError):
             await self._link.client.xclaim(
-                self._topic, self._group, self._group, min_idle_time=0, message_ids=[number], justid=True
+                self._topic, self._group, self._member, min_idle_time=0, message_ids=[number], justid=True
             )
 
 

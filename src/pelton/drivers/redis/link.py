@@ -22,15 +22,20 @@ from pelton.log import get
 from pelton.model.desired import Component
 from pelton.model.settings import ComponentSettings
 
-__all__ = ["BLOCK_S", "RedisLink"]
+__all__ = ["BLOCK_S", "PLAIN_S", "RedisLink"]
 
 BLOCK_S: Final = 1.0
 """Seconds that a read waits at the server; answers may take this much longer than `readTimeout`."""
 
+PLAIN_S: Final = 0.001
+"""Seconds that 1 stands for where a duration is a plain number; -1 means none."""
+
 _PORT: Final = 6379
 _CONNECTIONS: Final = 64
 _REFUSED: Final = {
-    "useentraid": "Entra ID",
+    "useEntraID": "Entra ID",
+    "useAzureAD": "Entra ID",
+    "useOIDC": "a login by OIDC",
     "failover": "Sentinel",
 }
 
@@ -54,16 +59,17 @@ class RedisLink:
         host, port = self._address(settings)
         self._refuse(settings)
         retries = settings.number("redisMaxRetries", 3)
-        minimum = settings.seconds("redisMinRetryInterval", 0.008)
-        maximum = settings.seconds("redisMaxRetryInterval", 0.512)
+        minimum = settings.seconds("redisMinRetryInterval", 0.008, plain_s=PLAIN_S)
+        maximum = settings.seconds("redisMaxRetryInterval", 0.512, plain_s=PLAIN_S)
+        read_s = settings.seconds("readTimeout", 3.0, plain_s=PLAIN_S)
         options: dict[str, Any] = {
             "host": host,
             "port": port,
             "db": settings.number("redisDB", 0),
             "username": settings.text("redisUsername") or None,
             "password": settings.text("redisPassword") or None,
-            "socket_connect_timeout": settings.seconds("dialTimeout", 5.0),
-            "socket_timeout": settings.seconds("readTimeout", 3.0) + BLOCK_S,
+            "socket_connect_timeout": settings.seconds("dialTimeout", 5.0, plain_s=PLAIN_S) or None,
+            "socket_timeout": read_s + BLOCK_S if read_s else None,
             "retry": Retry(ExponentialBackoff(maximum, minimum), max(0, retries)),
             "max_connections": settings.number("poolSize", 0) or _CONNECTIONS,
             "protocol": 2,
@@ -107,10 +113,15 @@ class RedisLink:
     def _address(settings: ComponentSettings) -> tuple[str, int]:
         text = settings.required("redisHost", "For example `redis:6379`.")
         host, colon, port = text.rpartition(":")
+        if any(char in text for char in "/@,") or (colon and not (port.isdecimal() and int(port) < 65536)):
+            # A URL would be shown with what is in it, as an address that is not reached.
+            raise ComponentError(
+                "metadata `redisHost` is not host:port",
+                where=settings.where,
+                hint="User and password have keys of their own: redisUsername, redisPassword.",
+            )
         if not colon:
             return text, settings.number("redisPort", _PORT)
-        if not port.isdecimal() or "," in text:
-            raise ComponentError("metadata `redisHost` is not host:port", where=settings.where)
         return host.strip("[]"), int(port)
 
     @staticmethod

@@ -1,6 +1,7 @@
 """`state.redis`: a hash per key with the fields `data` and `version`, as Dapr keeps them.
 
-Implements `ports.StateStore`. The etag is the version, which begins with 1 and grows with every write. One
+Implements `ports.StateStore`. The etag is the version, which begins with 1 and grows with every write; 0 is
+that of a key without a value, and can be given to make one. One
 script looks at all etags and then writes, so that changes happen together or not at all. A third field
 `binary` marks values that are no JSON; Dapr does not look at it. Times to live are the server's.
 Source: `dapr-components` contract, section 3 (`state.redis`).
@@ -31,6 +32,7 @@ for index, key in ipairs(KEYS) do
   local version = versions[key]
   if version == nil then version = redis.call('HGET', key, 'version') or '' end
   local expects, etag = ARGV[at + 1], ARGV[at + 2]
+  if etag == '0' then etag = '' end
   if (expects == 'is' and version ~= etag) or (expects == 'none' and version ~= '') then
     return {index, version}
   end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -34,7 +34,7 @@ from pelton.model.component import ComponentResource, ComponentSpec, MetadataIte
 from pelton.model.desired import Component
 from pelton.model.resiliency import BreakerPolicy, ComponentTarget, Resiliency, ResiliencyTarget, RetryPolicy
 from pelton.plan.resiliency import Policies
-from pelton.ports import Message
+from pelton.ports import Delivery, Message
 from pelton.proto import dapr_runtime_pb2 as runtime
 
 EVENT = {"specversion": "1.0", "id": "1", "source": "a", "type": "t", "topic": "orders", "pubsubname": "bus"}
@@ -209,6 +209,28 @@ async def test_serve_unknown_component_and_forbidden_topic_are_told_of_and_not_f
 
         assert [each.topic for each in registered.subscriptions] == ["t", "orders", "allowed"]
         assert [each.topic for each in app.got] == ["allowed"]
+
+
+class ToldBus(MemoryBus):
+    """Keeps what it was told of a subscription."""
+
+    def subscribe(
+        self, topic: str, *, consumer: str, max_in_flight: int, options: Mapping[str, str]
+    ) -> AsyncIterator[Sequence[Delivery]]:
+        self.options = dict(options)
+        return super().subscribe(topic, consumer=consumer, max_in_flight=max_in_flight, options=options)
+
+
+async def test_metadata_of_a_subscription_reach_the_broker_over_those_of_the_component() -> None:
+    async with bed(resources=[component(queueType="classic", durable="true")]) as made:
+        made.bus = bus = ToldBus()
+        app = ScriptedApp(orders(metadata={"routingKey": "a.*", "queueType": "quorum"}))
+        await made.serve(app)
+        await made.publish()
+        await app.until(lambda: bool(app.got))
+
+        wanted = {"consumerID": "b", "durable": "true", "queueType": "quorum", "routingKey": "a.*"}
+        assert bus.options == wanted
 
 
 async def test_serve_component_that_comes_later_brings_its_events() -> None:

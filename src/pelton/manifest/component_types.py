@@ -75,6 +75,9 @@ def _settings(text: str) -> tuple[Setting, ...]:
     return tuple(found)
 
 
+_NONE: Final = "no effect"
+"""How the meaning of a key begins that is Dapr's and means nothing here."""
+
 _CERTIFICATES: Final = _settings("""
 caCert | who signed the server's certificate: PEM text or a file
 clientCert | our certificate: PEM text or a file
@@ -89,14 +92,24 @@ redisDB = 0 | database
 enableTLS = false | speak TLS
 insecureSkipTLSVerify = false | do not look at the server's certificate
 redisMaxRetries = 3 | repetitions of a command
-redisMinRetryInterval = 8ms | shortest pause between them
+redisMinRetryInterval = 8ms | shortest pause between them; a plain number here and below is milliseconds
 redisMaxRetryInterval = 512ms | longest pause
 dialTimeout = 5s | time to connect
-readTimeout = 3s | time for an answer
+readTimeout = 3s | time for an answer, to write as to read
+writeTimeout | no effect: readTimeout counts for both
 poolSize = 64 | most connections
+poolTimeout | no effect: a connection too many is an error at once
+minIdleConns | no effect: connections are made when they are needed
+maxConnAge | no effect: connections are kept
+idleTimeout | no effect: connections are kept
+idleCheckFrequency | no effect: connections are kept
 redisType = node | nothing but `node` is served
 failover = false | Sentinel is refused
-useEntraID = false | refused
+sentinelMasterName | no effect: Sentinel is refused
+sentinelUsername | no effect: Sentinel is refused
+sentinelPassword | no effect: Sentinel is refused
+useEntraID = false | refused; also `useAzureAD`
+useOIDC = false | refused
 """)
 _REDIS_TLS: Final = _REDIS + _CERTIFICATES
 _POSTGRES: Final = _settings("""
@@ -143,23 +156,23 @@ consumerFetchMin = 1 | bytes that a fetch waits for
 consumerFetchDefault = 1048576 | bytes of a fetch
 channelBufferSize = 256 | no effect: what is fetched ahead is bounded by the subscription
 dialTimeout = 30s | time to connect
-readTimeout = 30s | no effect
-writeTimeout = 30s | no effect
-metadataTimeout = 0 | no effect
-clientConnectionTopicMetadataRefreshInterval = 9m | age of what is known of topics
+readTimeout = 30s | no effect: requests have limits of their own
+writeTimeout = 30s | no effect: requests have limits of their own
+metadataTimeout = 0 | no effect: requests have limits of their own
+clientConnectionTopicMetadataRefreshInterval = 10s | age of what is known of topics
 clientConnectionKeepAliveInterval = 0 | over 0: TCP keepalive
 consumeRetryEnabled | no effect: retries are the subscription's
 consumeRetryInterval | no effect: retries are the subscription's
-escapeHeaders = false | percent-encode values of headers
-excludeHeaderMetaRegex | metadata that become no headers
+escapeHeaders = false | percent-encode the key and headers of what is read
+excludeHeaderMetaRegex | names of metadata that become no headers, and of headers that become no metadata
 version | no effect: it is negotiated
 schemaRegistryURL | no effect: values pass as they are
-schemaRegistryAPIKey | no effect
-schemaRegistryAPISecret | no effect
-schemaCachingEnabled | no effect
-schemaLatestVersionCacheTTL | no effect
-useAvroJSON | no effect
-awsRegion | no effect
+schemaRegistryAPIKey | no effect: values pass as they are
+schemaRegistryAPISecret | no effect: values pass as they are
+schemaCachingEnabled | no effect: values pass as they are
+schemaLatestVersionCacheTTL | no effect: values pass as they are
+useAvroJSON | no effect: values pass as they are
+awsRegion | no effect: `awsiam` is refused
 """)
 _RABBIT: Final = _settings("""
 clientName | name of the connection
@@ -175,8 +188,8 @@ retain = false | the broker keeps the last message
 cleanSession | forget what comes while nobody is connected; false for topics, true for bindings
 skipTLSVerify = false | do not look at the server's certificate
 backOffMaxRetries | no effect: retries are the subscription's
-backOffInterval | no effect
-backOffPolicy | no effect
+backOffInterval | no effect: retries are the subscription's
+backOffPolicy | no effect: retries are the subscription's
 """)
 _JETSTREAM: Final = _settings("""
 natsURL | `nats://host:port`, several with commas; the platform's own bus where it is absent
@@ -198,7 +211,7 @@ ackWait = 30s | time until the broker repeats, 15 s at least
 maxAckPending | messages under way; those in flight
 replicas = 1 | of streams that are made
 memoryStorage = false | of streams that are made
-concurrency = single | `single`: one event at a time, where it is written
+concurrency | `single`: one event at a time; otherwise as many as the subscription takes
 flowControl | no effect: events are pulled
 heartbeat | no effect: events are pulled
 rateLimit | no effect: events are pulled as workers take them
@@ -221,7 +234,13 @@ route | path at a Dapr app
 """),
     "state": _settings("""
 keyPrefix = appid | what keys of Dapr apps begin with: `appid`, `name`, `namespace`, `none` or any text
-actorStateStore | refused where it matters: there are no actors
+actorStateStore | no effect: there are no actors
+primaryEncryptionKey | refused: values are not encrypted
+secondaryEncryptionKey | no effect: values are not encrypted
+outboxPublishPubsub | refused: changes are not published
+outboxPublishTopic | no effect: changes are not published
+outboxPubsub | no effect: changes are not published
+outboxDiscardWhenMissingState | no effect: changes are not published
 """),
     "configuration": (),
     "lock": _settings("""
@@ -252,6 +271,7 @@ TYPES: Final[tuple[ComponentType, ...]] = (
         does="Streams in Redis.",
         settings=_REDIS_TLS
         + _settings("""
+concurrency | events under way at most; those in flight
 processingTimeout = 15s | after it what another consumer holds is taken over
 redeliverInterval = 60s | how often that is looked for
 queueDepth = 100 | entries of one read
@@ -280,10 +300,10 @@ ttlInSeconds | life of a message
 queueName | queue, in place of `<consumerID>-<topic>`
 autoAck | no effect: an event is acknowledged when its outputs are accepted
 requeueInFailure | no effect: retries are Pelton's
-reconnectWaitSeconds | no effect
-concurrency | no effect
+reconnectWaitSeconds | no effect: a lost connection is made again at once, then every second
+concurrency = parallel | `single`: one event at a time
 publisherConfirm | no effect: every message is confirmed
-publishMessagePropertiesToMetadata | no effect
+publishMessagePropertiesToMetadata | no effect: headers come always, other properties never
 """)
         + _RABBIT
         + _CERTIFICATES,
@@ -291,7 +311,8 @@ publishMessagePropertiesToMetadata | no effect
         request={
             "routingKey": "of a message; of a subscription, with commas",
             "priority": "of a message",
-            "ttlInSeconds": "life of a message",
+            "ttlInSeconds": "life of a message, also `ttl`",
+            "queueName": "of a subscription: its queue",
             "queueType": "of a subscription: `classic` or `quorum`",
             "maxPriority": "of a subscription's queue",
             "singleActiveConsumer": "of a subscription's queue",
@@ -381,7 +402,7 @@ exclusive = false | the queue is this connection's
 ttlInSeconds | life of a message
 maxPriority | of the queue
 contentType | of messages
-reconnectWaitInSeconds | no effect
+reconnectWaitInSeconds | no effect: a lost connection is made again at once, then every second
 """)
         + _RABBIT
         + _CERTIFICATES,
@@ -418,7 +439,7 @@ reconnectWaitInSeconds | no effect
         names=("bindings.postgresql", "bindings.postgres"),
         does="Statements: exec, query, close.",
         roles=("output",),
-        settings=_POSTGRES + _settings("queryExecMode | no effect"),
+        settings=_POSTGRES + _settings("queryExecMode | no effect: statements are prepared"),
         extra="postgresql",
         request={"sql": "required", "params": "JSON array of its parameters"},
     ),
@@ -480,12 +501,17 @@ tableName = state | table of v1
 tablePrefix | what tables of v2 begin with
 metadataTableName = dapr_metadata | table of our notes
 cleanupInterval = 1h | how often what has expired is removed
-queryExecMode | no effect
+queryExecMode | no effect: statements are prepared
 """),
         extra="postgresql",
     ),
     ComponentType(names=("state.in-memory",), does="Values within the runtime process."),
-    ComponentType(names=("lock.redis",), does="Locks in Redis.", settings=_REDIS_TLS, extra="redis"),
+    ComponentType(
+        names=("lock.redis",),
+        does="Locks in Redis.",
+        settings=_REDIS_TLS,
+        extra="redis",
+    ),
     ComponentType(names=("lock.in-memory",), does="Locks within the runtime process; Pelton's own."),
     ComponentType(
         names=("configuration.redis",),
@@ -544,7 +570,9 @@ def component_advice(component: ComponentResource) -> list[Problem]:
 
 
 def metadata_advice(spec: ComponentSpec, path: str) -> Iterator[Problem]:
-    """Yield a warning for each key that its type does not know; nothing for types that are not known here.
+    """Yield a warning for each key without an effect: the type does not know it, or it means nothing here.
+
+    Nothing is said of types that are not known here.
 
     Args:
         spec: Of a component.
@@ -553,11 +581,14 @@ def metadata_advice(spec: ComponentSpec, path: str) -> Iterator[Problem]:
     kind = _BY_NAME.get(spec.type)
     if kind is None or kind.open:
         return
-    known = [each.name for each in _all(kind, spec.category)]
-    lower = {name.lower() for name in known}
+    known = {each.name: each.does for each in _all(kind, spec.category)}
+    lower = {name.lower(): does for name, does in known.items()}
     for index, item in enumerate(spec.metadata):
-        if item.name.lower() not in lower:
-            meant = nearest(item.name, known)
+        does = lower.get(item.name.lower())
+        if does is not None and does.startswith(_NONE):
+            yield Problem(f"{path}.metadata[{index}]", f'"{item.name}" of {spec.type} has {does}')
+        elif does is None:
+            meant = nearest(item.name, list(known))
             yield Problem(
                 f"{path}.metadata[{index}]",
                 f'"{item.name}" is not known to {spec.type} and has no effect'

@@ -79,3 +79,57 @@ def test_unknown_key_is_pointed_out_with_the_one_that_was_meant():
 @pytest.mark.parametrize("kind", ["pubsub.pulsar", "configuration.in-memory"])
 def test_nothing_is_said_of_types_that_take_any_key_or_are_not_known(kind):
     assert list(metadata_advice(spec(kind, "anything"), "spec")) == []
+
+
+def test_known_key_without_an_effect_is_pointed_out_with_the_reason():
+    (problem,) = metadata_advice(spec("pubsub.kafka", "brokers", "ConsumeRetryEnabled"), "spec")
+
+    assert problem.path == "spec.metadata[1]"
+    assert problem.message == (
+        '"ConsumeRetryEnabled" of pubsub.kafka has no effect: retries are the subscription\'s'
+    )
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.names[0])
+def test_what_has_no_effect_says_why(kind):
+    settings = (*kind.settings, *CATEGORIES[kind.names[0].partition(".")[0]])
+
+    assert [each.name for each in settings if each.does == "no effect"] == []
+
+
+REDIS = (
+    "redisHost redisPort redisUsername redisPassword consumerID enableTLS insecureSkipTLSVerify clientCert "
+    "clientKey redeliverInterval processingTimeout queueDepth concurrency redisType redisDB redisMaxRetries "
+    "redisMinRetryInterval redisMaxRetryInterval dialTimeout readTimeout writeTimeout poolSize poolTimeout "
+    "maxConnAge minIdleConns idleCheckFrequency idleTimeout failover sentinelMasterName sentinelUsername "
+    "sentinelPassword maxLenApprox streamTTL useEntraID"
+)
+JETSTREAM = (
+    "natsURL name token jwt seedKey tls_client_cert tls_client_key streamName durableName queueGroupName "
+    "startSequence startTime flowControl ackWait maxDeliver backOff maxAckPending replicas memoryStorage "
+    "rateLimit heartbeat deliverPolicy ackPolicy domain apiPrefix concurrency"
+)
+RABBITMQ = (
+    "connectionString protocol hostname username password durable enableDeadLetter deletedWhenUnused autoAck "
+    "requeueInFailure deliveryMode prefetchCount reconnectWaitSeconds maxLen maxLenBytes exchangeKind "
+    "publisherConfirm concurrency ttlInSeconds clientName heartBeat saslExternal caCert clientCert clientKey "
+    "publishMessagePropertiesToMetadata"
+)
+STATE = "actorStateStore keyPrefix primaryEncryptionKey secondaryEncryptionKey outboxPublishPubsub"
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        ("pubsub.redis", REDIS),
+        ("state.redis", f"redisHost writeTimeout ttlInSeconds queryIndexes {STATE}"),
+        ("pubsub.jetstream", JETSTREAM),
+        ("pubsub.rabbitmq", RABBITMQ),
+        ("state.sqlite", f"connectionString {STATE} outboxPublishTopic outboxPubsub"),
+    ],
+)
+def test_dapr_keys_are_known_each_with_its_meaning(kind, keys):
+    """Source: contracts, Dapr components, sections 2 and 3."""
+    unknown = [each for each in metadata_advice(spec(kind, *keys.split()), "spec") if "known" in each.message]
+
+    assert unknown == []

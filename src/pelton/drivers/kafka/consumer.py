@@ -400,11 +400,11 @@ class Consumption:
 
     def _arrive(self, records: list[Record]) -> None:
         """Take over records that the thread has fetched."""
-        unescape = self._settings.escape_headers
+        escape, exclude = self._settings.escape_headers, self._settings.exclude_headers
         again = self._working or self._finished  # former members may have begun or finished what comes
         lane: _Lane | None = None
         for record in records:
-            message = message_of(record, unescape=unescape)
+            message = message_of(record, escape=escape, exclude=exclude)
             topic, partition, offset = message.topic, record.partition() or 0, record.offset() or 0
             if lane is None or lane.partition != partition or lane.topic != topic:
                 lane = self._lanes.get((topic, partition))

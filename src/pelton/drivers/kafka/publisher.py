@@ -154,9 +154,7 @@ class Publisher:
                         message.topic,
                         message.data,
                         key=key_of(message.metadata),
-                        headers=headers_of(
-                            message, escape=settings.escape_headers, exclude=settings.exclude_headers
-                        ),
+                        headers=headers_of(message, exclude=settings.exclude_headers),
                         on_delivery=running.confirm(future),
                         **asked,
                     )

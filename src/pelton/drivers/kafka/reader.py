@@ -45,15 +45,18 @@ class RecordReader:
         self._at_eof: set[int] = set()
 
     async def __aenter__(self) -> RecordReader:
-        self._consumer = Consumer(
-            {
-                **self._settings.client,
-                "group.id": f"pelton-reader-{uuid.uuid4()}",
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "auto.offset.reset": "earliest",
-            }
-        )
+        try:
+            self._consumer = Consumer(
+                {
+                    **self._settings.client,
+                    "group.id": f"pelton-reader-{uuid.uuid4()}",
+                    "enable.auto.commit": False,
+                    "enable.partition.eof": True,
+                    "auto.offset.reset": "earliest",
+                }
+            )
+        except KafkaException as exc:
+            raise errors.ComponentError(f"Kafka: {plain_error(exc.args[0])}", where=self._where) from exc
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -161,7 +164,8 @@ class RecordReader:
         return Recorded(key=key, time_s=stamp / 1000, message=self._message(record))
 
     def _message(self, record: Record) -> Message:
-        return message_of(record, unescape=self._settings.escape_headers)
+        settings = self._settings
+        return message_of(record, escape=settings.escape_headers, exclude=settings.exclude_headers)
 
     def _client(self) -> Consumer:
         if self._consumer is None:

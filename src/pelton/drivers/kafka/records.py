@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Final, cast
-from urllib.parse import quote, unquote
+from urllib.parse import quote_plus
 
 from confluent_kafka import KafkaError
 from confluent_kafka import Message as Record
@@ -31,27 +31,33 @@ __all__ = [
 OWN_HEADERS: Final = cloudevent.BROKER_HEADERS - {"Nats-Msg-Id"}
 """Metadata that a record brings by itself; sent on, it becomes no header."""
 
+_CONTENT: Final = ("ce_", "content-type")
+"""How headers begin that say what a record is, not what it is about: they stay readable."""
 _ASKS: Final = frozenset({"partitionkey", "__key", "partitionnumber"})
 
 
-def message_of(record: Record, *, unescape: bool) -> Message:
+def message_of(record: Record, *, escape: bool = False, exclude: re.Pattern[str] | None = None) -> Message:
     """Return the message that a record is.
 
     Args:
         record: Without error.
-        unescape: Header values are percent-encoded.
+        escape: Percent-encode its key and the values of its headers.
+        exclude: Finds the names of headers that are left out.
     """
     headers: dict[str, str] = {}
     own = record.headers()
     if own:
         for name, raw in cast("list[tuple[str, object]]", own):
+            if exclude is not None and exclude.search(name):
+                continue
             text = _text(raw)
-            headers[name] = unquote(text) if unescape else text
+            headers[name] = quote_plus(text) if escape and not name.lower().startswith(_CONTENT) else text
     value = record.value()
     topic = record.topic() or ""
     key = record.key()
     if key is not None:
-        headers["__key"] = key.decode("utf-8", "backslashreplace") if type(key) is bytes else _text(key)
+        text = key.decode("utf-8", "backslashreplace") if type(key) is bytes else _text(key)
+        headers["__key"] = quote_plus(text) if escape else text
     headers["__topic"] = topic
     headers["__partition"] = str(record.partition())
     headers["__offset"] = str(record.offset())
@@ -63,14 +69,16 @@ def message_of(record: Record, *, unescape: bool) -> Message:
     return Message(topic=topic, data=value if type(value) is bytes else _bytes(value), headers=headers)
 
 
-def headers_of(message: Message, *, escape: bool, exclude: str = "") -> list[tuple[str, str | bytes | None]]:
+def headers_of(
+    message: Message, *, exclude: re.Pattern[str] | None = None
+) -> list[tuple[str, str | bytes | None]]:
     """Return a record's headers: the message's own, then every metadata entry that asks for nothing else."""
     found: dict[str, str] = dict(message.headers)
     for name, value in message.metadata.items():
-        if name.lower() not in _ASKS and not (exclude and re.search(exclude, name)):
+        if name.lower() not in _ASKS and not (exclude is not None and exclude.search(name)):
             found.setdefault(name, value)
     return [
-        (name, (quote(value, safe="") if escape else value).encode("utf-8", "surrogateescape"))
+        (name, value.encode("utf-8", "surrogateescape"))
         for name, value in found.items()
         if name not in OWN_HEADERS
     ]

@@ -1,18 +1,20 @@
 """What a Kafka component's metadata means for the client library: names, defaults, logins, refusals.
 
-Pure: text in, settings out; `bus.py`, `consumer.py` and `records.py` beside it use them. Keys compare
-case-insensitively. `version` and the schema registry's keys are known and ignored with a note: the protocol
-version is negotiated, and values pass as they are.
+Text in, settings out, but for certificates that are named by their files; `bus.py`, `consumer.py` and
+`records.py` beside it use them. Keys compare case-insensitively. `version` and the schema registry's keys are
+known and ignored with a note: the protocol version is negotiated, and values pass as they are.
 Source: `dapr-components` contract, section 2 (Kafka keys).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from pelton import errors
+from pelton.certificates import pem_text
 from pelton.quantity import parse_duration
 
 __all__ = ["KafkaSettings"]
@@ -59,8 +61,10 @@ class KafkaSettings:
         topics: Topics of an input binding.
         publish_topic: Topic of an output binding; "" for none.
         max_message_bytes: Largest record that is published.
-        escape_headers: Header values are percent-encoded when published and decoded when read.
-        exclude_headers: Regular expression of metadata names that become no headers; "" for none.
+        escape_headers: Keys and header values that are read are percent-encoded, so that any of them can be
+            an HTTP header of an app.
+        exclude_headers: Finds names of metadata that become no headers, and of headers that become no
+            metadata; None for none.
         notes: What is known and has no effect, one sentence each.
     """
 
@@ -74,7 +78,7 @@ class KafkaSettings:
     publish_topic: str = ""
     max_message_bytes: int = _DEFAULT_MESSAGE_BYTES
     escape_headers: bool = False
-    exclude_headers: str = ""
+    exclude_headers: re.Pattern[str] | None = None
     notes: tuple[str, ...] = field(default=())
 
     @classmethod
@@ -143,7 +147,7 @@ class _Reader:
             publish_topic=self._get("publishtopic"),
             max_message_bytes=largest,
             escape_headers=self._flag("escapeHeaders"),
-            exclude_headers=self._get("excludeheadermetaregex"),
+            exclude_headers=self._pattern("excludeHeaderMetaRegex"),
             notes=tuple(
                 f'"{name}" has no effect: '
                 + ("the version is negotiated" if name == "version" else "values pass as they are")
@@ -203,7 +207,7 @@ class _Reader:
             ("clientcert", "ssl.certificate.pem"),
             ("clientkey", "ssl.key.pem"),
         ):
-            if value := self._get(key):
+            if value := pem_text(self._get(key), where=self._where):
                 found[name] = value
         if self._flag("skipVerify"):
             found["enable.ssl.certificate.verification"] = False
@@ -232,7 +236,14 @@ class _Reader:
             seconds = float(text) if text.isdecimal() else parse_duration(text)
         except ValueError as exc:
             raise self._error(f'"{key}" is {text!r}, not a duration', 'Such as "10s".') from exc
-        return int(seconds * 1000)
+        return max(0, int(seconds * 1000))
+
+    def _pattern(self, key: str) -> re.Pattern[str] | None:
+        text = self._get(key.lower())
+        try:
+            return re.compile(text) if text else None
+        except re.error as exc:
+            raise self._error(f'"{key}" is no regular expression: {exc}') from exc
 
     def _choice(self, key: str, known: Mapping[str, str]) -> str:
         text = self._get(key.lower()).lower()

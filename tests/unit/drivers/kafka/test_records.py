@@ -3,7 +3,14 @@ import re
 import pytest
 from confluent_kafka import KafkaError
 
-from pelton.drivers.kafka.records import headers_of, key_of, partition_of, plain_error, topic_pattern
+from pelton.drivers.kafka.records import (
+    headers_of,
+    key_of,
+    message_of,
+    partition_of,
+    plain_error,
+    topic_pattern,
+)
 from pelton.ports import Message
 
 
@@ -15,13 +22,61 @@ def test_headers_are_the_messages_own_then_metadata_that_asks_for_nothing():
         metadata={"partitionKey": "k", "team": "shop", "a": "2", "secret": "x"},
     )
 
-    assert headers_of(message, escape=False, exclude="^secret$") == [("a", b"1"), ("team", b"shop")]
+    assert headers_of(message, exclude=re.compile("^secret$")) == [("a", b"1"), ("team", b"shop")]
 
 
-def test_escaped_headers_are_percent_encoded():
-    message = Message(topic="t", data=b"", headers={"a": "ä b"})
+class _Record:
+    """What the client library gives, as far as it is asked."""
 
-    assert headers_of(message, escape=True) == [("a", b"%C3%A4%20b")]
+    def __init__(self, *, key=None, headers=()):
+        self._key, self._headers = key, list(headers)
+
+    def key(self):
+        return self._key
+
+    def headers(self):
+        return self._headers
+
+    def value(self):
+        return b"x"
+
+    def topic(self):
+        return "t"
+
+    def partition(self):
+        return 0
+
+    def offset(self):
+        return 7
+
+    def timestamp(self):
+        return (1, 5)
+
+
+def record_with(**parts):
+    return _Record(**parts)
+
+
+def test_what_is_read_is_escaped_but_for_what_says_the_content():
+    record = record_with(
+        key="ä b".encode(), headers=[("a", "ä\n".encode()), ("Content-Type", b"a/b"), ("ce_source", b"a/b")]
+    )
+
+    headers = message_of(record, escape=True).headers
+
+    assert headers["__key"] == "%C3%A4+b"
+    assert headers["a"] == "%C3%A4%0A"
+    assert (headers["Content-Type"], headers["ce_source"]) == ("a/b", "a/b")
+    assert message_of(record).headers["a"] == "ä\n"
+
+
+def test_headers_that_are_excluded_are_not_read():
+    record = record_with(headers=[("internal-1", b"x"), ("a", b"y")])
+
+    headers = message_of(record, exclude=re.compile("^internal-")).headers
+
+    assert headers["a"] == "y"
+    assert "internal-1" not in headers
 
 
 def test_key_and_partition_are_found_in_any_case():

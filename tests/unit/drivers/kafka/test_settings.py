@@ -3,6 +3,8 @@ import pytest
 from pelton.drivers.kafka.settings import KafkaSettings
 from pelton.errors import ComponentError
 
+PEM = "-----BEGIN CERTIFICATE-----\nYQ==\n-----END CERTIFICATE-----"
+
 
 def of(**metadata):
     return KafkaSettings.of({"brokers": "a:1, b:2", **metadata}, where="component default/k")
@@ -47,8 +49,8 @@ def test_keys_compare_without_regard_to_case_and_durations_are_gos():
             "sasl_ssl",
             "SCRAM-SHA-512",
         ),
-        ({"authType": "mtls", "clientCert": "c", "clientKey": "k"}, "ssl", None),
-        ({"authType": "none", "caCert": "c"}, "ssl", None),
+        ({"authType": "mtls", "clientCert": PEM, "clientKey": PEM}, "ssl", None),
+        ({"authType": "none", "caCert": PEM}, "ssl", None),
         (
             {
                 "authType": "oidc",
@@ -79,12 +81,21 @@ def test_login_decides_the_protocol(metadata, protocol, mechanism):
         ({"authType": "none", "maxMessageBytes": "big"}, "not a whole number"),
         ({"authType": "none", "sessionTimeout": "soon"}, "not a duration"),
         ({"authType": "none", "compression": "rar"}, "compression"),
+        ({"authType": "none", "excludeHeaderMetaRegex": "("}, "no regular expression"),
+        ({"authType": "none", "caCert": "/nowhere/ca.pem"}, "cannot be read"),
     ],
 )
 def test_unusable_metadata_is_refused_in_words(metadata, said):
     with pytest.raises(ComponentError, match=said) as caught:
         of(**metadata)
     assert caught.value.where == "component default/k"
+
+
+def test_certificates_may_be_named_by_their_files(tmp_path):
+    path = tmp_path / "ca.pem"
+    path.write_text(PEM)
+
+    assert of(authType="none", caCert=str(path)).client["ssl.ca.pem"] == PEM
 
 
 def test_what_has_no_effect_is_told_and_small_limits_are_raised_to_the_least():

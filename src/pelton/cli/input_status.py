@@ -1,7 +1,8 @@
-"""Writes into a Function's status what only the runtime knows: the conditions InputsReady and DaprAppReady.
+"""Writes into a Function's status what only the runtime knows: InputsReady, OutputsReady and DaprAppReady.
 
-InputsReady says whether the brokers of its inputs can be read (`dataplane/dispatcher.py` knows), DaprAppReady
-whether a Function that is an app of Dapr is served as one (`cli/dapr_platform.py`). Run by
+InputsReady says whether the brokers of its inputs can be read (`dataplane/dispatcher.py` knows), OutputsReady
+whether what it sends gets there (`dataplane/outputs.py`), DaprAppReady whether a Function that is an app of
+Dapr is served as one (`cli/dapr_platform.py`). Run by
 `cli/control_plane.py`, which asks the runtime every few seconds, so that `pelton get` and `kubectl describe`
 show what else is only in the log. A condition appears with the first trouble; the others are the
 reconciler's, which leaves these alone.
@@ -23,8 +24,13 @@ __all__ = ["InputStatus", "conditions"]
 
 _EVERY_S: Final = 3.0
 _INPUTS: Final = "InputsReady"
+_OUTPUTS: Final = "OutputsReady"
 _APP: Final = "DaprAppReady"
-_REASONS: Final = {_INPUTS: ("SourceUnavailable", "Reading"), _APP: ("AppNotServed", "Served")}
+_REASONS: Final = {
+    _INPUTS: ("SourceUnavailable", "Reading"),
+    _OUTPUTS: ("DestinationUnavailable", "Sending"),
+    _APP: ("AppNotServed", "Served"),
+}
 """Condition -> its reason while there is trouble, and afterwards."""
 _REWORD_S: Final = 60.0
 """Seconds before other words for the same state are written: a client tells one outage in several ways."""
@@ -32,13 +38,13 @@ _log = get(__name__)
 
 
 class InputStatus:
-    """Keeps the conditions InputsReady and DaprAppReady of all Functions.
+    """Keeps the conditions InputsReady, OutputsReady and DaprAppReady of all Functions.
 
     Args:
         store: Where they are.
         ask: Returns the runtime's counters: `subscriptions`, those of Functions with `namespace`, `function`,
-            `topic` and `trouble`, and `apps`, with `namespace`, `function` and `trouble`; raises when the
-            runtime cannot be reached.
+            `topic` and `trouble`, `outputs` with `destination` instead of `topic`, and `apps`, with
+            `namespace`, `function` and `trouble`; raises when the runtime cannot be reached.
         clock: Time.
     """
 
@@ -61,10 +67,11 @@ class InputStatus:
         """Write what has changed once."""
         counters = await self._ask()
         troubles: dict[tuple[str, str], dict[str, list[str]]] = {}
-        for kind, listed in ((_INPUTS, "subscriptions"), (_APP, "apps")):
+        for kind, listed in ((_INPUTS, "subscriptions"), (_OUTPUTS, "outputs"), (_APP, "apps")):
             for each in counters.get(listed, ()):
                 if each.get("function") and each.get("trouble"):
-                    sentence = f"{each['topic']}: {each['trouble']}" if each.get("topic") else each["trouble"]
+                    place = each.get("topic") or each.get("destination")
+                    sentence = f"{place}: {each['trouble']}" if place else each["trouble"]
                     own = troubles.setdefault((each["namespace"], each["function"]), {})
                     own.setdefault(kind, []).append(sentence)
         if self._troubled is not None and not troubles and not self._troubled:
@@ -117,7 +124,7 @@ def conditions(
     Args:
         troubles: What is in the way, a sentence each.
         before: Conditions as they are.
-        kind: `InputsReady` or `DaprAppReady`.
+        kind: `InputsReady`, `OutputsReady` or `DaprAppReady`.
         generation: The Function's.
         now: RFC 3339, for a status that changes.
     """

@@ -362,6 +362,7 @@ class Runtime:
         return {
             "subscriptions": subscriptions,
             "apps": self._apps.unserved(),
+            "outputs": self._outputs.states(),
             "notifications": self._pipeline.stats(),
             "logRules": self._log_rules.stats(),
             "triggers": self._scalers.stats(),

@@ -206,6 +206,15 @@ class _Collector:
         yield _gauge(
             "pelton_events_source_trouble", "1 while the source of events cannot be used.", _EVENTS, trouble
         )
+        yield _gauge(
+            "pelton_output_trouble",
+            "1 while the destination of an output is not reached.",
+            (*_FUNCTION, "output", "destination"),
+            [
+                ((o["namespace"], o["function"], o["output"], o["destination"]), float(bool(o["trouble"])))
+                for o in self._facts.runtime.get("outputs", ())
+            ],
+        )
 
     def _triggers(self) -> Iterator[Metric]:
         triggers = self._facts.runtime.get("triggers", ())

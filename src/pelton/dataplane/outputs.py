@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from pelton import errors
 from pelton.clock import Clock, rfc3339
 from pelton.dataplane.event_traces import NO_TRACES, EventTraces
+from pelton.dataplane.output_troubles import OutputTroubles
 from pelton.model import cloudevent
 from pelton.model.desired import DEFERRED_NAME, Component, Desired, OutputBinding
 from pelton.model.invocation import Deferred, Delivered, Output
@@ -45,6 +46,7 @@ class Outputs:
         traces: EventTraces = NO_TRACES,
     ) -> None:
         self._traces = traces
+        self._troubles = OutputTroubles()
         self._binding_of = binding_of
         self._bus_of = bus_of
         self._clock = clock
@@ -66,28 +68,73 @@ class Outputs:
     def remove(self, namespace: str, name: str) -> None:
         """Forget a function's outputs and close what no other function uses; idempotent."""
         self._outputs.pop((namespace, name), None)
+        self._troubles.forget(namespace, name)
         self._close_unused()
 
     async def send(self, namespace: str, name: str, output: Output, revision: str = "") -> Delivered:
         """Send one output and return what its destination answered; never raises for what that does."""
         try:
             target = self._resolve(namespace, name, output.name, revision)
-            hop = self._traces.output(namespace, name, target, output)
-            if hop is None:
-                return await self._to(namespace, name, target, output)
-            error = "cancelled"
-            try:
-                carried = str(hop.context) if self._traces.exported else ""
-                delivered = await self._to(namespace, name, target, output, carried)
-                error = "" if delivered.ok else delivered.error or "refused"
-            except (errors.PeltonError, ConnectionError, TimeoutError) as exc:
-                error = str(exc) or type(exc).__name__
-                raise
-            finally:
-                hop.end(error)
-            return delivered
+        except errors.ComponentError as exc:
+            return Delivered(ok=False, error=str(exc))
+        place = (namespace, name, target.name)
+        # An answer of HTTP may take its time, and has a limit of its own.
+        waits = target.component.type != "bindings.http"
+        send = self._troubles.begin(place, self._clock.monotonic()) if waits else 0
+        trouble: str | None = None  # cancelled: not known
+        try:
+            delivered, trouble = await self._send(namespace, name, target, output)
+        finally:
+            self._troubles.end(place, send, trouble, self._clock.monotonic())
+        return delivered
+
+    async def _send(
+        self, namespace: str, name: str, target: OutputBinding, output: Output
+    ) -> tuple[Delivered, str]:
+        """Return the outcome, and what keeps the output from its destination; "" when that was reached."""
+        try:
+            delivered = await self._traced(namespace, name, target, output)
+        except errors.DeliveryError as exc:
+            # What no further attempt can cure is what was sent, not where it goes.
+            return Delivered(ok=False, error=str(exc)), str(exc) if exc.retriable else ""
+        except errors.ProtocolError as exc:
+            return Delivered(ok=False, error=str(exc)), ""
         except (errors.PeltonError, ConnectionError, TimeoutError) as exc:
-            return Delivered(ok=False, error=str(exc) or type(exc).__name__)
+            told = str(exc) or type(exc).__name__
+            return Delivered(ok=False, error=told), told
+        broken = not delivered.ok and delivered.metadata.get("statusCode", "").startswith("5")
+        return delivered, delivered.error if broken else ""
+
+    def states(self) -> list[dict[str, str]]:
+        """Return `namespace`, `function`, `output`, `destination` and `trouble` of every output."""
+        now = self._clock.monotonic()
+        return [
+            {
+                "namespace": namespace,
+                "function": function,
+                "output": one.name,
+                "destination": one.topic or one.component.name,
+                "trouble": self._troubles.of((namespace, function, one.name), now),
+            }
+            for (namespace, function), revisions in self._outputs.items()
+            for one in revisions[""].values()
+        ]
+
+    async def _traced(self, namespace: str, name: str, target: OutputBinding, output: Output) -> Delivered:
+        hop = self._traces.output(namespace, name, target, output)
+        if hop is None:
+            return await self._to(namespace, name, target, output)
+        error = "cancelled"
+        try:
+            carried = str(hop.context) if self._traces.exported else ""
+            delivered = await self._to(namespace, name, target, output, carried)
+            error = "" if delivered.ok else delivered.error or "refused"
+        except (errors.PeltonError, ConnectionError, TimeoutError) as exc:
+            error = str(exc) or type(exc).__name__
+            raise
+        finally:
+            hop.end(error)
+        return delivered
 
     async def _to(
         self, namespace: str, name: str, target: OutputBinding, output: Output, traceparent: str = ""

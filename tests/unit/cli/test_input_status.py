@@ -47,6 +47,7 @@ class Runtime:
     def __init__(self):
         self.trouble = ""
         self.app_trouble = ""
+        self.output_trouble = ""
         self.away = False
 
     async def ask(self):
@@ -63,6 +64,15 @@ class Runtime:
                     "trouble": self.trouble,
                 },
                 {**counters, "trouble": "not of a function"},
+            ],
+            "outputs": [
+                {
+                    "namespace": "shop",
+                    "function": "fn",
+                    "output": "out",
+                    "destination": "paid",
+                    "trouble": self.output_trouble,
+                }
             ],
             "apps": [{"namespace": "shop", "function": "fn", "trouble": self.app_trouble}],
         }
@@ -144,6 +154,11 @@ async def test_app_that_is_not_served_is_told_beside_its_inputs():
         await status.look()
         inputs = ("InputsReady", "False", "SourceUnavailable", "orders: away")
         assert sorted(await told()) == [mine, inputs]
+
+        runtime.output_trouble = "not confirmed within 10 s"
+        await status.look()
+        outputs = ("OutputsReady", "False", "DestinationUnavailable", "paid: not confirmed within 10 s")
+        assert sorted(await told()) == [mine, inputs, outputs]
 
         runtime.app_trouble = ""
         await status.look()

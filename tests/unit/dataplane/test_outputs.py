@@ -168,3 +168,60 @@ async def test_each_revision_has_its_own_outputs_and_unlisted_ones_the_primarys(
         await outputs.send("ns", "fn", Output(name="notify", data=b""), revision)
 
     assert [binding.component for binding in made] == [other, HTTP]
+
+
+def troubles(outputs):
+    return {one["destination"]: one["trouble"] for one in outputs.states()}
+
+
+@pytest.mark.parametrize(
+    ("failure", "answer", "trouble"),
+    [
+        (DeliveryError("not reached"), None, "not reached [PEL-EVENT-001]"),
+        (ConnectionError("reset"), None, "reset"),
+        (DeliveryError("too large", retriable=False), None, ""),
+        (None, Delivered(ok=False, metadata={"statusCode": "503"}, error="503"), "503"),
+        (None, Delivered(ok=False, metadata={"statusCode": "404"}, error="404"), ""),
+        (None, Delivered(ok=True, metadata={"statusCode": "500"}), ""),
+    ],
+)
+async def test_destination_that_is_not_reached_is_told(outputs, made, failure, answer, trouble):
+    await outputs.send("ns", "fn", Output(name="notify", data=b"{}"))
+    assert troubles(outputs) == {"hook": "", "orders.new": ""}
+    made[0].failure, made[0].answer = failure, answer
+    await outputs.send("ns", "fn", Output(name="notify", data=b"{}"))
+
+    assert troubles(outputs) == {"hook": trouble, "orders.new": ""}
+
+
+async def test_what_no_destination_is_to_blame_for_is_not_told(outputs):
+    content_type = "application/cloudevents+json"
+    refused = await outputs.send("ns", "fn", Output(name="orders", data=b"{", content_type=content_type))
+    unknown = await outputs.send("ns", "fn", Output(name="other", data=b"{}"))
+
+    assert not refused.ok
+    assert not unknown.ok
+    assert troubles(outputs) == {"hook": "", "orders.new": ""}
+
+
+async def test_topic_that_does_not_confirm_is_told(bus, made):
+    clock, blocked = FakeClock(), asyncio.Event()
+
+    class Slow(MemoryBus):
+        async def publish(self, message):
+            await blocked.wait()
+
+    async def bus_of(_component):
+        return Slow()
+
+    outputs = Outputs(binding_of=Binding, bus_of=bus_of, clock=clock, new_id=lambda: "id")
+    outputs.apply(desired(TO_TOPIC))
+    sending = asyncio.create_task(outputs.send("ns", "fn", Output(name="orders", data=b"{}")))
+    await asyncio.sleep(0)
+    await clock.advance(11)
+    assert troubles(outputs) == {"orders.new": "not confirmed within 10 s"}
+    blocked.set()
+    await sending
+
+    assert troubles(outputs) == {"orders.new": ""}
+    await outputs.close()

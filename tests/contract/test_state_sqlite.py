@@ -83,6 +83,18 @@ async def test_expired_rows_are_deleted_when_asked_for(open_store, clock, tmp_pa
     database.close()
 
 
+async def test_expired_rows_stay_where_cleanup_is_off(open_store, clock, tmp_path):
+    store = open_store(cleanupInterval="-1")
+    await store.write([save("a", metadata={"ttlInSeconds": "1"})])
+    await clock.advance(60)
+    await store.write([save("b")])
+    await store.close()
+
+    with sqlite3.connect(tmp_path / "state" / "orders.db") as database:
+        assert database.execute("SELECT key FROM state ORDER BY key").fetchall() == [("a",), ("b",)]
+    database.close()
+
+
 @pytest.mark.parametrize(
     ("metadata", "match"),
     [

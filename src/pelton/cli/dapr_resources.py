@@ -38,6 +38,11 @@ _TABLES: Final = {
     "HTTPEndpoint": ("pelton.manifest.dapr_endpoint", "HTTP_ENDPOINT"),
     "Resiliency": ("pelton.manifest.dapr_resiliency", "RESILIENCY"),
 }
+_ADVICE: Final = {
+    "Component": ("pelton.manifest.component_types", "component_advice"),
+    "Configuration": ("pelton.manifest.dapr_configuration", "configuration_advice"),
+    "Resiliency": ("pelton.manifest.dapr_resiliency", "resiliency_advice"),
+}
 _log = get(__name__)
 
 
@@ -91,7 +96,11 @@ def decoded(obj: Mapping[str, Any], *, where: str = "", warns: bool = True) -> A
     except PeltonError as exc:
         exc.where = exc.where or where
         raise
-    for warning in found.warnings if warns else ():
+    if not warns:
+        return found.model
+    module, function = _ADVICE.get(str(obj.get("kind")), ("", ""))
+    advice = getattr(importlib.import_module(module), function)(found.model) if module else ()
+    for warning in (*found.warnings, *advice):
         _log.warning("%s %s: %s %s", obj.get("kind"), name, warning.path, warning.message)
     return found.model
 

@@ -35,6 +35,8 @@ _METHODS: Final = {
     "trace": "TRACE",
 }
 _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+_TRACE: Final = ("traceparent", "tracestate", "baggage")
+"""Metadata that are headers although they begin with a small letter: the trace goes on."""
 _JSON: Final = "application/json; charset=utf-8"
 _TIMEOUT_S: Final = 30.0
 _CONNECTIONS: Final = 100
@@ -93,7 +95,7 @@ class HttpBinding:
             operation: One of create (same as post), get, head, post, put, patch, delete, options, trace.
             data: Request body; not sent with methods that have none.
             metadata: `path` is appended to the URL, `errorIfNot2XX` overrides the component's, keys that
-                begin with a capital letter become headers.
+                begin with a capital letter become headers, as does the trace context.
 
         Raises:
             DeliveryError: Not reached, no answer in time, or an answer that is too large.
@@ -110,7 +112,7 @@ class HttpBinding:
         if method in _BODILESS:
             del headers["Content-Type"]
         for key, value in metadata.items():
-            if key[:1].isupper():
+            if key[:1].isupper() or key in _TRACE:
                 for known in [name for name in headers if name.lower() == key.lower()]:
                     del headers[known]
                 headers[key] = value

@@ -21,8 +21,8 @@ from typing import Final, TypeVar
 from pelton.clock import Clock
 from pelton.errors import ComponentError
 from pelton.model.desired import Component
+from pelton.model.settings import ComponentSettings
 from pelton.model.state import StateChange, StateItem, check_etag
-from pelton.quantity import parse_duration
 
 __all__ = ["SqliteStates"]
 
@@ -69,18 +69,17 @@ class SqliteStates:
     """
 
     def __init__(self, component: Component, *, clock: Clock, folder: Path | None = None) -> None:
-        settings = {key.lower(): value for key, value in component.metadata.items()}
-        self._where = f"Component {component.namespace}/{component.name}"
+        settings = ComponentSettings(component)
+        self._where = settings.where
         self._clock = clock
-        self._database = _database(settings.get("connectionstring", "").strip(), folder, self._where)
-        self._table = self._identifier(settings.get("tablename") or "state")
-        self._notes = self._identifier(settings.get("metadatatablename") or "metadata")
-        self._timeout_s = self._seconds(settings, "timeout", _TIMEOUT_S)
-        self._busy_s = self._seconds(settings, "busytimeout", _BUSY_S)
-        self._cleanup_s = self._seconds(settings, "cleanupinterval", 0.0)
+        self._database = _database(settings.text("connectionString").strip(), folder, self._where)
+        self._table = self._identifier(settings.text("tableName", "state"))
+        self._notes = self._identifier(settings.text("metadataTableName", "metadata"))
+        self._timeout_s = settings.seconds("timeout", _TIMEOUT_S)
+        self._busy_s = settings.seconds("busyTimeout", _BUSY_S)
+        self._cleanup_s = settings.seconds("cleanupInterval", 0.0)
         self._cleaned = clock.monotonic()
-        wal = settings.get("disablewal", "").strip().lower() not in {"true", "1", "t", "y", "yes", "on"}
-        self._wal = wal and ":memory:" not in self._database
+        self._wal = not settings.flag("disableWAL") and ":memory:" not in self._database
         self._thread: ThreadPoolExecutor | None = None
         self._connection: sqlite3.Connection | None = None
 
@@ -213,15 +212,6 @@ class SqliteStates:
                 f"{name!r} is no table name", where=self._where, hint="Use letters, digits and _."
             )
         return name
-
-    def _seconds(self, settings: dict[str, str], name: str, default: float) -> float:
-        text = settings.get(name, "").strip()
-        if not text:
-            return default
-        try:
-            return float(text) if text.replace(".", "", 1).isdigit() else max(0.0, parse_duration(text))
-        except ValueError as exc:
-            raise ComponentError(f"metadata {name}: {exc}", where=self._where) from exc
 
 
 def _database(text: str, folder: Path | None, where: str) -> str:

@@ -2,7 +2,7 @@
 
 Pure data. `scripts/docs` writes the reference page from it; `kinds.py` and `openfunction_advice.py` beside it
 warn of keys that their type does not know. What a key means is the driver's business; none is refused here. A
-test compares the table with the drivers' sources.
+test compares the table with the drivers' sources. Over 600 lines: one table.
 Source: `dapr-components` contract, sections 2 to 5.
 """
 
@@ -15,7 +15,15 @@ from typing import Final
 from pelton.manifest.fields import Problem, nearest
 from pelton.model.component import ComponentResource, ComponentSpec
 
-__all__ = ["CATEGORIES", "TYPES", "ComponentType", "Setting", "component_advice", "metadata_advice"]
+__all__ = [
+    "CATEGORIES",
+    "TYPES",
+    "ComponentType",
+    "Setting",
+    "component_advice",
+    "metadata_advice",
+    "unknown_version",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +55,7 @@ class ComponentType:
         extra: Extra of the installation that brings its client library; "" for none.
         open: Whether any key may be written.
         request: Metadata of a request or subscription, key -> meaning.
+        versions: What `spec.version` may say; "" and `v0` mean the first.
     """
 
     names: tuple[str, ...]
@@ -56,6 +65,7 @@ class ComponentType:
     extra: str = ""
     open: bool = False
     request: Mapping[str, str] = field(default_factory=dict)
+    versions: tuple[str, ...] = ("v1",)
 
 
 def _settings(text: str) -> tuple[Setting, ...]:
@@ -494,6 +504,7 @@ queryIndexes | no effect: queries look at every key
     ),
     ComponentType(
         names=("state.postgresql", "state.postgres"),
+        versions=("v1", "v2"),
         does="A table in PostgreSQL; `version: v2` has another layout.",
         settings=_POSTGRES
         + _settings("""
@@ -569,6 +580,14 @@ def component_advice(component: ComponentResource) -> list[Problem]:
     return list(metadata_advice(component.spec, "spec"))
 
 
+def unknown_version(type_name: str, version: str) -> str:
+    """Return a sentence about a version that a type does not have; "" for one that it has."""
+    kind = _BY_NAME.get(type_name)
+    if kind is None or version in {"", "v0", *kind.versions}:
+        return ""
+    return f"{type_name} has no version {version!r}; there is {', '.join(kind.versions)}"
+
+
 def metadata_advice(spec: ComponentSpec, path: str) -> Iterator[Problem]:
     """Yield a warning for each key without an effect: the type does not know it, or it means nothing here.
 
@@ -579,6 +598,8 @@ def metadata_advice(spec: ComponentSpec, path: str) -> Iterator[Problem]:
         path: Field path of the spec.
     """
     kind = _BY_NAME.get(spec.type)
+    if kind is not None and (other := unknown_version(spec.type, spec.version)):
+        yield Problem(f"{path}.version", other)
     if kind is None or kind.open:
         return
     known = {each.name: each.does for each in _all(kind, spec.category)}

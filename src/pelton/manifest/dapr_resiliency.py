@@ -28,7 +28,7 @@ from pelton.manifest.fields import (
 from pelton.manifest.verbs import TableVerbs
 from pelton.model import resiliency as model
 
-__all__ = ["RESILIENCY"]
+__all__ = ["RESILIENCY", "resiliency_advice"]
 
 _TEXT = Text()
 _LEAST = Duration(minimum_s=0)
@@ -175,6 +175,14 @@ def _problems(resiliency: model.Resiliency) -> Iterator[Problem]:
                 close = nearest(name, known)
                 hint = f"; did you mean {close}?" if close else ""
                 yield Problem(f"{path}.{field}", f"there is no policy {describe(name)}{hint}")
+
+
+def resiliency_advice(resiliency: model.Resiliency) -> list[Problem]:
+    """Name the targets that have no effect."""
+    return [
+        Problem(render_path(("spec", "targets", "actors", name)), "has no effect here: there are no actors")
+        for name in resiliency.actors
+    ]
 
 
 def _targets(resiliency: model.Resiliency) -> Iterator[tuple[str, model.ResiliencyTarget]]:

@@ -381,7 +381,11 @@ KINDS: tuple[Kind, ...] = (
         singular="resiliency",
         columns=(_AGE,),
         doc="How often, how long and when no longer calls between apps and to components are tried.",
-        form=lambda: Form(verbs=dapr_resiliency.RESILIENCY, beside=dapr_resiliency.RESILIENCY.beside),
+        form=lambda: Form(
+            verbs=dapr_resiliency.RESILIENCY,
+            advice=dapr_resiliency.resiliency_advice,
+            beside=dapr_resiliency.RESILIENCY.beside,
+        ),
     ),
     Kind(
         group="kafka.strimzi.io",

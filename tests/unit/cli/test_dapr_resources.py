@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from pelton.cli.dapr_resources import configuration_of, load_folders, stamp
 
 COMPONENT = """
@@ -94,3 +96,40 @@ def test_stamp_changes_with_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("x: 1")
 
     assert stamp([tmp_path]) != before
+
+
+WITHOUT_EFFECT = """
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: bus}
+spec:
+  type: pubsub.kafka
+  version: v1
+  metadata:
+  - {name: brokers, value: "a:1"}
+  - {name: consumeRetryEnabled, value: "true"}
+  - {name: brokres, value: "a:1"}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Resiliency
+metadata: {name: r}
+spec: {policies: {timeouts: {short: 1s}}, targets: {actors: {cart: {timeout: short}}}}
+"""
+
+
+def test_load_folders_says_what_has_no_effect(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "bus.yaml").write_text(WITHOUT_EFFECT)
+    (tmp_path / "configuration.yaml").write_text(
+        "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\n"
+        "spec: {tracing: {samplingRate: '1'}}\n"
+    )
+
+    load_folders([tmp_path], namespace="")
+    configuration_of([tmp_path / "configuration.yaml"])
+
+    said = [record.getMessage() for record in caplog.records]
+    assert [line for line in said if "consumeRetryEnabled" in line and "retries are" in line]
+    assert [line for line in said if '"brokres"' in line and '"brokers"' in line]
+    assert [line for line in said if "spec.targets.actors.cart" in line and "no actors" in line]
+    assert [line for line in said if "spec.tracing" in line]
+    assert len(said) == 4

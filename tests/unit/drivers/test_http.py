@@ -85,6 +85,23 @@ async def test_path_is_appended_and_capital_keys_are_headers(make, destination):
     assert "note" not in headers
 
 
+async def test_trace_context_of_the_request_goes_on(make, destination):
+    context = {"traceparent": "00-1-2-01", "tracestate": "a=b", "baggage": "c=d"}
+    await make().invoke("create", b"", context)
+
+    ((_, headers, _),) = destination.requests
+    assert {name: headers[name] for name in context} == context
+
+
+async def test_header_that_cannot_be_sent_is_refused_and_not_shown(make):
+    with pytest.raises(DeliveryError, match="cannot be sent") as caught:
+        await make(securityToken="s\u00e9cret", securityTokenHeader="X-T").invoke("create", b"", {})
+
+    assert not caught.value.retriable
+    assert "\\xe9" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
 @pytest.mark.parametrize("operation", ["get", "options"])
 async def test_methods_without_body_send_none(make, destination, operation):
     await make().invoke(operation, b"ignored", {})

@@ -133,3 +133,19 @@ def test_dapr_keys_are_known_each_with_its_meaning(kind, keys):
     unknown = [each for each in metadata_advice(spec(kind, *keys.split()), "spec") if "known" in each.message]
 
     assert unknown == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "said"),
+    [
+        ("state.redis", "v1", ""),
+        ("state.redis", "", ""),
+        ("state.postgresql", "v2", ""),
+        ("state.redis", "v2", "state.redis has no version 'v2'; there is v1"),
+        ("state.pulsar", "v9", ""),
+    ],
+)
+def test_unknown_version_is_pointed_out(kind, version, said):
+    advice = metadata_advice(ComponentSpec(type=kind, version=version), "spec")
+
+    assert [each.message for each in advice] == ([said] if said else [])

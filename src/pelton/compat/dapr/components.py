@@ -19,6 +19,7 @@ from pelton import log
 from pelton.compat.dapr.apps import App
 from pelton.compat.dapr.ports import Drivers
 from pelton.errors import ComponentError, DeliveryError, PeltonError
+from pelton.manifest.component_types import unknown_version
 from pelton.model.component import ComponentResource, MetadataItem
 from pelton.model.desired import Component
 
@@ -277,6 +278,8 @@ class Components:
                 where=where,
                 hint=f"Known: {', '.join(known) or ', '.join(self._drivers.types)}.",
             )
+        if other := unknown_version(resource.spec.type, resource.spec.version):
+            raise ComponentError(other, where=where, hint="Correct spec.version.")
         if _denied(app, resource):
             raise ComponentError(
                 f"{resource.spec.type} is denied by Configuration {app.configuration.name}", where=where

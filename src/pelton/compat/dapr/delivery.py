@@ -43,6 +43,8 @@ from pelton.ports import Bus, EventResult, Message
 __all__ = ["AppEvent", "AppInvoker", "BindingRoute", "Counts", "TopicRoute"]
 
 _DEAD_LETTER_S: Final = 30.0
+_KEY: Final = "__key"
+"""Header of a record's key, and what asks for one: a dead letter keeps the order of its key."""
 _RAW_TYPE: Final = "application/octet-stream"
 _log = get(__name__)
 
@@ -167,7 +169,9 @@ class AppInvoker:
             data=found.data if found is not None else message.data,
             content_type=found.content_type if found is not None else "",
             attributes=attributes,
-            metadata=dict(message.headers),
+            metadata={**message.headers, "Topic": topic}
+            if subscription.component.type == "pubsub.jetstream"
+            else dict(message.headers),
             attempt=attempt,
             message=message,
             key=key,
@@ -279,6 +283,7 @@ class AppInvoker:
                             topic=topic,
                             data=event.message.data,
                             headers=event.message.headers,
+                            metadata={_KEY: key} if (key := event.message.headers.get(_KEY)) else {},
                             id=f"{subscription.id}:{event.key}:{topic}",
                         )
                     )

@@ -14,7 +14,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from pelton import errors
-from pelton.drivers.kafka.records import headers_of, key_of, partition_of, plain_error
+from pelton.drivers.kafka.records import headers_of, key_of, partition_of, plain_error, schema_of
 from pelton.drivers.kafka.settings import KafkaSettings
 from pelton.log import get
 from pelton.ports import Message
@@ -141,6 +141,8 @@ class Publisher:
                 raise errors.ComponentError(f"Kafka: {exc}", where=self._where) from exc
         running = self._running
         future: asyncio.Future[None] = loop.create_future()
+        if schema_of(message.metadata) == "avro":
+            raise self._refused("values pass as they are, so there is no Avro", retriable=False)
         try:
             partition = partition_of(message.metadata)
         except ValueError as exc:

@@ -25,6 +25,7 @@ __all__ = [
     "message_of",
     "partition_of",
     "plain_error",
+    "schema_of",
     "topic_pattern",
 ]
 
@@ -96,6 +97,11 @@ def partition_of(metadata: Mapping[str, str]) -> int | None:
     lower = {name.lower(): value for name, value in metadata.items()}
     text = lower.get("partitionnumber", "")
     return int(text) if text else None
+
+
+def schema_of(metadata: Mapping[str, str]) -> str:
+    """Return the form of values that publish metadata ask for, in small letters; "" for none."""
+    return next((text for name, text in metadata.items() if name.lower() == "valueschematype"), "").lower()
 
 
 def topic_pattern(topic: str) -> str:

@@ -97,6 +97,8 @@ class _Reader:
         self._where = where
 
     def read(self) -> KafkaSettings:
+        if self._get("valueschematype").lower() == "avro":
+            raise self._error('"valueSchemaType" Avro cannot be used here', "Values pass as they are.")
         brokers = ",".join(part.strip() for part in self._get("brokers").split(",") if part.strip())
         if not brokers:
             raise self._error('"brokers" is required', 'Name at least one, such as "kafka:9092".')

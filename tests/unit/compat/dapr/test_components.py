@@ -216,6 +216,14 @@ async def test_unknown_type_names_the_known_ones(components):
     assert "state.in-memory" in raised.value.hint
 
 
+async def test_unknown_version_names_the_known_ones(components, opened):
+    components.sync([ComponentResource(name="s", spec=ComponentSpec(type="state.in-memory", version="v9"))])
+
+    with pytest.raises(ComponentError, match="no version 'v9'; there is v1"):
+        await components.get("state", A, "s")
+    assert opened.ports == []
+
+
 async def test_denied_type_is_not_opened(components):
     components.sync([resource()])
     app = App(

@@ -191,6 +191,24 @@ async def test_invoke_dead_letter_topic_gets_the_original_message(
     assert not buried or result.outcome == "ok"
 
 
+async def test_invoke_dead_letter_keeps_the_key_of_a_record() -> None:
+    bed = Bed(Answer(status=DROP, reason="r"), topic=DEAD)
+    message = Message(topic="orders", data=json.dumps(EVENT).encode(), headers={"__key": "k"})
+    event = bed.invoker.event(bed.subscription, message, key="s:1", attempt=1)
+
+    await bed.invoker.invoke(bed.subscription, event, invocation_id="i", timeout_s=5)
+
+    assert [letter.metadata for letter in bed.bus.messages("dead")] == [{"__key": "k"}]
+
+
+async def test_event_of_jetstream_tells_its_subject() -> None:
+    bed = Bed(component=Component(namespace="default", name="bus", type="pubsub.jetstream"))
+
+    await bed.give(EVENT)
+
+    assert bed.sent[0].metadata == {"Topic": "orders"}
+
+
 async def test_invoke_dead_letter_topic_that_refuses_leaves_it_to_the_ledger() -> None:
     bed = Bed(Answer(status=DROP, reason="r"), topic=DEAD)
 

@@ -83,6 +83,7 @@ def test_login_decides_the_protocol(metadata, protocol, mechanism):
         ({"authType": "none", "compression": "rar"}, "compression"),
         ({"authType": "none", "excludeHeaderMetaRegex": "("}, "no regular expression"),
         ({"authType": "none", "caCert": "/nowhere/ca.pem"}, "cannot be read"),
+        ({"authType": "none", "valueSchemaType": "Avro"}, "valueSchemaType"),
     ],
 )
 def test_unusable_metadata_is_refused_in_words(metadata, said):

@@ -21,7 +21,7 @@ import typer
 
 import pelton.apiserver
 from pelton import errors
-from pelton.cli.main import app
+from pelton.cli.commands import app
 from pelton.cli.tables import CONVENTIONS, resolve_convention
 from pelton.manifest import component_types, fields, notification, notification_fields, notification_routing
 from pelton.notify import default_templates, template_data
@@ -50,7 +50,7 @@ def cli_page() -> str:
     """Return docs/reference/cli.md: the help of every command."""
     parts = [
         "# Command line",
-        _GENERATED.format(source="src/pelton/cli/main.py"),
+        _GENERATED.format(source="src/pelton/cli/commands.py"),
         "Every command finds the running platform through `PELTON_HOME` (default `~/.pelton`, as root\n"
         "`/var/lib/pelton`). Exit codes: 0 success; 1 failure; 2 a command line, manifest or source that\n"
         "cannot be carried out as it is written (see [errors](errors.md)); 130 ended by Ctrl-C.",

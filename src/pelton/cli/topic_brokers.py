@@ -2,7 +2,7 @@
 
 The runtime says what a component is, with its secrets, over its private socket; the broker is then asked from
 here, by the drivers that functions use. A replay gives stored messages to one function only, by its retry
-stream: other subscribers do not see them. Called by `cli/main.py` and `cli/topic.py`.
+stream: other subscribers do not see them. Called by `cli/commands.py` and `cli/topic.py`.
 """
 
 from __future__ import annotations

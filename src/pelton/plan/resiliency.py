@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from pelton.cel import BOOL, INT, Program, compile_cel
 from pelton.errors import CelCostError, CelEvaluateError
 from pelton.model.resiliency import (
     BREAKER_COUNTS,
@@ -20,6 +19,9 @@ from pelton.model.resiliency import (
     RetryPolicy,
     code_ranges,
 )
+
+if TYPE_CHECKING:
+    from pelton.cel import Program
 
 __all__ = [
     "NO_POLICY",
@@ -306,6 +308,8 @@ class Breaker:
 
 
 def _condition(expression: str) -> Program:
+    from pelton.cel import BOOL, INT, compile_cel  # imported for the few breakers that have a condition
+
     return compile_cel(expression, dict.fromkeys(BREAKER_COUNTS, INT), result=BOOL)
 
 

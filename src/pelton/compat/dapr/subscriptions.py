@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pelton.cel import DYN, Program, compile_cel
 from pelton.errors import CelCompileError, CelCostError, CelEvaluateError, ProtocolError
 from pelton.model.dapr import DaprSubscription
 from pelton.model.settings import truthy
+
+if TYPE_CHECKING:
+    from pelton.cel import Program
 
 __all__ = [
     "DECLARATIVE",
@@ -218,9 +220,7 @@ class Router:
         self._rules: list[tuple[Program | None, str]] = []
         for rule in subscription.rules:
             try:
-                program = (
-                    compile_cel(rule.match, {"event": DYN}, undeclared=DYN) if rule.match.strip() else None
-                )
+                program = _compiled(rule.match) if rule.match.strip() else None
             except CelCompileError as exc:
                 raise CelCompileError(
                     f"the rule {rule.match!r} of {subscription.pubsub}/{subscription.topic}: {exc.message}",
@@ -250,6 +250,12 @@ class Router:
             if met:
                 return path
         return None
+
+
+def _compiled(expression: str) -> Program:
+    from pelton.cel import DYN, compile_cel  # imported for the few subscriptions that have rules
+
+    return compile_cel(expression, {"event": DYN}, undeclared=DYN)
 
 
 def _text(item: Mapping[str, Any], *names: str) -> str:

@@ -163,6 +163,22 @@ class TestHttp:
 
             assert [(await post).status_code for post in posts] == [200, 200]
 
+    async def test_same_body_of_another_tag_is_another_chunk(self, open_bus):
+        bus = open_bus(httpListen="127.0.0.1:0", httpTagHeader="X-Tag")
+        async with listening(bus) as (get, (host, port)), httpx.AsyncClient() as client:
+            posts = [
+                asyncio.ensure_future(
+                    client.post(f"http://{host}:{port}/", json=[{"log": "a"}], headers={"X-Tag": tag})
+                )
+                for tag in ("one", "two")
+            ]
+            deliveries = [await get(), await get()]
+            for delivery in deliveries:
+                await delivery.ack()
+
+            assert {each.message.headers["tag"] for each in deliveries} == {"one", "two"}
+            assert [(await post).status_code for post in posts] == [200, 200]
+
     async def test_what_is_not_finished_in_time_is_answered_so_that_it_is_sent_again(
         self, open_bus, monkeypatch
     ):

@@ -20,7 +20,7 @@ from uuid import uuid4
 from pelton.cli.home import Home
 from pelton.cli.logs import seconds_ago
 from pelton.cli.printing import print_columns
-from pelton.cli.topic_brokers import broker, show_lag
+from pelton.cli.topic_brokers import broker, first_of, show_lag
 from pelton.clock import SystemClock, rfc3339
 from pelton.dataplane import retry, wire
 from pelton.drivers.nats import JetStreamBus
@@ -63,7 +63,7 @@ def publish(
     try:
         asyncio.run(_publish(_bus_of(home, component, namespace), topic, payloads, fields, raw=raw))
     except ExceptionGroup as group:
-        raise _first(group) from None
+        raise first_of(group) from None
     print(f"published {len(payloads)} message{'s' if len(payloads) != 1 else ''} on {topic}")
     return 0
 
@@ -85,14 +85,6 @@ async def _publish(
     async with opened as bus, asyncio.TaskGroup() as group:
         for payload in payloads:
             group.create_task(one(payload))
-
-
-def _first(group: ExceptionGroup[Exception]) -> Exception:
-    """Return one of the errors: those of the other messages say the same."""
-    error: Exception = group
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _message(topic: str, payload: bytes, headers: dict[str, str], *, raw: bool) -> Message:

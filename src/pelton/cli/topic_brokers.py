@@ -150,9 +150,20 @@ def replay(
     home: Home, topic: str, *, function: str, namespace: str, component: str, first: Place, last: Place
 ) -> int:
     """Give what a topic keeps to one function again; returns when all of it is stored for that."""
-    count = asyncio.run(_replay(home, topic, function, namespace, component, first, last))
+    try:
+        count = asyncio.run(_replay(home, topic, function, namespace, component, first, last))
+    except ExceptionGroup as group:
+        raise first_of(group) from None
     print(f"replayed {count} message{'s' if count != 1 else ''} of {topic} to {namespace}/{function}")
     return 0
+
+
+def first_of(group: ExceptionGroup[Exception]) -> Exception:
+    """Return one of the errors: those of the other messages say the same."""
+    error: Exception = group
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _replay(

@@ -25,7 +25,7 @@ from pelton.model.event_framework import Relay
 
 __all__ = ["Posted", "event_routes"]
 
-_LIMIT_BYTES: Final = 4 * 1024 * 1024
+_LIMIT_BYTES: Final = 5 * 1024 * 1024
 _REQUESTS: Final = 64
 _READ_S: Final = 10.0
 _STORE_S: Final = 10.0

@@ -151,7 +151,7 @@ async def test_sender_is_told_to_repeat_what_could_not_be_stored(client, intake)
 
 
 async def test_body_above_the_limit_is_refused(client, intake):
-    answer = await client.post(PATH, content=b"x" * (4 * 1024 * 1024 + 1))
+    answer = await client.post(PATH, content=b"x" * (5 * 1024 * 1024 + 1))
 
     assert answer.status_code == 413
     assert intake.stored == []

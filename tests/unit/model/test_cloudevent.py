@@ -204,6 +204,14 @@ def test_exact_envelope_gives_the_payload_back(content_type, data):
     assert cloudevent.from_json(cloudevent.to_json(event, exact=True)).data.strip() == data.strip()
 
 
+@pytest.mark.parametrize("data", [b'"' * 9000, b"\x01" * 9000, "\u00e9".encode() * 4500, b"\xff" * 9000])
+def test_exact_envelope_is_larger_by_a_third_at_most(data):
+    event = CloudEvent(id="1", source="s", type="t", content_type="text/plain", data=data)
+
+    assert len(cloudevent.to_json(event, exact=True)) < 12000 + 150
+    assert cloudevent.from_json(cloudevent.to_json(event, exact=True)).data == data
+
+
 def test_attribute_that_no_header_can_name_is_left_out():
     event = CloudEvent(
         id="1", source="s", type="t", extensions={"a b\r\nc": "v", "list": [1, "x"], "flag": True}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import hmac
 import json
 import zlib
@@ -251,7 +252,9 @@ class HttpServer(Listener):
             Record(tag, encode(from_shipper(record, seconds=seconds, tag=tag))) for seconds, record in found
         ]
         try:
-            chunk = self._intake.take(f"http:{len(body)}-{zlib.crc32(body):08x}", records)
+            # The same body under another tag is another chunk.
+            digest = hashlib.sha256(tag.encode() + b"\n" + body).hexdigest()[:32]
+            chunk = self._intake.take(f"http:{digest}", records)
             async with asyncio.timeout(FINISH_S):
                 await asyncio.shield(chunk.finished)
         except TimeoutError:

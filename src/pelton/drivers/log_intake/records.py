@@ -369,8 +369,9 @@ def from_shipper(record: Mapping[Any, Any], *, seconds: float | None, tag: str =
     made: dict[str, Any] = {}
     if seconds is not None:
         made["@timestamp"] = seconds
+    # JSON would have bytes as base64, inside of labels as well.
     made |= {
-        str(key): value.decode(errors="replace") if isinstance(value, bytes) else value
+        _name(key): _clean(value) if isinstance(value, bytes | dict | list) else value
         for key, value in record.items()
     }
     if "kubernetes" not in made and (found := kubernetes_of(tag.rpartition("containers.")[2])):
@@ -386,13 +387,17 @@ def encode(record: Mapping[str, Any]) -> bytes:
         return msgspec.json.encode(_clean(record), enc_hook=str)
 
 
+def _name(key: Any) -> str:
+    return key.decode(errors="replace") if isinstance(key, bytes) else str(key)
+
+
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode(errors="surrogateescape").decode(errors="replace")
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     if isinstance(value, Mapping):
-        return {_clean(str(key)): _clean(inner) for key, inner in value.items()}
+        return {_clean(_name(key)): _clean(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_clean(inner) for inner in value]
     return value

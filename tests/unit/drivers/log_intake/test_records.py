@@ -229,6 +229,12 @@ def test_shippers_record_keeps_its_keys_and_learns_from_its_tag():
     assert (record["log"], record["kubernetes"]["pod_name"]) == ("x\n", "p")
 
 
+def test_bytes_inside_of_a_shippers_record_are_text_too():
+    record = from_shipper({b"log": "x", "kubernetes": {b"labels": [b"a", 1], 2: b"p"}}, seconds=None)
+
+    assert record == {"log": "x", "kubernetes": {"labels": ["a", 1], "2": "p"}}
+
+
 def test_text_that_is_no_utf8_is_made_readable():
     text = b"a\xff".decode(errors="surrogateescape")
 

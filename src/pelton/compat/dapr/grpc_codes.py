@@ -59,18 +59,35 @@ def grpc_code(status: int) -> int:
 
 
 def status_json(code: int, message: str, trailers: Iterable[Any] | None = None) -> bytes:
-    """Return `{code, message, details}`.
+    """Return a status as proto JSON has a google.rpc.Status: `{code, message, details}` without empty parts.
 
     Args:
         code: gRPC code.
         message: What the app said.
-        trailers: (key, value) pairs of the trailing metadata; `grpc-status-details-bin` becomes a detail.
+        trailers: (key, value) pairs of the trailing metadata; `grpc-status-details-bin` has the details. One
+            of a type that is not known here has its bytes in base64 as `value`.
     """
-    details: list[dict[str, Any]] = []
-    for key, value in trailers or ():
-        if key == "grpc-status-details-bin":
-            raw = value if isinstance(value, bytes) else str(value).encode("latin-1")
-            details.append(
-                {"@type": "type.googleapis.com/google.rpc.Status", "value": base64.b64encode(raw).decode()}
-            )
-    return msgspec.json.encode({"code": code, "message": message, "details": details})
+    written: dict[str, Any] = {"code": code, "message": message}
+    raw = next((value for key, value in trailers or () if key == "grpc-status-details-bin"), None)
+    if raw:
+        written["details"] = _details(raw if isinstance(raw, bytes) else str(raw).encode("latin-1"))
+    return msgspec.json.encode({name: value for name, value in written.items() if value})
+
+
+def _details(raw: bytes) -> list[dict[str, Any]]:
+    from google.protobuf import json_format, message  # seldom needed
+
+    from pelton.proto import dapr_status_pb2
+    from pelton.proto.dapr_pool import POOL
+
+    try:
+        status = dapr_status_pb2.Status.FromString(raw)
+    except message.DecodeError:
+        return []
+    found: list[dict[str, Any]] = []
+    for each in status.details:
+        try:
+            found.append(json_format.MessageToDict(each, descriptor_pool=POOL))
+        except (TypeError, message.DecodeError):
+            found.append({"@type": each.type_url, "value": base64.b64encode(each.value).decode()})
+    return found

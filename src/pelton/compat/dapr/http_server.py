@@ -186,7 +186,7 @@ class HttpApi:
             target = unquote(found).strip("/") if found.strip("/") else target
         if not target:
             raise Fault(
-                "failed to find an app to invoke: name it in the path or by the header dapr-app-id",
+                "failed getting app id either from the URL path or the header dapr-app-id",
                 code=Code.NOT_FOUND,
                 status=404,
                 error_code="ERR_DIRECT_INVOKE",

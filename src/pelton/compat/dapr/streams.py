@@ -14,10 +14,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
+from google.protobuf.message import DecodeError
+
 from pelton.compat.dapr.apps import RegisteredApp
 from pelton.compat.dapr.channel import DROP, RETRY, SUCCESS, UNREACHED, Answer, TopicEvent
 from pelton.compat.dapr.channel_grpc import topic_request
-from pelton.compat.dapr.faults import Code, Fault
+from pelton.compat.dapr.faults import Fault, malformed
 from pelton.compat.dapr.subscriptions import STREAMING, Rule, TopicSubscription
 from pelton.proto import dapr_runtime_pb2 as runtime
 
@@ -123,6 +125,7 @@ class Streams:
 
     async def subscribe(self, caller: RegisteredApp, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """Answer SubscribeTopicEventsAlpha1; see `ports.TopicStreams`."""
+        requests = _readable(requests)
         wanted = await _initial(requests)
         await self._check(caller, wanted)
         key = (caller.app.key, wanted.pubsub, wanted.topic)
@@ -170,25 +173,24 @@ async def _deliver_to_all(streams: list[_Stream], event: TopicEvent, timeout_s: 
     return answer
 
 
+async def _readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """Yield what an app says; what is no such message is refused like one that makes no sense."""
+    try:
+        async for request in requests:
+            yield request
+    except DecodeError as exc:
+        raise malformed(f"a message on the stream cannot be read: {exc}") from exc
+
+
 async def _initial(requests: AsyncIterator[Any]) -> TopicSubscription:
     """Read the first request."""
     first = await anext(requests, None)
     if first is None or not first.HasField("initial_request"):
-        raise Fault(
-            "initial_request is missing: a stream begins with it",
-            code=Code.INVALID_ARGUMENT,
-            status=400,
-            error_code="ERR_MALFORMED_REQUEST",
-        )
+        raise malformed("initial_request is missing: a stream begins with it")
     asked = first.initial_request
     for name, value in (("pubsubName", asked.pubsub_name), ("topic", asked.topic)):
         if not value:
-            raise Fault(
-                f"{name} is required",
-                code=Code.INVALID_ARGUMENT,
-                status=400,
-                error_code="ERR_MALFORMED_REQUEST",
-            )
+            raise malformed(f"{name} is required")
     return TopicSubscription(
         pubsub=asked.pubsub_name,
         topic=asked.topic,
@@ -206,12 +208,9 @@ async def _read(requests: AsyncIterator[Any], stream: _Stream) -> None:
             if request.HasField("event_processed"):
                 stream.answered(request.event_processed.id, request.event_processed.status.status)
                 continue
-            stream.trouble = Fault(
-                "duplicate initial request received",
-                code=Code.INVALID_ARGUMENT,
-                status=400,
-                error_code="ERR_MALFORMED_REQUEST",
-            )
+            stream.trouble = malformed("duplicate initial request received")
             return
+    except Fault as fault:
+        stream.trouble = fault
     finally:
         stream.outgoing.put_nowait(None)

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from google.protobuf.message import DecodeError
 
 from pelton.cli.dapr_feeds import AppFeeds
 from pelton.clock import SystemClock
@@ -403,6 +404,8 @@ class Client:
 
     async def _requests(self) -> AsyncIterator[Any]:
         while (request := await self._outgoing.get()) is not None:
+            if isinstance(request, Exception):
+                raise request
             yield request
 
     async def next(self) -> Any:
@@ -474,6 +477,8 @@ async def test_stream_that_ends_gives_back_what_it_did_not_answer() -> None:
         ([initial(pubsub="")], "pubsubName is required"),
         ([initial(pubsub="nowhere")], "nowhere"),
         ([initial(), initial()], "duplicate initial request received"),
+        ([DecodeError("wire")], "cannot be read: wire"),
+        ([initial(), DecodeError("wire")], "cannot be read: wire"),
     ],
 )
 async def test_stream_that_makes_no_sense_is_refused(first: list[Any], said: str) -> None:

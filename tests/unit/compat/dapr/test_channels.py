@@ -427,7 +427,7 @@ async def test_grpc_invoke_error_is_the_status_of_its_code_as_json() -> None:
     assert isinstance(reply.body, bytes)
     assert (reply.status, json.loads(reply.body)) == (
         404,
-        {"code": 5, "message": "the app says no", "details": []},
+        {"code": 5, "message": "the app says no"},
     )
 
 

@@ -16,6 +16,7 @@ from pelton.errors import ComponentError, ConflictError, MalformedEtagError
 
 __all__ = ["StateAnswer", "StateCall", "StateChange", "StateItem", "check_etag", "check_form"]
 
+_CENTURY_S: Final = 36525 * 86400
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -60,7 +61,7 @@ class StateChange:
     metadata: dict[str, str] = field(default_factory=dict)
 
     def ttl_s(self) -> int:
-        """Return the seconds that the value lives, 0 for ever.
+        """Return the seconds that the value lives, 0 for ever; more than a century is for ever.
 
         Raises:
             ComponentError: `ttlInSeconds` is no number, or below -1.
@@ -77,7 +78,7 @@ class StateChange:
                 f"ttlInSeconds {text!r} of key {self.key!r} is not a number of seconds",
                 hint="Write a whole number; -1 or 0 keeps the value for ever.",
             )
-        return max(0, seconds)
+        return seconds if 0 < seconds <= _CENTURY_S else 0
 
 
 @dataclass(slots=True, kw_only=True)

@@ -498,7 +498,7 @@ async def _health(runtime: DaprRuntime, caller: RegisteredApp, request: Request)
     _parts(request, 0, "healthz")
     asked = request.asked("appid")
     if asked and asked != caller.app.app_id:
-        raise _unready(f"app id {asked} is not the one served here", "ERR_HEALTH_APPID_NOT_MATCH")
+        raise _unready("dapr app-id does not match", "ERR_HEALTH_APPID_NOT_MATCH")
     if not runtime.outbound_ready or not caller.ready:
         raise _unready("dapr is not ready", "ERR_HEALTH_NOT_READY")
     return Answer()

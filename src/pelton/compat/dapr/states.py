@@ -216,7 +216,7 @@ class States:
             try:
                 change.ttl_s()
             except ComponentError as exc:
-                raise faults.malformed(exc.message) from exc
+                raise faults.malformed(_bare(exc.message, store.prefix)) from exc
         try:
             await self._run(
                 app, store.name, lambda: store.port.write(changes), error_code, what, store.prefix

@@ -208,7 +208,12 @@ def _head(invocation: Invocation, length: int, *, chunked: bool) -> bytes:
         parts.append(b"content-length: 0\r\n\r\n")
     else:
         parts.append(b"\r\n")
-    return b"".join(parts)
+    head = b"".join(parts)
+    lines = len(parts) + (1 if parts[-1] != b"\r\n" else 0)
+    if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
+        # What callers bring from elsewhere may not end a line, which would begin a header or a request.
+        raise ForwardError("a header or the target of the request has a line break in it")
+    return head
 
 
 class _Link(asyncio.Protocol):

@@ -111,6 +111,19 @@ async def test_what_belongs_to_a_connection_is_not_forwarded(tmp_path: Path) -> 
     ]
 
 
+@pytest.mark.parametrize("text", [b"1\r\nx-evil: 1", b"1\nx-evil: 1", b"1\rx", b"1\0x"])
+async def test_what_would_end_a_line_of_the_head_is_refused(tmp_path: Path, text: bytes) -> None:
+    server = Server(tmp_path / "s", _ok)
+    async with server as upstream:
+        with pytest.raises(ForwardError):
+            await upstream.forward(asks("GET", (b"x-a", text)))
+        with pytest.raises(ForwardError):
+            await upstream.forward(Invocation("id-1", "GET", b"/" + text, []))
+        reply = await upstream.forward(asks("POST", body=b"x"))
+
+    assert (reply.status, len(server.heads)) == (200, 1)
+
+
 async def test_a_body_is_forwarded_while_it_arrives_and_answered_before_its_end(tmp_path: Path) -> None:
     got: list[bytes] = []
     go_on = asyncio.Event()

@@ -422,7 +422,9 @@ def _metadata(metadata: Mapping[str, str]) -> tuple[tuple[str, str | bytes], ...
 
 def _traced(attributes: Mapping[str, Any]) -> tuple[tuple[str, str | bytes], ...]:
     texts = {name: str(attributes.get(name) or "") for name in _TRACE}
-    return tuple((name, text) for name, text in texts.items() if text and text.isascii())
+    return tuple(
+        (name, text) for name, text in texts.items() if text and text.isascii() and text.isprintable()
+    )
 
 
 def _headers(headers: Headers) -> tuple[tuple[str, str | bytes], ...]:

@@ -252,7 +252,13 @@ def _is_token(name: str) -> bool:
 
 
 def _traced(attributes: Mapping[str, Any]) -> Headers:
-    return [(name.encode(), str(attributes[name]).encode()) for name in _TRACE if attributes.get(name)]
+    """Return the trace context of an event; what its publisher wrote there instead is left out."""
+    texts = {name: str(attributes.get(name) or "") for name in _TRACE}
+    return [
+        (name.encode(), text.encode())
+        for name, text in texts.items()
+        if text and text.isascii() and text.isprintable()
+    ]
 
 
 def _said(route: str, status: int, body: bytes) -> str:

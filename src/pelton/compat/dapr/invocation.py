@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import grpc
 import grpc.aio
@@ -60,6 +60,8 @@ _HOP_BY_HOP: Final = frozenset({b"http2-settings", b"proxy-authenticate", b"prox
 """Headers of one connection that the client of `sdk/forward.py` would pass on."""
 _TRACE: Final = (b"traceparent", b"tracestate")
 _TRACE_KEYS: Final = ("traceparent", "tracestate")
+_QUERY: Final = "/%?:@!$&'()*+,;=~[]"
+"""What stands in a query as it is."""
 _VERBS: Final = common.HTTPExtension.Verb
 
 
@@ -167,7 +169,8 @@ class AppInvocation:
             raise _refused("the target's id is missing", code=Code.INVALID_ARGUMENT, status=404)
         found = await self._target(caller.app, request.id)
         message = request.message
-        path = _clean(message.method)
+        method, _, own_query = message.method.partition("?")
+        path = _clean(method)
         verb = _VERBS.Name(message.http_extension.verb)
         if not found.speaks_grpc and verb in ("NONE", "CONNECT"):
             raise _refused("the call has no HTTP verb", code=Code.INVALID_ARGUMENT, status=400)
@@ -182,13 +185,14 @@ class AppInvocation:
             and name not in ("content-type", "user-agent", "te", "dapr-api-token", "accept-encoding")
         ]  # fmt: skip
         if message.content_type:
-            headers.append((b"content-type", message.content_type.encode("latin-1", "replace")))
-        query = message.http_extension.querystring
+            content_type = "".join(char for char in message.content_type if char.isprintable())
+            headers.append((b"content-type", content_type.encode("latin-1", "replace")))
+        query = "&".join(part for part in (own_query, message.http_extension.querystring) if part)
         hop, headers = self._traced(headers, found, path)
         invocation = Invocation(
             id=uuid.uuid4().hex,
             method=verb,
-            target=(path + (f"?{query}" if query else "")).encode("latin-1", "replace"),
+            target=_encoded(path, query),
             headers=[*headers, *_named(caller.app, found)],
             body=message.data.value,
         )
@@ -472,6 +476,15 @@ def _clean(path: str) -> str:
         elif word not in ("", "."):
             kept.append(segment)
     return "/" + "/".join(kept) + ("/" if kept and path.endswith("/") else "")
+
+
+def _encoded(path: str, query: str) -> bytes:
+    """Return a path and a query as a request line has them: what no URL may hold is encoded.
+
+    Callers over gRPC write what they like, also the end of a line.
+    """
+    target = quote(path, safe="/%:@!$&'()*+,;=~")
+    return (target + (f"?{quote(query, safe=_QUERY)}" if query else "")).encode()
 
 
 async def _body(

@@ -446,3 +446,19 @@ async def test_grpc_app_that_answers_garbage_is_judged_like_one_that_fails() -> 
 
     assert [judged.status, bulk[0].status] == [RETRY, RETRY]
     assert (judged.code, reply.status) == ("INTERNAL", 500)
+
+
+async def test_trace_that_is_none_is_not_passed_on_to_the_app() -> None:
+    evil = event(traceparent="x\r\nx-evil: 1", tracestate={"a": "\n"}, baggage="\u00fc")
+    async with apps.HttpApp({"POST /orders": (200, b"")}) as web:
+        channel = HttpChannel(web.address)
+        over_http = await channel.deliver(evil, timeout_s=5)
+        await channel.close()
+    async with apps.GrpcApp({"OnTopicEvent": runtime.TopicEventResponse()}) as rpc:
+        called = GrpcChannel(rpc.address)
+        over_grpc = await called.deliver(evil, timeout_s=5)
+        await called.close()
+
+    assert [over_http.status, over_grpc.status] == [SUCCESS, SUCCESS]
+    assert not {"traceparent", "baggage", "x-evil"} & web.got[0][1].keys()
+    assert not {"traceparent", "baggage"} & rpc.got[0][1].keys()

@@ -317,6 +317,8 @@ def invoke(channel: grpc.aio.Channel, **message: Any) -> Any:
     request.message.method = message.pop("method", "m")
     request.message.http_extension.verb = message.pop("verb", 3)
     request.message.data.value = message.pop("data", b"")
+    request.message.content_type = message.pop("content_type", "")
+    request.message.http_extension.querystring = message.pop("query", "")
     return channel.unary_unary(
         "/dapr.proto.runtime.v1.Dapr/InvokeService",
         request_serializer=lambda sent: sent.SerializeToString(),
@@ -334,6 +336,30 @@ async def test_invoke_service_to_an_http_app() -> None:
     assert (answer.data.value, answer.content_type) == (b'{"a": 1}', "application/json")
     assert metadata["dapr-http-status"] == "201"
     assert (app.got[0][2], app.got[0][1]["x-own"]) == (b"body", "1")
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ({"method": "a b"}, "POST /a%20b"),
+        ({"method": "ü"}, "POST /%C3%BC"),
+        ({"method": "a%20b/x"}, "POST /a%20b/x"),
+        ({"method": "m?x=1", "query": "y=2"}, "POST /m?x=1&y=2"),
+        ({"method": "m HTTP/1.1\r\nx-evil: 1\r\n\r\n"}, "POST /m%20HTTP/1.1%0D%0Ax-evil:%201%0D%0A%0D%0A"),
+        ({"query": "y=2 HTTP/1.1\r\nx-evil: 1"}, "POST /m?y=2%20HTTP/1.1%0D%0Ax-evil:%201"),
+        ({"content_type": "a/b\r\nx-evil: 1"}, "POST /m"),
+    ],
+)
+async def test_invoke_service_can_write_nothing_but_a_target_and_a_type(
+    message: dict[str, Any], line: str
+) -> None:
+    async with apps.HttpApp({}) as app, bed() as made, front(made) as channel:
+        made.app(app.address)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await invoke(channel, **message)
+
+    [(got, headers, _)] = app.got
+    assert (got, "x-evil" in headers) == (line, False)
 
 
 async def test_invoke_service_http_failure_is_the_code_with_the_body_in_the_details() -> None:

@@ -96,7 +96,7 @@ OPTIONS = Kept(
                 (
                     _TIMEOUT,
                     _field("deliveryType", _TEXT, "No effect: each address gets a mail."),
-                    _field("maxEmailReceivers", Integer(minimum=1), "Most addresses of a Receiver."),
+                    _field("maxEmailReceivers", Integer(minimum=1), "No effect: each address gets a mail."),
                     _TEMPLATE_NAME,
                     _field("subjectTemplate", _TEXT, "Template of subjects."),
                     _form("html", "text"),

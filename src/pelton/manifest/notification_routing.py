@@ -268,6 +268,7 @@ def manager_advice(manager: model.NotificationManager) -> list[Problem]:
             for kind, name, why in (
                 ("global", "templateFile", "name a ConfigMap in spec.template.text"),
                 ("email", "deliveryType", "each address gets a mail of its own"),
+                ("email", "maxEmailReceivers", "each address gets a mail of its own"),
             )
             if name in (manager.options.get(kind) or {})
         ]

@@ -152,11 +152,6 @@ def _email(
     settings: dict[str, Any] = {"to": list(block.to), "format": _format(block, options) or "html"}
     if block.cc:
         settings["cc"] = list(block.cc)
-    most = options.get("maxEmailReceivers")
-    if most and len(block.to) + len(block.cc) > most:
-        texts.missing.append(
-            f"The receiver has {len(block.to) + len(block.cc)} addresses, and maxEmailReceivers is {most}."
-        )
     if config is None or config.email is None:
         texts.missing.append("No Config with an email block suits this receiver: mail needs a server.")
         return settings

@@ -205,7 +205,8 @@ class ControlPlane:
                     asyncio.create_task(triggers.run(), name="triggers"),
                     asyncio.create_task(self._scaled_jobs(store).run(), name="scaled jobs"),
                     asyncio.create_task(
-                        JobMirror(store, self._target.jobs, self._clock).run(), name="jobs of functions"
+                        JobMirror(store, self._target.jobs, self._clock, self._kept_jobs).run(),
+                        name="jobs of functions",
                     ),
                     asyncio.create_task(self._kafka_topics(store).run(), name="Kafka topics"),
                 ]
@@ -245,6 +246,11 @@ class ControlPlane:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             await server.close()
+
+    def _kept_jobs(self, key: str) -> tuple[int, int] | None:
+        desired = self._target.applied(key)
+        rules = desired.scaling.jobs if desired is not None else None
+        return (rules.kept_succeeded, rules.kept_failed) if rules is not None else None
 
     def _scaled_jobs(self, store: SqliteStore) -> ScaledJobs:
         letters = "bcdfghjklmnpqrstvwxz2456789"

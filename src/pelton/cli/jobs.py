@@ -1,13 +1,15 @@
 """Shows the jobs of Functions as Jobs of batch/v1: `pelton get jobs`, `kubectl get jobs`.
 
 Such a job is an instance of the node's; its object says whose it is, whether it runs, and how it ended.
-Objects follow the node's list, which remembers as many ended ones as the Function says.
-`cli/control_plane.py` runs it.
+Objects of jobs that have not ended follow the node's list. Those of ended ones stay when the node forgets
+them, which it does when it ends: as many as the Function says, the oldest go first. `cli/control_plane.py`
+runs it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from pelton.clock import Clock
@@ -33,13 +35,20 @@ class JobMirror:
         store: Where Jobs are.
         jobs: Returns the node's jobs; raises PeltonError while it is away.
         clock: Time.
+        limits: Returns how many jobs of a function that succeeded and failed are kept, by `namespace/name`;
+            None while nobody knows.
     """
 
     def __init__(
-        self, store: Store, jobs: Callable[[], Awaitable[list[dict[str, Any]]]], clock: Clock
+        self,
+        store: Store,
+        jobs: Callable[[], Awaitable[list[dict[str, Any]]]],
+        clock: Clock,
+        limits: Callable[[str], tuple[int, int] | None] = lambda _key: None,
     ) -> None:
         self._store = store
         self._jobs = jobs
+        self._limits = limits
         self._clock = clock
         self._shown = True  # whether there may be objects
 
@@ -66,10 +75,11 @@ class JobMirror:
             for job in listed
             if FUNCTION_LABEL in (job["metadata"].get("labels") or {})
         }
-        for key, job in present.items():
-            if key not in rows and not job["metadata"].get("deletionTimestamp"):
+        forgotten = [job for key, job in present.items() if key not in rows]
+        for job in [*(job for job in forgotten if not _ended(job)), *self._beyond(forgotten, rows.values())]:
+            if not job["metadata"].get("deletionTimestamp"):
                 try:
-                    await self._store.delete(_JOBS, *key)
+                    await self._store.delete(_JOBS, job["metadata"]["namespace"], job["metadata"]["name"])
                 except NotFoundError:
                     continue
         for key, row in rows.items():
@@ -77,6 +87,24 @@ class JobMirror:
                 await self._show(row, present.get(key))
             except (AlreadyExistsError, ConflictError, NotFoundError):
                 continue  # the next look finds it
+
+    def _beyond(self, forgotten: Iterable[Obj], rows: Iterable[dict[str, Any]]) -> list[Obj]:
+        """Return ended jobs that nobody lists and that are too many beside those that are listed."""
+        listed = Counter((row["namespace"], row["name"], row["state"]) for row in rows)
+        ended: dict[tuple[str, str, str], list[Obj]] = {}
+        for job in forgotten:
+            if state := _ended(job):
+                metadata = job["metadata"]
+                place = (metadata["namespace"], metadata["labels"][FUNCTION_LABEL], state)
+                ended.setdefault(place, []).append(job)
+        found: list[Obj] = []
+        for (namespace, name, state), jobs in ended.items():
+            limits = self._limits(f"{namespace}/{name}")
+            if limits is not None:
+                room = max(0, limits[state == "failed"] - listed[namespace, name, state])
+                jobs.sort(key=_ended_at)
+                found += jobs[: max(0, len(jobs) - room)]
+        return found
 
     async def _show(self, row: dict[str, Any], job: Obj | None) -> None:
         if job is None:
@@ -120,6 +148,17 @@ def _object(row: dict[str, Any], owner: Obj) -> Obj:
             },
         },
     }
+
+
+def _ended(job: Obj) -> str:
+    """Return `succeeded` or `failed`; "" for a job that has not ended, as far as it was shown."""
+    status = job.get("status") or {}
+    return next((state for state in ("succeeded", "failed") if status.get(state)), "")
+
+
+def _ended_at(job: Obj) -> str:
+    conditions = (job.get("status") or {}).get("conditions") or ()
+    return max((str(one.get("lastTransitionTime") or "") for one in conditions), default="")
 
 
 def _status(row: dict[str, Any]) -> Obj:

@@ -59,7 +59,32 @@ async def test_objects_follow_the_list(store):
     assert found["a"]["metadata"]["ownerReferences"][0]["kind"] == "Function"
     rows[:] = [row("b", "succeeded")]
     await mirror.tick()
-    assert {name: job["status"]["succeeded"] for name, job in (await jobs(store)).items()} == {"b": 1}
+    found = await jobs(store)
+    assert sorted(found) == ["b", "c", "d"]  # "a" is gone, "c" and "d" are history
+    assert found["b"]["status"]["succeeded"] == 1
+
+
+async def test_ended_jobs_outlive_the_node_up_to_the_limits(store):
+    rows = [row("lost", "running"), row("a", "failed"), *(row(f"s{n}", "succeeded") for n in range(3))]
+    for number, one in enumerate(rows[2:]):
+        one["ended"] = f"2026-01-02T03:05:0{number}Z"
+    limits = None
+
+    async def ask():
+        return rows
+
+    mirror = JobMirror(store, ask, FakeClock(), lambda _key: limits)
+    await mirror.tick()
+    rows[:] = []
+    await mirror.tick()
+    assert sorted(await jobs(store)) == ["a", "s0", "s1", "s2"]
+
+    limits = (2, 1)
+    rows[:] = [row("s3", "succeeded")]
+    await mirror.tick()
+    await mirror.tick()
+
+    assert sorted(await jobs(store)) == ["a", "s2", "s3"]
 
 
 async def test_jobs_of_others_are_left_alone(store):

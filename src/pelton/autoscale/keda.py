@@ -213,6 +213,10 @@ class Keda:
         decision.steps = (*look.steps, *self._cooling(now, look, decision.desired), *decision.steps)
         return decision
 
+    def hold(self, *, now: float, current: int) -> Decision:
+        """Return the decision to keep what there is, where nothing was looked at yet."""
+        return self._made(now, current, current, current, (("no-data",),))
+
     @property
     def failures(self) -> dict[str, int]:
         """Trigger name -> how many times in a row it could not be read."""

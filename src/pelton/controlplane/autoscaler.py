@@ -59,7 +59,7 @@ Usage = Mapping[str, tuple[float, float]]
 def kpa_policy(scaling: Scaling) -> KpaPolicy:
     """Return a function's scaling in the KPA's terms; the activator is always in path at zero: no grace."""
     return KpaPolicy(
-        min_scale=scaling.min_replicas,
+        min_scale=_resting(scaling),
         max_scale=scaling.max_replicas,
         initial_scale=scaling.initial_scale,
         activation_scale=scaling.activation_scale,
@@ -94,6 +94,7 @@ def event_policy(scaling: Scaling) -> KedaPolicy:
     bounds: dict[str, Any] = {
         "triggers": (trigger,),
         "min_replicas": scaling.min_replicas,
+        "idle_replicas": scaling.idle_replicas,
         "max_replicas": scaling.max_replicas or _NO_BOUND,
         "cooldown_s": scaling.cooldown_s,
     }
@@ -138,6 +139,11 @@ def hpa_policy(scaling: Scaling) -> HpaPolicy:
             down=replace(usual.down, window_s=scaling.window_s),
         ),
     )
+
+
+def _resting(scaling: Scaling) -> int:
+    """Return how many instances there are while nothing asks for one."""
+    return scaling.min_replicas if scaling.idle_replicas is None else scaling.idle_replicas
 
 
 @dataclass(slots=True)
@@ -262,7 +268,7 @@ class Autoscaler:
         scaling = state.scaling
         if scaling.algorithm == "keda":
             return Decision(
-                desired=max(scaling.min_replicas, initial),
+                desired=max(_resting(scaling), initial),
                 algorithm="keda",
                 at=now,
                 ready=ready,
@@ -306,6 +312,9 @@ class Autoscaler:
                 retained = ("retention", state.scaling.retention_s)
                 steps = (*decision.steps, retained if code in ("inactive", "retention") else (code,))
                 decision = replace(decision, desired=kept, steps=steps)
+        low = scaling.min_replicas
+        if scaling.idle_replicas is not None and decision.desired < low and not state.stable.silent(now):
+            decision = replace(decision, desired=low, steps=(*decision.steps, ("minimum", low)))
         return decision
 
     def _by_hpa(self, state: _State, hpa: Hpa, now: float, ready: int, usage: Usage | None) -> Decision:
@@ -364,7 +373,7 @@ class Autoscaler:
         current = state.decision.desired if paused or last is None else last.desired
         read = [values.get(one.name) for one in policy.triggers if not one.is_resource]
         if readings is None and read and not paused:  # nothing was asked yet, so nothing failed
-            state.by_triggers = _held(policy, now, current, ready)
+            state.by_triggers = keda.hold(now=now, current=current)
             return state.by_triggers
         if None in read and not fresh and last is not None:
             return last  # failures count by the rounds of reading, not by these looks
@@ -394,20 +403,6 @@ class Autoscaler:
         """Drop a function's history: it is at zero with nothing waiting, or it is gone."""
         self._states.pop(key, None)
         self._jobs.forget(key)
-
-
-def _held(policy: KedaPolicy, now: float, current: int, ready: int) -> Decision:
-    """Return the decision to keep what there is."""
-    return Decision(
-        desired=current,
-        raw=current,
-        algorithm="keda",
-        at=now,
-        ready=ready,
-        minimum=policy.min_replicas,
-        maximum=policy.max_replicas,
-        steps=(("no-data",),),
-    )
 
 
 def _joined(http: Decision, events: Decision | None) -> Decision:

@@ -219,6 +219,12 @@ class Scaling:
         return self.http.keda if self.http is not None else None
 
     @property
+    def idle_replicas(self) -> int | None:
+        """Instances while nothing is active, fewer than the minimum; None where the minimum stays."""
+        keda = self.handed
+        return keda.idle_replicas if keda is not None else None
+
+    @property
     def is_paused(self) -> bool:
         """Whether annotations hold the number, wherever it is."""
         keda = self.handed

@@ -7,7 +7,7 @@ import pytest
 from pelton.autoscale.decision import Decision
 from pelton.autoscale.scalers.joined import asks
 from pelton.controlplane.autoscaler import OBSERVE_EVERY_S, STEADY_S, Autoscaler
-from pelton.model.desired import Scaling
+from pelton.model.desired import ScaledBy, Scaling
 from pelton.model.scaler import ScalerReading
 from pelton.model.scaling import (
     FallbackPolicy,
@@ -19,6 +19,7 @@ from pelton.model.scaling import (
     TriggerTarget,
 )
 from pelton.model.snapshot import LoadReading
+from pelton.plan.scaling import handed_over
 from pelton.testing.clock import FakeClock
 
 KEY = "default/hello"
@@ -496,13 +497,36 @@ async def test_trigger_that_cannot_be_built_counts_as_one_that_cannot_be_read():
 
 
 async def test_instances_found_at_the_first_look_get_a_cooldown_of_the_triggers():
-    watched = Watched(by_triggers())
+    watched = Watched(by_triggers(polling_s=1.0))
     rest, ready = read(0.0), [2]
-    for _ in range(600):
+    for _ in range(350):
         ready.append((await watched.look(triggers=rest, ready=ready[-1])).desired)
 
     assert 0 not in ready[:300]
     assert ready[-1] == 0
+
+
+@pytest.mark.parametrize("idle", [0, 1])
+@pytest.mark.parametrize("algorithm", ["keda", "kpa"])
+async def test_idle_number_of_a_scaled_object_is_below_the_minimum(idle, algorithm):
+    policy = by_triggers(min_replicas=3, idle_replicas=idle, cooldown_s=5.0, polling_s=1.0).triggered
+    given = Scaling(algorithm=algorithm, lag_threshold=10.0, cooldown_s=5.0, window_s=6.0)
+    watched = Watched(handed_over(given, ScaledBy(owner="ScaledObject n/s", triggered=policy)))
+    rest, busy = read(0.0), read(1.0)
+
+    async def rests(ready):
+        for _ in range(80):
+            ready = (await watched.look(triggers=rest, ready=ready, after_s=0.5)).desired
+        return ready
+
+    assert await rests(0) == idle
+    assert (await watched.look(triggers=busy, ready=idle)).desired == 3
+    assert await rests(3) == idle
+    assert (await watched.look(triggers=rest, pending=1, ready=idle)).desired == 3
+    assert await rests(3) == idle
+    if algorithm == "kpa":
+        assert (await watched.look(triggers=rest, queued=1, ready=idle)).desired == 3
+        assert await rests(3) == idle
 
 
 async def test_memory_that_nobody_knows_does_not_keep_instances():

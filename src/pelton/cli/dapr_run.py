@@ -19,6 +19,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from pelton.cli import cyclic_gc
 from pelton.cli.dapr_app import AppProcess
 from pelton.cli.dapr_flags import DAPRD, RUN, Parsed, help_text, parse
 from pelton.cli.dapr_settings import Served
@@ -206,6 +207,15 @@ async def _serve_until(parsed: Parsed, stop: asyncio.Event, again: asyncio.Event
 
 @asynccontextmanager
 async def _served(parsed: Parsed) -> AsyncIterator[Served]:
+    """Serve the app for as long as the block lasts."""
+    async with AsyncExitStack() as stack:
+        with cyclic_gc.starting():
+            served = await stack.enter_async_context(_runtime(parsed))
+        yield served
+
+
+@asynccontextmanager
+async def _runtime(parsed: Parsed) -> AsyncIterator[Served]:
     """Serve the app: by the platform's runtime where there is one, else by one in this process."""
     from pelton.cli.home import Home
     from pelton.errors import NotRunningError

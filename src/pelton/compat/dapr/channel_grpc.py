@@ -8,6 +8,8 @@ Source: contracts, Dapr runtime, AppCallback and sections 3, 5 and 6.
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -236,9 +238,9 @@ class GrpcChannel:
         finally:
             call.cancel()
         headers: Headers = [
-            (name.encode(), value.encode() if isinstance(value, str) else value)
+            (name.encode(), value.encode() if isinstance(value, str) else base64.b64encode(value))
             for name, value in [*(await call.initial_metadata()), *(await call.trailing_metadata())]
-            if not name.startswith("grpc-") and not name.endswith("-bin") and name != "content-type"
+            if not name.startswith("grpc-") and name != "content-type"
         ]
         headers.append((b"content-type", (answer.content_type or "application/json").encode()))
         return Reply(status=200, headers=headers, body=answer.data.value)
@@ -428,18 +430,31 @@ def _traced(attributes: Mapping[str, Any]) -> tuple[tuple[str, str | bytes], ...
 
 
 def _headers(headers: Headers) -> tuple[tuple[str, str | bytes], ...]:
-    """Return HTTP headers as metadata; names that gRPC keeps for itself get a prefix."""
+    """Return HTTP headers as metadata; names that gRPC keeps for itself get a prefix, `-bin` is base64."""
     found: list[tuple[str, str | bytes]] = []
     for raw_name, raw_value in headers:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
         if name in _HOP_BY_HOP or name.startswith(":") or not value.isascii() or not value.isprintable():
             continue
+        if name == "dapr-api-token":
+            continue
+        if name.endswith("-bin"):
+            raw = _binary(value) if not name.startswith("grpc-") else b""
+            if raw:
+                found.append((name, raw))
+            continue
         if name in _RESERVED or name.startswith("grpc-"):
             name = f"dapr-{name}"
-        if name == "dapr-api-token" or name.endswith("-bin"):
-            continue
         found.append((name, value))
     return tuple(found)
+
+
+def _binary(text: str) -> bytes:
+    """Return what a header has in base64, which gRPC writes without padding; b"" for what is none."""
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except binascii.Error:
+        return b""
 
 
 _HOP_BY_HOP: Final = frozenset(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, unquote_plus
@@ -35,6 +36,8 @@ _OPEN: Final = frozenset({"/v1.0/healthz", "/v1.0/healthz/outbound"})
 """Paths that are answered without a token."""
 _PUBLIC: Final = frozenset({("healthz", "GET"), ("metadata", "GET")})
 _HEADER_SLOP: Final = 4096
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""What a header may be called; metadata of a binding may have other names."""
 _log = log.get(__name__)
 
 
@@ -291,7 +294,7 @@ def _headers(answer: Answer) -> list[tuple[bytes, bytes]]:
     if answer.status != 204:
         found.append((b"content-length", str(len(answer.body)).encode()))
     for name, value in answer.headers:
-        if value.isprintable():
+        if value.isprintable() and _NAME.fullmatch(name):
             found.append((name.lower().encode("latin-1", "replace"), value.encode("latin-1", "replace")))
     return found
 

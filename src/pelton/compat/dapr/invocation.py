@@ -9,6 +9,7 @@ Source: contracts, Dapr runtime, section 6; Dapr HTTP, sections 2 and 4.
 from __future__ import annotations
 
 import asyncio
+import base64
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -179,9 +180,9 @@ class AppInvocation:
         if found.speaks_grpc:
             return await self._on_invoke(caller.app, found, message, metadata, context, timeout_s)
         headers: Headers = [
-            (name.encode(), value.encode("utf-8") if isinstance(value, str) else value)
+            (name.encode(), value.encode("utf-8") if isinstance(value, str) else base64.b64encode(value))
             for name, value in metadata
-            if name.encode() not in _OWN and not name.startswith("grpc-") and not name.endswith("-bin")
+            if name.encode() not in _OWN and not name.startswith("grpc-")
             and name not in ("content-type", "user-agent", "te", "dapr-api-token", "accept-encoding")
         ]  # fmt: skip
         if message.content_type:

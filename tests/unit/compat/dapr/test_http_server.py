@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pelton.clock import SystemClock
 from pelton.compat.dapr import http_server
 from pelton.compat.dapr.apps import App
+from pelton.compat.dapr.http_calls import Answer
 from pelton.compat.dapr.http_server import HttpApi
 from pelton.compat.dapr.ports import Drivers
 from pelton.compat.dapr.runtime import DaprRuntime
@@ -155,6 +156,19 @@ async def test_client_that_leaves_within_its_body_gets_nothing():
         await HttpApi(served, registered.identify)(scope, receive, send)
 
     assert sent == []
+
+
+def test_metadata_that_cannot_be_a_header_are_left_out():
+    given = [
+        ("metadata.Status", "ok"),
+        ("metadata.a b", "x"),
+        ("metadata.x\r\ny", "x"),
+        ("metadata.z", "a\nb"),
+    ]
+
+    written = http_server._headers(Answer(headers=given))
+
+    assert written == [(b"metadata.status", b"ok")]
 
 
 async def test_calls_have_a_bound(monkeypatch):

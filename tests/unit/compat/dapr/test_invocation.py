@@ -267,9 +267,13 @@ async def test_http_call_to_a_grpc_app_is_on_invoke() -> None:
     answer.data.value = b"back"
     async with apps.GrpcApp({"OnInvoke": answer}) as app, bed() as made:
         made.app(app.address, protocol="grpc")
-        status, headers, body = await made.http("b", "do", "PUT", body=b"x")
+        status, headers, body = await made.http(
+            "b", "do", "PUT", body=b"x", x_own_bin="/wA", x_bad_bin="?", grpc_trace_bin="AAAA"
+        )
 
     assert (status, headers["content-type"], body) == (200, "text/plain", b"back")
+    assert app.got[0][1]["x-own-bin"] == b"\xff\x00"
+    assert not {"x-bad-bin", "grpc-trace-bin", "dapr-grpc-trace-bin"} & app.got[0][1].keys()
     assert app.got[0][1]["dapr-caller-app-id"] == "a"
 
 
@@ -323,7 +327,7 @@ def invoke(channel: grpc.aio.Channel, **message: Any) -> Any:
         "/dapr.proto.runtime.v1.Dapr/InvokeService",
         request_serializer=lambda sent: sent.SerializeToString(),
         response_deserializer=common.InvokeResponse.FromString,
-    )(request, metadata=(("x-own", "1"),))
+    )(request, metadata=(("x-own", "1"), ("x-own-bin", b"\xff\x00")))
 
 
 async def test_invoke_service_to_an_http_app() -> None:
@@ -336,6 +340,7 @@ async def test_invoke_service_to_an_http_app() -> None:
     assert (answer.data.value, answer.content_type) == (b'{"a": 1}', "application/json")
     assert metadata["dapr-http-status"] == "201"
     assert (app.got[0][2], app.got[0][1]["x-own"]) == (b"body", "1")
+    assert app.got[0][1]["x-own-bin"] == "/wA="
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """`pelton why trigger NAME`: each input's state and age, which conditions hold, and what would fire.
 
 The runtime process is asked, which reads the state as it is stored; one that is not at work has its reason in
-the status of the object, which the API has.
+the status of the object, which the API has, as it has the EventSources whose events cannot come.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from pelton.cli.client import Client
@@ -16,9 +17,11 @@ from pelton.cli.home import Home
 from pelton.cli.printing import print_columns, to_yaml
 from pelton.dataplane import wire
 from pelton.errors import NotRunningError
+from pelton.model.event_framework import SOURCE_KINDS
+from pelton.plan.event_world import DEFAULT_BUS
 from pelton.quantity import format_duration
 
-__all__ = ["why_trigger"]
+__all__ = ["unheard", "why_trigger"]
 
 _ASK_S = 10.0
 
@@ -37,11 +40,18 @@ def why_trigger(home: Home, name: str, *, namespace: str, output: str) -> int:
         NotRunningError: No platform runs here.
     """
     with Client(home) as api:
+
+        def listed(plural: str) -> dict[tuple[str, str], dict[str, Any]]:
+            items = api.list(api.resource(f"{plural}.events.openfunction.io"), None)["items"]
+            return {(one["metadata"].get("namespace", ""), one["metadata"]["name"]): one for one in items}
+
         obj = api.get(api.resource("triggers.events.openfunction.io"), namespace, name)
+        buses = listed("eventbuses") | listed("clustereventbuses")
+        deaf = unheard(obj, listed("eventsources"), buses)
     conditions = (obj.get("status") or {}).get("conditions") or []
     found = asyncio.run(_ask(home, namespace, name))
     if output != "table":
-        report = {"trigger": found, "conditions": conditions}
+        report = {"trigger": found, "conditions": conditions, "unheard": deaf}
         sys.stdout.write(json.dumps(report, indent=2) + "\n" if output == "json" else to_yaml(report))
         return 0 if found else 1
     last = conditions[-1] if conditions else {}
@@ -52,11 +62,56 @@ def why_trigger(home: Home, name: str, *, namespace: str, output: str) -> int:
             ("status", " ".join(filter(None, (last.get("type"), last.get("reason"))))),
             *([("because", last["message"])] if last.get("type") == "Error" else []),
             *(_summary(found) if found else []),
+            *((f"no event of {input_name}", why) for input_name, why in deaf.items()),
         ],
     )
     if found:
         _show(found)
     return 0 if found else 1
+
+
+def unheard(
+    trigger: Mapping[str, Any],
+    sources: Mapping[tuple[str, str], Mapping[str, Any]],
+    buses: Mapping[tuple[str, str], Mapping[str, Any]],
+) -> dict[str, str]:
+    """Return input -> why no event of it can come, for those of which that is known.
+
+    Args:
+        trigger: The object.
+        sources: (namespace, name) -> EventSource, of all namespaces.
+        buses: The same of EventBuses, and of ClusterEventBuses with the namespace "".
+    """
+    spec, own = trigger.get("spec") or {}, trigger["metadata"]["namespace"]
+    found = {}
+    for name, wanted in (spec.get("inputs") or {}).items():
+        where = (wanted.get("namespace") or own, wanted["eventSource"])
+        source = sources.get(where)
+        if source is None:
+            found[name] = f"there is no EventSource {'/'.join(where)}"
+            continue
+        offered, title = source.get("spec") or {}, f"EventSource {'/'.join(where)}"
+        events = [event for kind in SOURCE_KINDS for event in offered.get(kind) or {}]
+        last = ((source.get("status") or {}).get("conditions") or [{}])[-1]
+        bus = offered.get("eventBus", "")
+        if wanted["event"] not in events:
+            found[name] = f"{title} has no event {wanted['event']}; it has {', '.join(events) or 'none'}"
+        elif not bus:
+            found[name] = f"{title} publishes on no bus"
+        elif _meaning(bus, where[0], buses) != _meaning(spec.get("eventBus", ""), own, buses):
+            found[name] = f"{title} publishes on the bus {bus}, which is another one"
+        elif last.get("type") == "Error":
+            found[name] = f"{title} does not work: {last.get('message', '')}"
+    return found
+
+
+def _meaning(name: str, namespace: str, buses: Mapping[tuple[str, str], Mapping[str, Any]]) -> object:
+    """Return what tells buses apart: their settings, {} for the embedded one, or the name of none."""
+    obj = buses.get((namespace, name)) or buses.get(("", name))
+    if obj is None:
+        return {} if name == DEFAULT_BUS else name
+    spec = obj.get("spec") or {}
+    return {kind: spec[kind] for kind in ("natsStreaming", "kafka", "jetstream") if spec.get(kind)}
 
 
 async def _ask(home: Home, namespace: str, name: str) -> dict[str, Any] | None:

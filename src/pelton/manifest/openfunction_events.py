@@ -649,18 +649,21 @@ def trigger_advice(trigger: model.Trigger) -> list[Problem]:
         for name in trigger.inputs
         if name not in used
     ]
-    own = {
-        model.topic_of(one.namespace or trigger.namespace, one.event_source, one.event): name
-        for name, one in trigger.inputs.items()
-    }
     for index, subscriber in enumerate(trigger.subscribers):
         for field, topic in (("topic", subscriber.topic), ("deadLetterTopic", subscriber.dead_letter_topic)):
-            if topic in own:
-                advice.append(
-                    Problem(
-                        f"spec.subscribers[{index}].{field}",
-                        f"is the topic of the input {own[topic]}: what is published there comes back to this "
-                        "Trigger",
-                    )
+            advice += [
+                Problem(
+                    f"spec.subscribers[{index}].{field}",
+                    f"is the topic of the input {name}: what is published there comes back to this Trigger",
                 )
+                for name, one in trigger.inputs.items()
+                if _is_of(topic, one, trigger.namespace)
+            ]
     return advice
+
+
+def _is_of(topic: str, one: model.Input, namespace: str) -> bool:
+    """Tell whether a topic is an input's; in a file, nothing may say yet in which namespace that is."""
+    namespace = one.namespace or namespace
+    own = model.topic_of(namespace, one.event_source, one.event)
+    return topic == own if namespace else topic.endswith(own)

@@ -239,29 +239,30 @@ def _subscription(
 
 
 def rivals(relays: Iterable[Relay]) -> dict[str, Fault]:
-    """Return `namespace/name` of EventSources that would take events from another one, and a sentence.
+    """Return `namespace/name` of EventSources two of whose events, or one and another's, would share events.
 
     Upstream's names of consumers hold namespace, kind and event: the same event name in two EventSources is
-    one consumer, whose members share the events of a topic. The first one of a group keeps it.
+    one consumer, whose members share the events of a topic, as those do that name the same one themselves.
+    The first one of a group keeps it.
     """
-    holders: dict[tuple[str, ...], str] = {}
+    holders: dict[tuple[str, ...], Relay] = {}
     found: dict[str, Fault] = {}
     for relay in relays:
-        metadata = relay.subscription.component.metadata
-        name = metadata.get("consumerGroup") or metadata.get("consumerID")
+        metadata = {name.lower(): text for name, text in relay.subscription.component.metadata.items()}
+        name = metadata.get("consumergroup") or metadata.get("consumerid")
         if not name:
             continue
-        server = next((metadata[each] for each in ("brokers", "url", "redisHost") if each in metadata), "")
+        server = next((metadata[each] for each in ("brokers", "url", "redishost") if each in metadata), "")
         what = metadata.get("topics") or metadata.get("topic") or relay.subscription.topic
         # A client id of MQTT is one connection, whatever it subscribes to.
         mine = (relay.kind, name, server, "" if relay.kind == "mqtt" else what)
-        holder = holders.setdefault(mine, relay.key)
-        if holder != relay.key:
-            setting = "consumerID" if relay.kind == "mqtt" else "consumerGroup"
-            setting = "consumerID" if relay.kind == "redis" else setting
+        holder = holders.setdefault(mine, relay)
+        if (holder.key, holder.event) != (relay.key, relay.event):
+            setting = "consumerGroup" if relay.kind == "kafka" else "consumerID"
+            other = f"EventSource {holder.key}" if holder.key != relay.key else f"its event {holder.event}"
             found[relay.key] = Fault(
                 reason="ErrorConfiguration",
-                message=f"spec.{relay.kind}.{relay.event} consumes as {name}, as EventSource {holder} does: "
+                message=f"spec.{relay.kind}.{relay.event} consumes as {name}, as {other} does: "
                 f"each would get a part of the events; rename the event, or set {setting} by its metadata",
             )
     return found

@@ -195,7 +195,7 @@ def says_where_to_begin(bus: EventBus) -> bool:
     if bus.nats_streaming is not None:
         return any(bus.nats_streaming.get(name) for name in _BEGINNINGS)
     own = [*((bus.kafka or {}).get("metadata") or ()), *((bus.jetstream or {}).get("metadata") or ())]
-    return any(item.get("name") in ("initialOffset", "deliverPolicy") for item in own)
+    return any(str(item.get("name")).lower() in ("initialoffset", "deliverpolicy") for item in own)
 
 
 def texts(settings: Mapping[str, Any], without: frozenset[str]) -> dict[str, str]:

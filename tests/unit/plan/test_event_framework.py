@@ -240,6 +240,26 @@ def test_sources_that_would_share_a_consumer_are_told(kind, one, other, clash):
     assert rivals(made[:1] * 2) == {}
 
 
+def test_events_of_one_source_that_would_share_a_consumer_are_told():
+    mqtt = {"url": "tcp://m", "consumerID": "c"}
+    made = relays(source(eventBus="default", mqtt={"a": {**mqtt, "topic": "a"}, "b": {**mqtt, "topic": "b"}}))
+
+    assert "spec.mqtt.b consumes as c, as its event a does" in rivals(made)["shop/src"].message
+
+
+def test_group_that_metadata_name_in_any_case_is_the_one_that_counts():
+    def kafka(**metadata):
+        items = [{"name": name, "value": value} for name, value in metadata.items()]
+        return {"e": {"brokers": "k:9092", "authRequired": False, "metadata": items}}
+
+    made = [
+        *relays(source("first", eventBus="default", kafka=kafka())),
+        *relays(source("second", eventBus="default", kafka=kafka(consumergroup="own"))),
+    ]
+
+    assert rivals(made) == {}
+
+
 def test_http_event_waits_in_a_queue_and_asks_for_its_token():
     made = source(eventBus="default", http={"e": {"tokenSecret": {"name": "hook", "key": "token"}}})
 

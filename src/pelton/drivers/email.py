@@ -8,7 +8,9 @@ Source: contracts/log-notification.md 4.4, 8.
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
+import hmac
 import ipaddress
 import smtplib
 import ssl
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pelton.clock import Clock
-from pelton.outgoing import send_parts, timeout_of
+from pelton.outgoing import redact, send_parts, timeout_of
 from pelton.ports import SendResult
 
 __all__ = ["EmailSender"]
@@ -51,15 +53,18 @@ class EmailSender:
     async def send(self, settings: Mapping[str, Any], payload: Mapping[str, Any]) -> SendResult:
         """Send to all addresses that do not have it yet; never raises for what the server does."""
         addresses = [str(address) for address in (*(settings.get("to") or ()), *(settings.get("cc") or ()))]
-        parts = {
-            address: partial(
-                self._send_one, settings, address, _mail(settings, address, payload, self._clock)
-            )
-            for address in addresses
-        }
+        try:
+            mails = {address: _mail(settings, address, payload, self._clock) for address in addresses}
+        except ValueError:  # the library's text may quote what cannot be in a header
+            return SendResult(ok=False, retriable=False, detail="The addresses or the subject make no mail.")
+        parts = {address: partial(self._send_one, settings, address, mail) for address, mail in mails.items()}
         return await send_parts(parts, done=settings.get("done") or (), named=False)
 
     async def _send_one(self, settings: Mapping[str, Any], address: str, mail: EmailMessage) -> SendResult:
+        result = await self._try_one(settings, address, mail)
+        return replace(result, detail=redact(result.detail, _secrets_of(settings)))
+
+    async def _try_one(self, settings: Mapping[str, Any], address: str, mail: EmailMessage) -> SendResult:
         timeout_s = timeout_of(settings, self._timeout_s)
         call = _Call(settings, timeout_s)
         try:
@@ -143,24 +148,50 @@ class _Call:
 
     def _log_in(self, client: smtplib.SMTP, *, secured: bool) -> None:
         settings = self._settings
-        client.user, password = str(settings["username"]), str(settings.get("password") or "")
+        user, password = str(settings["username"]), str(settings.get("password") or "")
         for mechanism in client.esmtp_features.get("auth", "").upper().split():
             if mechanism == "CRAM-MD5" and settings.get("secret"):
-                client.password = str(settings["secret"])
-                client.auth(mechanism, client.auth_cram_md5)
+                _authenticate(client, mechanism, user, str(settings["secret"]))
                 return
             if mechanism not in ("PLAIN", "LOGIN") or not password:
                 continue
             if not secured:
                 raise _Unusable("The password is not sent in the clear: set requireTLS in the Config.")
-            client.password = password
-            if mechanism == "PLAIN":
-                plain = f"{settings.get('identity') or ''}\0{client.user}\0{password}"
-                client.auth(mechanism, lambda _=None, said=plain: said)
-            else:
-                client.auth(mechanism, client.auth_login)
+            _authenticate(client, mechanism, user, password, identity=str(settings.get("identity") or ""))
             return
         raise _Unusable("The mail server offers no way of authentication that the Config has a secret for.")
+
+
+def _authenticate(
+    client: smtplib.SMTP, mechanism: str, user: str, secret: str, *, identity: str = ""
+) -> None:
+    """Authenticate in UTF-8; the library's own way knows ASCII only."""
+    first = {"PLAIN": f"{identity}\0{user}\0{secret}", "LOGIN": user}.get(mechanism)
+    code, said = client.docmd("AUTH", mechanism if first is None else f"{mechanism} {_base64(first)}")
+    if code == 334 and mechanism == "CRAM-MD5":
+        try:
+            challenge = base64.b64decode(said)
+        except ValueError:
+            raise smtplib.SMTPAuthenticationError(code, "the challenge cannot be read") from None
+        code, said = client.docmd(
+            _base64(f"{user} {hmac.new(secret.encode(), challenge, 'md5').hexdigest()}")
+        )
+    elif code == 334 and mechanism == "LOGIN":
+        code, said = client.docmd(_base64(secret))
+    if code not in (235, 503):
+        raise smtplib.SMTPAuthenticationError(code, said)
+
+
+def _secrets_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what a server might say back: the passwords, plain and as they travel."""
+    user, password = str(settings.get("username") or ""), str(settings.get("password") or "")
+    plain = f"{settings.get('identity') or ''}\0{user}\0{password}"
+    travel = (_base64(plain), _base64(password)) if password else ()
+    return *travel, password, str(settings.get("secret") or "")
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
 
 
 def _context(tls: Mapping[str, Any]) -> ssl.SSLContext:

@@ -121,10 +121,9 @@ def alertmanager_routes(
     async def silences(request: Request) -> Response:
         wanted = [parse_matcher(text) for text in request.query_params.getlist("filter")]
         now = clock.now()
-        order = {"active": 0, "pending": 1, "expired": 2}
         # As in Alertmanager a filter names whole matchers: it does not ask what they would match.
         found = [silence for silence in book.list() if all(each in silence.matchers for each in wanted)]
-        found.sort(key=lambda silence: (order[silence.state(now)], silence.ends_at))
+        found.sort(key=lambda silence: _turn(silence, now))
         return _json([_silence(silence, now) for silence in found])
 
     async def make(request: Request) -> Response:
@@ -283,6 +282,16 @@ def _alert(item: Tracked, placed: Placed) -> dict[str, Any]:
             "mutedBy": [],
         },
     }
+
+
+def _turn(silence: PostedSilence, now: datetime) -> tuple[int, float]:
+    """Return its place in a list: what ends next, what begins next, what ended last."""
+    match silence.state(now):
+        case "active":
+            return 0, silence.ends_at.timestamp()
+        case "pending":
+            return 1, silence.starts_at.timestamp()
+    return 2, -silence.ends_at.timestamp()
 
 
 def _encoded(item: Tracked, placed: Placed) -> msgspec.Raw:

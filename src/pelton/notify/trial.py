@@ -163,6 +163,8 @@ async def _try_block(
                     result = await sender.send(settings, piece.payload)
             except TimeoutError:
                 result = SendResult(ok=False, detail=f"No answer within {_TIMEOUT_S:g} s.")
+            except Exception as error:  # a Sender does not raise; a foreign error's text may hold an address
+                result = SendResult(ok=False, detail=f"The sender failed with {type(error).__name__}.")
             if not result.ok:
                 break
     return Trial(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email
 import email.policy
+import hmac
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -169,6 +170,64 @@ async def test_user_and_password_are_sent_on_this_machine(serve):
     assert (wrong.ok, wrong.retriable) == (False, False)
     assert "wr0ng" not in wrong.detail
     assert len(box.mails) == 1
+
+
+@pytest.mark.parametrize("other", ["LOGIN", "PLAIN"])
+async def test_a_password_need_not_be_ascii(serve, other):
+    seen: list[Any] = []
+    options = {"authenticator": authenticator(seen), "auth_require_tls": False}
+    settings = await serve(Mailbox(), **options, auth_exclude_mechanism=[other])
+
+    await sender().send(settings | {"username": "mé", "password": "pässwort"}, PAYLOAD)
+
+    assert [each[1:] for each in seen] == [("mé".encode(), "pässwort".encode())]
+
+
+async def test_a_secret_signs_the_challenge(serve):
+    class Challenging(Mailbox):
+        async def auth_CRAM__MD5(self, server: Any, _args: list[str]) -> AuthResult:
+            said = await server.challenge_auth(b"<1@example.org>")
+            digest = hmac.new("gehëim".encode(), b"<1@example.org>", "md5").hexdigest()
+            return AuthResult(success=said == b"me " + digest.encode(), handled=False)
+
+    box = Challenging()
+    options = {"auth_require_tls": False, "auth_exclude_mechanism": ["LOGIN", "PLAIN"]}
+    settings = (await serve(box, **options)) | {"username": "me"}
+
+    result = await sender().send(settings | {"secret": "gehëim"}, PAYLOAD)
+    wrong = await sender().send(settings | {"secret": "other"}, PAYLOAD)
+
+    assert (result.ok, wrong.ok, wrong.refused, len(box.mails)) == (True, False, True, 1)
+
+
+async def test_a_server_that_says_the_password_back_is_not_quoted_with_it(serve):
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 here\r\n")
+        while line := await reader.readline():
+            known = line.upper().startswith(b"EHLO")
+            writer.write(b"250-here\r\n250 AUTH PLAIN\r\n" if known else b"535 no " + line)
+        writer.close()
+
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    settings = {
+        "to": ["a@example.org"],
+        "from": "pelton@example.org",
+        "host": "127.0.0.1",
+        "port": server.sockets[0].getsockname()[1],
+    }
+
+    result = await sender().send(settings | {"username": "me", "password": "sesame"}, PAYLOAD)
+    server.close()
+
+    assert result.detail == "The mail server refuses user name or password: 535 no AUTH PLAIN ***"
+
+
+async def test_what_makes_no_mail_is_refused_for_good(serve):
+    settings = (await serve(Mailbox())) | {"from": "a@example.org\r\nBcc: b@example.org"}
+
+    result = await sender().send(settings, PAYLOAD)
+
+    assert (result.ok, result.retriable) == (False, False)
 
 
 async def test_without_a_way_to_authenticate_nothing_is_sent(serve):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -149,3 +150,14 @@ async def test_a_long_list_is_made_while_others_go_on(http, clock, table, path):
 
     assert answer.text.count('"fingerprint"') == 2_000
     assert turns >= 20
+
+
+async def test_silences_are_listed_by_what_comes_next(http, clock):
+    spans = {"b": (0, 20), "a": (0, 10), "d": (40, 50), "c": (30, 60), "f": (0, 1), "e": (0, 2)}
+    at = clock.now()
+    for name, (start, end) in spans.items():
+        times = [(at + timedelta(seconds=seconds)).isoformat() for seconds in (start, end)]
+        await http.post("/silences", json=silence(startsAt=times[0], endsAt=times[1], comment=name))
+    await clock.advance(5)
+
+    assert [each["comment"] for each in (await http.get("/silences")).json()] == list("abcdef")

@@ -29,6 +29,7 @@ from pelton.errors import PeltonError, ScalerError
 from pelton.model.scaler import ScalerTrigger
 from pelton.plan.aliases import Aliases
 from pelton.proto import externalscaler_pb2 as pb
+from tests.contract.authority import Authority
 from tests.contract.nats_server import NatsServer
 from tests.services.server import free_port
 
@@ -505,12 +506,15 @@ class _Servicer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no 
 
 
 @contextmanager
-def serving(servicer):
+def serving(servicer, credentials=None):
     from concurrent.futures import ThreadPoolExecutor
 
     server = grpc.server(ThreadPoolExecutor(4))
     server.add_generic_rpc_handlers((servicer,))
-    port = server.add_insecure_port("127.0.0.1:0")
+    if credentials is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        port = server.add_secure_port("127.0.0.1:0", credentials)
     server.start()
     try:
         yield f"127.0.0.1:{port}"
@@ -553,6 +557,22 @@ class TestExternal:
             await scaler.close()
 
         assert (first, rest) == (False, [True])
+
+    @pytest.mark.parametrize("name", ["scaler.team", "*.team", "10.1.2.3"])
+    async def test_certificate_for_another_name(self, name):
+        authority = Authority()
+        certificate, key = authority.issue(name)
+        own = authority.issue("keda")
+        secret = grpc.ssl_server_credentials(
+            [(key.encode(), certificate.encode())], authority.pem.encode(), require_client_auth=True
+        )
+        login = {"tlsClientCert": own[0], "tlsClientKey": own[1], "caCert": authority.pem}
+        with serving(_Servicer(), secret) as address:
+            metadata = {"scalerAddress": address, "enableTLS": "true"}
+
+            assert "UNAVAILABLE" in await failure("external", metadata, login)
+            assert await read("external", metadata | {"unsafeSsl": "true"}, login) == (9.0, 4.0, True)
+        assert "shows no certificate" in await failure("external", metadata | {"unsafeSsl": "true"}, login)
 
     async def test_errors_name_the_call(self):
         servicer = _Servicer()

@@ -8,14 +8,19 @@ Source: contracts, autoscaling section 4.9.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from grpc import aio
 
 from pelton.autoscale.scalers.external import ExternalScaling, chosen
 from pelton.clock import Clock
+from pelton.drivers.scalers.http import tls_context
 from pelton.errors import ScalerError
 from pelton.model.scaler import ScalerReading
 from pelton.proto import externalscaler_pb2 as pb
@@ -24,6 +29,7 @@ __all__ = ["ExternalScaler", "newest"]
 
 _SERVICE: Final = "/externalscaler.ExternalScaler/"
 _ANSWER_S: Final = 3.0
+_TLS_PORT: Final = 443
 _T = TypeVar("_T")
 
 
@@ -74,7 +80,8 @@ class ExternalScaler:
 
     async def activity(self) -> AsyncIterator[bool]:
         """Iterate over what the scaler tells by itself; see `ports.PushScaler`."""
-        method: Any = self._opened().unary_stream(
+        channel = await self._opened()
+        method: Any = channel.unary_stream(
             f"{_SERVICE}StreamIsActive",
             request_serializer=pb.ScaledObjectRef.SerializeToString,
             response_deserializer=pb.IsActiveResponse.FromString,
@@ -105,7 +112,8 @@ class ExternalScaler:
         return target
 
     async def _call(self, name: str, request: Any, answer: Any) -> Any:
-        method: Any = self._opened().unary_unary(
+        channel = await self._opened()
+        method: Any = channel.unary_unary(
             f"{_SERVICE}{name}",
             request_serializer=type(request).SerializeToString,
             response_deserializer=answer.FromString,
@@ -115,27 +123,53 @@ class ExternalScaler:
         except aio.AioRpcError as error:
             raise self._failed(name, error) from error
 
-    def _opened(self) -> aio.Channel:
+    async def _opened(self) -> aio.Channel:
         if self._channel is None:
             settings = self._settings
             # A server that comes back is to be found at the next look, not after two minutes.
-            options = [("grpc.max_reconnect_backoff_ms", 2000), ("grpc.enable_http_proxy", 0)]
+            options: list[tuple[str, int | str]] = [
+                ("grpc.max_reconnect_backoff_ms", 2000),
+                ("grpc.enable_http_proxy", 0),
+            ]
             if not settings.tls:
                 self._channel = aio.insecure_channel(settings.address, options=options)
             else:
+                roots = settings.ca.encode() or None
                 if not settings.verify:
-                    raise ScalerError(
-                        "unsafeSsl cannot be used here: the gRPC library always checks certificates",
-                        where=self._where,
-                        hint="give the scaler's own certificate or its CA as caCert of the authentication",
-                    )
+                    # The library always checks: let it find what the scaler shows.
+                    roots, name = await asyncio.to_thread(self._shown)
+                    options.append(("grpc.ssl_target_name_override", name))
                 credentials = grpc.ssl_channel_credentials(
-                    root_certificates=settings.ca.encode() or None,
+                    root_certificates=roots,
                     private_key=settings.key.encode() or None,
                     certificate_chain=settings.certificate.encode() or None,
                 )
                 self._channel = aio.secure_channel(settings.address, credentials, options=options)
         return self._channel
+
+    def _shown(self) -> tuple[bytes, str]:
+        """Return the certificate that the scaler shows, and a name in it. Blocks; raises ScalerError."""
+        settings = self._settings
+        context = tls_context(
+            verify=False, ca="", certificate=settings.certificate, key=settings.key, where=self._where
+        )
+        context.set_alpn_protocols(["h2"])
+        parts = urlsplit(f"//{settings.address}")
+        try:
+            place = (parts.hostname or "", parts.port or _TLS_PORT)
+            with (
+                socket.create_connection(place, _ANSWER_S) as raw,
+                context.wrap_socket(raw, server_hostname=parts.hostname) as connection,
+            ):
+                data = connection.getpeercert(binary_form=True) or b""
+            certificate = x509.load_der_x509_certificate(data)
+        except (OSError, ValueError) as error:
+            raise ScalerError(
+                f"the scaler at {settings.address} shows no certificate: {type(error).__name__}",
+                where=self._where,
+                hint="check that it runs, that it speaks TLS and that scalerAddress is right",
+            ) from error
+        return certificate.public_bytes(serialization.Encoding.PEM), _name_in(certificate)
 
     def _failed(self, name: str, error: aio.AioRpcError) -> ScalerError:
         code, details = error.code().name, error.details() or "no details"
@@ -149,6 +183,17 @@ class ExternalScaler:
             where=self._where,
             hint=hints.get(code, "see the scaler's own log"),
         )
+
+
+def _name_in(certificate: x509.Certificate) -> str:
+    """Return a host name or address that a certificate is for."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        common = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+        return str(common[0].value) if common else ""
+    hosts = [name.replace("*", "any", 1) for name in names.get_values_for_type(x509.DNSName)]
+    return next(iter([*hosts, *map(str, names.get_values_for_type(x509.IPAddress))]), "")
 
 
 async def newest(stream: AsyncIterator[_T]) -> AsyncGenerator[_T, None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from pelton.clock import Clock
@@ -24,6 +24,8 @@ _ANSWER_S: Final = 15.0
 _CLOSE_S: Final = 5.0
 _HPA_S: Final = 15.0
 """How often an HPA asks for the value while something is active."""
+_PUSH: Final = "external-push"
+"""Type of triggers whose word is enough: what others tell is a reason to look."""
 _LEAST_S: Final = 0.5
 """Between two rounds of one owner, however often its triggers tell of activity."""
 _FIRST_RETRY_S: Final = 2.0
@@ -77,6 +79,7 @@ class _Owner:
     listeners: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     told: asyncio.Event = field(default_factory=asyncio.Event)
     rested: asyncio.Event = field(default_factory=asyncio.Event)
+    pushed: set[str] = field(default_factory=set)  # triggers that told that they are active
     last: Round | None = None
     failures: dict[str, int] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
@@ -219,6 +222,7 @@ class ScalerPool:
             await asyncio.gather(least, timer, told, return_exceptions=True)
 
     async def _round(self, owner: _Owner) -> None:
+        pushed, owner.pushed = owner.pushed, set()
         results = await asyncio.gather(*(self._read(owner, trigger) for trigger in owner.triggers))
         before = owner.last
         readings: dict[str, list[ScalerReading] | None] = {}
@@ -231,7 +235,8 @@ class ScalerPool:
                 if before is None or trigger.name not in before.errors:
                     _log.warning("%s: %s", owner.key, result)
             else:
-                readings[trigger.name] = result
+                told = trigger.name in pushed
+                readings[trigger.name] = [replace(one, active=True) for one in result] if told else result
                 if before is not None and trigger.name in before.errors:
                     _log.info("%s: trigger %s can be read again", owner.key, trigger.name)
         owner.last = Round(1 if before is None else before.number + 1, readings, errors)
@@ -296,6 +301,8 @@ class ScalerPool:
                     retry_s = _FIRST_RETRY_S
                     if not active:
                         continue  # only polling takes replicas away
+                    if trigger.type == _PUSH:
+                        owner.pushed.add(trigger.name)
                     owner.told.set()
                     # While it is active nothing more is to be learnt from it.
                     owner.rested.clear()

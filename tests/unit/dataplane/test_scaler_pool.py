@@ -155,6 +155,19 @@ async def test_activity_starts_a_round_without_waiting_for_the_interval(pool_of,
     assert found.active
 
 
+@pytest.mark.parametrize(("kind", "active"), [("external-push", True), ("kafka", False)])
+async def test_word_of_an_external_scaler_is_enough_for_one_round(pool_of, clock, kind, active):
+    source, heard = Source(push=True), []
+    pool = pool_of(source, lambda _key, found: heard.append(found.active))
+    pool.put("a", [ScalerTrigger(name="jobs", type=kind)], polling_s=30.0)
+    await clock.advance(1)
+
+    source.telling.put_nowait(True)
+    await clock.advance(16)
+
+    assert heard == ([False, True, False] if active else [False, False])
+
+
 async def test_owner_that_goes_by_polls_alone_is_not_listened_for(pool_of, clock):
     source = Source(push=True)
     pool = pool_of(source)

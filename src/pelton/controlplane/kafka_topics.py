@@ -1,8 +1,8 @@
 """KafkaTopics: topics that have to exist in a Kafka cluster, and what their status says.
 
-Each object is looked at when it appears and changes; whoever is not ready is looked at again, later each
-time. The deletion of an object leaves its topic, whose records nobody could bring back. Run by
-`cli/control_plane.py`; the runtime process speaks to Kafka.
+Each object is looked at when it appears, when it changes, and now and then; whoever is not ready is looked at
+again, later each time. The deletion of an object leaves its topic, whose records nobody could bring back.
+Run by `cli/control_plane.py`; the runtime process speaks to Kafka.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ __all__ = ["TOPICS", "Ensure", "KafkaTopics"]
 
 TOPICS: Final = "kafkatopics.kafka.strimzi.io"
 _AGAIN_S: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
+_KEPT_S: Final = 120.0
+"""Seconds between looks at a topic that is as it should be, as Strimzi has it: Kafka's may be deleted."""
+
 _log = log.get(__name__)
 
 Ensure = Callable[[str, TopicWanted], Awaitable[tuple[TopicFound | None, str]]]
@@ -78,18 +81,21 @@ class KafkaTopics:
             self._working[key] = generation, asyncio.create_task(self._settle(*key))
 
     async def _settle(self, namespace: str, name: str) -> None:
-        """Look at a topic until it is what it should be, or never can be."""
-        for attempt in range(1_000_000):
+        """Look at a topic until its object is gone: often until it is as it should be, then now and then."""
+        failures = 0
+        while True:
+            wait_s = _AGAIN_S[min(failures, len(_AGAIN_S) - 1)]
+            failures += 1
             try:
                 if await self.look(namespace, name):
-                    return
+                    failures, wait_s = 0, _KEPT_S
             except NotFoundError:
                 return
             except ConflictError:
                 continue  # somebody changed it meanwhile: by what it says now
             except PeltonError as error:
                 _log.warning("KafkaTopic %s/%s: %s", namespace, name, error)
-            await self._clock.sleep(_AGAIN_S[min(attempt, len(_AGAIN_S) - 1)])
+            await self._clock.sleep(wait_s)
 
     async def look(self, namespace: str, name: str) -> bool:
         """Make a topic what its object says and write the status; False when another look may help."""
@@ -122,6 +128,9 @@ class KafkaTopics:
         self, obj: Mapping[str, Any], name: str, found: TopicFound | None, reason: str, message: str
     ) -> None:
         previous = obj.get("status") or {}
+        known = previous.get("topicId")
+        if found is not None and found.id and known and known != found.id:
+            _log.warning("the topic %s had gone and is there again, without its records", name)
         status = status_of(
             previous,
             generation=int(obj["metadata"].get("generation", 1)),

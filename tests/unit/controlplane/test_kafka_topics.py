@@ -138,3 +138,24 @@ async def test_objects_are_looked_at_when_they_appear_change_and_come_back(store
     await store.delete(TOPICS, "default", "logs")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_topic_that_vanished_is_made_again_and_that_is_told(store, caplog):
+    cluster = Cluster((TopicFound(id="first", partitions=1, replicas=1), ""))  # later ones are "id"
+    clock = FakeClock()
+    await store.create(TOPICS, obj())
+    topics = KafkaTopics(store, cluster.ensure, aliases=ALIASES, clock=clock)
+    running = asyncio.create_task(topics.run())
+
+    async def until_id(wanted, *, advance_s=0):
+        async with asyncio.timeout(30):
+            while ((await store.get(TOPICS, "default", "logs")).get("status") or {}).get("topicId") != wanted:
+                await clock.advance(advance_s)
+                await asyncio.sleep(0.001)
+
+    await until_id("first")
+    await until_id("id", advance_s=121)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    assert caplog.text.count("the topic logs had gone and is there again") == 1

@@ -7,11 +7,11 @@ Source: RE2's syntax, which Go's regexp and so Kubernetes share.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import re2
 
-__all__ = ["Regex", "RegexError", "compile_regex"]
+__all__ = ["Regex", "RegexError", "compile_regex", "fits"]
 
 
 class RegexError(ValueError):
@@ -59,6 +59,18 @@ def _options() -> re2.Options:
     options.log_errors = False  # to stderr, where nobody looks
     options.max_mem = 8 << 20
     return options
+
+
+def fits(pattern: str, text: str, *, whole: bool) -> bool:
+    """Tell whether a pattern is found in a text, or is all of it.
+
+    Raises:
+        RegexError: As `compile_regex`.
+    """
+    # As bytes: positions in characters, which nobody asks for here, take most of the time of a match.
+    regex: Any = compile_regex(pattern)
+    data = text.encode()
+    return (regex.fullmatch(data) if whole else regex.search(data)) is not None
 
 
 @lru_cache(maxsize=512)

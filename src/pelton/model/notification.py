@@ -388,11 +388,12 @@ def pattern_matches(pattern: str, text: str, *, whole: bool) -> bool:
 
 
 def _found(pattern: str, text: str, whole: bool) -> bool:
+    from pelton.cel.regex import RegexError, fits  # as above
+
     try:
-        compiled = compile_pattern(pattern)
-    except ValueError:
+        return fits(pattern, text, whole=whole)
+    except RegexError:
         return False
-    return (compiled.fullmatch(text) if whole else compiled.search(text)) is not None
 
 
 _LONGEST_KEPT = 200  # characters; so that what is kept has a bound in bytes, too

@@ -253,10 +253,10 @@ async def compared(own_server, tmp_path) -> tuple[float, dict[tuple[str, str], l
 
 async def test_the_same_groups_are_told_at_the_same_times(own_server, tmp_path):
     # A machine that has ten times its work delays the two by what it likes: the feed is given again then.
-    for attempt in range(3):
-        median_s, original = await compared(own_server, tmp_path / str(attempt))
-        if median_s <= 0.15:
-            break
+    median_s, original = await compared(own_server, tmp_path / "0")
+    for attempt in range(1, 4):
+        if median_s > 0.15:
+            median_s, original = await compared(own_server, tmp_path / str(attempt))
     assert median_s <= 0.15
     assert len(original) >= 20
     # The kinds of news that the feed was made for did come up.

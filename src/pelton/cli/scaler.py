@@ -140,7 +140,7 @@ async def _one(obj: Obj, get: Any, root: Path, aliases: Aliases) -> _Result:
     kind, metadata, spec = str(obj["kind"]), obj["metadata"], obj.get("spec") or {}
     namespace, name = str(metadata["namespace"]), str(metadata.get("name"))
     result = _Result(subject=f"{kind} {namespace}/{name}", jobs=_job_spec(obj) is not None)
-    pod_spec, container = await _pod_spec(obj, get)
+    pod_spec, container, variables = await _environment(obj, get)
     formula = bool(((spec.get("advanced") or {}).get("scalingModifiers") or {}).get("formula"))
     resolved = await resolve(
         Subject(
@@ -149,7 +149,7 @@ async def _one(obj: Obj, get: Any, root: Path, aliases: Aliases) -> _Result:
             triggers=_triggers(obj),
             pod_spec=pod_spec,
             container=container,
-            variables=(spec.get("serving") or {}).get("params") or {},
+            variables=variables,
             in_formula=formula,
         ),
         get,
@@ -171,26 +171,28 @@ async def _one(obj: Obj, get: Any, root: Path, aliases: Aliases) -> _Result:
     return result
 
 
-async def _pod_spec(obj: Obj, get: Any) -> tuple[Any, str]:
-    """Return the pod spec of what an object scales, and whose environment counts."""
+async def _environment(obj: Obj, get: Any) -> tuple[Any, str, Mapping[str, str]]:
+    """Return the pod spec of what an object scales, whose environment counts, and further variables."""
     spec = obj.get("spec") or {}
+    serving = spec.get("serving") or {}
     if obj["kind"] == "Function":
-        return (spec.get("serving") or {}).get("template"), _CONTAINER
+        return serving.get("template"), _CONTAINER, serving.get("params") or {}
     if obj["kind"] == "ScaledJob":
         template = (spec.get("jobTargetRef") or {}).get("template") or {}
-        return template.get("spec"), spec.get("envSourceContainerName") or ""
+        return template.get("spec"), spec.get("envSourceContainerName") or "", {}
     target = spec.get("scaleTargetRef") or {}
     kind = target.get("kind") or "Deployment"
     found = None
     if kind in _TARGETS:
         found = await get(kind, obj["metadata"]["namespace"], str(target.get("name")))
     if found is None:
-        return None, ""
+        return None, "", {}
     inner = found.get("spec") or {}
     if kind == "Function":
+        serving = inner.get("serving") or {}
         container = target.get("envSourceContainerName") or _CONTAINER
-        return (inner.get("serving") or {}).get("template"), container
-    return (inner.get("template") or {}).get("spec"), target.get("envSourceContainerName") or ""
+        return serving.get("template"), container, serving.get("params") or {}
+    return (inner.get("template") or {}).get("spec"), target.get("envSourceContainerName") or "", {}
 
 
 def _aliases(home: Home) -> Aliases:

@@ -47,6 +47,7 @@ from pelton.ports import Store
 __all__ = ["FINALIZER", "Rounds", "TriggerTargets"]
 
 FINALIZER: Final = "finalizer.keda.sh"
+_CONTAINER: Final = "function"
 _TICK_S: Final = 0.5
 _IDLE_S: Final = 2.0
 _HPA_S: Final = 15.0
@@ -297,9 +298,10 @@ class TriggerTargets:
         metadata, spec = obj["metadata"], obj["spec"]
         reference = spec["scaleTargetRef"]
         inner = (target or {}).get("spec") or {}
-        pod_spec = (inner.get("template") or {}).get("spec")
+        pod_spec, container = (inner.get("template") or {}).get("spec"), ""
+        serving = (inner.get("serving") or {}) if resource == FUNCTIONS else {}
         if resource == FUNCTIONS:
-            pod_spec = (inner.get("serving") or {}).get("template")
+            pod_spec, container = serving.get("template"), _CONTAINER
         modifiers = (spec.get("advanced") or {}).get("scalingModifiers") or {}
         return await resolve(
             Subject(
@@ -307,7 +309,8 @@ class TriggerTargets:
                 name=metadata["name"],
                 triggers=spec["triggers"],
                 pod_spec=pod_spec,
-                container=reference.get("envSourceContainerName") or "",
+                container=reference.get("envSourceContainerName") or container,
+                variables=serving.get("params") or {},
                 in_formula=bool(modifiers.get("formula")),
             ),
             getter(self._store),

@@ -144,3 +144,27 @@ spec:
     assert found["object"] == "Function shop/f"
     assert "127.0.0.1:1 was not reached" in found["errors"][0]
     assert "127.0.0.1:2 was not reached" in found["errors"][1]
+
+
+def test_scaled_object_of_a_function_knows_its_environment(tmp_path, capsys):
+    text = """
+apiVersion: core.openfunction.io/v1beta2
+kind: Function
+metadata: {name: f}
+spec:
+  image: i
+  serving:
+    params: {WHERE: "127.0.0.1:1"}
+    triggers: {http: {port: 8080}}
+---
+apiVersion: keda.sh/v1alpha1
+kind: ScaledObject
+metadata: {name: s}
+spec:
+  scaleTargetRef: {apiVersion: core.openfunction.io/v1beta2, kind: Function, name: f}
+  triggers: [{type: redis, metadata: {listName: l, addressFromEnv: WHERE}}]
+"""
+
+    _, (found,), _ = run(tmp_path, capsys, text)
+
+    assert "127.0.0.1:1 was not reached" in found["errors"][0]

@@ -302,14 +302,18 @@ async def test_secret_and_environment_reach_the_trigger(store, targets, runtime)
 
 async def test_function_gets_rules_and_triggers_and_nothing_is_written(store, targets, runtime, changed):
     function = {"name": "f", "kind": "Function", "apiVersion": "core.openfunction.io/v1beta2"}
-    await create(store, scaleTargetRef=function, minReplicaCount=1, maxReplicaCount=4)
+    trigger = {"type": "redis", "metadata": {"addressFromEnv": "WHERE", "listName": "jobs"}}
+    await create(store, scaleTargetRef=function, triggers=[trigger], minReplicaCount=1, maxReplicaCount=4)
     await store.create(
         "functions.core.openfunction.io",
         {
             "apiVersion": "core.openfunction.io/v1beta2",
             "kind": "Function",
             "metadata": {"name": "f", "namespace": "n"},
-            "spec": {"image": "i"},
+            "spec": {
+                "image": "i",
+                "serving": {"params": {"WHERE": "r:1"}, "triggers": {"http": {"port": 80}}},
+            },
         },
     )
     runtime.read(25.0, owner="Function n/f")
@@ -320,7 +324,7 @@ async def test_function_gets_rules_and_triggers_and_nothing_is_written(store, ta
     assert by is not None
     assert by.triggered is not None
     assert (by.owner, by.triggered.min_replicas, by.triggered.max_replicas) == ("ScaledObject n/work", 1, 4)
-    assert [trigger.type for trigger in by.scalers] == ["redis"]
+    assert [trigger.environment for trigger in by.scalers] == [{"WHERE": "r:1"}]
     assert changed == ["n/f"]
     assert (await condition(store, "Active"))["status"] == "True"
     await store.delete(SCALED_OBJECTS, "n", "work")

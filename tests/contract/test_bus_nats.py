@@ -145,7 +145,7 @@ async def test_wrong_password_says_so(nats):
 
 async def test_unreachable_server_says_so(nats):
     nats.kill()
-    with pytest.raises(ComponentError, match="no connection to NATS"):
+    with pytest.raises(DeliveryError, match="no connection to NATS"):
         await nats.bus().open(timeout_s=0.3)
 
 

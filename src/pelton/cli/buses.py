@@ -6,7 +6,7 @@ business: it is open already where the platform runs.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from pelton.cli.home import Home
 from pelton.cli.tables import BUSES, TRIGGER_TYPES, resolve_bus, resolve_driver
@@ -16,6 +16,9 @@ from pelton.model.desired import Component
 from pelton.ports import Bus
 
 __all__ = ["open_bus"]
+
+_OPEN_S: Final = 4.0
+"""Seconds for a connection: less than a component has to start, so that what hinders it is told."""
 
 
 async def open_bus(component: Component, *, clock: Clock, home: Home) -> Bus:
@@ -44,7 +47,7 @@ async def open_bus(component: Component, *, clock: Clock, home: Home) -> Bus:
         if not url:
             raise ComponentError("metadata `natsURL` is required", where=where)
         jetstream = driver(url, settings=component.metadata, embedded=False, where=where)
-        await jetstream.open()
+        await jetstream.open(timeout_s=_OPEN_S)
         bus = jetstream
     elif component.type == "bindings.logs":
         bus = driver(component, clock=clock, folder=home.log_positions, forbidden=[home.path])

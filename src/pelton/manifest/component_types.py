@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pelton.manifest.fields import Problem, nearest
-from pelton.model.component import ComponentResource, ComponentSpec
+from pelton.model.component import ComponentResource, ComponentSpec, MetadataItem
+from pelton.model.settings import TRUE
 
 __all__ = [
     "CATEGORIES",
@@ -85,6 +86,8 @@ def _settings(text: str) -> tuple[Setting, ...]:
     return tuple(found)
 
 
+_FLAG: Final = ("true", "false")
+_FALSE: Final = frozenset({"false", "0", "f", "n", "no", "off"})
 _NONE: Final = "no effect"
 """How the meaning of a key begins that is Dapr's and means nothing here."""
 
@@ -602,19 +605,28 @@ def metadata_advice(spec: ComponentSpec, path: str) -> Iterator[Problem]:
         yield Problem(f"{path}.version", other)
     if kind is None or kind.open:
         return
-    known = {each.name: each.does for each in _all(kind, spec.category)}
-    lower = {name.lower(): does for name, does in known.items()}
+    known = {each.name.lower(): each for each in _all(kind, spec.category)}
     for index, item in enumerate(spec.metadata):
-        does = lower.get(item.name.lower())
-        if does is not None and does.startswith(_NONE):
-            yield Problem(f"{path}.metadata[{index}]", f'"{item.name}" of {spec.type} has {does}')
-        elif does is None:
-            meant = nearest(item.name, list(known))
+        setting = known.get(item.name.lower())
+        if setting is not None and setting.does.startswith(_NONE):
+            yield Problem(f"{path}.metadata[{index}]", f'"{item.name}" of {spec.type} has {setting.does}')
+        elif setting is not None and setting.default in _FLAG and not _is_flag(item):
+            yield Problem(
+                f"{path}.metadata[{index}]", f'"{item.name}" is neither true nor false, and counts as false'
+            )
+        elif setting is None:
+            meant = nearest(item.name, [each.name for each in known.values()])
             yield Problem(
                 f"{path}.metadata[{index}]",
                 f'"{item.name}" is not known to {spec.type} and has no effect'
                 + (f'; did you mean "{meant}"?' if meant else ""),
             )
+
+
+def _is_flag(item: MetadataItem) -> bool:
+    """Tell whether a value is a boolean, or not written here."""
+    text = item.text.strip().lower()
+    return item.value is None or not text or text in TRUE or text in _FALSE
 
 
 def _all(kind: ComponentType, category: str) -> Sequence[Setting]:

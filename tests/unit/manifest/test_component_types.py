@@ -149,3 +149,22 @@ def test_unknown_version_is_pointed_out(kind, version, said):
     advice = metadata_advice(ComponentSpec(type=kind, version=version), "spec")
 
     assert [each.message for each in advice] == ([said] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        (
+            MetadataItem(name="enableTLS", value="ture"),
+            '"enableTLS" is neither true nor false, and counts as false',
+        ),
+        (MetadataItem(name="enableTLS", value="On"), ""),
+        (MetadataItem(name="enableTLS", value=False), ""),
+        (MetadataItem(name="enableTLS", env_ref="TLS"), ""),
+        (MetadataItem(name="redisHost", value="ture"), ""),
+    ],
+)
+def test_flag_that_is_none_is_pointed_out(item, said):
+    advice = metadata_advice(ComponentSpec(type="state.redis", metadata=(item,)), "spec")
+
+    assert [each.message for each in advice] == ([said] if said else [])

@@ -101,7 +101,8 @@ class Link:
         """Connect.
 
         Raises:
-            ComponentError: Not connected within `timeout_s` seconds, or settings that cannot work.
+            ComponentError: The server refuses the credentials, or settings that cannot work.
+            DeliveryError: Not connected within `timeout_s` seconds.
         """
         for key in self.settings:
             if key in _WITHOUT_MEANING:
@@ -124,7 +125,8 @@ class Link:
                 await self._up.wait()
         except TimeoutError:
             await self.close()
-            raise errors.ComponentError(
+            refused = "authorization" in self._last_error.lower()
+            raise (errors.ComponentError if refused else errors.DeliveryError)(
                 f"no connection to NATS within {timeout_s:g} s: {self._last_error or 'no answer'}",
                 where=self.where,
                 hint="Check natsURL and the credentials.",

@@ -6,9 +6,11 @@ cluster-scoped. Source: contracts, log and notification, sections 4.1, 4.4, 4.5.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from croniter import croniter
 
@@ -28,6 +30,9 @@ __all__ = [
     "WeComConfig",
     "scheduled_before",
 ]
+
+
+_ZONE = re.compile(r"(?:CRON_)?TZ=(\S+)\s+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +230,8 @@ class Silence:
         enabled: Whether it counts.
         matcher: Alerts that it keeps back.
         starts_at: First moment without a schedule; None = since ever.
-        schedule: Cron, five fields or `@daily` and kin, UTC; "" = once.
+        schedule: Cron, five fields or `@daily` and kin; UTC unless `TZ=Europe/Berlin` or `CRON_TZ=...` comes
+            before them; "" = once.
         duration_s: Seconds from each start; None = without end.
     """
 
@@ -255,12 +261,22 @@ class Silence:
 
 
 def scheduled_before(schedule: str, now: datetime) -> datetime:
-    """Return the latest scheduled moment that is not after `now`.
+    """Return the latest scheduled moment that is not after `now`, in UTC.
 
     Raises:
-        ValueError: It is no schedule, or none of its moments is in the past.
+        ValueError: It is no schedule, its zone is unknown, or none of its moments is in the past.
     """
+    zone: tzinfo = UTC
+    fields = schedule
+    if found := _ZONE.match(schedule):
+        fields = schedule[found.end() :]
+        try:
+            zone = ZoneInfo(found[1])
+        except (ZoneInfoNotFoundError, OSError) as error:
+            raise ValueError(f"there is no time zone {found[1]}") from error
+    if len(fields.split()) != 5 and not fields.startswith("@"):
+        raise ValueError(f"it has {len(fields.split())} fields, not 5")
     # Schedules count minutes, and the library's previous moment is before its argument, never at it.
-    minute = now.replace(second=0, microsecond=0) + timedelta(minutes=1)
-    found: datetime = croniter(schedule, minute).get_prev(datetime)
-    return found
+    minute = now.astimezone(zone).replace(second=0, microsecond=0) + timedelta(minutes=1)
+    moment: datetime = croniter(fields, minute).get_prev(datetime)
+    return moment.astimezone(UTC)

@@ -30,6 +30,9 @@ def at(hour, minute=0, second=0, day=2):
         (Silence(name="s", schedule="0 22 * * *", duration_s=28800), at(6), False),
         (Silence(name="s", schedule="@daily", duration_s=60), at(0, 0, 59), True),
         (Silence(name="s", schedule="@daily", duration_s=60), at(0, 1), False),
+        (Silence(name="s", schedule="TZ=Asia/Shanghai 0 22 * * *", duration_s=60), at(14), True),
+        (Silence(name="s", schedule="CRON_TZ=Asia/Shanghai @daily", duration_s=60), at(16), True),
+        (Silence(name="s", schedule="TZ=Asia/Shanghai 0 22 * * *", duration_s=60), at(22), False),
     ],
 )
 def test_active(silence, now, active):

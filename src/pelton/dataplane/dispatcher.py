@@ -304,7 +304,9 @@ class _Feed:
         if self._waiting:
             self._waiting.pop(key, None)
         event = self._unwrap(self.subscription, delivery.message, key=key, attempt=attempt)
-        return f"{key}-{attempt}-{self._next}", event, self._traces.delivery(self.subscription, event)
+        traces = self._traces
+        hop = traces.delivery(self.subscription, event) if event.attributes or traces.begins else None
+        return f"{key}-{attempt}-{self._next}", event, hop
 
     async def _work_off(self, deliveries: Sequence[Delivery]) -> None:
         """Bring a batch without order to its end; what fails goes on by itself."""

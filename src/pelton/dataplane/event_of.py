@@ -52,7 +52,8 @@ def to_event(subscription: Subscription, message: Message, *, key: str, attempt:
     attributes: dict[str, Any] = {}
     found = None
     silent = _SILENT(headers)
-    if not silent or (data[:1] == b"{" and b'"specversion"' in data):
+    # find, since `in` would try its left side as a number first, at the same price again
+    if not silent or (data[:1] == b"{" and data.find(b'"specversion"') >= 0):
         found = cloudevent.from_message(headers, data)
     if found is not None:
         data, content_type = found.data, found.content_type

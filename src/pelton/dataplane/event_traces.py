@@ -81,6 +81,10 @@ class EventTraces:
         exported: Whether spans reach a collector: only then do events and outputs name them as parents.
         percent: Share of the events without a trace that begin one, 0 to 100.
         draw: Returns a number from 0 up to but not including 100; decides about such an event.
+
+    Attributes:
+        begins: Whether events without a trace may begin one: else `delivery` need not be asked about an event
+            without attributes.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class EventTraces:
         draw: Callable[[], float],
     ) -> None:
         self.exported = exported
+        self.begins = percent > 0
         self._emit = emit
         self._percent = percent
         self._draw = draw

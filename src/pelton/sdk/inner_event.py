@@ -78,7 +78,7 @@ def wrap(
 
 def may_be_wrapped(event: Event) -> bool:
     """Tell cheaply whether `unwrap` could find anything; most events are not looked at any further."""
-    if b'"specversion"' in event.data:
+    if event.data.find(b'"specversion"') >= 0:  # half the price of `in`, which tries it as a number first
         return True
     attributes = event.attributes
     return bool(attributes) and str(attributes.get("type", "")).startswith(_TYPE)

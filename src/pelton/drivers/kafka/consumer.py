@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
+import msgspec
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
 
@@ -126,26 +127,24 @@ class _Lane:
         return len(self.order) - len(self.open)
 
 
-class _Delivery:
-    """One record held; see `ports.OrderedDelivery`.
+class _Delivery(msgspec.Struct, eq=False):
+    """One record held; see `ports.OrderedDelivery`. A struct: one is built per record.
 
     Attributes:
+        key: `topic:partition:offset`.
+        lane: The partition, `topic:partition`.
+        message: The record.
         offset: Its place in the partition.
         stamp: The record's time, by which a topic that was made anew is told from the old one.
     """
 
-    __slots__ = ("_consumption", "_lane", "key", "lane", "message", "offset", "stamp")
-
-    def __init__(
-        self, consumption: Consumption, lane: _Lane, offset: int, message: Message, stamp: str
-    ) -> None:
-        self._consumption = consumption
-        self._lane = lane
-        self.offset = offset
-        self.stamp = stamp
-        self.message = message
-        self.lane = lane.name  # the partition
-        self.key = f"{lane.name}:{offset}"
+    _consumption: Consumption
+    _lane: _Lane
+    key: str
+    lane: str
+    message: Message
+    offset: int
+    stamp: str
 
     @property
     def gone(self) -> bool:
@@ -420,7 +419,9 @@ class Consumption:
             stamp = message.headers.get("__timestamp", "")
             if again and self._is_known(lane, offset, message, stamp):
                 continue
-            delivery = lane.open[offset] = _Delivery(self, lane, offset, message, stamp)
+            delivery = lane.open[offset] = _Delivery(
+                self, lane, f"{lane.name}:{offset}", lane.name, message, offset, stamp
+            )
             self._buffer.append(delivery)
         if self._draining and self._closed == self._fetched:
             self._stop.set()

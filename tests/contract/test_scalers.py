@@ -169,10 +169,11 @@ class TestRedis:
         host, port = redis.address.split(":")
         client = Redis(host=host, port=int(port))
         stream = f"{uuid.uuid4()}-stream"
-        for number in range(9):
-            await client.xadd(stream, {"n": number})
+        ids: list[Any] = [await client.xadd(stream, {"n": number}) for number in range(9)]
         await client.xgroup_create(stream, "g", id="0")
         await client.xreadgroup("g", "c", {stream: ">"}, count=4)
+        # Begun in the middle, so that the server does not know how many there are before.
+        await client.xgroup_create(stream, "m", id=ids[2])
         await client.aclose()
 
         where = {"address": redis.address, "stream": stream}
@@ -185,6 +186,7 @@ class TestRedis:
             False,
         )
         assert await read("redis-streams", {**where, "consumerGroup": "x", "lagCount": 3}) == (9.0, 3.0, True)
+        assert await read("redis-streams", {**where, "consumerGroup": "m", "lagCount": 3}) == (9.0, 3.0, True)
         assert "group x" in await failure("redis-streams", {**where, "consumerGroup": "x"})
 
     async def test_credentials_that_are_wrong(self, own_server):

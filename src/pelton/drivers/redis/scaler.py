@@ -111,8 +111,9 @@ class RedisScaler:
                 return 0
             raise
         for group in groups:
-            if _text(group["name"]) == settings.group:
-                return int(group.get("lag") or 0)
+            if _text(group["name"]) == settings.group and group.get("lag") is not None:
+                return int(group["lag"])
+        # No such group, or the server cannot tell its lag until it has read on, as after a deletion.
         return int(await client.xlen(settings.key))
 
     def _opened(self) -> Any:

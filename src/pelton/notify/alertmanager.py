@@ -16,17 +16,18 @@ from uuid import UUID, uuid4
 
 import msgspec
 from starlette.datastructures import QueryParams
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from pelton.cel.regex import Regex
 from pelton.clock import Clock, rfc3339
-from pelton.errors import OverloadedError, PeltonError, ProtocolError
+from pelton.errors import OverloadedError, PayloadTooLargeError, PeltonError, ProtocolError
 from pelton.model.matching import Matcher, parse_matcher
 from pelton.model.notification import compile_pattern
 from pelton.notify.alert import Alert
 from pelton.notify.alert_table import AlertTable, Tracked
+from pelton.notify.intake import read_body
 from pelton.notify.muting import KeptBack, Placed
 from pelton.notify.silences import PostedSilence, SilenceBook, UnknownSilenceError
 
@@ -128,7 +129,7 @@ def alertmanager_routes(
 
     async def make(request: Request) -> Response:
         try:
-            posted = _posted.decode(await _body(request))
+            posted = _posted.decode(await read_body(request, _BODY_LIMIT))
         except msgspec.ValidationError as error:
             return _json(f"The body is no silence: {error}.", 422)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -193,7 +194,7 @@ def alertmanager_routes(
 
 
 def _guarded(handle: Callable[[Request], Any]) -> Callable[[Request], Any]:
-    """Answer 400, 404 or 503 for what a client may do wrong."""
+    """Answer with a status of its own what a client may do wrong."""
 
     async def guarded(request: Request) -> Response:
         try:
@@ -204,20 +205,17 @@ def _guarded(handle: Callable[[Request], Any]) -> Callable[[Request], Any]:
             return _json(str(error), 422)
         except OverloadedError as error:
             return _json(error.message, 503)
+        except PayloadTooLargeError as error:
+            return _json(error.message, 413)
+        except TimeoutError:
+            return _json("The body did not arrive in time.", 408)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
         except PeltonError as error:
             return _json(error.message, 400)
         return answer
 
     return guarded
-
-
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _BODY_LIMIT:
-            raise ProtocolError(f"The body is above the limit of {_BODY_LIMIT} bytes.")
-    return bytes(body)
 
 
 class _MalformedIdError(ValueError):

@@ -22,7 +22,7 @@ from pelton.clock import Clock, SystemClock
 from pelton.errors import DeliveryError, OverloadedError, PayloadTooLargeError, ProtocolError
 from pelton.notify.alert import Alert, parse
 
-__all__ = ["ACCEPTED", "create_app"]
+__all__ = ["ACCEPTED", "create_app", "read_body"]
 
 ACCEPTED = "Notification request accepted"
 """What existing clients look for."""
@@ -72,8 +72,7 @@ def create_app(
     async def take(request: Request) -> Response:
         try:
             try:
-                async with asyncio.timeout(read_timeout_s):
-                    body = await _read(request, body_limit_bytes)
+                body = await read_body(request, body_limit_bytes, timeout_s=read_timeout_s)
             except TimeoutError:
                 late = f"The body did not arrive within {read_timeout_s:g} s."
                 return _answer(408, late, {"connection": "close"})
@@ -115,20 +114,33 @@ def create_app(
     )
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit_bytes: int, *, timeout_s: float = 10.0) -> bytes:
+    """Return the body of a request.
+
+    Args:
+        request: Not read yet.
+        limit_bytes: Largest body, inclusive.
+        timeout_s: Seconds that the client has for it.
+
+    Raises:
+        PayloadTooLargeError: It is above the limit.
+        TimeoutError: It did not arrive in time.
+        ClientDisconnect: The client went away; nobody reads an answer.
+    """
     declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdecimal() and int(declared) > limit:
-        raise _too_large(limit)
+    if declared.isascii() and declared.isdecimal() and int(declared) > limit_bytes:
+        raise _too_large(limit_bytes)
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise _too_large(limit)
+    async with asyncio.timeout(timeout_s):
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit_bytes:
+                raise _too_large(limit_bytes)
     return bytes(body)
 
 
 def _too_large(limit: int) -> PayloadTooLargeError:
-    return PayloadTooLargeError(f"The body is above the limit of {limit} bytes; send fewer alerts at once.")
+    return PayloadTooLargeError(f"The body is above the limit of {limit} bytes; send less at once.")
 
 
 def _busy(message: str) -> Response:

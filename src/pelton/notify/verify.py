@@ -11,17 +11,18 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from pelton.clock import Clock
-from pelton.errors import PeltonError, ProtocolError
+from pelton.errors import PayloadTooLargeError, PeltonError, ProtocolError
 from pelton.manifest import notification
 from pelton.manifest.notification_routing import CONFIG
 from pelton.model.notification import Receiver
 from pelton.model.notification_routing import Config
 from pelton.notify.alert import Alert, identified, parse
+from pelton.notify.intake import read_body
 from pelton.notify.trial import Trial, specimen
 
 __all__ = ["redacted", "verify_routes"]
@@ -153,20 +154,22 @@ def _guarded(handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Requ
     async def guarded(request: Request) -> Response:
         try:
             return await handle(request)
+        except PayloadTooLargeError as error:
+            return _answer(413, error.message)
         except PeltonError as error:
             return _answer(400, error.message)
+        except TimeoutError:
+            return _answer(408, "The body did not arrive in time.")
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
 
     return guarded
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _BODY_LIMIT:
-            raise ProtocolError(f"The body is above the limit of {_BODY_LIMIT} bytes.")
+    body = await read_body(request, _BODY_LIMIT)
     try:
-        found = msgspec.json.decode(bytes(body))
+        found = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"The body is not JSON: {error}.") from error
     if not isinstance(found, dict):

@@ -43,8 +43,8 @@ def table():
 
 
 @pytest.fixture
-async def http(tmp_path, clock, table):
-    app = Starlette(
+def app(tmp_path, clock, table):
+    return Starlette(
         routes=alertmanager_routes(
             table=table,
             book=SilenceBook(tmp_path / "silences.json"),
@@ -53,6 +53,10 @@ async def http(tmp_path, clock, table):
             clock=clock,
         )
     )
+
+
+@pytest.fixture
+async def http(app):
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://notify/api/v2", trust_env=False
     ) as client:
@@ -99,6 +103,7 @@ async def test_alerts_are_picked_as_alertmanager_does(http, clock, table, query,
         (b'{"comment": "\xff"}', 400),
         (b"{", 400),
         (b'{"more": ' + b"[" * 100_000, 400),
+        (b" " * 300_000, 413),
         (silence(endsAt="9999-12-31T23:59:59-14:00"), 400),
         (silence(startsAt="0001-01-01T00:00:00+14:00"), 400),
         (silence(endsAt="2027-01-02T03:04:05"), 400),
@@ -161,3 +166,18 @@ async def test_silences_are_listed_by_what_comes_next(http, clock):
     await clock.advance(5)
 
     assert [each["comment"] for each in (await http.get("/silences")).json()] == list("abcdef")
+
+
+async def test_a_client_that_goes_away_is_no_failure_of_the_server(app):
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/api/v2/silences", "headers": [], "query_string": b""}
+    await app(scope, receive, send)
+
+    assert sent[0]["status"] == 400

@@ -121,7 +121,8 @@ failover = false | Sentinel is refused
 sentinelMasterName | no effect: Sentinel is refused
 sentinelUsername | no effect: Sentinel is refused
 sentinelPassword | no effect: Sentinel is refused
-useEntraID = false | refused; also `useAzureAD`
+useEntraID = false | refused
+useAzureAD = false | refused
 useOIDC = false | refused
 """)
 _REDIS_TLS: Final = _REDIS + _CERTIFICATES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -417,6 +419,65 @@ def test_daprd_takes_its_flags_and_ends_in_order(place: Path) -> None:
     assert any("Shutdown requested via API" in line for line in command.lines)
     assert any("Daprd shutdown gracefully" in line for line in command.lines)
     assert json.dumps(command.lines).count("secret") == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "code", "said"),
+    [
+        (1, 1, "Graceful shutdown timeout exceeded, forcing shutdown"),
+        (30, 0, "Daprd shutdown gracefully"),
+    ],
+)
+def test_daprd_gives_what_is_under_way_its_time(place: Path, seconds: int, code: int, said: str) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            begun.set()
+            over.wait(WAIT_S)
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port, answers = free_port(), list[int]()
+        command = Command(
+            "daprd", "--app-id", "slow", "--app-port", server.server_port, "--dapr-http-port", port,
+            "--dapr-grpc-port", 0, "--disable-init-endpoints", "config,subscribe",
+            "--dapr-graceful-shutdown-seconds", seconds, cwd=place,
+        )  # fmt: skip
+
+        def ask() -> None:
+            with contextlib.suppress(httpx.HTTPError):
+                url = f"http://127.0.0.1:{port}/v1.0/invoke/slow/method/x"
+                answers.append(httpx.get(url, timeout=WAIT_S).status_code)
+
+        asking = threading.Thread(target=ask)
+        try:
+            command.until("dapr initialized. Status: Running. Init Elapsed")
+            asking.start()
+            assert begun.wait(WAIT_S)
+            command.process.send_signal(signal.SIGTERM)
+            if code == 0:
+                until(lambda: not listens(port))
+                over.set()
+            exit_code = command.wait()
+            asking.join(WAIT_S)
+        finally:
+            over.set()
+            command.process.kill()
+            server.shutdown()
+
+    assert (exit_code, answers) == (code, [204] if code == 0 else [])
+    assert any(said in line for line in command.lines), command.lines
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 async def _kept(folder: Path) -> tuple[list[int], list[int]]:

@@ -32,6 +32,7 @@ class ApiServer:
         certfile: PEM of the leaf and its chain; None serves plain HTTP (tests).
         keyfile: PEM of the key.
         stalled_s: Seconds after which a client that does not read is cut off.
+        grace_s: Seconds that answers under way have on leaving.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class ApiServer:
         keyfile: str | Path | None = None,
         *,
         stalled_s: float = _STALLED_S,
+        grace_s: float = _GRACE_S,
     ) -> None:
         self._app = app
+        self._grace_s = grace_s
         self._stalled_ms = int(stalled_s * 1000)
         self._sock = sock
         self._config = uvicorn.Config(
@@ -95,14 +98,16 @@ class ApiServer:
         if state is not None:
             state.stopping.set()
         server, self._server = self._server, None
-        if server is not None:
-            try:
-                async with asyncio.timeout(_GRACE_S):
+        try:
+            if server is not None:
+                async with asyncio.timeout(self._grace_s):
                     await server.shutdown(sockets=[self._sock])
-            except TimeoutError:
-                pass  # clients that do not read their answers are cut off below
-            for task in list(server.server_state.tasks):
-                task.cancel()
-            for connection in list(server.server_state.connections):
-                connection.transport.abort()
-        self._sock.close()
+        except TimeoutError:
+            pass  # clients that do not read their answers are cut off below
+        finally:
+            if server is not None:
+                for task in list(server.server_state.tasks):
+                    task.cancel()
+                for connection in list(server.server_state.connections):
+                    connection.transport.abort()
+            self._sock.close()

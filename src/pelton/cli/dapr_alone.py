@@ -71,7 +71,9 @@ async def alone(parsed: Parsed) -> AsyncIterator[Served]:
     ledger = ledger_for(settings.app, home=Home(), clock=clock)
     others = _Others()
 
-    def shut_down(_app: RegisteredApp, _force: bool) -> None:
+    def shut_down(_app: RegisteredApp, force: bool) -> None:
+        if force:
+            host.grace_s = 0.0
         ended.set()
 
     async with AsyncExitStack() as stack:
@@ -87,6 +89,8 @@ async def alone(parsed: Parsed) -> AsyncIterator[Served]:
                 variables=os.environ,
                 find=others.find,
                 shutdown=shut_down,
+                grace_s=settings.grace_s,
+                answer_s=settings.grace_s,
             )
         )
         folders = [Path(each) for each in settings.folders]
@@ -114,7 +118,14 @@ async def alone(parsed: Parsed) -> AsyncIterator[Served]:
             await ended.wait()
             return ""
 
-        yield Served(host=ports.host, http=ports.http, grpc=ports.grpc, ready=asked.wait, ended=over)
+        yield Served(
+            host=ports.host,
+            http=ports.http,
+            grpc=ports.grpc,
+            ready=asked.wait,
+            ended=over,
+            overdue=lambda: host.overdue,
+        )
 
 
 def ledger_for(app: App, *, home: Home, clock: Clock) -> SqliteLedger | MemoryBus:

@@ -8,13 +8,14 @@ known. Made by `dapr_alone.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pelton import __version__
 from pelton.apiserver.server import ApiServer
@@ -43,6 +44,10 @@ from pelton.plan.resiliency import Policies
 from pelton.ports import Bus, Ledger
 
 __all__ = ["AppPorts", "DaprHost", "channel_for", "ports_of"]
+
+
+_HANG_UP_S: Final = 0.2
+"""Time for closing ports once the time for what is under way is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +91,12 @@ class DaprHost:
         find: Finds apps elsewhere, by namespace and app id.
         on_pending: Told how many events wait for an app.
         shutdown: Told by an app to end its runtime; None ends nothing.
+        grace_s: Seconds that deliveries and calls under way have when the host closes.
+        answer_s: Seconds that HTTP answers under way have when an app's port closes.
+
+    Attributes:
+        grace_s: As above; may be shortened before it closes.
+        overdue: Whether something was not done in that time.
     """
 
     def __init__(
@@ -102,7 +113,12 @@ class DaprHost:
         find: Callable[[str, str], Awaitable[Target | None]] | None = None,
         on_pending: Callable[[str, str, int], None] | None = None,
         shutdown: Callable[[RegisteredApp, bool], None] | None = None,
+        grace_s: float = 4.0,
+        answer_s: float = 0.8,
     ) -> None:
+        self.grace_s = grace_s
+        self.overdue = False
+        self._answer_s = answer_s
         calls = Calls(clock, random.random)
         self._bus_of = bus_of
         self._clock = clock
@@ -247,7 +263,13 @@ class DaprHost:
         if found is None:
             return
         self._cached_policies.pop(key, None)
-        await self.callbacks.leave(key)
+        try:
+            await self.callbacks.leave(key)
+        except asyncio.CancelledError:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HANG_UP_S):
+                    await asyncio.gather(*(stack.aclose() for stack in found.stacks.values()))
+            raise
         for stack in found.stacks.values():
             await stack.aclose()
         app = found.registered.app
@@ -255,13 +277,14 @@ class DaprHost:
         if found.replicas is not None:
             await found.replicas.close()
 
-    async def close(self, grace_s: float = 4.0) -> None:
+    async def close(self, grace_s: float | None = None) -> None:
         """Stop serving all; what is not done within `grace_s` seconds stays with the brokers."""
+        grace_s = self.grace_s if grace_s is None else grace_s
         try:
             async with asyncio.timeout(grace_s):
                 await asyncio.gather(*(self.leave(key) for key in list(self._open)))
         except TimeoutError:
-            pass
+            self.overdue = grace_s > 0
         await self.callbacks.close()
         await self.feeds.stop(0.0)
         await self.runtime.close()
@@ -306,7 +329,7 @@ class DaprHost:
                 header_limit_bytes=app.header_limit_bytes,
                 allowed_origins=app.allowed_origins,
             )
-            await stack.enter_async_context(ApiServer(api, sock))
+            await stack.enter_async_context(ApiServer(api, sock, grace_s=self._answer_s))
             http = 0 if ports.sockets else sock.getsockname()[1]
         if ports.public:
             probes = HttpApi(self.runtime, registered.identify, own=registered, public=True)

@@ -160,16 +160,22 @@ async def _daprd(parsed: Parsed) -> int:
         logger.warning("flag %s is not known and has no effect", flag)
     stop, again = _signals(), asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again.set)
-    while await _serve_until(parsed, stop, again, began):
+    while True:
+        served = await _serve_until(parsed, stop, again, began)
+        if not again.is_set() or stop.is_set():
+            break
         again.clear()
         began = time.monotonic()
         logger.info("SIGHUP: beginning anew with what the files say now")
+    if served.overdue():
+        logger.error("Graceful shutdown timeout exceeded, forcing shutdown")
+        return 1
     logger.info("Daprd shutdown gracefully")
     return 0
 
 
-async def _serve_until(parsed: Parsed, stop: asyncio.Event, again: asyncio.Event, began: float) -> bool:
-    """Serve an app until it is over; returns whether to begin anew, at the same ports."""
+async def _serve_until(parsed: Parsed, stop: asyncio.Event, again: asyncio.Event, began: float) -> Served:
+    """Serve an app until it is over, or to begin anew: `again` is set then, and the ports are the same."""
     from pelton import log
 
     logger, values = log.get("daprd"), parsed.values
@@ -190,16 +196,16 @@ async def _serve_until(parsed: Parsed, stop: asyncio.Event, again: asyncio.Event
             took = (time.monotonic() - began) * 1000
             logger.info("dapr initialized. Status: Running. Init Elapsed %.0fms", took)
             await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
-        anew = waiting["again"].done() and not waiting["signal"].done() and not waiting["runtime"].done()
         if waiting["runtime"].done():
+            again.clear()
             logger.info("Shutdown requested via API")
-        elif not anew and values["dapr-block-shutdown-duration"]:
+        elif waiting["signal"].done() and values["dapr-block-shutdown-duration"]:
             await asyncio.sleep(values["dapr-block-shutdown-duration"])
         for task in waiting.values():
             task.cancel()
         await asyncio.gather(*waiting.values(), return_exceptions=True)
         values["dapr-http-port"], values["dapr-grpc-port"] = served.http, served.grpc
-    return anew
+    return served
 
 
 # -- the runtime ---------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -18,6 +18,9 @@ from pelton.compat.dapr.apps import App, AppHealth
 from pelton.model.dapr import DaprConfiguration
 
 __all__ = ["AppSettings", "Served", "settings_of"]
+
+
+_GRACE_S: Final = 5.0
 
 
 class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +36,7 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
         public, public_host: Port for health and metadata only, 0 for none; its address, "" for `host`.
         own_namespace: NAMESPACE, "" where it is not set: whose resources count.
         ask: Whether the app is asked for subscriptions.
+        grace_s: Seconds that what is under way has when the runtime ends.
     """
 
     app: App
@@ -46,6 +50,7 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     configuration: tuple[str, ...] = ()
     own_namespace: str = ""
     ask: bool = True
+    grace_s: float = _GRACE_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +62,7 @@ class Served:
         ready: Returns once the app has been asked what it wants.
         ended: Returns when the runtime ends: a sentence, "" where the app asked for it.
         place: For people: where the runtime is.
+        overdue: Tells afterwards whether something was not done in its time.
     """
 
     host: str
@@ -65,6 +71,7 @@ class Served:
     ready: Callable[[], Any]
     ended: Callable[[], Any]
     place: str = ""
+    overdue: Callable[[], bool] = lambda: False
 
 
 def settings_of(
@@ -116,6 +123,7 @@ def settings_of(
         configuration=tuple(str(Path(each).absolute()) for each in values["config"]),
         own_namespace=environment.get("NAMESPACE", ""),
         ask="subscribe" not in disabled,
+        grace_s=_GRACE_S if (grace := values.get("dapr-graceful-shutdown-seconds", -1)) < 0 else grace,
     )
 
 

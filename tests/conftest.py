@@ -14,6 +14,7 @@ import signal
 from contextlib import ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.services.table import SERVERS, required, started
@@ -22,6 +23,12 @@ from tests.services.table import SERVERS, required, started
 # not there, and end the child now and then. Read when gRPC is first used.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
+
+# A busy machine is no defect: nothing here is judged by how long an example takes to make or to run.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 
 TEARDOWN_S = 180
 STDERR = pytest.StashKey[int]()
@@ -40,6 +47,8 @@ def pytest_unconfigure(config):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
+    unnamed = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    assert not unnamed, f"two processes would call it by two names: {unnamed[0]}"
     longest: dict[Path, float] = {}
     for item in items:
         marks = [mark.args[0] for mark in item.iter_markers("timeout") if mark.args]

@@ -298,7 +298,7 @@ def test_entries_of_config_maps_that_look_like_templates_are_read(name, text, pr
         (NOTIFICATION_MANAGER, {"receivers": {"options": {"global": "ODD"}}}),
         (NOTIFICATION_MANAGER, {"receivers": {"options": {"global": {"cluster": "ODD"}}}}),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else None,
 )
 def test_what_has_the_wrong_type_is_complained_of_and_stops_no_rule(verbs, spec, odd):
     written = json.loads(json.dumps(spec).replace('"ODD"', json.dumps(odd)))

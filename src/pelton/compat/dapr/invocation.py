@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
-from urllib.parse import quote, unquote
 
 import grpc
 import grpc.aio
@@ -26,6 +25,7 @@ from pelton.compat.dapr.channel_grpc import CALLBACK, GrpcChannel, decoded
 from pelton.compat.dapr.endpoints import Endpoints, Outside
 from pelton.compat.dapr.faults import Code, Fault
 from pelton.compat.dapr.grpc_codes import grpc_code
+from pelton.compat.dapr.paths import clean, encoded
 from pelton.compat.dapr.ports import AsgiReceive, AsgiScope, AsgiSend, Hop, Traces
 from pelton.compat.dapr.proxy import handler_for, passable
 from pelton.compat.dapr.replicas import Replicas
@@ -61,8 +61,6 @@ _HOP_BY_HOP: Final = frozenset({b"http2-settings", b"proxy-authenticate", b"prox
 """Headers of one connection that the client of `sdk/forward.py` would pass on."""
 _TRACE: Final = (b"traceparent", b"tracestate")
 _TRACE_KEYS: Final = ("traceparent", "tracestate")
-_QUERY: Final = "/%?:@!$&'()*+,;=~[]"
-"""What stands in a query as it is."""
 _VERBS: Final = common.HTTPExtension.Verb
 
 
@@ -128,7 +126,7 @@ class AppInvocation:
         send: AsgiSend,
     ) -> None:
         """Answer an HTTP request that is meant for another app; see `ports.Invocation`."""
-        path = _clean(method_path)
+        path = clean(method_path)
         verb: str = scope["method"]
         found = await self._target(caller.app, target)
         self._check(found, caller.app, path, verb)
@@ -171,7 +169,7 @@ class AppInvocation:
         found = await self._target(caller.app, request.id)
         message = request.message
         method, _, own_query = message.method.partition("?")
-        path = _clean(method)
+        path = clean(method)
         verb = _VERBS.Name(message.http_extension.verb)
         if not found.speaks_grpc and verb in ("NONE", "CONNECT"):
             raise _refused("the call has no HTTP verb", code=Code.INVALID_ARGUMENT, status=400)
@@ -193,7 +191,7 @@ class AppInvocation:
         invocation = Invocation(
             id=uuid.uuid4().hex,
             method=verb,
-            target=_encoded(path, query),
+            target=encoded(path, query),
             headers=[*headers, *_named(caller.app, found)],
             body=message.data.value,
         )
@@ -460,32 +458,6 @@ def _final(failure: Failure | None, repeatable: bool) -> Failure | None:
     if failure is None or repeatable:
         return failure
     return Failure(http=failure.http, grpc=failure.grpc, final=True)
-
-
-def _clean(path: str) -> str:
-    """Return an absolute path without empty and dot segments, so that it stays below the app's root.
-
-    An encoded slash is a slash, as with Dapr: an app that decodes it would find dot segments behind it.
-    """
-    kept: list[str] = []
-    path = path.replace("%2F", "/").replace("%2f", "/")
-    for segment in path.split("/"):
-        word = unquote(segment)
-        if word == "..":
-            if kept:
-                kept.pop()
-        elif word not in ("", "."):
-            kept.append(segment)
-    return "/" + "/".join(kept) + ("/" if kept and path.endswith("/") else "")
-
-
-def _encoded(path: str, query: str) -> bytes:
-    """Return a path and a query as a request line has them: what no URL may hold is encoded.
-
-    Callers over gRPC write what they like, also the end of a line.
-    """
-    target = quote(path, safe="/%:@!$&'()*+,;=~")
-    return (target + (f"?{quote(query, safe=_QUERY)}" if query else "")).encode()
 
 
 async def _body(

@@ -129,8 +129,15 @@ class TestKafka:
         assert await told is True
         await scaler.close()
 
-    async def test_missing_topic_is_named(self, kafka):
-        assert "there is no topic nowhere" in await failure("kafka", self.metadata(kafka, "nowhere"))
+    async def test_missing_topic_is_named_and_not_made(self, kafka):
+        scaler = made("kafka", self.metadata(kafka, "nowhere"))
+        for _ in range(3):
+            with pytest.raises(PeltonError, match="there is no topic nowhere"):
+                await scaler.read()
+        await scaler.close()
+
+        listed = AdminClient({"bootstrap.servers": kafka.address}).list_topics(timeout=10)
+        assert "nowhere" not in listed.topics
 
 
 async def test_kafka_that_is_away_is_named():

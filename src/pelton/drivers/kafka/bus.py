@@ -205,7 +205,7 @@ class KafkaBus:
 
     def _client(self) -> AdminClient:
         if self._admin is None:
-            self._admin = AdminClient(self._settings.client)
+            self._admin = AdminClient(self._settings.admin)
         return self._admin
 
     def _committed(self, groups: Sequence[str]) -> list[tuple[str, dict[tuple[str, int], int]]]:

@@ -50,9 +50,9 @@ class KafkaScaler:
         self._settings = settings
         self._clock = clock
         self._where = where
-        self._client = KafkaSettings.of(settings.connection, where=where).client
+        self._kafka = KafkaSettings.of(settings.connection, where=where)
         self._admin: AdminClient | None = None
-        self._commits = GroupOffsets(self._client, answer_s=answer_s)
+        self._commits = GroupOffsets(self._kafka.client, answer_s=answer_s)
         self._before: dict[tuple[str, int], int] = {}
 
     async def read(self) -> Sequence[ScalerReading]:
@@ -71,7 +71,7 @@ class KafkaScaler:
         while True:
             consumer = Consumer(
                 {
-                    **self._client,
+                    **self._kafka.client,
                     "group.id": "pelton-scaler",  # required by the library; nothing is committed with it
                     "enable.auto.commit": False,
                     "fetch.message.max.bytes": 1024,
@@ -144,7 +144,7 @@ class KafkaScaler:
 
     def _opened(self) -> AdminClient:
         if self._admin is None:
-            self._admin = AdminClient(self._client)
+            self._admin = AdminClient(self._kafka.admin)
         return self._admin
 
     def _failed(self, error: KafkaException) -> ScalerError:

@@ -81,6 +81,11 @@ class KafkaSettings:
     exclude_headers: re.Pattern[str] | None = None
     notes: tuple[str, ...] = field(default=())
 
+    @property
+    def admin(self) -> dict[str, str | int | float | bool]:
+        """Settings of admin clients, which only look; as it is, to ask for a topic would make it."""
+        return {**self.client, "allow.auto.create.topics": False}
+
     @classmethod
     def of(cls, metadata: Mapping[str, str], *, where: str) -> KafkaSettings:
         """Read a component's metadata.

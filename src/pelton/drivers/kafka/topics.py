@@ -76,7 +76,7 @@ class TopicAdmin:
 
     def _admin(self) -> AdminClient:
         if self._client is None:
-            self._client = AdminClient(self._settings.client)
+            self._client = AdminClient(self._settings.admin)
         return self._client
 
     def _find(self, name: str) -> TopicFound | None:

@@ -47,4 +47,6 @@ class SystemClock:
 
 def rfc3339(moment: datetime, *, fraction: bool = False) -> str:
     """Render a UTC time as Kubernetes does: `2026-01-02T03:04:05Z`, with 6 fractional digits if asked."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ" if fraction else "%Y-%m-%dT%H:%M:%SZ")
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="microseconds" if fraction else "seconds")[: -len("+00:00")] + "Z"

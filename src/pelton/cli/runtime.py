@@ -61,6 +61,7 @@ from pelton.notify.verify import verify_routes
 from pelton.plan.aliases import Aliases
 from pelton.plan.eventing import useful_events
 from pelton.ports import Binding, Bus, Message
+from pelton.random_ids import RandomIds
 
 __all__ = ["Runtime", "main"]
 
@@ -103,7 +104,7 @@ class Runtime:
             binding_of=_binding,
             bus_of=self._bus_of,
             clock=self._clock,
-            new_id=lambda: str(uuid.uuid4()),
+            new_id=RandomIds(),
             traces=traces,
         )
         stores = StateStores(self._clock, Home(Path(settings.home)).states)

@@ -125,6 +125,7 @@ class Peer(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; see asyncio.BaseProtocol."""
         self._transport = transport = cast(asyncio.Transport, transport)
+        self._loop = asyncio.get_running_loop()
         if self._on_connect is not None and not self._on_connect(self, transport):
             self._end()
             return
@@ -253,7 +254,8 @@ class Peer(asyncio.BufferedProtocol):
             if future is not None and not future.done():
                 future.set_result(body)
         elif kind in (CALL, NOTE):
-            task = asyncio.create_task(self._serve(kind, call_id, op, body))
+            # CPython 3.11 asks the system for its process id each time it looks for the running loop.
+            task = self._loop.create_task(self._serve(kind, call_id, op, body))
             # A note that came before the end is still handled: it may be the outcome of an event.
             kept = self._tasks if kind == CALL else self._notes
             kept.add(task)

@@ -42,7 +42,7 @@ class _Running:
     """One producer and its thread."""
 
     def __init__(self, settings: KafkaSettings, loop: asyncio.AbstractEventLoop, where: str) -> None:
-        self._loop = loop
+        self.loop = loop
         self._where = where
         self._done: list[tuple[asyncio.Future[None], KafkaError | None]] = []
         self._stop = threading.Event()
@@ -79,7 +79,7 @@ class _Running:
             return
         done, self._done = self._done, []
         try:
-            self._loop.call_soon_threadsafe(self._settle, done)
+            self.loop.call_soon_threadsafe(self._settle, done)
         except RuntimeError:  # the loop is closed: nobody waits any more
             self._stop.set()
 
@@ -130,16 +130,17 @@ class Publisher:
         Raises:
             DeliveryError: The broker did not take it.
         """
-        settings, loop = self._settings, asyncio.get_running_loop()
+        settings = self._settings
         if self._running is not None and self._running.broken:
             await self._running.close()
             self._running = None
         if self._running is None:
             try:
-                self._running = _Running(settings, loop, self._where)
+                self._running = _Running(settings, asyncio.get_running_loop(), self._where)
             except KafkaException as exc:
                 raise errors.ComponentError(f"Kafka: {exc}", where=self._where) from exc
         running = self._running
+        loop = running.loop  # CPython 3.11 asks the system for its process id to find the running one
         future: asyncio.Future[None] = loop.create_future()
         if schema_of(message.metadata) == "avro":
             raise self._refused("values pass as they are, so there is no Avro", retriable=False)

@@ -399,6 +399,8 @@ def test_daprd_takes_its_flags_and_ends_in_order(place: Path) -> None:
     command.until("--brand-new-flag")
     url = f"http://127.0.0.1:{http}/v1.0"
     taken = Command("daprd", "--app-id", "other", "--dapr-http-port", http, "--dapr-grpc-port", 0, cwd=place)
+    assert taken.wait() != 0  # before the port is free for a moment below
+    assert any(f"--dapr-http-port {http} is taken" in line for line in taken.lines), taken.lines
 
     assert httpx.get(f"{url}/healthz").status_code == 204
     assert httpx.get(f"{url}/metadata").status_code == 401
@@ -411,8 +413,6 @@ def test_daprd_takes_its_flags_and_ends_in_order(place: Path) -> None:
     command.process.send_signal(signal.SIGHUP)
     command.until("dapr initialized. Status: Running. Init Elapsed", times=2)
     assert httpx.get(f"{url}/healthz").status_code == 204
-    assert taken.wait() != 0
-    assert any(f"--dapr-http-port {http} is taken" in line for line in taken.lines), taken.lines
 
     assert httpx.post(f"{url}/shutdown", headers={"dapr-api-token": "secret"}).status_code == 204
     assert command.wait() == 0

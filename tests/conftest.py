@@ -32,6 +32,7 @@ hypothesis.settings.load_profile("tests")
 
 TEARDOWN_S = 180
 STDERR = pytest.StashKey[int]()
+DIED = pytest.StashKey[bool]()
 
 
 def pytest_configure(config):
@@ -43,6 +44,18 @@ def pytest_configure(config):
 
 def pytest_unconfigure(config):
     os.close(config.stash[STDERR])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    if error:
+        node.config.stash[DIED] = True
+
+
+def pytest_sessionfinish(session):
+    """Tell a run that a process's death ended from one in which tests failed: scripts/test asks."""
+    if session.config.stash.get(DIED, False):
+        session.exitstatus = pytest.ExitCode.INTERRUPTED
 
 
 @pytest.hookimpl(trylast=True)

@@ -95,7 +95,7 @@ class Served:
 
     @property
     def url(self):
-        return self.wait_for(r"^ready (http://\S+)", READY_S)[1]
+        return self.wait_for(r"ready (http://\S+)", READY_S)[1]
 
     def request(self, method, path="/", **more):
         """Send one request."""

@@ -208,7 +208,7 @@ def test_bootstrap_in_bash_is_a_runtime(serve, tmp_path):
     folder = _bootstrap(tmp_path, BASH)
     served = serve(folder, "--target", "some.handler")
 
-    assert "signature=runtime" in served.wait_for("^ready .*")[0]
+    assert "signature=runtime" in served.wait_for("ready .*")[0]
     assert _invoke(served, {"a": [1]})[1] == {
         "event": {"a": [1]},
         "root": str(folder),

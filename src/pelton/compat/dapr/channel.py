@@ -19,6 +19,7 @@ __all__ = [
     "DROP",
     "RETRY",
     "SUCCESS",
+    "TRACE",
     "UNREACHED",
     "Answer",
     "AppChannel",
@@ -27,6 +28,7 @@ __all__ = [
     "BindingEvent",
     "TopicEvent",
     "judge_status",
+    "trace_of",
 ]
 
 SUCCESS: Final = "success"
@@ -37,6 +39,8 @@ ABSENT: Final = "absent"
 """The app has no such route."""
 UNREACHED: Final = "unreached"
 """Nothing of the app was reached, so that it made no attempt."""
+TRACE: Final = ("traceparent", "tracestate", "baggage")
+"""Headers of a trace context. Source: W3C Trace Context 1, W3C Baggage."""
 
 
 class AppUnreachableError(Exception):
@@ -164,6 +168,12 @@ class AppChannel(Protocol):
     async def close(self) -> None:
         """Release the connections; safe to repeat."""
         ...
+
+
+def trace_of(attributes: Mapping[str, Any]) -> dict[str, str]:
+    """Return the trace context of an event by header; what its publisher wrote there instead is left out."""
+    texts = {name: str(attributes.get(name) or "") for name in TRACE}
+    return {name: text for name, text in texts.items() if text and text.isascii() and text.isprintable()}
 
 
 def judge_status(text: object) -> str:

@@ -22,12 +22,14 @@ from pelton.compat.dapr.channel import (
     DROP,
     RETRY,
     SUCCESS,
+    TRACE,
     UNREACHED,
     Answer,
     AppUnreachableError,
     BindingAnswer,
     BindingEvent,
     TopicEvent,
+    trace_of,
 )
 from pelton.compat.dapr.grpc_codes import http_status, status_json
 from pelton.compat.dapr.subscriptions import Rule, TopicSubscription, bulk_of
@@ -44,7 +46,6 @@ _ALPHA: Final = "/dapr.proto.runtime.v1.AppCallbackAlpha/"
 _HEALTH: Final = "/dapr.proto.runtime.v1.AppCallbackHealthCheck/HealthCheck"
 _ASK_S: Final = 5.0
 _INVOKE_S: Final = 60.0
-_TRACE: Final = ("traceparent", "tracestate", "baggage")
 _IN_ENVELOPE: Final = frozenset(
     {"id", "source", "datacontenttype", "type", "specversion", "data", "data_base64"}
 )
@@ -413,7 +414,7 @@ def _metadata(metadata: Mapping[str, str]) -> tuple[tuple[str, str | bytes], ...
         key = name.lower()
         if not key or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in key):
             continue
-        if key.startswith("grpc-") or key in ("te", "content-type", "content-length", *_TRACE):
+        if key.startswith("grpc-") or key in ("te", "content-type", "content-length", *TRACE):
             continue
         if key.endswith("-bin"):
             found.append((key, value.encode()))
@@ -423,10 +424,7 @@ def _metadata(metadata: Mapping[str, str]) -> tuple[tuple[str, str | bytes], ...
 
 
 def _traced(attributes: Mapping[str, Any]) -> tuple[tuple[str, str | bytes], ...]:
-    texts = {name: str(attributes.get(name) or "") for name in _TRACE}
-    return tuple(
-        (name, text) for name, text in texts.items() if text and text.isascii() and text.isprintable()
-    )
+    return tuple(trace_of(attributes).items())
 
 
 def _headers(headers: Headers) -> tuple[tuple[str, str | bytes], ...]:

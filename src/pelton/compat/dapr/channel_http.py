@@ -26,6 +26,7 @@ from pelton.compat.dapr.channel import (
     BindingEvent,
     TopicEvent,
     judge_status,
+    trace_of,
 )
 from pelton.compat.dapr.subscriptions import TopicSubscription, from_json
 from pelton.errors import ProtocolError
@@ -37,7 +38,6 @@ __all__ = ["HttpChannel"]
 
 _ASK_S: Final = 5.0
 _ANSWER_BYTES: Final = 4 * 1024 * 1024
-_TRACE: Final = ("traceparent", "tracestate", "baggage")
 _NEVER_SENT: Final = frozenset(
     {"content-length", "content-type", "connection", "transfer-encoding", "host", "dapr-api-token"}
 )
@@ -252,13 +252,7 @@ def _is_token(name: str) -> bool:
 
 
 def _traced(attributes: Mapping[str, Any]) -> Headers:
-    """Return the trace context of an event; what its publisher wrote there instead is left out."""
-    texts = {name: str(attributes.get(name) or "") for name in _TRACE}
-    return [
-        (name.encode(), text.encode())
-        for name, text in texts.items()
-        if text and text.isascii() and text.isprintable()
-    ]
+    return [(name.encode(), text.encode()) for name, text in trace_of(attributes).items()]
 
 
 def _said(route: str, status: int, body: bytes) -> str:

@@ -20,9 +20,10 @@ from uuid import uuid4
 from pelton.cli.home import Home
 from pelton.cli.logs import seconds_ago
 from pelton.cli.printing import print_columns
+from pelton.cli.runtime_process import ask_runtime
 from pelton.cli.topic_brokers import broker, first_of, show_lag
 from pelton.clock import SystemClock, rfc3339
-from pelton.dataplane import retry, wire
+from pelton.dataplane import retry
 from pelton.drivers.nats import JetStreamBus
 from pelton.errors import ComponentError, NotFoundError, NotRunningError, PeltonError, UsageError
 from pelton.model import cloudevent
@@ -31,7 +32,6 @@ from pelton.ports import Message, Place, Stored, StoredMessages
 
 __all__ = ["dead_letters", "divided", "lag", "publish", "redrive", "show_dead_letter", "tail"]
 
-_ASK_S = 10.0
 _WINDOW = 256
 """Publishes awaiting their confirmation at once."""
 
@@ -340,13 +340,7 @@ def divided(letters: Sequence[Stored], taken: Container[str] | None) -> tuple[li
 async def _subscriptions(home: Home) -> frozenset[str] | None:
     """Return the ids of all subscriptions; None while the runtime process is being restarted."""
     try:
-        peer = await wire.connect(str(home.run_directory() / "runtime.sock"), name="runtime")
-    except OSError:
-        return None
-    try:
-        answer = await peer.call("stats", {}, timeout=_ASK_S)
+        answer = await ask_runtime(home, "stats", {})
     except (PeltonError, ConnectionError, TimeoutError):
         return None
-    finally:
-        await peer.close()
     return frozenset(one["id"] for one in answer["subscriptions"])

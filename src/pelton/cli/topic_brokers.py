@@ -23,10 +23,11 @@ from pelton.cli.buses import open_bus
 from pelton.cli.home import Home
 from pelton.cli.logs import seconds_ago
 from pelton.cli.printing import print_columns
+from pelton.cli.runtime_process import ask_runtime
 from pelton.clock import SystemClock
-from pelton.dataplane import retry, wire
+from pelton.dataplane import retry
 from pelton.drivers.nats import JetStreamBus, is_embedded
-from pelton.errors import ComponentError, NotFoundError, NotRunningError, UsageError
+from pelton.errors import ComponentError, NotFoundError, UsageError
 from pelton.model.desired import Component, OutputBinding, Subscription
 from pelton.ports import Message, Place
 
@@ -61,16 +62,7 @@ def place_of(text: str, flag: str) -> Place:
 
 async def _known(home: Home, namespace: str) -> tuple[list[Subscription], list[OutputBinding]]:
     home.endpoints()
-    try:
-        peer = await wire.connect(str(home.run_directory() / "runtime.sock"), name="runtime")
-    except OSError as exc:
-        raise NotRunningError(
-            f"the runtime does not answer: {exc.strerror}", hint="it may be starting; try again"
-        ) from exc
-    try:
-        answer = await peer.call("components", {"namespace": namespace}, timeout=10)
-    finally:
-        await peer.close()
+    answer = await ask_runtime(home, "components", {"namespace": namespace})
     return (
         msgspec.convert(answer["subscriptions"], list[Subscription]),
         msgspec.convert(answer["outputs"], list[OutputBinding]),

@@ -15,15 +15,14 @@ from typing import Any, Final
 
 from pelton.cli.home import Home
 from pelton.cli.printing import print_columns
+from pelton.cli.runtime_process import ask_runtime
 from pelton.clock import rfc3339
-from pelton.dataplane import wire
-from pelton.errors import NotFoundError, NotRunningError, ProtocolError, UsageError
+from pelton.errors import NotFoundError, ProtocolError, UsageError
 from pelton.model.matching import parse_matcher
 from pelton.notify.records import Record, read_history
 
 __all__ = ["why_alert"]
 
-_ASK_S: Final = 10.0
 _ANSWERS: Final = 5
 """Answers of destinations that the words list per alert."""
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{16}")
@@ -85,17 +84,7 @@ def _asked(words: Sequence[str]) -> tuple[str, list[str]]:
 
 
 async def _ask(home: Home, asked: dict[str, Any]) -> list[dict[str, Any]]:
-    try:
-        runtime = await wire.connect(str(home.run_directory() / "runtime.sock"), name="runtime")
-    except OSError as exc:
-        raise NotRunningError(
-            f"the runtime does not answer: {exc.strerror}", hint="pelton status says what runs"
-        ) from exc
-    try:
-        answer: dict[str, Any] = await runtime.call("alert", asked, timeout=_ASK_S)
-    finally:
-        await runtime.close()
-    found: list[dict[str, Any]] = answer["alerts"]
+    found: list[dict[str, Any]] = (await ask_runtime(home, "alert", asked))["alerts"]
     return found
 
 

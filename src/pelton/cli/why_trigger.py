@@ -15,15 +15,12 @@ from typing import Any
 from pelton.cli.client import Client
 from pelton.cli.home import Home
 from pelton.cli.printing import print_columns, to_yaml
-from pelton.dataplane import wire
-from pelton.errors import NotRunningError
+from pelton.cli.runtime_process import ask_runtime
 from pelton.model.event_framework import SOURCE_KINDS
 from pelton.plan.event_world import DEFAULT_BUS
 from pelton.quantity import format_duration
 
 __all__ = ["unheard", "why_trigger"]
-
-_ASK_S = 10.0
 
 
 def why_trigger(home: Home, name: str, *, namespace: str, output: str) -> int:
@@ -115,15 +112,7 @@ def _meaning(name: str, namespace: str, buses: Mapping[tuple[str, str], Mapping[
 
 
 async def _ask(home: Home, namespace: str, name: str) -> dict[str, Any] | None:
-    try:
-        peer = await wire.connect(str(home.run_directory() / "runtime.sock"), name="runtime")
-    except OSError as exc:
-        raise NotRunningError("the runtime process does not answer", hint="see: pelton status") from exc
-    try:
-        body = {"namespace": namespace, "name": name}
-        answer: dict[str, Any] = await peer.call("trigger", body, timeout=_ASK_S)
-    finally:
-        await peer.close()
+    answer = await ask_runtime(home, "trigger", {"namespace": namespace, "name": name})
     found: dict[str, Any] | None = answer["trigger"]
     return found
 
